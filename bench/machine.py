@@ -1,0 +1,48 @@
+"""What a number was measured on: processor, threads, versions, date.
+
+Read next: bench/report.py, which prints it beside every table.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+from importlib import metadata
+
+RESULTS = pathlib.Path(__file__).resolve().parent / "results"
+
+
+def machine(ops) -> dict[str, str]:
+    """Facts that belong beside a measurement on the device `ops`."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    packages = ("numpy", "onednn-cpu-gomp")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": model,
+        "cores": str(os.cpu_count()),
+        "device": ops.name,
+        "description": ops.description,
+        "python": platform.python_version(),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def write(path: str | pathlib.Path | None, ops, rows: list[dict], **more) -> None:
+    """{"machine": ..., "rows": [...]} as JSON; nothing without a path."""
+    if path is not None:
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"machine": machine(ops), **more, "rows": rows}, indent=1)
+        path.write_text(text + "\n")

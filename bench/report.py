@@ -1,0 +1,183 @@
+"""Writes README's tables and pictures from the JSON in bench/results/.
+
+    python -m bench.report            rewrites what stands between the markers, and the pictures
+    python -m bench.report --check    exit code 1 if README.md is not what the JSON says
+
+Nothing between the markers is typed by hand. Each table names the machine, the versions and the date
+of its own measurement.
+
+Read next: bench/runs.py, which makes training.json out of run folders.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+
+from bench.machine import RESULTS
+
+README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
+BEGIN, END = "<!-- report:begin -->", "<!-- report:end -->"
+PAPER_ERROR = {"softmax": 0.0048, "svm": 0.0038}  # the paper's Table 2: FitNet-LSUV, FitNet-LSUV-SVM
+STYLES = {"lsuv": "-", "xavier": "--", "msra": ":", "ortho": "-."}
+
+
+def read(name: str) -> dict | None:
+    path = RESULTS / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def measured_on(found: dict) -> str:
+    m = found["machine"]
+    return (f"*{m['processor']}, {m['cores']} cores, device {m['device']} ({m['description']}), "
+            f"Python {m['python']}, {m['versions']}, {m['date']}.*")
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in lines)
+
+
+def mnist(training: dict) -> str:
+    rows = []
+    for head, name in (("softmax", "FitNet-LSUV"), ("svm", "FitNet-LSUV-SVM")):
+        runs = [r for r in training["rows"] if r["net"] == "fitnet_mnist" and r["head"] == head
+                and r["recipe"] == "paper" and r["finished"]]
+        if not runs:
+            continue
+        errors = [1 - r["metrics"][-1]["test_accuracy"] for r in runs]
+        spread = f" ± {100 * statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
+        each = ", ".join(f"{100 * e:.2f}" for e in errors)
+        minutes = statistics.mean(r["metrics"][-1]["seconds"] for r in runs) / 60
+        rows.append([name, f"{100 * PAPER_ERROR[head]:.2f}",
+                     f"{100 * statistics.mean(errors):.2f}{spread}", each,
+                     f"{runs[0]['metrics'][-1]['epoch']:.1f}", f"{minutes:.0f}"])
+    if not rows:
+        return ""
+    return "\n".join([
+        "### MNIST, full recipe", "",
+        "FitNet-MNIST, maxout, LSUV, RMSProp, 50,000 updates of 64 images; error at the last update.",
+        "", table(["net", "paper, error %", "ours, error %", "each seed", "epochs", "minutes a run"],
+                  rows), "", measured_on(training)])
+
+
+def cifar(training: dict) -> str:
+    rows = []
+    for r in training["rows"]:
+        if r["net"] == "fitnet_mnist" or r["recipe"] != "fast":
+            continue
+        last, best = r["metrics"][-1], max(m["test_accuracy"] for m in r["metrics"])
+        cut = "" if r["finished"] else f" of {r['epochs']:g}, cut short"
+        rows.append([r["net"], r["act"], r["init"], f"{last['epoch']:g}{cut}",
+                     f"{last['train_loss']:.3f}", f"{100 * last['test_accuracy']:.2f}",
+                     f"{100 * best:.2f}", f"{last['images_per_second']:.0f}",
+                     f"{last['seconds'] / 60:.0f}"])
+    if not rows:
+        return ""
+    return "\n".join([
+        "### CIFAR-10, `fast` recipe", "",
+        "One seed a row. Rows of a net share its recipe and the length of its schedule, so a row that "
+        "is marked as cut short stands in the middle of its cosine and is not a result.", "",
+        table(["net", "act", "init", "epochs", "train loss", "test accuracy %", "best %",
+               "images/s", "minutes"], rows), "",
+        "![learning curves](bench/results/curves.png)", "", measured_on(training)])
+
+
+def curves(training: dict) -> None:
+    """Test accuracy and training loss by epoch, one line a run, told apart without colour."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    runs = [r for r in training["rows"] if r["net"] != "fitnet_mnist" and r["recipe"] == "fast"]
+    if not runs:
+        return
+    nets = sorted({r["net"] for r in runs})
+    figure, axes = pyplot.subplots(2, len(nets), figsize=(4.6 * len(nets), 6), squeeze=False)
+    for column, net in enumerate(nets):
+        for run in (r for r in runs if r["net"] == net):
+            epochs = [m["epoch"] for m in run["metrics"]]
+            label = run["init"] + ("" if run["finished"] else " (cut short)")
+            style = {"linestyle": STYLES.get(run["init"], "-"), "marker": ".", "label": label}
+            axes[0, column].plot(epochs, [100 * m["test_accuracy"] for m in run["metrics"]], **style)
+            axes[1, column].plot(epochs, [m["train_loss"] for m in run["metrics"]], **style)
+        axes[0, column].set_title(f"{net}, CIFAR-10, fast recipe")
+        axes[0, column].set_ylabel("test accuracy, %")
+        axes[1, column].set_ylabel("training loss")
+        for axis in axes[:, column]:
+            axis.set_xlabel("epoch")
+            axis.grid(alpha=0.3)
+            axis.legend()
+    figure.tight_layout()
+    figure.savefig(RESULTS / "curves.png", dpi=110)
+
+
+def speed() -> str:
+    rows, found = [], None
+    for path in sorted(RESULTS.glob("step_*.json")):
+        found = json.loads(path.read_text())
+        ours, *ops = found["rows"]
+        convolutions = sum(op["share"] for op in ops if op["name"].startswith("conv_"))
+        rows.append([ours["net"], ours["act"], str(ours["batch"]), f"{1e3 * ours['seconds']:.1f}",
+                     f"{ours['images_per_second']:.0f}", f"{100 * convolutions:.0f}"])
+    if not rows:
+        return ""
+    return "\n".join([
+        "### A training step", "",
+        "Gather, forward, loss, backward, clip and update in float32; medians.", "",
+        table(["net", "act", "batch", "ms", "images/s", "in the convolutions, %"], rows), "",
+        measured_on(found)])
+
+
+def initialiser(found: dict) -> str:
+    worst: dict[tuple[str, str], tuple[float, str]] = {}
+    for row in found["rows"]:
+        key = row["table"], row["column"]
+        factor = max(row["ours"] / row["paper"], row["paper"] / row["ours"])
+        if row["verdict"] != "typo" and factor >= worst.get(key, (0, ""))[0]:
+            worst[key] = factor, row["row"]
+    rows = []
+    for (name, column), (factor, layer) in worst.items():
+        cells = [r for r in found["rows"] if (r["table"], r["column"]) == (name, column)]
+        good = sum(r["verdict"] == "ok" for r in cells)
+        typos = sum(r["verdict"] == "typo" for r in cells)
+        rows.append([name, column, f"{good} of {len(cells) - typos}",
+                     f"{factor:.3f} ({layer})", str(typos) if typos else ""])
+    return "\n".join([
+        "### The paper's weight deviations", "",
+        "Standard deviation of FitNet-4's weights on CIFAR-10 by layer, ours against the paper's; "
+        "every cell is in `bench/results/lsuv.json`.", "",
+        table(["table", "column", "cells within the bound", "largest factor", "the paper's typos"],
+              rows), "", measured_on(found)])
+
+
+def sections() -> str:
+    parts = []
+    training, init = read("training.json"), read("lsuv.json")
+    if training:
+        curves(training)
+        parts += [mnist(training), cifar(training)]
+    if init:
+        parts.append(initialiser(init))
+    parts.append(speed())
+    return "\n\n".join(part for part in parts if part)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench.report", description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare only; exit 1 if they differ")
+    options = parser.parse_args()
+    text = README.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    new = f"{before}{BEGIN}\n{sections()}\n{END}{after}"
+    if options.check:
+        sys.exit("README.md differs from bench/results; run python -m bench.report"
+                 if new != text else 0)
+    README.write_text(new)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""lsuv-engine from Python:
+
+    import engine
+    model = engine.load("runs/fitnet4-lsuv-20250101-120000")   # or with device="numpy"
+    probabilities = model.predict(images)                      # uint8 (N, H, W, C) -> (N, classes)
+
+and `engine.fit`, `engine.batches`, `engine.scores` for a net and arrays of one's own. Nothing heavy
+is imported before it is used.
+
+Read next: engine/train.py, the command that everything else serves.
+"""
+
+__all__ = ["batches", "fit", "load", "scores"]
+
+
+def load(run, device: str = "auto", threads: int | None = None):
+    """The net of a run folder, finished or running, with its newest checkpoint's weights.
+
+    -> engine.predict.Predictor. InputError if the folder holds no run or no whole checkpoint;
+    kernels.DeviceError if the device can't be used here."""
+    from types import SimpleNamespace
+
+    from engine import checkpoint, runs
+    from engine.losses import HEADS
+    from engine.net import Net
+    from engine.predict import Predictor
+    from engine.settings import Settings
+    from kernels import ops_for
+    from models import build
+
+    saved = checkpoint.read(run)
+    settings = Settings.from_dict(saved.settings, str(saved.path))
+    record = runs.read_run(run)
+    checkpoint.refuse_others(saved, record["settings"], record["data"])
+    data = SimpleNamespace(**saved.data)
+    layers = build(settings.net, settings.act, len(data.classes), settings.dropout)
+    net = Net(layers, HEADS[settings.head](), ops_for(device, threads=threads),
+              tuple(data.in_shape), settings.batch, settings.seed)
+    checkpoint.restore(saved, net)
+    return Predictor(net, saved.data, saved.tensors["data.mean_image"], settings.input_scale)
+
+
+def __getattr__(name: str):
+    if name in ("batches", "fit", "scores"):
+        from importlib import import_module
+
+        return getattr(import_module("engine.arrays"), name)
+    raise AttributeError(f"module 'engine' has no attribute {name!r}")

@@ -1,0 +1,197 @@
+"""Checkpoints: tensors by name in a safetensors file that other programs read as it is.
+
+    conv11.W                       (outputs, inputs/groups, height, width), a maxout's pieces stacked
+    ip1.W                          (outputs, inputs), inputs in channel, height, width order
+    conv11.b                       (outputs,)
+    optimizer.momentum.conv11.W    the optimizer's memory of that tensor, in the same layout
+    bn_conv11.mean                 running statistics
+    data.mean_image                (H + 2 pad, W + 2 pad, C): with it `predict` needs no data set
+
+The header's metadata holds step, seed, settings, data set, progress, versions, and a SHA-256 of every
+tensor and of the metadata itself. A file is written beside the old one, flushed, renamed; the old one
+stays as checkpoint.previous.safetensors. Reading verifies all of it and falls back to the predecessor,
+and says so. A state with a NaN in it is never saved.
+
+Read next: engine/train.py.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as to_bytes
+
+from engine.errors import InputError, RunError
+from engine.runs import CHECKPOINT, PREVIOUS, plain, versions, write_atomic
+
+FORMAT = "lsuv-engine checkpoint 1"
+
+
+@dataclass
+class Saved:
+    """A verified checkpoint. `progress` is what `save` was given; `epoch` counts passes over the
+    training images."""
+
+    path: Path
+    tensors: dict[str, np.ndarray]
+    step: int
+    epoch: float
+    seed: int
+    settings: dict
+    data: dict
+    progress: dict
+
+
+class Damaged(Exception):
+    """A file that is not the checkpoint it was when it was written."""
+
+
+def outward(param, value: np.ndarray) -> np.ndarray:
+    """From the arena's layout to the file's: KRSC -> OIHW, and H,W,C -> C,H,W inputs."""
+    if value.ndim == 4:
+        value = value.transpose(0, 3, 1, 2)
+    elif value.ndim == 2 and len(param.layer.in_shape) == 3:
+        value = value.reshape(len(value), *param.layer.in_shape).transpose(0, 3, 1, 2)
+        value = value.reshape(len(value), -1)
+    return np.array(value, order="C")
+
+
+def inward(param, value: np.ndarray) -> np.ndarray:
+    """From the file's layout back to the arena's."""
+    if value.ndim == 4:
+        value = value.transpose(0, 2, 3, 1)
+    elif value.ndim == 2 and len(param.layer.in_shape) == 3:
+        H, W, C = param.layer.in_shape
+        value = value.reshape(len(value), C, H, W).transpose(0, 2, 3, 1).reshape(len(value), -1)
+    return np.ascontiguousarray(value)
+
+
+def collect(net, optimizer=None) -> dict[str, np.ndarray]:
+    """Every tensor of the net, and of its optimizer, by name, in the file's layout."""
+    host, found = net.ops.tohost, {}
+    for name, param in net.named_params().items():
+        found[name] = outward(param, host(param.value))
+    for name, state in net.named_state().items():
+        found[name] = np.array(host(state))
+    for kind, flat in (optimizer.state.items() if optimizer else ()):
+        for name, param in net.named_params().items():
+            found[f"optimizer.{kind}.{name}"] = outward(param, host(net.arenas.view(flat, name)))
+    return found
+
+
+def restore(saved: Saved, net, optimizer=None) -> None:
+    """Write a checkpoint's tensors into a net, and into its optimizer if one is given.
+
+    InputError names a tensor that is missing or has another shape: it is another net's."""
+    asarray, params = net.ops.asarray, net.named_params()
+
+    def take(name: str, shape: tuple[int, ...], param=None):
+        value = saved.tensors.get(name)
+        if value is not None and param is not None:
+            value = inward(param, value) if value.ndim == len(shape) else value
+        if value is None or value.shape != tuple(shape):
+            found = "nothing" if value is None else f"shape {value.shape}"
+            raise InputError(f"{saved.path}: {name} should have shape {tuple(shape)} and has {found}"
+                             "; it is the checkpoint of another net or optimizer")
+        return asarray(value.astype(net.dtype))
+
+    for name, param in params.items():
+        param.value[...] = take(name, param.value.shape, param)
+    for name, state in net.named_state().items():
+        state[...] = take(name, state.shape)
+    for kind, flat in (optimizer.state.items() if optimizer else ()):
+        for name, param in params.items():
+            view = net.arenas.view(flat, name)
+            view[...] = take(f"optimizer.{kind}.{name}", view.shape, param)
+
+
+def save(folder: Path, net, optimizer, *, step: int, epoch: float, settings: dict, data: dict,
+         mean_image: np.ndarray, progress: dict) -> Path:
+    """Write RUN/checkpoint.safetensors; the one that stood there becomes its predecessor.
+
+    RunError if a tensor is not finite or the disk is full; the old files are then untouched."""
+    tensors = collect(net, optimizer)
+    for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise RunError(f"{name} is not finite at step {step}; nothing is saved over the last "
+                           f"good checkpoint, {folder / CHECKPOINT}; lower --lr, or set --clip")
+    tensors["data.mean_image"] = np.ascontiguousarray(mean_image, np.float32)
+    metadata = {"format": FORMAT, "step": str(step), "epoch": repr(float(epoch)),
+                "seed": str(settings["seed"])}
+    metadata |= {key: json.dumps(plain(value)) for key, value in
+                 {"settings": settings, "data": data, "progress": progress,
+                  "versions": versions()}.items()}
+    metadata["hashes"] = json.dumps({name: digest(value) for name, value in tensors.items()})
+    metadata["metadata_hash"] = metadata_digest(metadata)
+    path = Path(folder) / CHECKPOINT
+    write_atomic(path, to_bytes(tensors, metadata), previous=path.with_name(PREVIOUS))
+    return path
+
+
+def digest(value: np.ndarray) -> str:
+    """SHA-256 over type, shape and bytes."""
+    return hashlib.sha256(f"{value.dtype.str} {value.shape} ".encode() + value.tobytes()).hexdigest()
+
+
+def metadata_digest(metadata: dict[str, str]) -> str:
+    rest = {key: value for key, value in metadata.items() if key != "metadata_hash"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def read(folder: str | Path, report=print) -> Saved:
+    """The newest checkpoint of a run folder that is whole. `report` is told of a fall-back.
+
+    InputError if neither the checkpoint nor its predecessor can be used."""
+    problems = []
+    for name in (CHECKPOINT, PREVIOUS):
+        try:
+            saved = read_file(Path(folder) / name)
+        except Damaged as damage:
+            problems.append(f"{name} {damage}")
+        else:
+            if problems:
+                report(f"note: {problems[0]}; using its predecessor {name}, step {saved.step}")
+            return saved
+    raise InputError(f"{folder}: no checkpoint to load ({'; '.join(problems)}); "
+                     "train anew with another --out")
+
+
+def read_file(path: Path) -> Saved:
+    """One file, every hash verified. Raises Damaged."""
+    if not path.is_file():
+        raise Damaged("is missing")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise Damaged(f"is damaged ({error})") from None
+    if metadata.get("format") != FORMAT:
+        raise Damaged(f"is not a checkpoint of this program (format {metadata.get('format')!r})")
+    if metadata.get("metadata_hash") != metadata_digest(metadata):
+        raise Damaged("is damaged (the header does not match its hash)")
+    hashes = json.loads(metadata["hashes"])
+    if set(hashes) != set(tensors):
+        raise Damaged("is damaged (tensors are missing)")
+    for name, value in tensors.items():
+        if digest(value) != hashes[name]:
+            raise Damaged(f"is damaged ({name} does not match its hash)")
+    return Saved(path, tensors, int(metadata["step"]), float(metadata["epoch"]),
+                 int(metadata["seed"]), *(json.loads(metadata[key])
+                                          for key in ("settings", "data", "progress")))
+
+
+def refuse_others(saved: Saved, settings: dict, data: dict | None = None) -> None:
+    """InputError if the checkpoint is of another net, or of another data set, each by its name."""
+    for key in ("net", "act", "head", "optimizer"):
+        if saved.settings[key] != settings[key]:
+            raise InputError(f"{saved.path}: this checkpoint is of {key} {saved.settings[key]}, not "
+                             f"{settings[key]}; put the run's own checkpoint back")
+    if data is not None and saved.data["fingerprint"] != data["fingerprint"]:
+        raise InputError(
+            f"{saved.path}: this checkpoint was trained on data {saved.data['name']} "
+            f"(fingerprint {saved.data['fingerprint'][:12]}), not on {data['name']} "
+            f"({data['fingerprint'][:12]}); give the same data with --data-dir")

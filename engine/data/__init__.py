@@ -1,0 +1,92 @@
+"""Data sets: `load("cifar10")` returns a Dataset, or raises an InputError of one line.
+
+    from engine.data import load
+    data = load("auto", wanted="mnist")
+    data.train.images.shape, data.notes
+
+Read next: engine/data/dataset.py, what a Dataset holds.
+"""
+
+import os
+from pathlib import Path
+
+from engine.data import cifar, download, folder, mnist, synthetic
+from engine.data.dataset import Dataset, Raw, Split, build
+from engine.errors import InputError, nearest
+
+__all__ = ["NAMES", "Dataset", "Raw", "Split", "build", "load"]
+
+OFFICIAL = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100, "mnist": mnist.MNIST}
+SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3), "mnist": (28, 28, 1)}
+NAMES = ("auto", *OFFICIAL, "synthetic")
+
+
+def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None,
+         limit: int | None = None, wanted: str | None = None,
+         size: tuple[int, ...] | None = None, report=print) -> Dataset:
+    """The data set `name`: auto, cifar10, cifar100, mnist, synthetic, or the path of a folder.
+
+    data_dir: searched first, before $LSUV_DATA_DIR and the cache folder; official sets only.
+    limit: keep this many training and this many test images, classes taken in turn.
+    wanted: the official set that `auto` tries (cifar10 by default) before it takes synthetic.
+    size: (H, W) or (H, W, C) of a folder's or synthetic images; an official set has its own.
+    report: called with a line before something is fetched.
+    """
+    name = os.fspath(name)
+    _check(limit, size)
+    if data_dir is not None and not os.path.isdir(os.path.expanduser(data_dir)):
+        raise InputError(f"data-dir {os.fspath(data_dir)}: no such folder")
+    if name == "auto":
+        return _auto(wanted or "cifar10", data_dir, limit, size, report)
+    if name == "synthetic":
+        return _synthetic(limit, size, [])
+    if name in OFFICIAL:
+        return _official(name, data_dir, limit, size, report)
+    root = Path(os.path.expanduser(name))
+    if not os.path.isdir(root):
+        raise InputError(f"unknown data {name!r}, and no folder of that name; "
+                         f"{nearest(name, NAMES)}, or the path of a folder of images")
+    root = root.resolve()
+    name = f"{root.name}/"  # the slash tells it from a set of ours
+    raw, notes = folder.read(root, size, limit)
+    height, width = raw.train_images.shape[1:3]
+    return build(name, raw, min(height, width) // 4, True, None,
+                 [f"data {name}: {note}" for note in notes])
+
+
+def _auto(wanted: str, data_dir, limit, size, report) -> Dataset:
+    if wanted == "synthetic":
+        return _synthetic(limit, size, [])
+    if wanted not in OFFICIAL:
+        raise InputError(f"unknown data {wanted!r}; {nearest(wanted, OFFICIAL)}")
+    try:
+        return _official(wanted, data_dir, limit, size, report)
+    except download.MissingData as missing:
+        note = f"data synthetic: {wanted} {missing.why}; to train on {wanted}, {missing.remedy}"
+        return _synthetic(limit, size or SHAPES[wanted], [note])
+
+
+def _synthetic(limit, size, notes: list[str]) -> Dataset:
+    return build("synthetic", synthetic.make(size), synthetic.PAD, True, limit, notes)
+
+
+def _official(name: str, data_dir, limit, size, report) -> Dataset:
+    shape = SHAPES[name]
+    if size is not None and tuple(size) != shape[:len(size)]:
+        raise InputError(f"data {name}: images are {'x'.join(map(str, shape))}, not "
+                         f"{'x'.join(map(str, size))}; choose another net or another data set")
+    layout = OFFICIAL[name]
+    where = download.obtain(layout, data_dir, report)
+    notes = [f"data {name}: read from {where}"]
+    if name == "mnist":
+        return build(name, mnist.read(where, layout), 0, False, limit, notes, scale=mnist.SCALE)
+    return build(name, cifar.read(where, layout), 8, True, limit, notes)
+
+
+def _check(limit, size) -> None:
+    if limit is not None and limit < 1:
+        raise InputError(f"limit {limit}: expected 1 or more images")
+    if size is not None and (len(size) not in (2, 3) or min(size) < 1
+                             or (len(size) == 3 and size[2] not in (1, 3))):
+        raise InputError(f"size {tuple(size)}: expected (height, width) or (height, width, "
+                         f"channels) with 1 or 3 channels")

@@ -1,0 +1,34 @@
+"""What can go wrong, in two kinds: bad input (exit code 2) and a failure during a run (exit code 1).
+
+Both carry one line that names the value and the remedy. The command lines print it without a
+traceback; from Python they are ordinary exceptions.
+
+Read next: engine/train.py, where they are caught.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """A name, a value or a file that the user can correct. The command lines exit with 2."""
+
+
+class RunError(RuntimeError):
+    """A run that started and can't go on: a NaN loss, a full disk. The command lines exit with 1."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Text to end an error line with: the nearest known name, then all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known: {', '.join(known)}"
+
+
+def choose(kind: str, name: str, known: Iterable[str]) -> str:
+    """`name` if it is known, else an InputError that names the nearest: a guard for every name."""
+    known = list(known)
+    if name not in known:
+        raise InputError(f"unknown {kind} {name!r}; {nearest(name, known)}")
+    return name

@@ -1,0 +1,55 @@
+"""Accuracy of a finished or running run, its confusion table and its classes one by one.
+
+    python -m engine.evaluate runs/fitnet4-lsuv-20250101-120000
+    python -m engine.evaluate RUN --device numpy --data-dir /data
+
+Read next: engine/predict.py, the same from Python on images of one's own.
+"""
+
+import sys
+from pathlib import Path
+
+from engine import checkpoint, runs
+from engine.command import Parser, run_command
+from engine.data import load as load_data
+from engine.errors import InputError
+from engine.scoring import score, table
+from engine.settings import Settings
+from engine.train import assemble, data_words, describe, say
+from kernels import DeviceError, ops_for
+from models import NETS
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(prog="engine.evaluate", description=__doc__.split("\n\nRead next")[0])
+    parser.add_argument("run", metavar="RUN", help="a run folder; the run may still be going on")
+    parser.add_argument("--device", default="auto", help="auto | cpu | numpy (default: auto)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    parser.add_argument("--data-dir", metavar="DIR", help="default: the one the run was given")
+    args = parser.parse_args(argv)
+    if args.threads is not None and args.threads < 1:
+        raise InputError(f"--threads {args.threads} must be 1 or more")
+
+    record = runs.read_run(args.run)
+    s = Settings.from_dict(record["settings"], str(Path(args.run) / runs.RUN))
+    ops = ops_for(args.device, threads=args.threads)
+    saved = checkpoint.read(args.run, say)
+    data = load_data(s.data, args.data_dir or s.data_dir, s.limit, size=NETS[s.net].in_shape,
+                     report=say)
+    checkpoint.refuse_others(saved, s.as_dict(), describe(data))
+    net, feed, _ = assemble(s, data, ops)
+    checkpoint.restore(saved, net)
+    say(f"net {s.net}  act {s.act}  init {s.init}  {data_words(data.name)}")
+    say(f"{ops.why}; {ops.description}")
+    say(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
+    found = score(net, feed)
+    say(table(found.confusion, data.classes))
+    if found.unscored:
+        say(f"{found.unscored} images had scores that are not finite and count as wrong")
+    say(f"test accuracy {found.accuracy:.4f}  error {1 - found.accuracy:.4f}  "
+        f"loss {found.loss:.4f}  epochs {saved.epoch:g}  device {ops.name}  {data_words(data.name)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("engine.evaluate", main, (DeviceError,)))

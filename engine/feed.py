@@ -1,0 +1,126 @@
+"""The data set on the device, and the batches that a net is given from it.
+
+Images stay uint8 and are uploaded once; a batch is one `gather`, which crops, mirrors and normalises
+straight into `net.x`. Which images a step sees is a pure function of seed and step: image n of the
+run is place n mod N of permutation n div N, so batches run on across epochs and a resumed run needs
+nothing but its step number.
+
+Read next: kernels/philox.py for the permutation, engine/train.py for the loop.
+"""
+
+import numpy as np
+
+from kernels.clock import CORRECT_SUM, FINITE, FIRST, LOSS_SUM, RATE, SEEN, STEP
+from kernels.philox import permutation
+
+
+def read_clock(net) -> np.ndarray:
+    """The net's clock as a host array of its own."""
+    return np.array(net.ops.tohost(net.clock), np.float64)
+
+
+def write_clock(net, clock: np.ndarray) -> None:
+    """Put a host array in the place of the net's clock."""
+    net.clock[...] = net.ops.asarray(np.asarray(clock, np.float64))
+
+
+def zero_sums(clock: np.ndarray) -> None:
+    """Start a new epoch's sums, and clear the latch."""
+    clock[[LOSS_SUM, CORRECT_SUM, SEEN]] = 0
+    clock[FINITE] = 1
+
+
+class Order:
+    """Which image is number n of a run over `size` images: place n mod size of permutation
+    n div size."""
+
+    def __init__(self, seed: int, size: int):
+        self.seed, self.size = seed, size
+        self.shuffled: dict[int, np.ndarray] = {}  # epoch -> permutation, those in use
+
+    def images(self, first: int, count: int) -> np.ndarray:
+        """(count,) int32: the images that are number first .. first + count - 1."""
+        n, out = np.arange(first, first + count), np.empty(count, np.int32)
+        epochs = range(first // self.size, (first + count - 1) // self.size + 1)
+        self.shuffled = {e: p for e, p in self.shuffled.items() if e in epochs}
+        for epoch in epochs:
+            if epoch not in self.shuffled:
+                self.shuffled[epoch] = permutation(self.seed, epoch, self.size)
+            here = n // self.size == epoch
+            out[here] = self.shuffled[epoch][n[here] % self.size]
+        return out
+
+
+class Resident:
+    """Images on the device, with what turns them into a net's input.
+
+    split: has images (M, H, W, C) uint8, labels, shift and scale (M,). mean_image: (H + 2 pad,
+    W + 2 pad, C) float32. input_scale: factor on every input."""
+
+    def __init__(self, net, split, mean_image: np.ndarray, pad: int, input_scale: float):
+        asarray = net.ops.asarray
+        self.net, self.pad, self.input_scale = net, pad, input_scale
+        self.count = len(split.images)
+        self.images = asarray(np.ascontiguousarray(split.images, np.uint8))
+        self.labels = asarray(np.ascontiguousarray(split.labels, np.int32))
+        self.shift = asarray(np.ascontiguousarray(split.shift, np.float32))
+        self.scale = asarray(np.ascontiguousarray(split.scale, np.float32))
+        self.mean_image = asarray(np.ascontiguousarray(mean_image, np.float32))
+
+    def gather(self, order, move: int = 0, mirror: bool = False, augment: bool = False) -> None:
+        """Fill net.x and net.labels with the images that the clock's row of `order` names."""
+        net = self.net
+        net.ops.gather(self.images, self.labels, self.shift, self.scale, self.mean_image, order,
+                       net.x, net.labels, net.clock, net.seed, self.pad, move, mirror,
+                       self.input_scale, augment)
+
+    def batch(self, rows: np.ndarray) -> None:
+        """Images `rows`, at most net.batch, as they are; the rest of the batch is padding with
+        label -1. Sets the clock's FIRST."""
+        padded = np.full((1, self.net.batch), -1, np.int32)
+        padded[0, : len(rows)] = rows
+        clock = read_clock(self.net)
+        clock[FIRST] = clock[STEP]
+        write_clock(self.net, clock)
+        self.gather(self.net.ops.asarray(padded))
+
+
+class Feed:
+    """A data set's training batches, augmented, and its test images, as they are.
+
+    move: random crops move by up to this many pixels, at most the data set's border."""
+
+    def __init__(self, net, data, move: int, input_scale: float):
+        self.net, self.data, self.move = net, data, min(move, data.pad)
+        self.train = Resident(net, data.train, data.mean_image, data.pad, input_scale)
+        self.test = Resident(net, data.test, data.mean_image, data.pad, input_scale)
+        self.order_of = Order(net.seed, self.train.count)
+
+    def start(self, clock: np.ndarray, first: int, stop: int, rates: np.ndarray):
+        """Upload the order and the rates of steps first .. stop - 1, and the clock that starts them
+        -> the rates on the device, for `advance`. rates is (stop - first + 1,)."""
+        batch = self.net.batch
+        rows = self.order_of.images(first * batch, (stop - first) * batch).reshape(-1, batch)
+        self.order = self.net.ops.asarray(np.ascontiguousarray(rows))
+        clock[STEP], clock[FIRST], clock[RATE] = first, first, rates[0]
+        write_clock(self.net, clock)
+        return self.net.ops.asarray(np.ascontiguousarray(rates, np.float64))
+
+    def train_batch(self) -> None:
+        """The training batch of the clock's step, augmented, into net.x and net.labels."""
+        self.train.gather(self.order, self.move, self.data.mirror, augment=True)
+
+    def first_batches(self):
+        """A function that gathers the run's first batch, then its second, ... for an initialiser.
+
+        Each is a training batch of the net's present size, with its own augmentation and dropout
+        masks. The clock is left at the batch's step; `start` sets it before training."""
+        step = -1
+
+        def next_batch() -> None:
+            nonlocal step
+            step += 1
+            self.start(read_clock(self.net), step, step + 1, np.zeros(2))
+            self.train_batch()
+
+        return next_batch

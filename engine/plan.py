@@ -1,0 +1,174 @@
+"""What a layer may ask for when it is set up, and where the memory comes from.
+
+A net's `setup` runs twice. The first time every layer *declares*: parameters, states, buffers are
+only counted, and the plan hands out None. Then memory is laid out, and the same code runs again and
+is handed the arrays. So shape inference, parameter creation and allocation are one act, a layer's
+author writes it once, and a new batch size is the second run with other buffers.
+
+* Parameters live in one arena, their gradients in another of the same layout, so that an update is
+  one launch. Tensors with equal multipliers stand together (a segment); each begins on a multiple of
+  256 bytes and the padding is zero, in weights and gradients alike, so norms may run across it.
+* Activations have a buffer each: backward wants them.
+* Gradients of activations reuse two slots a lane: every second layer writes its `dx` into the one
+  and reads its `dy` in the other. A container that needs `dy` twice (Residual) gives what it contains
+  a lane of its own, so `dy` stays. It follows that a layer always writes its own `dx` and never
+  returns `dy` itself.
+
+Read next: engine/layers.py, whose every `setup` talks to this.
+"""
+
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+
+ALIGN = 64  # elements: 256 bytes of float32
+
+
+@dataclass
+class Param:
+    """One trained tensor: views into the arenas, and its multipliers on rate and weight decay."""
+
+    name: str
+    shape: tuple[int, ...]
+    rate: float
+    decay: float
+    layer: object
+    value: np.ndarray | None = None
+    gradient: np.ndarray | None = None
+
+
+class Arenas:
+    """Parameters and their gradients in two flat arrays; states (running statistics) beside them."""
+
+    def __init__(self, ops, dtype):
+        self.ops, self.dtype = ops, dtype
+        self.params: dict[str, Param] = {}
+        self.state_shapes: dict[str, tuple[int, ...]] = {}
+        self.states: dict[str, np.ndarray] = {}
+        self.weights = self.gradients = self.segments = None
+
+    def lay_out(self) -> None:
+        """Give every declared tensor its place. Called once, after the first setup."""
+        kinds = sorted({(p.rate, p.decay) for p in self.params.values()}, reverse=True)
+        places, segments, end = {}, [], 0
+        for kind in kinds:
+            start = end
+            for p in self.params.values():
+                if (p.rate, p.decay) == kind:
+                    places[p.name] = end
+                    end += -(-prod(p.shape) // ALIGN) * ALIGN
+            segments.append((start, end, *kind))
+        self.segments = np.array(segments, np.float64).reshape(-1, 4)  # start, stop, rate, decay
+        self.weights = self.ops.zeros((end,), self.dtype)
+        self.gradients = self.ops.zeros((end,), self.dtype)
+        for p in self.params.values():
+            p.value = self.view(self.weights, p.name, places)
+            p.gradient = self.view(self.gradients, p.name, places)
+        self.places = places
+        self.states = {n: self.ops.zeros(s, self.dtype) for n, s in self.state_shapes.items()}
+
+    def view(self, flat, name: str, places: dict[str, int] | None = None):
+        """`name`'s tensor in a flat array of the arena's layout: weights, or an optimizer's state."""
+        start = (places or self.places)[name]
+        shape = self.params[name].shape
+        return flat[start : start + prod(shape)].reshape(shape)
+
+
+@dataclass
+class Lane:
+    """Two gradient slots used in turn, and how many layers use them so far."""
+
+    level: int
+    layers: int = 0
+
+
+@dataclass
+class Shared:
+    """What all the plans of one setup have in common."""
+
+    ops: object
+    batch: int
+    dtype: type
+    seed: int
+    clock: object
+    arenas: Arenas
+    binding: bool = False  # False: the first run, which only declares
+    input_gradient: bool = False
+    dropouts: int = 0
+    slots: dict[tuple[int, int], int] = field(default_factory=dict)  # (lane's level, 0 | 1): elements
+    memory: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+
+
+class Plan:
+    """One layer's view of the setup: its name, and what it may declare. Shapes are without N."""
+
+    def __init__(self, shared: Shared, layer, name: str, lane: Lane):
+        self.shared, self.layer, self.name, self.lane = shared, layer, name, lane
+        self.slot = lane.level, lane.layers % 2
+        self.ops, self.batch, self.clock = shared.ops, shared.batch, shared.clock
+        self.seed = shared.seed
+
+    @property
+    def input_gradient(self) -> bool:
+        """Whether anybody wants this layer's `dx`: false up to the first layer with weights."""
+        return self.shared.input_gradient
+
+    def param(self, name: str, shape: tuple[int, ...], rate: float = 1.0, decay: float = 1.0):
+        """A trained tensor -> (value, gradient), with its multipliers on rate and weight decay."""
+        full = f"{self.name}.{name}"
+        if not self.shared.binding:
+            if full in self.shared.arenas.params:
+                raise ValueError(f"two layers are named {self.name!r}; give one another name")
+            self.shared.arenas.params[full] = Param(full, shape, rate, decay, self.layer)
+            return None, None
+        param = self.shared.arenas.params[full]
+        param.layer = self.layer
+        return param.value, param.gradient
+
+    def state(self, name: str, shape: tuple[int, ...]):
+        """A tensor that is saved but not trained; zero at first."""
+        full = f"{self.name}.{name}"
+        if not self.shared.binding:
+            self.shared.arenas.state_shapes[full] = shape
+            return None
+        return self.shared.arenas.states[full]
+
+    def buffer(self, shape: tuple[int, ...], dtype=None):
+        """(N, *shape), the layer's own from forward to backward."""
+        if not self.shared.binding:
+            return None
+        return self.ops.empty((self.batch, *shape), dtype or self.shared.dtype)
+
+    def fixed(self, shape: tuple[int, ...]):
+        """Like `buffer`, for what does not grow with the batch."""
+        return self.ops.empty(shape, self.shared.dtype) if self.shared.binding else None
+
+    def gradient(self, shape: tuple[int, ...]):
+        """(N, *shape) for the layer's `dx`, valid until the layer before has used it; None where
+        no input gradient is wanted."""
+        if not self.input_gradient:
+            return None
+        size = self.batch * prod(shape)
+        if not self.shared.binding:
+            self.shared.slots[self.slot] = max(size, self.shared.slots.get(self.slot, 0))
+            return None
+        return self.shared.memory[self.slot][:size].reshape(self.batch, *shape)
+
+    def dropout_number(self) -> int:
+        """This dropout's place among the net's dropouts: a part of its random counter."""
+        self.shared.dropouts += 1
+        return self.shared.dropouts - 1
+
+    def inside(self, layer, lane: Lane) -> "Plan":
+        """The plan for a layer of this container's list, which takes the lane's next slot."""
+        if layer.name is None:
+            kind, number = type(layer).__name__.lower(), 1
+            while f"{kind}{number}" in self.shared.names:
+                number += 1
+            layer.name = f"{kind}{number}"
+        self.shared.names.add(layer.name)
+        plan = Plan(self.shared, layer, layer.name, lane)
+        lane.layers += layer.takes_slot
+        return plan

@@ -1,0 +1,60 @@
+"""A trained net as a function from images to probabilities.
+
+    model = engine.load("runs/fitnet4-lsuv-20250101-120000")
+    model.predict(images)              # uint8 (N, H, W, C) -> float32 (N, classes)
+
+Everything it needs is in the run folder; the data set is not.
+
+Read next: engine/checkpoint.py.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from engine.data import preprocess
+from engine.errors import InputError
+from engine.feed import Resident
+from engine.scoring import need_statistics
+
+
+class Predictor:
+    """A net with a run's weights. `classes`: names; `in_shape`: (H, W, C) of an image."""
+
+    def __init__(self, net, data: dict, mean_image: np.ndarray, input_scale: float):
+        self.net, self.data, self.classes = net, data, data["classes"]
+        self.in_shape = tuple(data["in_shape"])
+        self.mean_image, self.input_scale = mean_image, input_scale
+        self.prob = net.ops.zeros((net.batch, net.classes), net.dtype)
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Softmax of the scores, (N, classes) float32, whatever head the net was trained with.
+
+        images: (N, H, W, C) uint8, preprocessed as the run did its test images. InputError for
+        another shape or type."""
+        images = np.asarray(images)
+        if images.dtype != np.uint8 or images.shape[1:] != self.in_shape:
+            raise InputError(f"predict: images are {images.dtype} {images.shape}; this net wants "
+                             f"uint8 (N, {', '.join(map(str, self.in_shape))})")
+        need_statistics(self.net)
+        out = np.empty((len(images), self.net.classes), np.float32)
+        if not len(images):
+            return out
+        resident = Resident(self.net, self.normalised(images), self.mean_image, self.data["pad"],
+                            self.input_scale)
+        for first in range(0, len(images), self.net.batch):
+            rows = np.arange(first, min(first + self.net.batch, len(images)))
+            resident.batch(rows)
+            self.net.ops.softmax(self.net.forward(train=False), self.prob)
+            out[rows] = self.net.ops.tohost(self.prob)[: len(rows)]
+        return out
+
+    def normalised(self, images: np.ndarray) -> SimpleNamespace:
+        """The images as a split, with the shift and scale of each."""
+        count, factor = len(images), self.data["pixel_scale"]
+        if factor is None:
+            shift, scale = preprocess.contrast(images)
+        else:
+            shift, scale = np.zeros(count, np.float32), np.full(count, factor, np.float32)
+        return SimpleNamespace(images=images, labels=np.full(count, -1, np.int32), shift=shift,
+                               scale=scale)

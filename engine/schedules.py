@@ -1,0 +1,87 @@
+"""Learning rates by step: Caffe's seven policies, and cosine; each with an optional warm-up.
+
+A policy is a dictionary, so that a recipe is data and a run folder can hold it:
+
+    {"policy": "multistep", "rate": 0.01, "gamma": 0.1, "steps": [40000, 60000, 80000]}
+    {"policy": "cosine", "rate": 0.1, "total": 7800, "warmup": 400}
+
+With t the step (an update's number, from 0):
+
+    fixed      rate
+    step       rate * gamma ^ floor(t / size)
+    exp        rate * gamma ^ t
+    inv        rate * (1 + gamma t) ^ -power
+    multistep  rate * gamma ^ (how many of `steps` are <= t)
+    poly       rate * (1 - t / total) ^ power
+    sigmoid    rate / (1 + exp(-gamma (t - size)))
+    cosine     rate * (1 + cos(pi (t - warmup) / (total - warmup))) / 2
+
+`warmup: n` multiplies the first n steps of any policy by (t + 1) / n. Formulas as in Caffe's
+`GetLearningRate`; cosine as in Loshchilov & Hutter 2017 without restarts.
+
+Read next: engine/data/__init__.py.
+"""
+
+import numpy as np
+
+from engine.errors import InputError, choose
+
+NEEDS = {
+    "fixed": (),
+    "step": ("gamma", "size"),
+    "exp": ("gamma",),
+    "inv": ("gamma", "power"),
+    "multistep": ("gamma", "steps"),
+    "poly": ("power", "total"),
+    "sigmoid": ("gamma", "size"),
+    "cosine": ("total",),
+}
+
+
+def rates(policy: dict, first: int, count: int) -> np.ndarray:
+    """(count,) float64: the learning rates of steps first .. first + count - 1.
+
+    InputError names an unknown policy, or what a known one lacks."""
+    kind = choose("rate policy", policy.get("policy", "fixed"), NEEDS)
+    missing = [key for key in ("rate", *NEEDS[kind]) if key not in policy]
+    if missing:
+        raise InputError(f"rate policy {kind!r} needs {', '.join(missing)}")
+    t = np.arange(first, first + count, dtype=np.float64)
+    rate, gamma, power = policy["rate"], policy.get("gamma"), policy.get("power")
+    size, total, warmup = policy.get("size"), policy.get("total"), policy.get("warmup", 0)
+    if kind == "fixed":
+        factor = np.ones(count)
+    elif kind == "step":
+        factor = gamma ** (t // size)
+    elif kind == "exp":
+        factor = gamma**t
+    elif kind == "inv":
+        factor = (1 + gamma * t) ** -power
+    elif kind == "multistep":
+        factor = gamma ** np.searchsorted(np.sort(policy["steps"]), t, side="right").astype(float)
+    elif kind == "poly":
+        factor = np.maximum(1 - t / total, 0) ** power
+    elif kind == "sigmoid":
+        factor = 1 / (1 + np.exp(-gamma * (t - size)))
+    else:
+        done = np.clip((t - warmup) / max(total - warmup, 1), 0, 1)
+        factor = (1 + np.cos(np.pi * done)) / 2
+    if warmup:
+        factor = factor * np.minimum((t + 1) / warmup, 1)
+    return rate * factor
+
+
+def stretched(policy: dict, factor: float) -> dict:
+    """The same shape over `factor` times as many steps: every length in it is multiplied."""
+    longer = dict(policy)
+    for key in ("size", "total", "warmup"):
+        if key in longer:
+            longer[key] = max(1, round(longer[key] * factor)) if longer[key] else longer[key]
+    if "steps" in longer:
+        longer["steps"] = [round(step * factor) for step in longer["steps"]]
+    if longer.get("policy") in ("exp", "inv", "sigmoid"):
+        if longer["policy"] == "exp":
+            longer["gamma"] = longer["gamma"] ** (1 / factor)
+        else:
+            longer["gamma"] = longer["gamma"] / factor
+    return longer

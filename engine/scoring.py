@@ -1,0 +1,93 @@
+"""How good a net is on the test set: loss, accuracy, confusion table.
+
+Read next: engine/evaluate.py, the command line around it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.errors import InputError
+from engine.feed import Feed, read_clock, write_clock, zero_sums
+from kernels.clock import FINITE, LOSS_SUM, SEEN
+
+
+@dataclass
+class Scores:
+    """loss: mean over the images, nan if a batch's was not finite. confusion: (classes, classes)
+    counts, row = true class, column = predicted. unscored: images whose scores were not finite;
+    they count as wrong."""
+
+    loss: float
+    accuracy: float
+    confusion: np.ndarray
+    unscored: int
+
+
+def score(net, feed: Feed, stop: Callable[[], bool] = lambda: False) -> Scores | None:
+    """The whole test set through the net as it is; None if `stop()` became true on the way.
+
+    The clock is given back as it was, so a training run goes on as if nothing had been; and a loss
+    that is not finite latches nothing."""
+    need_statistics(net)
+    before = read_clock(net)
+    try:
+        return _score(net, feed, before.copy(), stop)
+    finally:
+        write_clock(net, before)
+
+
+def need_statistics(net) -> None:
+    """InputError for a net with batch normalisation that has not trained a step: outside training it
+    has nothing to normalise with."""
+    for name, state in net.named_state().items():
+        if name.endswith(".weight") and not net.ops.tohost(state).any():
+            raise InputError(f"{name.removesuffix('.weight')}: batch normalisation has no running "
+                             "statistics before the first step; train first")
+
+
+def _score(net, feed: Feed, clock: np.ndarray, stop: Callable[[], bool]) -> Scores | None:
+    zero_sums(clock)
+    write_clock(net, clock)
+    confusion = np.zeros((net.classes, net.classes), np.int64)
+    for first in range(0, feed.test.count, net.batch):
+        if stop():
+            return None
+        rows = np.arange(first, min(first + net.batch, feed.test.count))
+        feed.test.batch(rows)
+        scores = net.forward(train=False)
+        net.evaluate_loss()
+        scores = net.ops.tohost(scores)[: len(rows)]
+        good = np.isfinite(scores).all(axis=1)
+        np.add.at(confusion, (feed.data.test.labels[rows][good], scores[good].argmax(axis=1)), 1)
+    after = read_clock(net)
+    loss = after[LOSS_SUM] / after[SEEN] if after[FINITE] and after[SEEN] else float("nan")
+    return Scores(float(loss), int(confusion.trace()) / feed.test.count, confusion,
+                  feed.test.count - int(confusion.sum()))
+
+
+def table(confusion: np.ndarray, classes: list[str]) -> str:
+    """The confusion table up to 20 classes, else the ten most frequent confusions; then the accuracy
+    of every class."""
+    lines, width = [], max(6, *(len(name) for name in classes))
+    if len(classes) <= 20:
+        column = max(6, len(str(confusion.max())) + 1)
+        lines.append("confusion: a row is the true class, a column the predicted one")
+        lines.append(" " * width + "".join(f"{name[: column - 1]:>{column}}" for name in classes))
+        for name, row in zip(classes, confusion):
+            lines.append(f"{name:<{width}}" + "".join(f"{n:>{column}}" for n in row))
+    else:
+        wrong = confusion - np.diag(np.diag(confusion))
+        lines.append("the most frequent confusions: true class, predicted class, images")
+        for place in np.argsort(-wrong, axis=None, kind="stable")[:10]:
+            true, predicted = divmod(int(place), len(classes))
+            if wrong[true, predicted]:
+                lines.append(f"{classes[true]:<{width}}  {classes[predicted]:<{width}}  "
+                             f"{wrong[true, predicted]:>5}")
+    lines.append("accuracy by class")
+    for k, name in enumerate(classes):
+        total = int(confusion[k].sum())
+        share = f"{confusion[k, k] / total:.4f}" if total else "no images"
+        lines.append(f"{name:<{width}}  {share}  of {total}")
+    return "\n".join(lines)

@@ -1,0 +1,261 @@
+"""The options of engine.train, and how they and the recipe become the settings of a run.
+
+Every setting has one value and one origin, which the run prints: the command line, the recipe of the
+net, or a default. Values that can't work are refused before anything is loaded. `Known` hands over
+the names of the rooms above, which this file does not import.
+
+Read next: engine/train.py, which turns settings into a run.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+from engine.command import Parser
+from engine.errors import InputError, choose
+from engine.losses import HEADS
+
+DATA = ("auto", "cifar10", "cifar100", "mnist", "synthetic")
+DEVICES = ("auto", "cuda", "cpu", "numpy")
+DEFAULTS = {"net": "fitnet4", "act": "maxout", "head": "softmax", "init": "lsuv", "recipe": "paper",
+            "data": "auto", "device": "auto", "precision": "fp32", "seed": 0, "lsuv_mode": "same",
+            "lsuv_tol": 0.05, "lsuv_max_iter": 100}
+MAY_CHANGE = ("device", "threads", "data_dir")  # of a run that is resumed: none changes the result
+
+
+@dataclass(frozen=True)
+class Known:
+    """Names that exist, and `recipe(net, act, init, kind, optimizer)`."""
+
+    nets: Collection[str]
+    acts: Collection[str]
+    inits: Collection[str]
+    recipes: Collection[str]
+    recipe: Callable
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run's result, and device, threads and folders. run.json holds it.
+
+    `steps` updates in all; `policy` spans them. `clip` 0 is off. `threads`, `limit`: None is all."""
+
+    net: str
+    act: str
+    head: str
+    init: str
+    data: str  # auto is resolved: the name of a data set, or a folder
+    data_dir: str | None
+    limit: int | None
+    device: str
+    precision: str
+    threads: int | None
+    seed: int
+    recipe: str
+    optimizer: str
+    epochs: float
+    batch: int
+    steps: int
+    lr: float
+    policy: dict
+    momentum: float
+    rho: float
+    delta: float
+    decay: float
+    clip: float
+    input_scale: float
+    dropout: bool
+    move: int
+    lsuv_mode: str
+    lsuv_batch: int
+    lsuv_tol: float
+    lsuv_max_iter: int
+
+    def as_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict, where: str) -> "Settings":
+        """The settings that a run folder or a checkpoint holds. InputError if they don't fit."""
+        missing = [f.name for f in fields(cls) if f.name not in values]
+        if missing:
+            raise InputError(f"{where}: its settings lack {', '.join(missing)}; it was written by "
+                             "another version")
+        return cls(**{f.name: values[f.name] for f in fields(cls)})
+
+
+def add_net_options(parser: argparse.ArgumentParser, known: Known) -> None:
+    """What decides a net's first weights and its data: shared by engine.train and lsuv."""
+
+    def one_of(names: Iterable[str]) -> str:
+        return " | ".join(names)
+
+    add = parser.add_argument
+    add("--net", metavar="NET", help=f"{one_of(known.nets)} (default: {DEFAULTS['net']})")
+    add("--act", metavar="ACT", help=f"{one_of(known.acts)} (default: {DEFAULTS['act']})")
+    add("--head", metavar="HEAD", help=f"{one_of(HEADS)} (default: {DEFAULTS['head']})")
+    add("--init", metavar="INIT", help=f"{one_of(known.inits)} (default: {DEFAULTS['init']})")
+    add("--lsuv-mode", metavar="MODE", help="same: one kept mini-batch | fresh: a new one for every "
+        f"measurement, as the authors did (default: {DEFAULTS['lsuv_mode']})")
+    add("--lsuv-batch", metavar="N", type=int, help="images in LSUV's batch (default: --batch)")
+    add("--lsuv-tol", metavar="X", type=float, help="LSUV: tolerance on |variance - 1| "
+        f"(default: {DEFAULTS['lsuv_tol']})")
+    add("--lsuv-max-iter", metavar="N", type=int, help="LSUV: divisions of a layer at most "
+        f"(default: {DEFAULTS['lsuv_max_iter']})")
+    add("--data", metavar="DATA", help=f"{one_of(DATA)} | a folder with train/CLASS/*.png and "
+        "test/CLASS/*.png. auto: the net's own set, else synthetic (default: auto)")
+    add("--data-dir", metavar="DIR", help="where the data set's files are (default: "
+        "$LSUV_DATA_DIR, then the cache folder)")
+    add("--limit", metavar="N", type=int, help="at most N training and N test images")
+    add("--input-scale", metavar="X", type=float, help="factor on every input (default: recipe)")
+    add("--batch", metavar="N", type=int, help="images in a step (default: recipe)")
+    add("--recipe", metavar="NAME", help=f"{one_of(known.recipes)}: the authors' settings, or our "
+        f"short ones (default: {DEFAULTS['recipe']})")
+    add("--device", metavar="NAME", help=f"{one_of(DEVICES)} (default: auto)")
+    add("--threads", metavar="N", type=int, help="CPU threads (default: all)")
+    add("--precision", metavar="P", help="fp32 (the one that cpu and numpy compute in)")
+    add("--seed", metavar="N", type=int, help=f"of every random number (default: {DEFAULTS['seed']})")
+
+
+def train_parser(known: Known, description: str) -> Parser:
+    parser = Parser(prog="engine.train", description=description, epilog=(
+        "The recipe's rate policy is stretched in proportion to the steps of the run, so with "
+        "--epochs 23 a\nten times shorter `paper` run drops its rate ten times earlier. A run is "
+        "round(epochs * images / batch)\nsteps. Defaults from the recipe are printed at the start."))
+    add_net_options(parser, known)
+    add = parser.add_argument
+    add("--optimizer", metavar="NAME", help="sgd | rmsprop (default: recipe)")
+    add("--epochs", metavar="N", type=float, help="passes over the training images; 0 trains nothing")
+    add("--lr", metavar="X", type=float, help="the policy's rate, before it is lowered")
+    add("--momentum", metavar="X", type=float, help="of sgd")
+    add("--decay", metavar="X", type=float, help="L2 weight decay")
+    add("--clip", metavar="X", type=float, help="limit on the gradient's 2-norm; 0 is off")
+    add("--runs", metavar="N", type=int, help="N runs, seeds N apart by one, a folder each; mean and "
+        "spread at the end")
+    add("--out", metavar="DIR", help="run folder (default: runs/<net>-<init>-<date>)")
+    add("--resume", metavar="DIR", help="continue the run in DIR exactly; only --device, --threads "
+        "and --data-dir may be given with it")
+    add("--summary", action="store_true", help="print the net's layers and stop")
+    return parser
+
+
+def check(args: argparse.Namespace, known: Known) -> None:
+    """Refuse names and values that can't work, before anything is loaded. InputError."""
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    for name, names in (("net", known.nets), ("act", known.acts), ("head", HEADS),
+                        ("init", known.inits), ("recipe", known.recipes), ("device", DEVICES),
+                        ("optimizer", ("sgd", "rmsprop")), ("lsuv_mode", ("same", "fresh")),
+                        ("precision", ("fp32", "tf32", "bf16"))):
+        if name in given:
+            choose(option(name), given[name], names)
+    if given.get("precision", "fp32") != "fp32":
+        raise InputError(f"--precision {args.precision}: devices cpu and numpy compute in fp32; "
+                         "leave the option out")
+    for name, wanted, fits in (
+            ("epochs", "0 or more", lambda v: v >= 0), ("batch", "1 or more", lambda v: v >= 1),
+            ("lr", "above 0", lambda v: v > 0), ("momentum", "in [0, 1)", lambda v: 0 <= v < 1),
+            ("decay", "0 or more", lambda v: v >= 0), ("clip", "0 or more", lambda v: v >= 0),
+            ("input_scale", "above 0", lambda v: v > 0), ("limit", "1 or more", lambda v: v >= 1),
+            ("runs", "1 or more", lambda v: v >= 1), ("threads", "1 or more", lambda v: v >= 1),
+            ("seed", "in [0, 2^64)", lambda v: 0 <= v < 1 << 64),
+            ("lsuv_batch", "1 or more", lambda v: v >= 1),
+            ("lsuv_tol", "in (0, 1)", lambda v: 0 < v < 1),
+            ("lsuv_max_iter", "1 or more", lambda v: v >= 1)):
+        value = given.get(name)
+        if value is not None and not (math.isfinite(value) and fits(value)):
+            raise InputError(f"{option(name)} {value:g} must be {wanted}"
+                             if isinstance(value, float) else
+                             f"{option(name)} {value} must be {wanted}")
+    if given.get("init", DEFAULTS["init"]) != "lsuv":
+        for name in ("lsuv_mode", "lsuv_batch", "lsuv_tol", "lsuv_max_iter"):
+            if name in given:
+                raise InputError(f"{option(name)} is for --init lsuv, not {given['init']}")
+
+
+def check_resume(args: argparse.Namespace) -> None:
+    """InputError if an option beside --resume would change the run."""
+    for name, value in vars(args).items():
+        if name not in (*MAY_CHANGE, "resume") and value is not None and value is not False:
+            raise InputError(f"{option(name)} can't be given with --resume, which continues the run "
+                             f"with its own settings; leave it out, or start a new run with --out")
+
+
+def option(name: str) -> str:
+    """The command line's spelling of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def resolve(args: argparse.Namespace, known: Known, data_name: str,
+            images: int) -> tuple[Settings, dict[str, str]]:
+    """Settings for a data set of that name with so many training images -> (settings, origins).
+
+    InputError for a batch larger than the data set, or an option that the optimizer has no use for."""
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    origins: dict[str, str] = {}
+
+    def pick(name: str, default, origin: str):
+        origins[name] = "command line" if name in given else origin
+        return given.get(name, default)
+
+    plain = {name: pick(name, value, "default") for name, value in DEFAULTS.items()}
+    for name in ("data_dir", "limit", "threads"):
+        plain[name] = pick(name, None, "default")
+    if plain["data"] == "auto":
+        plain["data"] = data_name
+    elif plain["data"] not in DATA:
+        plain["data"] = str(Path(plain["data"]).resolve())
+    if plain["data_dir"] is not None:
+        plain["data_dir"] = str(Path(plain["data_dir"]).resolve())
+    found = known.recipe(plain["net"], plain["act"], plain["init"], plain["recipe"],
+                         given.get("optimizer"))
+    source = f"recipe {found.name}"
+    tuned = {name: pick(name, getattr(found, name), source) for name in
+             ("optimizer", "epochs", "batch", "momentum", "rho", "delta", "decay", "clip",
+              "input_scale", "dropout", "move")}
+    tuned["lr"] = pick("lr", found.policy["rate"], source)
+    tuned["lsuv_batch"] = pick("lsuv_batch", tuned["batch"], "the batch")
+    if "momentum" in given and tuned["optimizer"] != "sgd":
+        raise InputError(f"--momentum {given['momentum']:g}: optimizer {tuned['optimizer']} has no "
+                         "momentum; give --optimizer sgd, or leave it out")
+    for name in ("batch", "lsuv_batch"):
+        if tuned[name] > images:
+            raise InputError(f"{option(name)} {tuned[name]} is more than the {images} training "
+                             f"images of {data_name}; give a smaller one, or raise --limit")
+    steps = round(tuned["epochs"] * images / tuned["batch"])
+    policy = found.policy_over(steps) if steps else found.policy
+    stretch = "" if policy == found.policy else f", stretched from {found.steps} to {steps} steps"
+    origins |= {"policy": source + stretch, "steps": "epochs x images / batch"}
+    return Settings(**plain, **tuned, steps=steps, policy={**policy, "rate": tuned["lr"]}), origins
+
+
+def with_seed(settings: Settings, seed: int) -> Settings:
+    return replace(settings, seed=seed)
+
+
+def lines(settings: Settings, origins: dict[str, str]) -> list[str]:
+    """One line a setting: name, value, origin. What the optimizer or initialiser ignores is left
+    out."""
+    hidden = {"sgd": ("rho", "delta"), "rmsprop": ("momentum",)}[settings.optimizer]
+    out = []
+    for name, value in settings.as_dict().items():
+        if name in hidden or (name.startswith("lsuv_") and settings.init != "lsuv"):
+            continue
+        origin = origins.get(name, "")
+        out.append(f"  {name.replace('_', '-'):<13}  {shown(value):<24}  {origin}".rstrip())
+    return out
+
+
+def shown(value) -> str:
+    """A setting's value as text."""
+    if isinstance(value, dict):  # a rate policy; its rate is the setting lr
+        rest = (f"{key} {shown(v)}" for key, v in value.items() if key not in ("policy", "rate"))
+        return ", ".join([value["policy"], *rest])
+    if isinstance(value, list):
+        return " ".join(map(shown, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    return "-" if value is None else str(value)

@@ -1,0 +1,342 @@
+"""Train a net. Commands to paste:
+
+    python -m engine.train --net fitnet4 --init lsuv
+    python -m engine.train --net fitnet4 --init lsuv --act relu --recipe fast
+    python -m engine.train --net fitnet_mnist --data mnist --recipe fast --epochs 3
+    python -m engine.train --net fitnet1 --data synthetic --limit 512 --epochs 2 --recipe fast
+    python -m engine.train --net fitnet4 --init msra --seed 1 --runs 3
+    python -m engine.train --resume runs/fitnet4-lsuv-20250101-120000
+
+`assemble` puts the rooms together, `train` is the loop. A run stops with Ctrl-C or SIGTERM after the
+step in hand, saves, and continues with --resume as if it had not stopped, bit for bit.
+
+Read next: models/fitnet.py, the net's list of layers.
+"""
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine import checkpoint, runs
+from engine import settings as options
+from engine.command import StopSignals, run_command
+from engine.data import load as load_data
+from engine.diagnosis import first_not_finite
+from engine.errors import RunError
+from engine.feed import Feed, read_clock, zero_sums
+from engine.losses import HEADS
+from engine.net import Net
+from engine.optimizers import SGD, RMSProp
+from engine.progress import Progress
+from engine.schedules import rates
+from engine.scoring import score
+from engine.settings import Known, Settings
+from kernels import DeviceError, ops_for
+from kernels.clock import CORRECT_SUM, FINITE, LOSS_SUM, SEEN, STEP, new_clock
+from lsuv import INITS, initialise
+from models import ACTS, NETS, build
+from models.recipes import KINDS, recipe
+
+KNOWN = Known(nets=NETS, acts=ACTS, inits=INITS, recipes=KINDS, recipe=recipe)
+
+
+def assemble(s: Settings, data, ops) -> tuple[Net, Feed, SGD | RMSProp]:
+    """A net of zero weights on the device, the data set beside it, and the optimizer."""
+    layers = build(s.net, s.act, len(data.classes), s.dropout)
+    net = Net(layers, HEADS[s.head](), ops, data.in_shape, s.batch, s.seed)
+    if s.optimizer == "sgd":
+        optimizer = SGD(net, s.momentum, s.decay, s.clip)
+    else:
+        optimizer = RMSProp(net, s.rho, s.delta, s.decay, s.clip)
+    return net, Feed(net, data, s.move, s.input_scale), optimizer
+
+
+def first_weights(s: Settings, net: Net, feed: Feed):
+    """Fill the weights and, for lsuv, bring every layer's output to unit variance -> the report.
+
+    LSUV sees the run's first training batch, or with --lsuv-mode fresh its first batches."""
+    lsuv_options = {"mode": s.lsuv_mode, "tolerance": s.lsuv_tol, "max_iter": s.lsuv_max_iter}
+    net.resize(s.lsuv_batch)
+    report = initialise(net, s.init, feed.first_batches(), s.seed, s.act,
+                        **(lsuv_options if s.init == "lsuv" else {}))
+    net.resize(s.batch)
+    return report
+
+
+@dataclass
+class Past:
+    """What a run has done so far, beside its weights: all that a checkpoint's `progress` holds."""
+
+    clock: np.ndarray  # with the unfinished epoch's sums
+    rows: int = 0  # of metrics.csv
+    images: int = 0  # trained on
+    training: float = 0.0  # seconds of training, without evaluation
+    epoch_training: float = 0.0  # of them in the unfinished epoch
+    epoch_images: int = 0
+    seconds: float = 0.0  # of everything
+
+    def as_dict(self) -> dict:
+        return {**vars(self), "clock": [float(value).hex() for value in self.clock]}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Past":
+        clock = np.array([float.fromhex(value) for value in values["clock"]])
+        return cls(**{**values, "clock": clock})
+
+
+def epoch_ends(s: Settings, images: int) -> list[int]:
+    """The step after which each epoch is over; batches run on across them, the last may be short."""
+    whole = [round(epoch * images / s.batch) for epoch in range(1, math.floor(s.epochs) + 1)]
+    return sorted({*whole, s.steps} - {0})
+
+
+def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past,
+          stop: StopSignals) -> bool:
+    """The loop, from `past` to the last step: True when it is done, False when it was stopped.
+
+    Leaves a row in metrics.csv and a checkpoint after every epoch. RunError names step, epoch and
+    layer where a loss or gradient is not finite; the last good checkpoint is then kept."""
+    ops, rows, began = net.ops, runs.read_metrics(folder)[: past.rows], time.perf_counter()
+    spent = past.seconds
+
+    def save() -> None:
+        past.seconds = spent + time.perf_counter() - began
+        step = int(past.clock[STEP])
+        checkpoint.save(folder, net, optimizer, step=step, epoch=step * s.batch / feed.train.count,
+                        settings=s.as_dict(), data=describe(feed.data),
+                        mean_image=feed.data.mean_image, progress=past.as_dict())
+
+    with Progress(s.steps, int(past.clock[STEP])) as show:
+        if past.rows == 0 and past.clock[STEP] == 0:
+            save()  # so that there is a good checkpoint from the first step on
+        for epoch, end in enumerate(epoch_ends(s, feed.train.count)[past.rows:], past.rows + 1):
+            first = int(past.clock[STEP])
+            table = rates(s.policy, first, end - first + 1)
+            device_table = feed.start(past.clock, first, end, table)
+            start = looked = time.perf_counter()
+            for step in range(first, end):
+                feed.train_batch()
+                net.forward(train=True)
+                net.evaluate_loss()
+                net.backward()
+                optimizer.step()
+                ops.advance(net.clock, device_table)
+                if stop.asked():
+                    break
+                if time.perf_counter() - looked > 1:
+                    clock, looked = read_clock(net), time.perf_counter()
+                    if not clock[FINITE]:
+                        break
+                    seen = (clock[STEP] - first) * s.batch
+                    show.step(int(clock[STEP]), epoch, clock[LOSS_SUM] / clock[SEEN],
+                              seen / (looked - start))
+            ops.synchronize()
+            clock, seconds = read_clock(net), time.perf_counter() - start
+            if not clock[FINITE]:
+                raise not_finite(s, net, feed, folder, clock, epoch)
+            images = int(clock[STEP] - first) * s.batch
+            past.clock, past.images = clock, past.images + images
+            past.training, past.epoch_training = past.training + seconds, past.epoch_training + seconds
+            past.epoch_images += images
+            tested = None if stop.asked() else score(net, feed, stop.asked)
+            if tested is None:
+                save()
+                return False
+            past.seconds = spent + time.perf_counter() - began
+            rows.append({
+                "epoch": epoch, "step": end, "lr": float(rates(s.policy, end - 1, 1)[0]),
+                "train_loss": clock[LOSS_SUM] / clock[SEEN],
+                "train_accuracy": clock[CORRECT_SUM] / clock[SEEN],
+                "test_loss": tested.loss, "test_accuracy": tested.accuracy,
+                "images_per_second": past.epoch_images / max(past.epoch_training, 1e-9),
+                "seconds": past.seconds})
+            runs.write_metrics(folder, rows)
+            show.step(end, epoch, rows[-1]["train_loss"], rows[-1]["images_per_second"])
+            show.line(epoch_line(rows[-1], s.epochs))
+            zero_sums(past.clock)
+            past.rows, past.epoch_training, past.epoch_images = epoch, 0.0, 0
+            save()
+    return True
+
+
+def not_finite(s: Settings, net: Net, feed: Feed, folder: Path, clock, epoch: int) -> RunError:
+    """The error that ends a run whose clock is latched: that step is repeated, looking."""
+    where = first_not_finite(net, feed)
+    saved = checkpoint.read(folder)
+    remedy = f"lower --lr ({s.lr:g})" + (f" or --clip ({s.clip:g})" if s.clip else " or set --clip 1")
+    return RunError(f"loss is not finite at step {int(clock[STEP])} (epoch {epoch}): first seen in "
+                    f"{where}; {remedy}, or try another --init ({s.init}); the last good checkpoint "
+                    f"is {saved.path}, step {saved.step}")
+
+
+def describe(data) -> dict:
+    """What a checkpoint and run.json say of a data set: enough to preprocess new images as it did.
+
+    pixel_scale: the factor on every pixel where a set is not contrast-normalised per image."""
+    fixed = not data.train.shift.any() and np.ptp(data.train.scale) == 0
+    return {"name": data.name, "fingerprint": data.fingerprint, "classes": data.classes,
+            "in_shape": list(data.in_shape), "pad": data.pad, "mirror": data.mirror,
+            "train_images": len(data.train.images), "test_images": len(data.test.images),
+            "pixel_scale": float(data.train.scale[0]) if fixed else None, "notes": data.notes}
+
+
+def data_words(name: str) -> str:
+    """The data set as the first and the last line name it."""
+    return f"data {name}" + ("  (made up by the program, not a real data set)"
+                             if name == "synthetic" else "")
+
+
+def epoch_line(row: dict, epochs: float) -> str:
+    return (f"epoch {row['epoch']}/{math.ceil(epochs)}  step {row['step']}  lr {row['lr']:.3g}  "
+            f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}  "
+            f"test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:.4f}  "
+            f"images/s {row['images_per_second']:.0f}")
+
+
+def last_line(result: dict) -> str:
+    loss = float("nan") if result["test_loss"] is None else result["test_loss"]
+    return (f"test accuracy {result['test_accuracy']:.4f}  error {result['test_error']:.4f}  "
+            f"loss {loss:.4f}  epochs {result['epochs']:g}  "
+            f"images/s {result['images_per_second']:.0f}  device {result['device']}  "
+            f"{data_words(result['data'])}")
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def new_run(s: Settings, origins: dict, data, ops, folder: Path) -> dict:
+    """Initialise and train in a new folder -> run.json's result, or None inside if it was stopped."""
+    net, feed, optimizer = assemble(s, data, ops)
+    report = first_weights(s, net, feed)
+    for note in report.notes:
+        say(f"note: {note}")
+    say(f"init {s.init}: {len(report.layers())} layers with weights, {net.parameters:,} parameters, "
+        f"{report.seconds:.2f} s; {folder / runs.INIT} has every layer")
+    runs.write_json(folder / runs.INIT, report.as_dict())
+    record = {"settings": s.as_dict(), "origins": origins, "data": describe(data),
+              "parameters": net.parameters, "device": ops.name, "device_description":
+              ops.description, "versions": runs.versions(),
+              "started": time.strftime("%Y-%m-%d %H:%M:%S%z"), "result": None}
+    runs.write_json(folder / runs.RUN, record)
+    return finish(s, net, feed, optimizer, folder, Past(new_clock()), record)
+
+
+def resumed_run(args) -> dict:
+    """Continue the run in args.resume from its checkpoint."""
+    folder, record = Path(args.resume), runs.read_run(args.resume)
+    s = Settings.from_dict(record["settings"] | {
+        name: getattr(args, name) for name in options.MAY_CHANGE
+        if getattr(args, name) is not None}, str(folder / runs.RUN))
+    if record["result"]:
+        say(f"{folder} is complete; to train longer start a new run with more --epochs")
+        say(last_line(record["result"]))
+        return record
+    ops = ops_for(s.device, threads=s.threads)
+    say(f"resuming {folder}")
+    if ops.name != record["device"]:
+        say(f"note: the run began on device {record['device']}; on {ops.name} it continues equal up "
+            "to rounding, not bit for bit")
+    data = load_data(s.data, s.data_dir, s.limit, size=NETS[s.net].in_shape, report=say)
+    introduce(s, {}, data, ops)
+    net, feed, optimizer = assemble(s, data, ops)
+    saved = checkpoint.read(folder, say)
+    checkpoint.refuse_others(saved, s.as_dict(), describe(data))
+    checkpoint.restore(saved, net, optimizer)
+    say(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
+    record = record | {"settings": s.as_dict(), "device": ops.name,
+                       "device_description": ops.description}
+    return finish(s, net, feed, optimizer, folder, Past.from_dict(saved.progress), record)
+
+
+def finish(s: Settings, net, feed, optimizer, folder: Path, past: Past, record: dict) -> dict:
+    """Train to the end, write the result into run.json, print the last line. Stopped: exit 130/143."""
+    quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    with StopSignals() as stop, quiet:  # a value that is not finite is latched and named by `train`
+        done = train(s, net, feed, optimizer, folder, past, stop)
+        if not done:
+            say(f"stopped at step {int(past.clock[STEP])} of {s.steps} and saved; continue with "
+                f"python -m engine.train --resume {folder}")
+            raise SystemExit(stop.exit_code)
+        rows = runs.read_metrics(folder)
+        if not rows:  # --epochs 0: the untrained net
+            tested = score(net, feed)
+            rows = [{"test_accuracy": tested.accuracy, "test_loss": tested.loss}]
+        accuracy = rows[-1]["test_accuracy"]
+        record["result"] = {
+            "test_accuracy": accuracy, "test_error": 1 - accuracy,
+            "test_loss": rows[-1]["test_loss"], "epochs": s.epochs, "steps": s.steps,
+            "images_per_second": past.images / past.training if past.training else 0.0,
+            "training_seconds": past.training, "seconds": past.seconds, "device": net.ops.name,
+            "data": feed.data.name, "finished": time.strftime("%Y-%m-%d %H:%M:%S%z")}
+        record = runs.plain(record)
+        runs.write_json(folder / runs.RUN, record)
+    say(last_line(record["result"]))
+    return record
+
+
+def introduce(s: Settings, origins: dict, data, ops) -> None:
+    """The first lines: the run in a line, the device and why, the data's notes, every setting."""
+    say(f"net {s.net}  act {s.act}  init {s.init}  {data_words(data.name)}")
+    say(f"{ops.why}; {ops.description}")
+    say(f"{len(data.train.images):,} training and {len(data.test.images):,} test images, "
+        f"{'x'.join(map(str, data.in_shape))}, {len(data.classes)} classes, "
+        f"fingerprint {data.fingerprint}")
+    for note in data.notes:
+        say(f"note: {note}")
+    for line in options.lines(s, origins):
+        say(line)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = options.train_parser(KNOWN, __doc__.split("\n\n`assemble`")[0]).parse_args(argv)
+    options.check(args, KNOWN)
+    if args.resume is not None:
+        options.check_resume(args)
+        resumed_run(args)
+        return 0
+    ops = ops_for(args.device or "auto", threads=args.threads)
+    model = NETS[args.net or options.DEFAULTS["net"]]
+    data = load_data(args.data or "auto", args.data_dir, args.limit, wanted=model.data,
+                     size=model.in_shape, report=say)
+    s, origins = options.resolve(args, KNOWN, data.name, len(data.train.images))
+    if args.summary:
+        print(assemble(s, data, ops)[0].summary())
+        return 0
+    out = Path(args.out) if args.out else runs.default_name(s.net, s.init)
+    if (args.runs or 1) == 1:
+        folder = runs.new_folder(out)
+        introduce(s, origins, data, ops)
+        new_run(s, origins, data, ops, folder)
+        return 0
+    found = []
+    folders = [runs.new_folder(out / f"seed{s.seed + k}") for k in range(args.runs)]
+    introduce(s, origins, data, ops)
+    for k, folder in enumerate(folders):
+        say(f"run {k + 1} of {args.runs}, seed {s.seed + k}, {folder}")
+        found.append(new_run(options.with_seed(s, s.seed + k), origins, data, ops, folder)["result"])
+    summarise(found, out)
+    return 0
+
+
+def summarise(found: list[dict], out: Path) -> None:
+    """Mean and spread (sample standard deviation) of several runs; the last line is their mean's."""
+    accuracy = np.array([result["test_accuracy"] for result in found])
+    losses = [float("nan") if r["test_loss"] is None else r["test_loss"] for r in found]
+    spread = accuracy.std(ddof=1)
+    runs.write_json(out / "runs.json", {"mean_accuracy": accuracy.mean(), "spread": spread,
+                                        "results": found})
+    say(f"{len(found)} runs: test accuracy mean {accuracy.mean():.4f}  spread {spread:.4f}  "
+        f"min {accuracy.min():.4f}  max {accuracy.max():.4f}")
+    say(last_line(found[0] | {
+        "test_accuracy": accuracy.mean(), "test_error": 1 - accuracy.mean(),
+        "test_loss": float(np.mean(losses)),
+        "images_per_second": float(np.mean([r["images_per_second"] for r in found]))}))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("engine.train", main, (DeviceError,)))

@@ -1,0 +1,65 @@
+"""The only room that knows hardware: `ops_for` turns the name of a device into its operations.
+
+    ops = kernels.ops_for("auto")       # the fastest device that works here; ops.why says why
+    ops = kernels.ops_for("cpu", threads=2)
+
+Devices: cpu (oneDNN and our own OpenMP kernels), numpy (the reference; runs wherever Python does).
+Read next: kernels/reference.py, the definition of every operation.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+DEVICES = ("auto", "cuda", "cpu", "numpy")
+
+
+class DeviceError(ValueError):
+    """A device that doesn't exist or can't be used on this machine; one line with the remedy."""
+
+
+def ops_for(name: str = "auto", threads: int | None = None):
+    """The operations of device `name`, with `threads` CPU threads (None: as many as OpenMP finds).
+
+    `ops.why` is one line for the user: which device this is, and why. Nothing of a device is imported
+    before it is asked for. Raises DeviceError.
+    """
+    if name not in DEVICES:
+        near = difflib.get_close_matches(str(name), DEVICES, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise DeviceError(f"device {name!r} is not one of {', '.join(DEVICES)}{hint}")
+    if threads is not None and threads < 1:
+        raise DeviceError(f"threads {threads} is not a positive number of CPU threads")
+    if name == "cuda":
+        raise DeviceError("device cuda: this build has no CUDA device; use cpu, numpy or auto")
+    if name == "numpy":
+        return _numpy_ops(threads, "device numpy: asked for")
+    from importlib import import_module
+
+    try:
+        CpuOps = import_module("kernels.cpu.ops").CpuOps
+    except ImportError as error:
+        if name == "cpu":
+            raise DeviceError(
+                f"device cpu: {error}; install g++ and run `pip install` again, or use numpy"
+            ) from error
+        ops = _numpy_ops(None, f"device numpy: {error}")
+        if threads is not None:
+            ops.why += "; threads are then chosen by NumPy's BLAS"
+        return ops
+    ops = CpuOps(threads=threads)
+    ops.why = "device cpu: asked for" if name == "cpu" else "device cpu: the native extension loads"
+    return ops
+
+
+def _numpy_ops(threads: int | None, why: str):
+    if threads is not None:
+        raise DeviceError(
+            f"threads {threads}: device numpy takes them from NumPy's BLAS; "
+            "set OPENBLAS_NUM_THREADS instead"
+        )
+    from kernels.reference import NumpyOps
+
+    ops = NumpyOps()
+    ops.why = why
+    return ops

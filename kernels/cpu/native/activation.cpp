@@ -1,0 +1,107 @@
+// Activations and the sum: one element in, one element out.
+//
+//   forward    x (size,) float32 -> y (size,)                reads 4, writes 4 bytes an element
+//   backward   dy (size,), y (size,) -> dx (size,)           reads 8, writes 4
+//   add        a (size,), b (size,) -> y (size,)             reads 8, writes 4
+//
+// One thread computes a contiguous run, one vector lane an element. Backward needs only y, so x may
+// be overwritten by later layers. The transcendental ones are polynomials in float32, within 2 ulp.
+//
+// Read next: pool.cpp.
+#include "common.h"
+#include "exponential.h"
+#include "parallel.h"
+
+using namespace lsuv;
+
+namespace {
+
+template <class Function>
+void map(const py::array& x, const py::array& y, const char* x_name, const char* y_name,
+         Function function) {
+    same_size(x, x_name, y, y_name);
+    const auto* __restrict__ source = input<float>(x, x_name);
+    auto* __restrict__ target = output<float>(y, y_name);
+    const std::int64_t size = x.size();
+#pragma omp parallel for simd schedule(static) if (size > SERIAL)
+    for (std::int64_t i = 0; i < size; ++i) target[i] = function(source[i]);
+}
+
+template <class Function>
+void map(const py::array& a, const py::array& b, const py::array& y, const char* a_name,
+         const char* b_name, const char* y_name, Function function) {
+    same_size(a, a_name, b, b_name);
+    same_size(b, b_name, y, y_name);
+    const auto* __restrict__ left = input<float>(a, a_name);
+    const auto* __restrict__ right = input<float>(b, b_name);
+    auto* __restrict__ target = output<float>(y, y_name);
+    const std::int64_t size = a.size();
+#pragma omp parallel for simd schedule(static) if (size > SERIAL)
+    for (std::int64_t i = 0; i < size; ++i) target[i] = function(left[i], right[i]);
+}
+
+void leaky_forward(const py::array& x, const py::array& y, float slope) {
+    map(x, y, "leaky_forward x", "leaky_forward y", [slope](float value) {
+        const float scaled = slope * value;
+        return value > 0.0f ? value : scaled;
+    });
+}
+
+void leaky_backward(const py::array& dy, const py::array& y, const py::array& dx, float slope) {
+    map(dy, y, dx, "leaky_backward dy", "leaky_backward y", "leaky_backward dx",
+        [slope](float gradient, float value) {
+            const float scaled = slope * gradient;
+            return value > 0.0f ? gradient : scaled;
+        });
+}
+
+// Below 0.625, x + x^3 q(x^2) with q minimax (relative error 4e-9), where 1 - 2 / (e^2x + 1) would
+// cancel; above, that formula, which is exactly 1 from x = 9.02 on.
+float tanh_of(float x) {
+    const float size = x < 0.0f ? -x : x;
+    const float t = x * x;
+    float q = -0.00570497836f;
+    q = q * t + 0.0206390787f;
+    q = q * t - 0.0537397122f;
+    q = q * t + 0.133314422f;
+    q = q * t - 0.333332819f;
+    const float near = x + x * t * q;
+    const float far = 1.0f - 2.0f / (exponential(2.0f * size) + 1.0f);
+    const float signed_far = x < 0.0f ? -far : far;
+    return size < 0.625f ? near : signed_far;
+}
+
+void tanh_forward(const py::array& x, const py::array& y) {
+    map(x, y, "tanh_forward x", "tanh_forward y", [](float value) { return tanh_of(value); });
+}
+
+void tanh_backward(const py::array& dy, const py::array& y, const py::array& dx) {
+    map(dy, y, dx, "tanh_backward dy", "tanh_backward y", "tanh_backward dx",
+        [](float gradient, float value) { return gradient * (1.0f - value * value); });
+}
+
+void sigmoid_forward(const py::array& x, const py::array& y) {
+    map(x, y, "sigmoid_forward x", "sigmoid_forward y",
+        [](float value) { return 1.0f / (1.0f + exponential(-value)); });
+}
+
+void sigmoid_backward(const py::array& dy, const py::array& y, const py::array& dx) {
+    map(dy, y, dx, "sigmoid_backward dy", "sigmoid_backward y", "sigmoid_backward dx",
+        [](float gradient, float value) { return gradient * (value * (1.0f - value)); });
+}
+
+void add(const py::array& a, const py::array& b, const py::array& y) {
+    map(a, b, y, "add a", "add b", "add y", [](float left, float right) { return left + right; });
+}
+
+}  // namespace
+
+void bind_activation(py::module_& m) {
+    m.def("leaky_forward", &leaky_forward);
+    m.def("leaky_backward", &leaky_backward);
+    m.def("tanh_forward", &tanh_forward);
+    m.def("tanh_backward", &tanh_backward);
+    m.def("sigmoid_forward", &sigmoid_forward);
+    m.def("sigmoid_backward", &sigmoid_backward);
+    m.def("add", &add);
+}

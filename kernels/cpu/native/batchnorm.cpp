@@ -1,0 +1,197 @@
+// Batch normalisation per channel, without scale and shift (Ioffe and Szegedy 2015).
+//
+//   forward     x (rows, C) float32 -> y (rows, C), mean (C,), rstd (C,)
+//               reads x twice, 8 bytes an element, writes 4
+//   backward    dy (rows, C), y (rows, C), rstd (C,) -> dx (rows, C)      reads 16, writes 4
+//   running     mean (C,), rstd (C,) -> added to running_mean, running_var (C,) and weight (1,)
+//   inference   x (rows, C), running sums (C,) -> y (rows, C)             reads 4, writes 4
+//
+// A channel's sums are taken in double over tiles of a fixed number of rows and merged in their order,
+// so they have the same bits for any number of threads. One thread computes a run of rows, one vector
+// lane a channel.
+//
+// Read next: loss.cpp.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "clock.h"
+#include "moments.h"
+#include "parallel.h"
+
+using namespace lsuv;
+
+namespace {
+
+struct Rows {
+    std::int64_t rows, C, height, tiles;  // height: rows of a tile
+};
+
+Rows split(const py::array& x, const char* name) {
+    if (x.ndim() < 1) fail(std::string("batchnorm: ") + name + " () has no channels");
+    const std::int64_t C = x.shape(x.ndim() - 1);
+    if (x.size() == 0) fail(std::string("batchnorm: ") + name + " " + shape_text(x) + " has no elements");
+    const std::int64_t rows = x.size() / C, height = std::max<std::int64_t>(1, TILE / C);
+    return {rows, C, height, ceil_div(rows, height)};
+}
+
+// For each tile two sums a channel: sums[tile] = first (C,), second (C,).
+template <class Terms>
+std::vector<double> tile_sums(const Rows& size, Terms terms) {
+    const std::int64_t C = size.C;
+    std::vector<double> sums(size.tiles * 2 * C);
+#pragma omp parallel for schedule(static) if (size.rows * C > SERIAL)
+    for (std::int64_t tile = 0; tile < size.tiles; ++tile) {
+        const std::int64_t first = tile * size.height;
+        const std::int64_t stop = std::min(first + size.height, size.rows);
+        double* a = sums.data() + tile * 2 * C;
+        for (std::int64_t row = first; row < stop; ++row) terms(first, row, a, a + C);
+    }
+    return sums;
+}
+
+void batchnorm_forward(const py::array& x, const py::array& y, const py::array& mean,
+                       const py::array& rstd, double eps) {
+    const Rows size = split(x, "x");
+    const std::int64_t C = size.C;
+    same_size(x, "batchnorm: x", y, "y");
+    shaped(mean, "batchnorm: mean", {C});
+    shaped(rstd, "batchnorm: rstd", {C});
+    const auto* values = input<float>(x, "batchnorm_forward x");
+    auto* result = output<float>(y, "batchnorm_forward y");
+    auto* centre = output<float>(mean, "batchnorm_forward mean");
+    auto* factor = output<float>(rstd, "batchnorm_forward rstd");
+    const std::vector<double> sums = tile_sums(
+        size, [=](std::int64_t first, std::int64_t row, double* __restrict__ sum,
+                  double* __restrict__ squares) {
+            const float *run = values + row * C, *pivot = values + first * C;
+#pragma omp simd
+            for (std::int64_t c = 0; c < C; ++c) {
+                const double d = static_cast<double>(run[c]) - pivot[c];
+                sum[c] += d;
+                squares[c] += d * d;
+            }
+        });
+    for (std::int64_t c = 0; c < C; ++c) {
+        Moments all;
+        for (std::int64_t tile = 0; tile < size.tiles; ++tile) {
+            const std::int64_t first = tile * size.height;
+            const auto count = static_cast<double>(std::min(size.height, size.rows - first));
+            const double* sum = sums.data() + tile * 2 * C;
+            all.merge(Moments::of_sums(count, values[first * C + c], sum[c], sum[C + c]));
+        }
+        centre[c] = static_cast<float>(all.mean);
+        factor[c] = static_cast<float>(1 / std::sqrt(all.variance() + eps));
+    }
+#pragma omp parallel for schedule(static) if (size.rows * C > SERIAL)
+    for (std::int64_t row = 0; row < size.rows; ++row) {
+        const float* run = values + row * C;
+        float* out = result + row * C;
+#pragma omp simd
+        for (std::int64_t c = 0; c < C; ++c) out[c] = (run[c] - centre[c]) * factor[c];
+    }
+}
+
+void batchnorm_backward(const py::array& dy, const py::array& y, const py::array& rstd,
+                        const py::array& dx) {
+    const Rows size = split(y, "y");
+    const std::int64_t C = size.C;
+    same_size(dy, "batchnorm: dy", y, "y");
+    same_size(dx, "batchnorm: dx", y, "y");
+    shaped(rstd, "batchnorm: rstd", {C});
+    const auto* gradient = input<float>(dy, "batchnorm_backward dy");
+    const auto* values = input<float>(y, "batchnorm_backward y");
+    const auto* factor = input<float>(rstd, "batchnorm_backward rstd");
+    auto* result = output<float>(dx, "batchnorm_backward dx");
+    const std::vector<double> sums = tile_sums(
+        size, [=](std::int64_t, std::int64_t row, double* __restrict__ level,
+                  double* __restrict__ along) {
+            const float *g = gradient + row * C, *v = values + row * C;
+#pragma omp simd
+            for (std::int64_t c = 0; c < C; ++c) {
+                level[c] += g[c];
+                along[c] += static_cast<double>(g[c]) * v[c];
+            }
+        });
+    std::vector<float> means(2 * C);  // of dy (C,), of dy * y (C,)
+    for (std::int64_t c = 0; c < 2 * C; ++c) {
+        double sum = 0;
+        for (std::int64_t tile = 0; tile < size.tiles; ++tile) sum += sums[tile * 2 * C + c];
+        means[c] = static_cast<float>(sum / static_cast<double>(size.rows));
+    }
+    const float *level = means.data(), *along = level + C;
+#pragma omp parallel for schedule(static) if (size.rows * C > SERIAL)
+    for (std::int64_t row = 0; row < size.rows; ++row) {
+        const float *g = gradient + row * C, *v = values + row * C;
+        float* out = result + row * C;
+#pragma omp simd
+        for (std::int64_t c = 0; c < C; ++c) {
+            out[c] = factor[c] * (g[c] - level[c] - v[c] * along[c]);
+        }
+    }
+}
+
+void batchnorm_running(const py::array& mean, const py::array& rstd, const py::array& running_mean,
+                       const py::array& running_var, const py::array& weight, double count,
+                       double fraction, double eps, const py::array& clock) {
+    const std::int64_t C = mean.size();
+    shaped(rstd, "batchnorm: rstd", {C});
+    shaped(running_mean, "batchnorm: running_mean", {C});
+    shaped(running_var, "batchnorm: running_var", {C});
+    shaped(weight, "batchnorm: weight", {1});
+    const auto* centre = input<float>(mean, "batchnorm_running mean");
+    const auto* factor = input<float>(rstd, "batchnorm_running rstd");
+    auto* mean_sum = output<float>(running_mean, "batchnorm_running running_mean");
+    auto* var_sum = output<float>(running_var, "batchnorm_running running_var");
+    auto* batches = output<float>(weight, "batchnorm_running weight");
+    if (read_clock(clock)[FINITE] == 0) return;
+    const double unbiased = count / std::max(count - 1, 1.0);
+    for (std::int64_t c = 0; c < C; ++c) {
+        const double r = factor[c], biased = std::max(1 / (r * r) - eps, 0.0);
+        mean_sum[c] = static_cast<float>(fraction * mean_sum[c] + centre[c]);
+        var_sum[c] = static_cast<float>(fraction * var_sum[c] + biased * unbiased);
+    }
+    batches[0] = static_cast<float>(fraction * batches[0] + 1);
+}
+
+void batchnorm_inference(const py::array& x, const py::array& y, const py::array& running_mean,
+                         const py::array& running_var, const py::array& weight, double eps) {
+    if (x.ndim() < 1) fail("batchnorm: x () has no channels");
+    const std::int64_t C = x.shape(x.ndim() - 1);
+    same_size(x, "batchnorm: x", y, "y");
+    shaped(running_mean, "batchnorm: running_mean", {C});
+    shaped(running_var, "batchnorm: running_var", {C});
+    shaped(weight, "batchnorm: weight", {1});
+    const auto* values = input<float>(x, "batchnorm_inference x");
+    auto* result = output<float>(y, "batchnorm_inference y");
+    const auto* mean_sum = input<float>(running_mean, "batchnorm_inference running_mean");
+    const auto* var_sum = input<float>(running_var, "batchnorm_inference running_var");
+    const double batches = input<float>(weight, "batchnorm_inference weight")[0];
+    if (!(batches > 0)) {
+        fail("batchnorm: no running statistics yet; train at least one step first");
+    }
+    if (x.size() == 0) return;
+    std::vector<float> statistics(2 * C);  // mean (C,), 1 / standard deviation (C,)
+    for (std::int64_t c = 0; c < C; ++c) {
+        statistics[c] = static_cast<float>(mean_sum[c] / batches);
+        statistics[C + c] = static_cast<float>(1 / std::sqrt(var_sum[c] / batches + eps));
+    }
+    const float *centre = statistics.data(), *factor = centre + C;
+    const std::int64_t rows = x.size() / C;
+#pragma omp parallel for schedule(static) if (rows * C > SERIAL)
+    for (std::int64_t row = 0; row < rows; ++row) {
+        const float* run = values + row * C;
+        float* out = result + row * C;
+#pragma omp simd
+        for (std::int64_t c = 0; c < C; ++c) out[c] = (run[c] - centre[c]) * factor[c];
+    }
+}
+
+}  // namespace
+
+void bind_batchnorm(py::module_& m) {
+    m.def("batchnorm_forward", &batchnorm_forward);
+    m.def("batchnorm_backward", &batchnorm_backward);
+    m.def("batchnorm_running", &batchnorm_running);
+    m.def("batchnorm_inference", &batchnorm_inference);
+}

@@ -1,0 +1,82 @@
+// Checks on the arrays that Python hands over, shared by every kernel of this folder.
+//
+// A binding takes `const pybind11::array&`, and turns it into a pointer with input<T>() or output<T>():
+// dtype, C order and (with shaped) shape are checked once, here, and a mistake is one line that names
+// the argument and its value. Kernels then see bare pointers and sizes.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+namespace lsuv {
+
+namespace py = pybind11;
+
+// "(128, 32, 32, 3)", as NumPy prints a shape.
+inline std::string shape_text(const py::array& a) {
+    return py::str(a.attr("shape")).cast<std::string>();
+}
+
+inline std::string shape_text(std::initializer_list<std::int64_t> shape) {
+    std::string text = "(";
+    for (std::int64_t size : shape) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+    return text + (shape.size() == 1 ? ",)" : ")");
+}
+
+[[noreturn]] inline void fail(const std::string& message) { throw py::value_error(message); }
+
+template <class T>
+void check_array(const py::array& a, const char* name) {
+    if (!py::isinstance<py::array_t<T>>(a)) {
+        fail(std::string(name) + ": dtype " + py::str(a.dtype()).cast<std::string>() +
+             ", and device cpu takes " + py::str(py::dtype::of<T>()).cast<std::string>());
+    }
+    if (!(a.flags() & py::array::c_style)) {
+        fail(std::string(name) + ": shape " + shape_text(a) +
+             " is not C-contiguous; pass numpy.ascontiguousarray of it");
+    }
+}
+
+// The array's shape must be exactly `shape`.
+inline void shaped(const py::array& a, const char* name, std::initializer_list<std::int64_t> shape) {
+    bool same = a.ndim() == static_cast<py::ssize_t>(shape.size());
+    py::ssize_t axis = 0;
+    for (std::int64_t size : shape) same = same && a.shape(axis++) == size;
+    if (!same) fail(std::string(name) + ": shape " + shape_text(a) + ", expected " + shape_text(shape));
+}
+
+inline void dimensions(const py::array& a, const char* name, py::ssize_t ndim) {
+    if (a.ndim() != ndim) {
+        fail(std::string(name) + ": shape " + shape_text(a) + ", expected " + std::to_string(ndim) +
+             " dimensions");
+    }
+}
+
+// Two arrays of one size, whatever their shape is (element-wise kernels).
+inline void same_size(const py::array& a, const char* a_name, const py::array& b, const char* b_name) {
+    if (a.size() != b.size()) {
+        fail(std::string(a_name) + " " + shape_text(a) + " and " + b_name + " " + shape_text(b) +
+             " differ in size");
+    }
+}
+
+// A pointer to read from: dtype T, C order.
+template <class T>
+const T* input(const py::array& a, const char* name) {
+    check_array<T>(a, name);
+    return static_cast<const T*>(a.data());
+}
+
+// A pointer to write to: dtype T, C order, not read-only.
+template <class T>
+T* output(const py::array& a, const char* name) {
+    check_array<T>(a, name);
+    if (!a.writeable()) fail(std::string(name) + ": the array is read-only");
+    return const_cast<T*>(static_cast<const T*>(a.data()));
+}
+
+}  // namespace lsuv

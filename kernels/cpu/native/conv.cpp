@@ -1,0 +1,189 @@
+// Convolution by oneDNN, on plain NHWC activations and KRSC weights.
+//
+// A plan (conv_plan.h) is built at the first use of its shapes and kept, so a training step allocates
+// nothing after the first. Weights are copied into oneDNN's format at every call: COST
+// Read next: columns.h (the bias gradient), linear.cpp.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "columns.h"
+#include "common.h"
+#include "conv_plan.h"
+
+namespace {
+
+using namespace lsuv;
+
+enum class Pass : std::int64_t { forward, backward_data, backward_filter };
+
+// An argument of a call, with the name that an error gives it, such as "conv_backward_data: dy".
+struct Argument {
+    const py::array& array;
+    const char* name;
+};
+
+// Checks the shapes against each other; in a backward pass x, W or y is a gradient of that shape.
+ConvShape shape_of(const Argument& x, const Argument& W, const Argument& y, std::int64_t stride,
+               std::int64_t pad, std::int64_t groups) {
+    dimensions(x.array, x.name, 4);
+    dimensions(W.array, W.name, 4);
+    const auto in = x.array.shape(), filter = W.array.shape();
+    ConvShape s{in[0],     in[1],     in[2], in[3], filter[0], filter[1],
+            filter[2], 0,         0,     stride, pad,      groups};
+    const std::string about = std::string(W.name) + " " + shape_text(W.array);
+    if (stride < 1) fail(about + ": stride " + std::to_string(stride) + " is not positive");
+    if (pad < 0) fail(about + ": pad " + std::to_string(pad) + " is negative");
+    if (groups < 1 || s.C % groups || s.K % groups) {
+        fail(about + ": " + std::to_string(s.C) + " inputs and " + std::to_string(s.K) +
+             " outputs do not split into " + std::to_string(groups) + " groups");
+    }
+    if (filter[3] != s.C / groups) {
+        fail(about + " reads " + std::to_string(filter[3]) + " channels, a group of " +
+             shape_text(x.array) + " has " + std::to_string(s.C / groups));
+    }
+    if (s.R < 1 || s.S < 1 || s.H + 2 * pad < s.R || s.W + 2 * pad < s.S) {
+        fail(about + " does not fit into " + shape_text(x.array) + " with pad " + std::to_string(pad));
+    }
+    s.Ho = (s.H + 2 * pad - s.R) / stride + 1;
+    s.Wo = (s.W + 2 * pad - s.S) / stride + 1;
+    shaped(y.array, y.name, {s.N, s.Ho, s.Wo, s.K});
+    return s;
+}
+
+// total += part, both `count` floats.
+void accumulate(float* total, const float* part, std::int64_t count) {
+#pragma omp parallel for simd schedule(static) if (count > 16384)
+    for (std::int64_t i = 0; i < count; ++i) total[i] += part[i];
+}
+
+using Key = std::array<std::int64_t, 12>;
+
+struct KeyHash {
+    std::size_t operator()(const Key& key) const {
+        std::size_t hash = 0;
+        for (std::int64_t value : key) hash = hash * 1000003 + static_cast<std::size_t>(value);
+        return hash;
+    }
+};
+
+// The plans of one device object. A plan's memory is used by one call at a time: the lock makes
+// calls from several Python threads wait for each other.
+class Convolutions {
+public:
+    void forward(const py::array& x, const py::array& W, const py::array& b, const py::array& y,
+                 std::int64_t stride, std::int64_t pad, std::int64_t groups) {
+        const Argument ax{x, "conv_forward: x"}, aW{W, "conv_forward: W"}, ay{y, "conv_forward: y"};
+        const ConvShape s = shape_of(ax, aW, ay, stride, pad, groups);
+        shaped(b, "conv_forward: b", {s.K});
+        const float* x_data = input<float>(x, ax.name);
+        const float* W_data = input<float>(W, aW.name);
+        const float* b_data = input<float>(b, "conv_forward: b");
+        float* y_data = output<float>(y, ay.name);
+        if (s.N == 0) return;
+
+        py::gil_scoped_release release;
+        std::lock_guard<std::mutex> guard(lock_);
+        ConvPlan& plan = plan_for(Pass::forward, s);
+        point(plan.krsc, W_data);
+        point(plan.x, x_data);
+        point(plan.bias, b_data);
+        point(plan.y, y_data);
+        plan.reorder_weights();
+        plan.run();
+    }
+
+    void backward_data(const py::array& dy, const py::array& W, const py::array& dx,
+                       std::int64_t stride, std::int64_t pad, std::int64_t groups) {
+        const Argument ay{dy, "conv_backward_data: dy"}, aW{W, "conv_backward_data: W"},
+            ax{dx, "conv_backward_data: dx"};
+        const ConvShape s = shape_of(ax, aW, ay, stride, pad, groups);
+        const float* dy_data = input<float>(dy, ay.name);
+        const float* W_data = input<float>(W, aW.name);
+        float* dx_data = output<float>(dx, ax.name);
+        if (s.N == 0) return;
+
+        py::gil_scoped_release release;
+        std::lock_guard<std::mutex> guard(lock_);
+        ConvPlan& plan = plan_for(Pass::backward_data, s);
+        point(plan.krsc, W_data);
+        point(plan.y, dy_data);
+        point(plan.x, dx_data);
+        plan.reorder_weights();
+        plan.run();
+    }
+
+    void backward_filter(const py::array& x, const py::array& dy, const py::array& dW,
+                         const py::array& db, std::int64_t stride, std::int64_t pad,
+                         std::int64_t groups) {
+        const Argument ax{x, "conv_backward_filter: x"}, ay{dy, "conv_backward_filter: dy"},
+            aW{dW, "conv_backward_filter: dW"};
+        const ConvShape s = shape_of(ax, aW, ay, stride, pad, groups);
+        shaped(db, "conv_backward_filter: db", {s.K});
+        const float* x_data = input<float>(x, ax.name);
+        const float* dy_data = input<float>(dy, ay.name);
+        float* dW_data = output<float>(dW, aW.name);
+        float* db_data = output<float>(db, "conv_backward_filter: db");
+        if (s.N == 0) {
+            std::fill_n(dW_data, dW.size(), 0.0f);
+            std::fill_n(db_data, s.K, 0.0f);
+            return;
+        }
+
+        py::gil_scoped_release release;
+        std::lock_guard<std::mutex> guard(lock_);
+        ConvPlan& plan = plan_for(Pass::backward_filter, s);
+        point(plan.krsc, dW_data);
+        float* const total = floats(plan.weights);  // the copy, or dW itself
+        const std::int64_t count = plan.weights.get_desc().get_size() / sizeof(float);
+        bias_.start(s.K);
+        for (std::int64_t image = 0; image < s.N; image += plan.chunk) {
+            point(plan.x, x_data + image * s.x_image());
+            point(plan.y, dy_data + image * s.y_image());
+            bias_.add(dy_data + image * s.y_image(), plan.chunk * s.Ho * s.Wo);
+            if (image > 0) point(plan.weights, floats(plan.partial));
+            plan.run();
+            if (image > 0) accumulate(total, floats(plan.partial), count);
+        }
+        point(plan.weights, total);
+        plan.reorder_weights();
+        bias_.finish(db_data);
+    }
+
+private:
+    ConvPlan& plan_for(Pass pass, const ConvShape& s) {
+        const Key key{static_cast<std::int64_t>(pass), s.N, s.H, s.W, s.C, s.K, s.R, s.S, s.stride,
+                      s.pad, s.groups, omp_get_max_threads()};
+        const auto found = plans_.find(key);
+        if (found != plans_.end()) return found->second;
+        if (pass == Pass::forward) return plans_.emplace(key, plan_forward(s)).first->second;
+        if (pass == Pass::backward_data) {
+            return plans_.emplace(key, plan_backward_data(s)).first->second;
+        }
+        return plans_.emplace(key, plan_backward_filter(s)).first->second;
+    }
+
+    std::unordered_map<Key, ConvPlan, KeyHash> plans_;
+    ColumnSums bias_;
+    std::mutex lock_;
+};
+
+}  // namespace
+
+void bind_conv(py::module_& m) {
+    using namespace py::literals;
+    py::class_<Convolutions>(m, "Convolutions", "convolution plans by shape, built at first use")
+        .def(py::init<>())
+        .def("conv_forward", &Convolutions::forward, "x"_a, "W"_a, "b"_a, "y"_a, "stride"_a, "pad"_a,
+             "groups"_a)
+        .def("conv_backward_data", &Convolutions::backward_data, "dy"_a, "W"_a, "dx"_a, "stride"_a,
+             "pad"_a, "groups"_a)
+        .def("conv_backward_filter", &Convolutions::backward_filter, "x"_a, "dy"_a, "dW"_a, "db"_a,
+             "stride"_a, "pad"_a, "groups"_a);
+}

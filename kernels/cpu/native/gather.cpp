@@ -1,0 +1,137 @@
+// The next batch of the resident data set: cropped, mirrored and normalised in one pass.
+//
+//   gather   images (M,H,W,C) uint8, labels (M,) int32, shift (M,), scale (M,),
+//            mean_image (H+2pad,W+2pad,C), order (S,N) int32 -> x (N,H,W,C), y (N,) int32
+//            reads 1 byte an element (and the mean image, from the cache), writes 4
+//
+// One thread computes a run of images. A row of the crop is at most three runs: border, image, border;
+// the border is 0 before the mean image is subtracted. A mirrored row is turned round where it lies.
+//
+// Read next: optimizer.cpp.
+#include <algorithm>
+
+#include "clock.h"
+#include "parallel.h"
+#include "philox.h"
+
+using namespace lsuv;
+
+namespace {
+
+struct Crop {
+    std::int64_t top, left;
+    bool flip;
+};
+
+struct Shape {
+    std::int64_t H, W, C, pad;
+};
+
+Crop draw(std::uint64_t seed, std::uint64_t n, std::int64_t pad, std::int64_t move, bool mirror) {
+    const Words w = philox(seed, n, 0, AUGMENT << 16);
+    const std::uint64_t span = static_cast<std::uint64_t>(2 * move + 1);
+    const std::int64_t first = pad - move;
+    return {first + static_cast<std::int64_t>(w.w0 * span >> 32),
+            first + static_cast<std::int64_t>(w.w1 * span >> 32), mirror && w.w2 >> 31};
+}
+
+// One image (H,W,C) with its shift and scale -> x (H,W,C).
+void crop_image(const std::uint8_t* __restrict__ image, const float* __restrict__ mean_image,
+                float* __restrict__ x, float shift, float scale, float input_scale, const Crop& crop,
+                const Shape& shape) {
+    const auto [H, W, C, pad] = shape;
+    const std::int64_t width = W + 2 * pad;
+    const std::int64_t begin = std::clamp<std::int64_t>(pad - crop.left, 0, W) * C;
+    const std::int64_t end = std::clamp<std::int64_t>(pad + W - crop.left, 0, W) * C;
+    for (std::int64_t r = 0; r < H; ++r) {
+        const std::int64_t row = crop.top + r - pad;
+        const bool inside = row >= 0 && row < H;
+        const float* mean = mean_image + ((crop.top + r) * width + crop.left) * C;
+        // Position i of the crop is byte i + offset of the image's row.
+        const std::int64_t offset = (row * W + crop.left - pad) * C;
+        const std::int64_t from = inside ? begin : W * C, to = inside ? end : W * C;
+        float* out = x + r * W * C;
+        for (std::int64_t i = 0; i < from; ++i) out[i] = (0.0f - mean[i]) * input_scale;
+#pragma omp simd
+        for (std::int64_t i = from; i < to; ++i) {
+            const auto value = static_cast<float>(image[offset + i]);
+            out[i] = ((value - shift) * scale - mean[i]) * input_scale;
+        }
+        for (std::int64_t i = to; i < W * C; ++i) out[i] = (0.0f - mean[i]) * input_scale;
+        if (crop.flip) {
+            for (std::int64_t a = 0, b = W - 1; a < b; ++a, --b) {
+                std::swap_ranges(out + a * C, out + (a + 1) * C, out + b * C);
+            }
+        }
+    }
+}
+
+// The row of `order` that belongs to this step; its indices are checked.
+const std::int32_t* batch_order(const py::array& order, std::int64_t M, const double* clock) {
+    dimensions(order, "gather: order", 2);
+    const auto* table = input<std::int32_t>(order, "gather order");
+    const auto step = static_cast<std::int64_t>(clock[STEP]);
+    const auto first = static_cast<std::int64_t>(clock[FIRST]);
+    const std::int64_t row = step - first;
+    if (row < 0 || row >= order.shape(0)) {
+        fail("gather: step " + std::to_string(step) + " has no row in the order, which has " +
+             std::to_string(order.shape(0)) + " from step " + std::to_string(first) +
+             "; upload the next one");
+    }
+    const std::int64_t N = order.shape(1);
+    for (std::int64_t i = 0; i < N; ++i) {
+        if (table[row * N + i] >= M) {
+            fail("gather: image " + std::to_string(table[row * N + i]) + " of step " +
+                 std::to_string(step) + ", but there are " + std::to_string(M));
+        }
+    }
+    return table + row * N;
+}
+
+void gather(const py::array& images, const py::array& labels, const py::array& shift,
+            const py::array& scale, const py::array& mean_image, const py::array& order,
+            const py::array& x, const py::array& y, const py::array& clock, std::uint64_t seed,
+            std::int64_t pad, std::int64_t move, bool mirror, float input_scale, bool augment) {
+    dimensions(images, "gather: images", 4);
+    const std::int64_t M = images.shape(0);
+    const Shape shape = {images.shape(1), images.shape(2), images.shape(3), pad};
+    if (move < 0 || move > pad) {
+        fail("gather: move " + std::to_string(move) + " must lie in 0 .. pad = " + std::to_string(pad));
+    }
+    shaped(labels, "gather: labels", {M});
+    shaped(shift, "gather: shift", {M});
+    shaped(scale, "gather: scale", {M});
+    shaped(mean_image, "gather: mean_image", {shape.H + 2 * pad, shape.W + 2 * pad, shape.C});
+    const auto* now = read_clock(clock);
+    const auto* rows = batch_order(order, M, now);
+    const std::int64_t N = order.shape(1), size = shape.H * shape.W * shape.C;
+    shaped(x, "gather: x", {N, shape.H, shape.W, shape.C});
+    shaped(y, "gather: y", {N});
+    const auto* pixels = input<std::uint8_t>(images, "gather images");
+    const auto* label = input<std::int32_t>(labels, "gather labels");
+    const auto* shifts = input<float>(shift, "gather shift");
+    const auto* scales = input<float>(scale, "gather scale");
+    const auto* mean = input<float>(mean_image, "gather mean_image");
+    auto* result = output<float>(x, "gather x");
+    auto* classes = output<std::int32_t>(y, "gather y");
+    const auto first = static_cast<std::uint64_t>(now[STEP]) * static_cast<std::uint64_t>(N);
+#pragma omp parallel for schedule(static) if (N * size > SERIAL)
+    for (std::int64_t i = 0; i < N; ++i) {
+        const std::int64_t index = rows[i];
+        float* image = result + i * size;
+        if (index < 0) {
+            std::fill(image, image + size, 0.0f);
+            classes[i] = -1;
+            continue;
+        }
+        const Crop crop = augment ? draw(seed, first + static_cast<std::uint64_t>(i), pad, move, mirror)
+                                  : Crop{pad, pad, false};
+        crop_image(pixels + index * size, mean, image, shifts[index], scales[index], input_scale, crop,
+                   shape);
+        classes[i] = label[index];
+    }
+}
+
+}  // namespace
+
+void bind_gather(py::module_& m) { m.def("gather", &gather); }

@@ -1,0 +1,89 @@
+// The fully connected layer: three matrix products by oneDNN's sgemm, on plain row-major arrays.
+// Read next: maxout.cpp.
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "columns.h"
+#include "common.h"
+#include "onednn.h"
+
+namespace {
+
+using namespace lsuv;
+
+struct Shape {
+    std::int64_t N, F, K;
+};
+
+Shape shape_of(const char* op, const py::array& x, const py::array& W, const py::array& y) {
+    const std::string where = std::string(op) + ": ";
+    dimensions(x, (where + "x").c_str(), 2);
+    dimensions(W, (where + "W").c_str(), 2);
+    const Shape s{x.shape(0), x.shape(1), W.shape(0)};
+    shaped(W, (where + "W").c_str(), {s.K, s.F});
+    shaped(y, (where + "y").c_str(), {s.N, s.K});
+    return s;
+}
+
+// C (M,N) = op(A) op(B) + beta C, row-major; `turn` 'T' transposes. rows: the length of a stored row.
+void product(char turn_a, char turn_b, std::int64_t M, std::int64_t N, std::int64_t K, const float* A,
+             std::int64_t a_row, const float* B, std::int64_t b_row, float beta, float* C,
+             std::int64_t c_row) {
+    const dnnl_status_t status = dnnl_sgemm(turn_a, turn_b, M, N, K, 1.0f, A, a_row, B, b_row, beta,
+                                            C, c_row);
+    if (status != dnnl_success) {
+        throw std::runtime_error("oneDNN's sgemm failed with status " + std::to_string(status));
+    }
+}
+
+// y (N,K) = x (N,F) W' + b
+void linear_forward(const py::array& x, const py::array& W, const py::array& b, const py::array& y) {
+    const Shape s = shape_of("linear_forward", x, W, y);
+    shaped(b, "linear_forward: b", {s.K});
+    const float* x_data = input<float>(x, "linear_forward: x");
+    const float* W_data = input<float>(W, "linear_forward: W");
+    const float* b_data = input<float>(b, "linear_forward: b");
+    float* y_data = output<float>(y, "linear_forward: y");
+    py::gil_scoped_release release;
+    for (std::int64_t n = 0; n < s.N; ++n) std::copy_n(b_data, s.K, y_data + n * s.K);
+    product('N', 'T', s.N, s.K, s.F, x_data, s.F, W_data, s.F, 1.0f, y_data, s.K);
+}
+
+// dx (N,F) = dy (N,K) W
+void linear_backward_data(const py::array& dy, const py::array& W, const py::array& dx) {
+    const Shape s = shape_of("linear_backward_data", dx, W, dy);
+    const float* dy_data = input<float>(dy, "linear_backward_data: dy");
+    const float* W_data = input<float>(W, "linear_backward_data: W");
+    float* dx_data = output<float>(dx, "linear_backward_data: dx");
+    py::gil_scoped_release release;
+    product('N', 'N', s.N, s.F, s.K, dy_data, s.K, W_data, s.F, 0.0f, dx_data, s.F);
+}
+
+// dW (K,F) = dy' x and db (K,) = the column sums of dy
+void linear_backward_filter(const py::array& x, const py::array& dy, const py::array& dW,
+                            const py::array& db) {
+    const Shape s = shape_of("linear_backward_filter", x, dW, dy);
+    shaped(db, "linear_backward_filter: db", {s.K});
+    const float* x_data = input<float>(x, "linear_backward_filter: x");
+    const float* dy_data = input<float>(dy, "linear_backward_filter: dy");
+    float* dW_data = output<float>(dW, "linear_backward_filter: dW");
+    float* db_data = output<float>(db, "linear_backward_filter: db");
+    py::gil_scoped_release release;
+    product('T', 'N', s.K, s.F, s.N, dy_data, s.K, x_data, s.F, 0.0f, dW_data, s.F);
+    ColumnSums sums;
+    sums.start(s.K);
+    sums.add(dy_data, s.N);
+    sums.finish(db_data);
+}
+
+}  // namespace
+
+void bind_linear(py::module_& m) {
+    using namespace py::literals;
+    m.def("linear_forward", &linear_forward, "x"_a, "W"_a, "b"_a, "y"_a);
+    m.def("linear_backward_data", &linear_backward_data, "dy"_a, "W"_a, "dx"_a);
+    m.def("linear_backward_filter", &linear_backward_filter, "x"_a, "dy"_a, "dW"_a, "db"_a);
+}

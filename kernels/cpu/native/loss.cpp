@@ -1,0 +1,182 @@
+// The two losses and softmax. A label of -1 marks a padding row, which counts nowhere.
+//
+//   softmax                  scores (N,K) float32 -> prob (N,K)
+//   softmax_loss_forward     scores (N,K), labels (N,) int32 -> prob (N,K), clock
+//   softmax_loss_backward    prob (N,K), labels -> dscores (N,K)
+//   hinge_loss_forward       scores (N,K), labels -> prob (N,K), the margins' losses; clock
+//   hinge_loss_backward      scores (N,K), labels -> dscores (N,K)
+//              each reads 4 and writes 4 bytes an element
+//
+// One thread computes a run of rows. A row's loss is summed in double, column by column, and the rows
+// are added in their order by the calling thread, so the loss has the same bits for any number of
+// threads.
+//
+// Read next: variance.cpp.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "clock.h"
+#include "exponential.h"
+#include "parallel.h"
+
+using namespace lsuv;
+
+namespace {
+
+struct Batch {
+    std::int64_t N, K;
+};
+
+Batch batch(const py::array& scores, const py::array& result, const char* op) {
+    dimensions(scores, op, 2);
+    const Batch size = {scores.shape(0), scores.shape(1)};
+    if (size.K < 1) fail(std::string(op) + ": scores " + shape_text(scores) + " have no classes");
+    shaped(result, op, {size.N, size.K});
+    return size;
+}
+
+const std::int32_t* classes(const py::array& labels, const Batch& size, const char* op) {
+    shaped(labels, "labels", {size.N});
+    const auto* label = input<std::int32_t>(labels, "labels");
+    for (std::int64_t n = 0; n < size.N; ++n) {
+        if (label[n] >= size.K) {
+            fail(std::string(op) + ": label " + std::to_string(label[n]) + " of row " +
+                 std::to_string(n) + ", but there are " + std::to_string(size.K) + " classes");
+        }
+    }
+    return label;
+}
+
+// Writes the loss of the batch and, while it is finite, adds to the sums.
+void record(const float* scores, const std::int32_t* label, const std::vector<double>& losses,
+            const Batch& size, double* clock) {
+    double total = 0;
+    std::int64_t seen = 0, correct = 0;
+    for (std::int64_t n = 0; n < size.N; ++n) {
+        if (label[n] < 0) continue;
+        const float* row = scores + n * size.K;
+        total += losses[n];
+        correct += std::max_element(row, row + size.K) - row == label[n];  // the first largest
+        ++seen;
+    }
+    clock[LOSS] = total / static_cast<double>(std::max<std::int64_t>(seen, 1));
+    if (!std::isfinite(total)) {
+        clock[FINITE] = 0;
+        return;
+    }
+    clock[LOSS_SUM] += total;
+    clock[CORRECT_SUM] += static_cast<double>(correct);
+    clock[SEEN] += static_cast<double>(seen);
+}
+
+// prob = exp(row - its largest) / the sum of those. Returns the logarithm of the sum before the shift.
+double softmax_row(const float* __restrict__ row, float* __restrict__ prob, std::int64_t K) {
+    float largest = row[0];
+    for (std::int64_t k = 1; k < K; ++k) largest = row[k] > largest ? row[k] : largest;
+#pragma omp simd
+    for (std::int64_t k = 0; k < K; ++k) prob[k] = exponential(row[k] - largest);
+    double sum = 0;
+    for (std::int64_t k = 0; k < K; ++k) sum += prob[k];
+    const auto inverse = static_cast<float>(1 / sum);
+    for (std::int64_t k = 0; k < K; ++k) prob[k] *= inverse;
+    return std::log(sum) + largest;
+}
+
+void softmax(const py::array& scores, const py::array& prob) {
+    const Batch size = batch(scores, prob, "softmax");
+    const auto* values = input<float>(scores, "softmax scores");
+    auto* result = output<float>(prob, "softmax prob");
+    const auto [N, K] = size;
+#pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
+    for (std::int64_t n = 0; n < N; ++n) softmax_row(values + n * K, result + n * K, K);
+}
+
+void softmax_loss_forward(const py::array& scores, const py::array& labels, const py::array& prob,
+                          const py::array& clock) {
+    const Batch size = batch(scores, prob, "softmax_loss_forward");
+    const auto* label = classes(labels, size, "softmax_loss_forward");
+    const auto* values = input<float>(scores, "softmax_loss_forward scores");
+    auto* result = output<float>(prob, "softmax_loss_forward prob");
+    auto* sums = write_clock(clock);
+    const auto [N, K] = size;
+    std::vector<double> losses(N);
+#pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
+    for (std::int64_t n = 0; n < N; ++n) {
+        const float* row = values + n * K;
+        const double normaliser = softmax_row(row, result + n * K, K);
+        losses[n] = label[n] < 0 ? 0 : normaliser - row[label[n]];
+    }
+    record(values, label, losses, size, sums);
+}
+
+void softmax_loss_backward(const py::array& prob, const py::array& labels, const py::array& dscores) {
+    const Batch size = batch(prob, dscores, "softmax_loss_backward");
+    const auto* label = classes(labels, size, "softmax_loss_backward");
+    const auto* values = input<float>(prob, "softmax_loss_backward prob");
+    auto* result = output<float>(dscores, "softmax_loss_backward dscores");
+    const auto [N, K] = size;
+    const float count = static_cast<float>(N);
+#pragma omp parallel for schedule(static) if (N * K > SERIAL)
+    for (std::int64_t n = 0; n < N; ++n) {
+        const float* row = values + n * K;
+        float* out = result + n * K;
+        for (std::int64_t k = 0; k < K; ++k) {
+            const float difference = k == label[n] ? row[k] - 1.0f : row[k];
+            out[k] = label[n] < 0 ? 0.0f : difference / count;
+        }
+    }
+}
+
+void hinge_loss_forward(const py::array& scores, const py::array& labels, const py::array& prob,
+                        const py::array& clock) {
+    const Batch size = batch(scores, prob, "hinge_loss_forward");
+    const auto* label = classes(labels, size, "hinge_loss_forward");
+    const auto* values = input<float>(scores, "hinge_loss_forward scores");
+    auto* result = output<float>(prob, "hinge_loss_forward prob");
+    auto* sums = write_clock(clock);
+    const auto [N, K] = size;
+    std::vector<double> losses(N);
+#pragma omp parallel for schedule(static) if (N * K > SERIAL)
+    for (std::int64_t n = 0; n < N; ++n) {
+        const float* row = values + n * K;
+        float* out = result + n * K;
+        double sum = 0;
+        for (std::int64_t k = 0; k < K; ++k) {
+            const float margin = k == label[n] ? 1.0f - row[k] : 1.0f + row[k];
+            out[k] = margin < 0.0f ? 0.0f : margin;  // keeps NaN, for the loss to show it
+            sum += out[k];
+        }
+        losses[n] = sum;
+    }
+    record(values, label, losses, size, sums);
+}
+
+void hinge_loss_backward(const py::array& scores, const py::array& labels, const py::array& dscores) {
+    const Batch size = batch(scores, dscores, "hinge_loss_backward");
+    const auto* label = classes(labels, size, "hinge_loss_backward");
+    const auto* values = input<float>(scores, "hinge_loss_backward scores");
+    auto* result = output<float>(dscores, "hinge_loss_backward dscores");
+    const auto [N, K] = size;
+    const float step = 1.0f / static_cast<float>(N);
+#pragma omp parallel for schedule(static) if (N * K > SERIAL)
+    for (std::int64_t n = 0; n < N; ++n) {
+        const float* row = values + n * K;
+        float* out = result + n * K;
+        for (std::int64_t k = 0; k < K; ++k) {
+            const bool own = k == label[n];
+            const bool violated = (own ? 1.0f - row[k] : 1.0f + row[k]) > 0.0f && label[n] >= 0;
+            out[k] = violated ? (own ? -step : step) : 0.0f;
+        }
+    }
+}
+
+}  // namespace
+
+void bind_loss(py::module_& m) {
+    m.def("softmax", &softmax);
+    m.def("softmax_loss_forward", &softmax_loss_forward);
+    m.def("softmax_loss_backward", &softmax_loss_backward);
+    m.def("hinge_loss_forward", &hinge_loss_forward);
+    m.def("hinge_loss_backward", &hinge_loss_backward);
+}

@@ -1,0 +1,68 @@
+// The extension kernels.cpu._native: every kernel file adds its functions to the one module.
+// Read next: conv.cpp (oneDNN), then maxout.cpp, the shortest of our own kernels.
+#include <dnnl.hpp>
+#include <omp.h>
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "common.h"
+
+namespace py = pybind11;
+
+void bind_conv(py::module_& m);
+void bind_linear(py::module_& m);
+void bind_maxout(py::module_& m);
+void bind_activation(py::module_& m);
+void bind_pool(py::module_& m);
+void bind_dropout(py::module_& m);
+void bind_batchnorm(py::module_& m);
+void bind_loss(py::module_& m);
+void bind_variance(py::module_& m);
+void bind_gather(py::module_& m);
+void bind_optimizer(py::module_& m);
+
+namespace {
+
+// OpenMP keeps this count per calling thread; oneDNN's OpenMP build asks the same runtime for it.
+void set_threads(int count) {
+    if (count < 1) lsuv::fail("threads: " + std::to_string(count) + " is not a positive count");
+    omp_set_num_threads(count);
+}
+
+std::string onednn() {
+    const dnnl_version_t* version = dnnl_version();
+    return std::to_string(version->major) + "." + std::to_string(version->minor);
+}
+
+// The widest instruction set that oneDNN uses here, by its common name.
+std::string instructions() {
+    const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
+    const auto has = [isa](dnnl::cpu_isa level) {
+        return (isa & static_cast<unsigned>(level)) == static_cast<unsigned>(level);
+    };
+    if (has(dnnl::cpu_isa::avx512_core)) return "AVX-512";
+    if (has(dnnl::cpu_isa::avx2)) return "AVX2";
+    return "SSE4.1";
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m) {
+    m.doc() = "CPU kernels of lsuv-engine: oneDNN convolution and our own OpenMP kernels";
+    m.def("set_threads", &set_threads, py::arg("count"), "OpenMP threads of every later kernel");
+    m.def("threads", &omp_get_max_threads, "OpenMP threads that a kernel uses");
+    m.def("onednn", &onednn, "oneDNN's version, such as 3.2");
+    m.def("instructions", &instructions, "the instruction set in use, such as AVX-512");
+    bind_conv(m);
+    bind_linear(m);
+    bind_maxout(m);
+    bind_activation(m);
+    bind_pool(m);
+    bind_dropout(m);
+    bind_batchnorm(m);
+    bind_loss(m);
+    bind_variance(m);
+    bind_gather(m);
+    bind_optimizer(m);
+}

@@ -1,0 +1,45 @@
+// The few things that every use of oneDNN here needs: engine, stream, and memory that views or owns.
+#pragma once
+
+#include <dnnl.hpp>
+
+#include <cstdint>
+#include <unordered_map>
+
+namespace lsuv {
+
+using Arguments = std::unordered_map<int, dnnl::memory>;
+
+inline dnnl::engine& cpu_engine() {
+    static dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+    return engine;
+}
+
+inline dnnl::stream& cpu_stream() {
+    static dnnl::stream stream(cpu_engine());
+    return stream;
+}
+
+inline dnnl::memory::desc float_desc(const dnnl::memory::dims& shape, dnnl::memory::format_tag tag) {
+    return dnnl::memory::desc(shape, dnnl::memory::data_type::f32, tag);
+}
+
+// Memory that owns nothing, to be pointed at an array before each use. Its copies share the pointer.
+inline dnnl::memory view_of(const dnnl::memory::desc& desc) {
+    return dnnl::memory(desc, cpu_engine(), nullptr);
+}
+
+// Memory that owns its array; pointing it elsewhere would free that.
+inline dnnl::memory buffer_of(const dnnl::memory::desc& desc) {
+    return dnnl::memory(desc, cpu_engine());
+}
+
+inline void point(dnnl::memory& memory, const float* data) {
+    memory.set_data_handle(const_cast<float*>(data));
+}
+
+inline float* floats(const dnnl::memory& memory) {
+    return static_cast<float*>(memory.get_data_handle());
+}
+
+}  // namespace lsuv

@@ -1,0 +1,156 @@
+// The global norm, the two updates and the end of a step, on flat arenas.
+//
+//   clip           g (size,) float32 -> clock         reads 4 bytes an element
+//   sgd_step       w, g, v (size,), segments (S,4)    reads 12, writes 8
+//   rmsprop_step   w, g, s (size,), segments (S,4)    reads 12, writes 8
+//   advance        clock, rates (S+1,) float64
+//
+// A segment is (start, stop, rate multiplier, decay multiplier); one thread computes a run of a
+// segment. The norm is summed in double over tiles of a fixed length, added in their order, so it has
+// the same bits for any number of threads.
+//
+// Read next: ../ops.py, which calls all this.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "clock.h"
+#include "parallel.h"
+
+// A vector of square roots can't set errno on the way, and nothing here reads it.
+#pragma GCC optimize("no-math-errno")
+
+using namespace lsuv;
+
+namespace {
+
+double tile_squares(const float* g, std::int64_t size) {
+    constexpr int LANES = 16;
+    double squares[LANES] = {};
+    std::int64_t i = 0;
+    for (; i + LANES <= size; i += LANES) {
+#pragma omp simd
+        for (int lane = 0; lane < LANES; ++lane) {
+            const double value = g[i + lane];
+            squares[lane] += value * value;
+        }
+    }
+    for (int lane = 0; i < size; ++i, ++lane) squares[lane] += static_cast<double>(g[i]) * g[i];
+    for (int lane = 1; lane < LANES; ++lane) squares[0] += squares[lane];
+    return squares[0];
+}
+
+void clip(const py::array& g, double limit, const py::array& clock) {
+    const auto* gradient = input<float>(g, "clip g");
+    auto* now = write_clock(clock);
+    const std::int64_t size = g.size(), tiles = ceil_div(size, TILE);
+    std::vector<double> squares(tiles);
+#pragma omp parallel for schedule(static) if (size > SERIAL)
+    for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        squares[tile] = tile_squares(gradient + tile * TILE, std::min(TILE, size - tile * TILE));
+    }
+    double total = 0;
+    for (double square : squares) total += square;
+    const double norm = std::sqrt(total);
+    const bool finite = std::isfinite(norm);
+    now[NORM] = norm;
+    now[CLIP] = finite && limit > 0 && norm > limit ? limit / norm : 1;
+    if (!finite) now[FINITE] = 0;
+}
+
+struct Update {
+    std::int64_t start, stop;
+    float rate, decay, factor;
+};
+
+// The segments with this step's rates; none while the clock is latched.
+std::vector<Update> updates(const py::array& w, const py::array& g, const py::array& state,
+                            const py::array& segments, const py::array& clock, double decay) {
+    same_size(w, "w", g, "g");
+    same_size(w, "w", state, "the optimizer's state");
+    dimensions(segments, "segments", 2);
+    shaped(segments, "segments", {segments.shape(0), 4});
+    const auto* table = input<double>(segments, "segments");
+    const auto* now = read_clock(clock);
+    std::vector<Update> result;
+    for (std::int64_t s = 0; s < segments.shape(0); ++s) {
+        const double *row = table + 4 * s, start = row[0], stop = row[1];
+        if (!(0 <= start && start <= stop && stop <= static_cast<double>(w.size()))) {
+            fail("segments: row " + std::to_string(s) + " runs from " + std::to_string(start) + " to " +
+                 std::to_string(stop) + " in an arena of " + std::to_string(w.size()));
+        }
+        result.push_back({static_cast<std::int64_t>(start), static_cast<std::int64_t>(stop),
+                          static_cast<float>(now[RATE] * row[2]), static_cast<float>(decay * row[3]),
+                          static_cast<float>(now[CLIP])});
+    }
+    if (now[FINITE] == 0) result.clear();
+    return result;
+}
+
+void sgd_segment(float* __restrict__ w, const float* __restrict__ g, float* __restrict__ v,
+                 const Update& part, float momentum) {
+    const auto [start, stop, rate, decay, factor] = part;
+#pragma omp parallel for simd schedule(static) if (stop - start > SERIAL)
+    for (std::int64_t i = start; i < stop; ++i) {
+        const float step = factor * g[i] + decay * w[i];
+        v[i] = momentum * v[i] + rate * step;
+        w[i] -= v[i];
+    }
+}
+
+void sgd_step(const py::array& w, const py::array& g, const py::array& v, const py::array& segments,
+              const py::array& clock, float momentum, double decay) {
+    auto* weight = output<float>(w, "sgd_step w");
+    const auto* gradient = input<float>(g, "sgd_step g");
+    auto* velocity = output<float>(v, "sgd_step v");
+    for (const Update& part : updates(w, g, v, segments, clock, decay)) {
+        sgd_segment(weight, gradient, velocity, part, momentum);
+    }
+}
+
+void rmsprop_segment(float* __restrict__ w, const float* __restrict__ g, float* __restrict__ s,
+                     const Update& part, float rho, float delta) {
+    const auto [start, stop, rate, decay, factor] = part;
+    const float rest = 1.0f - rho;
+#pragma omp parallel for simd schedule(static) if (stop - start > SERIAL)
+    for (std::int64_t i = start; i < stop; ++i) {
+        const float step = factor * g[i] + decay * w[i];
+        s[i] = rho * s[i] + rest * (step * step);
+        w[i] -= rate * step / (__builtin_sqrtf(s[i]) + delta);
+    }
+}
+
+void rmsprop_step(const py::array& w, const py::array& g, const py::array& s,
+                  const py::array& segments, const py::array& clock, float rho, float delta,
+                  double decay) {
+    auto* weight = output<float>(w, "rmsprop_step w");
+    const auto* gradient = input<float>(g, "rmsprop_step g");
+    auto* square = output<float>(s, "rmsprop_step s");
+    for (const Update& part : updates(w, g, s, segments, clock, decay)) {
+        rmsprop_segment(weight, gradient, square, part, rho, delta);
+    }
+}
+
+void advance(const py::array& clock, const py::array& rates) {
+    dimensions(rates, "advance: rates", 1);
+    if (rates.size() == 0) fail("advance: the table of rates is empty");
+    const auto* table = input<double>(rates, "advance rates");
+    auto* now = write_clock(clock);
+    if (now[FINITE] == 0) return;
+    now[STEP] += 1;
+    const auto row = static_cast<std::int64_t>(now[STEP] - now[FIRST]);
+    if (row < 0) {
+        fail("advance: step " + std::to_string(now[STEP]) + " lies before the table's first, " +
+             std::to_string(now[FIRST]));
+    }
+    now[RATE] = table[std::min<std::int64_t>(row, rates.size() - 1)];
+}
+
+}  // namespace
+
+void bind_optimizer(py::module_& m) {
+    m.def("clip", &clip);
+    m.def("sgd_step", &sgd_step);
+    m.def("rmsprop_step", &rmsprop_step);
+    m.def("advance", &advance);
+}

@@ -1,0 +1,157 @@
+"""Device cpu: the operations of kernels/reference.py, one call into the native extension a method.
+
+What an operation means stands in the reference. Different here: arrays are float32 (uint8 and int32
+where the contract says so), contiguous, and have exactly the shapes that the contract names; anything
+else is a ValueError that names the value, before memory is touched. Convolution and the fully
+connected layer are oneDNN's, everything else is our own, in native/.
+
+Read next: native/module.cpp, then native/maxout.cpp, the shortest kernel.
+"""
+
+from __future__ import annotations
+
+from kernels.cpu import _native
+from kernels.reference import NumpyOps
+
+
+class CpuOps(NumpyOps):
+    """Every operation, on NumPy arrays, by oneDNN and OpenMP."""
+
+    name = "cpu"
+
+    def __init__(self, threads: int | None = None):
+        """threads: OpenMP threads of every kernel of this process; None leaves OpenMP's own count."""
+        if threads is not None:
+            _native.set_threads(threads)
+        self._convolutions = _native.Convolutions()
+
+    @property
+    def description(self) -> str:
+        """One line for the user."""
+        count = _native.threads()
+        threads = f"{count} thread" + ("s" if count != 1 else "")
+        return f"oneDNN {_native.onednn()}, {threads}, {_native.instructions()}"
+
+    # -- convolution ------------------------------------------------------------------------------
+
+    def conv_forward(self, x, W, b, y, stride, pad, groups):
+        self._convolutions.conv_forward(x, W, b, y, stride, pad, groups)
+
+    def conv_backward_data(self, dy, W, dx, stride, pad, groups):
+        self._convolutions.conv_backward_data(dy, W, dx, stride, pad, groups)
+
+    def conv_backward_filter(self, x, dy, dW, db, stride, pad, groups):
+        self._convolutions.conv_backward_filter(x, dy, dW, db, stride, pad, groups)
+
+    # -- fully connected --------------------------------------------------------------------------
+
+    def linear_forward(self, x, W, b, y):
+        _native.linear_forward(x, W, b, y)
+
+    def linear_backward_data(self, dy, W, dx):
+        _native.linear_backward_data(dy, W, dx)
+
+    def linear_backward_filter(self, x, dy, dW, db):
+        _native.linear_backward_filter(x, dy, dW, db)
+
+    # -- maxout and pooling -----------------------------------------------------------------------
+
+    def maxout_forward(self, x, y, which, pieces):
+        _native.maxout_forward(x, y, which, pieces)
+
+    def maxout_backward(self, dy, which, dx, pieces):
+        _native.maxout_backward(dy, which, dx, pieces)
+
+    def maxpool_forward(self, x, y, which, size, stride):
+        _native.maxpool_forward(x, y, which, size, stride)
+
+    def maxpool_backward(self, dy, which, dx, size, stride):
+        _native.maxpool_backward(dy, which, dx, size, stride)
+
+    # -- activations ------------------------------------------------------------------------------
+
+    def leaky_forward(self, x, y, slope):
+        _native.leaky_forward(x, y, slope)
+
+    def leaky_backward(self, dy, y, dx, slope):
+        _native.leaky_backward(dy, y, dx, slope)
+
+    def tanh_forward(self, x, y):
+        _native.tanh_forward(x, y)
+
+    def tanh_backward(self, dy, y, dx):
+        _native.tanh_backward(dy, y, dx)
+
+    def sigmoid_forward(self, x, y):
+        _native.sigmoid_forward(x, y)
+
+    def sigmoid_backward(self, dy, y, dx):
+        _native.sigmoid_backward(dy, y, dx)
+
+    # -- dropout and sum --------------------------------------------------------------------------
+
+    def dropout_forward(self, x, y, drop, seed, layer, clock):
+        _native.dropout_forward(x, y, drop, seed, layer, clock)
+
+    def dropout_backward(self, dy, dx, drop, seed, layer, clock):
+        _native.dropout_backward(dy, dx, drop, seed, layer, clock)
+
+    def add(self, a, b, y):
+        _native.add(a, b, y)
+
+    # -- batch normalisation ----------------------------------------------------------------------
+
+    def batchnorm_forward(self, x, y, mean, rstd, eps):
+        _native.batchnorm_forward(x, y, mean, rstd, eps)
+
+    def batchnorm_backward(self, dy, y, rstd, dx):
+        _native.batchnorm_backward(dy, y, rstd, dx)
+
+    def batchnorm_running(self, mean, rstd, running_mean, running_var, weight, count, fraction,
+                          eps, clock):
+        _native.batchnorm_running(mean, rstd, running_mean, running_var, weight, count, fraction,
+                                  eps, clock)
+
+    def batchnorm_inference(self, x, y, running_mean, running_var, weight, eps):
+        _native.batchnorm_inference(x, y, running_mean, running_var, weight, eps)
+
+    # -- losses -----------------------------------------------------------------------------------
+
+    def softmax(self, scores, prob):
+        _native.softmax(scores, prob)
+
+    def softmax_loss_forward(self, scores, labels, prob, clock):
+        _native.softmax_loss_forward(scores, labels, prob, clock)
+
+    def softmax_loss_backward(self, prob, labels, dscores):
+        _native.softmax_loss_backward(prob, labels, dscores)
+
+    def hinge_loss_forward(self, scores, labels, prob, clock):
+        _native.hinge_loss_forward(scores, labels, prob, clock)
+
+    def hinge_loss_backward(self, scores, labels, dscores):
+        _native.hinge_loss_backward(scores, labels, dscores)
+
+    # -- statistics and data ----------------------------------------------------------------------
+
+    def variance(self, x, groups):
+        return _native.variance(x, groups)
+
+    def gather(self, images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
+               mirror, input_scale, augment):
+        _native.gather(images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
+                       mirror, input_scale, augment)
+
+    # -- optimisation -----------------------------------------------------------------------------
+
+    def clip(self, g, limit, clock):
+        _native.clip(g, limit, clock)
+
+    def sgd_step(self, w, g, v, segments, clock, momentum, decay):
+        _native.sgd_step(w, g, v, segments, clock, momentum, decay)
+
+    def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):
+        _native.rmsprop_step(w, g, s, segments, clock, rho, delta, decay)
+
+    def advance(self, clock, rates):
+        _native.advance(clock, rates)

@@ -1,0 +1,589 @@
+"""What every operation means, in plain NumPy: the contract of all devices, and the manual.
+
+`NumpyOps` is the oracle of the tests and the device of last resort. Other devices subclass it and
+override methods, never signatures; what their docstrings don't say is said here. The rules that
+hold for all of them:
+
+* Every result goes into a buffer that the caller hands over; inputs are never changed.
+* Activations are NHWC and contiguous, weights KRSC: (outputs, height, width, inputs).
+* Backward stands directly under forward, same argument names with a `d` in front.
+* Where several values tie for the largest, the lowest piece or the first position wins.
+* A label of -1 marks a padding row: it counts in no loss and no sum, and has no gradient.
+* `clock` is the small array of kernels/clock.py.
+
+The methods here work in any float dtype, taken from their arrays; gradient checks run in float64.
+Loops run over taps of a window, pieces, segments or images, never over elements.
+
+Read next: kernels/orthonormal.py, the one operation with a file of its own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from kernels import philox
+from kernels.clock import (CLIP, CORRECT_SUM, FINITE, FIRST, LOSS, LOSS_SUM, NORM, RATE, SEEN,
+                           STEP)
+from kernels.orthonormal import orthonormal
+
+ALIGNMENT = 64                      # bytes: a cache line, and an AVX-512 register
+COLUMN_BYTES = 32 << 20             # the windows of a convolution that are unfolded at one time
+TILE = 1 << 16                      # elements of a tile of `variance`: in float64 it fits the cache
+
+
+class NumpyOps:
+    """Every operation, on NumPy arrays."""
+
+    name = "numpy"
+    why = ""                        # one line on why this device was chosen, set by ops_for
+
+    @property
+    def description(self) -> str:
+        """One line for the user."""
+        return f"NumPy {np.__version__}"
+
+    # -- memory -----------------------------------------------------------------------------------
+
+    def empty(self, shape, dtype=np.float32) -> np.ndarray:
+        """An uninitialised array, 64-byte aligned."""
+        return _aligned(np.empty, shape, dtype)
+
+    def zeros(self, shape, dtype=np.float32) -> np.ndarray:
+        """An array of zeros, 64-byte aligned."""
+        return _aligned(np.zeros, shape, dtype)
+
+    def asarray(self, host) -> np.ndarray:
+        """A copy on the device of a host array, same shape and dtype."""
+        host = np.asarray(host)
+        array = self.empty(host.shape, host.dtype)
+        array[...] = host
+        return array
+
+    def tohost(self, array) -> np.ndarray:
+        """A copy on the host of a device array."""
+        return np.array(array)
+
+    def synchronize(self) -> None:
+        """Wait for the device; here every call has finished when it returns."""
+
+    # -- convolution ------------------------------------------------------------------------------
+
+    def conv_forward(self, x, W, b, y, stride, pad, groups):
+        """y[n,i,j,k] = b[k] + sum over r,s,c of x[n, i*stride+r-pad, j*stride+s-pad, c] W[k,r,s,c].
+
+        x (N,H,W,C)  W (K,R,S,C/groups)  b (K,)  y (N,Ho,Wo,K), Ho = (H + 2 pad - R) // stride + 1.
+        Group g reads the g-th block of input channels and writes the g-th block of outputs. It is a
+        cross-correlation: the filter isn't flipped.
+        """
+        _check_conv("conv_forward", x, W, y, stride, pad, groups)
+        K, R, S, C = W.shape
+        for part in _parts(y, R * S * C):
+            windows = _windows(x[part], R, S, stride, pad)                  # (n,Ho,Wo,R,S,C*groups)
+            for inputs, outputs in _groups(C, K, groups):
+                columns = windows[..., inputs].reshape(-1, R * S * C)
+                product = columns @ W[outputs].reshape(-1, R * S * C).T
+                y[part][..., outputs] = product.reshape(*y[part].shape[:3], -1)
+        y += b
+
+    def conv_backward_data(self, dy, W, dx, stride, pad, groups):
+        """dx (N,H,W,C) from dy (N,Ho,Wo,K) and W (K,R,S,C/groups): each tap adds where it read."""
+        _check_conv("conv_backward_data", dx, W, dy, stride, pad, groups)
+        K, R, S, C = W.shape
+        _, H, width, channels = dx.shape
+        _, Ho, Wo, _ = dy.shape
+        for part in _parts(dy, R * S * C):
+            n = len(dy[part])
+            padded = np.zeros((n, H + 2 * pad, width + 2 * pad, channels), dx.dtype)
+            for inputs, outputs in _groups(C, K, groups):
+                columns = (dy[part][..., outputs].reshape(-1, K // groups)
+                           @ W[outputs].reshape(-1, R * S * C)).reshape(n, Ho, Wo, R, S, C)
+                for r, s in np.ndindex(R, S):
+                    rows, cols = _tap(r, Ho, stride), _tap(s, Wo, stride)
+                    padded[:, rows, cols, inputs] += columns[:, :, :, r, s]
+            dx[part] = padded[:, pad:pad + H, pad:pad + width]
+
+    def conv_backward_filter(self, x, dy, dW, db, stride, pad, groups):
+        """dW (K,R,S,C/groups) and db (K,) from x (N,H,W,C) and dy (N,Ho,Wo,K)."""
+        _check_conv("conv_backward_filter", x, dW, dy, stride, pad, groups)
+        K, R, S, C = dW.shape
+        dW[...] = 0
+        for part in _parts(dy, R * S * C):
+            windows = _windows(x[part], R, S, stride, pad)
+            for inputs, outputs in _groups(C, K, groups):
+                columns = windows[..., inputs].reshape(-1, R * S * C)
+                product = dy[part][..., outputs].reshape(-1, K // groups).T @ columns
+                dW[outputs] += product.reshape(-1, R, S, C)
+        db[...] = _channel_sums(dy)
+
+    # -- fully connected --------------------------------------------------------------------------
+
+    def linear_forward(self, x, W, b, y):
+        """y = x W' + b.  x (N,F)  W (K,F)  b (K,)  y (N,K)."""
+        _check("linear_forward", y, (len(x), len(W)))
+        np.matmul(x, W.T, out=y)
+        y += b
+
+    def linear_backward_data(self, dy, W, dx):
+        """dx = dy W.  dy (N,K)  W (K,F)  dx (N,F)."""
+        _check("linear_backward_data", dx, (len(dy), W.shape[1]))
+        np.matmul(dy, W, out=dx)
+
+    def linear_backward_filter(self, x, dy, dW, db):
+        """dW = dy' x and db = the column sums of dy.  x (N,F)  dy (N,K)  dW (K,F)  db (K,)."""
+        _check("linear_backward_filter", dW, (dy.shape[1], x.shape[1]))
+        np.matmul(dy.T, x, out=dW)
+        db[...] = _channel_sums(dy)
+
+    # -- maxout and pooling -----------------------------------------------------------------------
+
+    def maxout_forward(self, x, y, which, pieces):
+        """y = the largest of the pieces, which = its number.  x (...,P*C)  y, which (...,C).
+
+        Piece-major: channel p*C + c of x is piece p of channel c. which is uint8, so P <= 256.
+        Goodfellow et al., "Maxout networks" (2013).
+        """
+        _check_maxout("maxout_forward", x, y, pieces)
+        C = y.shape[-1]
+        y[...] = x[..., :C]
+        which[...] = 0
+        for p in range(1, pieces):
+            piece = x[..., p * C:(p + 1) * C]
+            larger = piece > y
+            np.copyto(y, piece, where=larger)
+            np.copyto(which, np.uint8(p), where=larger)
+
+    def maxout_backward(self, dy, which, dx, pieces):
+        """The piece that won receives dy, the others 0.  dy, which (...,C)  dx (...,P*C)."""
+        _check_maxout("maxout_backward", dx, dy, pieces)
+        C = dy.shape[-1]
+        for p in range(pieces):
+            dx[..., p * C:(p + 1) * C] = np.where(which == p, dy, 0)
+
+    def maxpool_forward(self, x, y, which, size, stride):
+        """The largest of each size x size window.  x (N,H,W,C)  y, which (N,Ho,Wo,C), uint8.
+
+        Caffe's output size, Ho = ceil((H - size) / stride) + 1; a window that reaches over the
+        bottom or right edge is clipped there. which = r * size + s, the place in the unclipped
+        window, so size <= 16.
+        """
+        _check_pool("maxpool_forward", x, y, size, stride)
+        _, H, width, _ = x.shape
+        _, Ho, Wo, _ = y.shape
+        y[...] = x[:, _tap(0, Ho, stride), _tap(0, Wo, stride)]
+        which[...] = 0
+        for r, s in np.ndindex(size, size):
+            ho, wo = _inside(r, H, Ho, stride), _inside(s, width, Wo, stride)
+            value = x[:, _tap(r, ho, stride), _tap(s, wo, stride)]
+            larger = value > y[:, :ho, :wo]
+            np.copyto(y[:, :ho, :wo], value, where=larger)
+            np.copyto(which[:, :ho, :wo], np.uint8(r * size + s), where=larger)
+
+    def maxpool_backward(self, dy, which, dx, size, stride):
+        """Each dy is added where its window was won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,C)."""
+        _check_pool("maxpool_backward", dx, dy, size, stride)
+        _, H, width, _ = dx.shape
+        _, Ho, Wo, _ = dy.shape
+        dx[...] = 0
+        for r, s in np.ndindex(size, size):
+            ho, wo = _inside(r, H, Ho, stride), _inside(s, width, Wo, stride)
+            won = which[:, :ho, :wo] == r * size + s
+            dx[:, _tap(r, ho, stride), _tap(s, wo, stride)] += np.where(won, dy[:, :ho, :wo], 0)
+
+    # -- activations ------------------------------------------------------------------------------
+
+    def leaky_forward(self, x, y, slope):
+        """y = x where x > 0, else slope * x. ReLU has slope 0, the paper's VLReLU 0.333."""
+        _check("leaky_forward", y, x.shape)
+        y[...] = np.where(x > 0, x, slope * x)
+
+    def leaky_backward(self, dy, y, dx, slope):
+        """dx = dy where y > 0, else slope * dy: the sign of y is that of x, as slope >= 0."""
+        _check("leaky_backward", dx, y.shape)
+        dx[...] = np.where(y > 0, dy, slope * dy)
+
+    def tanh_forward(self, x, y):
+        """y = tanh(x)."""
+        _check("tanh_forward", y, x.shape)
+        np.tanh(x, out=y)
+
+    def tanh_backward(self, dy, y, dx):
+        """dx = dy * (1 - y^2)."""
+        _check("tanh_backward", dx, y.shape)
+        np.multiply(dy, 1 - y * y, out=dx)
+
+    def sigmoid_forward(self, x, y):
+        """y = 1 / (1 + exp(-x)), written with exp(-|x|), which can't overflow."""
+        _check("sigmoid_forward", y, x.shape)
+        small = np.exp(-np.abs(x))
+        np.divide(np.where(x >= 0, 1, small), 1 + small, out=y)
+
+    def sigmoid_backward(self, dy, y, dx):
+        """dx = dy * y * (1 - y)."""
+        _check("sigmoid_backward", dx, y.shape)
+        np.multiply(dy, y * (1 - y), out=dx)
+
+    # -- dropout and sum --------------------------------------------------------------------------
+
+    def dropout_forward(self, x, y, drop, seed, layer, clock):
+        """Inverted dropout: an element is dropped with probability `drop`, the kept are scaled by
+        1 / (1 - drop), so that evaluation needs no scaling.
+
+        Element i of the flat array is dropped where word i % 4 of the counter (index i // 4, step
+        clock[STEP], DROPOUT << 16 | layer) is less than floor(drop * 2**32). Nothing is stored.
+        """
+        _check("dropout_forward", y, x.shape)
+        kept = _kept(x.size, drop, seed, layer, clock).reshape(x.shape)
+        y[...] = np.where(kept, x * (1 / (1 - drop)), 0)
+
+    def dropout_backward(self, dy, dx, drop, seed, layer, clock):
+        """The same mask, computed again from the same counters, applied to dy."""
+        self.dropout_forward(dy, dx, drop, seed, layer, clock)
+
+    def add(self, a, b, y):
+        """y = a + b: the sum of a residual connection, and of the gradients of a fork."""
+        _check("add", y, a.shape)
+        np.add(a, b, out=y)
+
+    # -- batch normalisation ----------------------------------------------------------------------
+
+    def batchnorm_forward(self, x, y, mean, rstd, eps):
+        """y = (x - mean) * rstd with the statistics of this batch, per channel (last axis).
+
+        mean, rstd (C,) are written; rstd = 1 / sqrt(biased variance + eps). No scale and shift, as
+        in the Caffe of the paper. Ioffe and Szegedy, "Batch normalization" (2015).
+        """
+        _check("batchnorm_forward", y, x.shape)
+        count = x.size // x.shape[-1]
+        mean[...] = _channel_sums(x) / count
+        np.subtract(x, mean, out=y)
+        rstd[...] = 1 / np.sqrt(_channel_sums(y * y) / count + eps)
+        y *= rstd
+
+    def batchnorm_backward(self, dy, y, rstd, dx):
+        """dx = rstd * (dy - mean(dy) - y * mean(dy * y)), means per channel."""
+        _check("batchnorm_backward", dx, y.shape)
+        count = y.size // y.shape[-1]
+        along = (_channel_sums(dy * y) / count).astype(y.dtype)
+        level = (_channel_sums(dy) / count).astype(y.dtype)
+        dx[...] = rstd * (dy - level - y * along)
+
+    def batchnorm_running(self, mean, rstd, running_mean, running_var, weight, count, fraction,
+                          eps, clock):
+        """Add a batch to the running sums, as Caffe does: each sum = fraction * sum + value.
+
+        The values are mean, the unbiased variance (count = N*H*W values a channel) and, for
+        weight (1,), 1. Does nothing while clock[FINITE] is 0.
+        """
+        if clock[FINITE] == 0:
+            return
+        biased = np.maximum(1 / np.square(rstd.astype(np.float64)) - eps, 0)
+        for running, value in ((running_mean, mean), (weight, 1.0),
+                               (running_var, biased * (count / max(count - 1, 1)))):
+            running *= fraction
+            running += value
+
+    def batchnorm_inference(self, x, y, running_mean, running_var, weight, eps):
+        """y = (x - mean) / sqrt(variance + eps) with the running sums divided by weight (1,)."""
+        _check("batchnorm_inference", y, x.shape)
+        if not weight[0] > 0:
+            raise ValueError("batchnorm: no running statistics yet; train at least one step first")
+        mean, variance = running_mean / weight[0], running_var / weight[0]
+        np.subtract(x, mean, out=y)
+        y *= 1 / np.sqrt(variance + eps)
+
+    # -- losses -----------------------------------------------------------------------------------
+
+    def softmax(self, scores, prob):
+        """prob[n] = exp(scores[n]) / its sum, both (N,K)."""
+        _check("softmax", prob, scores.shape)
+        np.exp(scores - scores.max(axis=1, keepdims=True), out=prob)
+        prob /= prob.sum(axis=1, keepdims=True)
+
+    def softmax_loss_forward(self, scores, labels, prob, clock):
+        """The loss -log prob[n, label] averaged over the images with a label.
+
+        scores, prob (N,K)  labels (N,) int32. Writes prob and clock[LOSS]; adds to clock[LOSS_SUM],
+        clock[CORRECT_SUM] (the first largest score is the label) and clock[SEEN]. A loss that isn't
+        finite latches clock[FINITE] to 0 and adds nothing.
+        """
+        _check_labels("softmax_loss_forward", labels, scores)
+        self.softmax(scores, prob)
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        truth = np.take_along_axis(shifted, np.maximum(labels, 0)[:, None].astype(np.int64), 1)
+        losses = np.log(np.exp(shifted).sum(axis=1)) - truth[:, 0]
+        _record(scores, labels, losses, clock)
+
+    def softmax_loss_backward(self, prob, labels, dscores):
+        """dscores = (prob - onehot(label)) / N; 0 in padding rows."""
+        _check("softmax_loss_backward", dscores, prob.shape)
+        onehot = labels[:, None] == np.arange(prob.shape[1])
+        dscores[...] = np.where(labels[:, None] >= 0, (prob - onehot) / len(prob), 0)
+
+    def hinge_loss_forward(self, scores, labels, prob, clock):
+        """Caffe's L1 hinge, one class against all: the sum over k of max(0, 1 - t s[n,k]).
+
+        t = +1 for the label, else -1. Averaged over the images with a label; the clock as in
+        softmax_loss_forward. prob (N,K) is a work buffer: here it holds the margins' losses.
+        """
+        _check_labels("hinge_loss_forward", labels, scores)
+        _check("hinge_loss_forward", prob, scores.shape)
+        prob[...] = np.maximum(0, 1 - _targets(labels, scores) * scores)
+        _record(scores, labels, prob.sum(axis=1), clock)
+
+    def hinge_loss_backward(self, scores, labels, dscores):
+        """dscores = -t / N where 1 - t s > 0, else 0; 0 in padding rows."""
+        _check("hinge_loss_backward", dscores, scores.shape)
+        t = _targets(labels, scores)
+        violated = (1 - t * scores > 0) & (labels[:, None] >= 0)
+        dscores[...] = np.where(violated, -t / len(scores), 0)
+
+    # -- statistics and initialisation ------------------------------------------------------------
+
+    def variance(self, x, groups):
+        """(mean, variance) of each of the `groups` blocks of the last axis: float64 host arrays.
+
+        Population variance over everything of a block: its channels, all places, all images. One
+        read of x: mean and sum of squared deviations (M2) of a tile in float64, merged in order.
+        Chan, Golub and LeVeque, "Updating formulae ... for computing sample variances" (1979).
+        """
+        channels = x.shape[-1]
+        if groups < 1 or channels % groups:
+            raise ValueError(f"variance: {channels} channels do not split into {groups} groups")
+        rows = x.reshape(-1, groups, channels // groups)
+        height = max(1, TILE // channels)
+        count, mean, M2 = 0, np.zeros(groups), np.zeros(groups)
+        for start in range(0, len(rows), height):
+            tile = rows[start:start + height].astype(np.float64)
+            tile_count = tile.shape[0] * tile.shape[2]
+            tile_mean = tile.mean(axis=(0, 2))
+            tile -= tile_mean[:, None]
+            tile_M2 = np.square(tile, out=tile).sum(axis=(0, 2))
+            total = count + tile_count
+            delta = tile_mean - mean
+            mean += delta * (tile_count / total)
+            M2 += tile_M2 + delta * delta * (count * tile_count / total)
+            count = total
+        return mean, M2 / count
+
+    def orthonormal(self, rows, cols, key):
+        """A Haar orthonormal matrix (rows, cols) float32; key = (seed, purpose, index).
+
+        Orthonormal columns if rows >= cols, else orthonormal rows. Computed in float64, rounded
+        once: max |Q'Q - 1| <= 1e-6. kernels/orthonormal.py tells how.
+        """
+        return self.asarray(orthonormal(rows, cols, key).astype(np.float32))
+
+    # -- data -------------------------------------------------------------------------------------
+
+    def gather(self, images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
+               mirror, input_scale, augment):
+        """The next batch of a resident data set: cropped, mirrored and normalised.
+
+        images (M,H,W,C) uint8, labels (M,) int32, shift and scale (M,) float32, mean_image
+        (H+2pad, W+2pad, C) float32, order (S,N) int32 -> x (N,H,W,C), y (N,) int32. Row
+        clock[STEP] - clock[FIRST] of order names the images; -1 is a padding row: zeros, label -1.
+
+        A padded image is (u - shift) * scale inside and 0 in its border, less the mean image, times
+        input_scale; x[i] is an H x W crop of it. With `augment`, image n = STEP*N + i of the run
+        draws w from the counter (index n, step 0, AUGMENT << 16): the crop starts at row
+        pad - move + (w0 * (2 move + 1) >> 32), at the column likewise from w1, and is mirrored
+        where `mirror` and the top bit of w2 are set. Without, it is the middle. move <= pad.
+        """
+        _check("gather", x, (order.shape[1], *images.shape[1:]))
+        _check("gather", mean_image, (x.shape[1] + 2 * pad, x.shape[2] + 2 * pad, x.shape[3]))
+        if not 0 <= move <= pad:
+            raise ValueError(f"gather: move {move} must lie in 0 .. pad = {pad}")
+        step = int(clock[STEP])
+        row = step - int(clock[FIRST])
+        if not 0 <= row < len(order):
+            raise ValueError(f"gather: step {step} has no row in the order, which has {len(order)} "
+                             f"from step {int(clock[FIRST])}; upload the next one")
+        N, H, width, _ = x.shape
+        w = philox.words(seed, philox.AUGMENT, 0, 0, step * N, N).astype(np.uint64)
+        span = np.uint64(2 * move + 1)
+        tops = (pad - move + (w[:, 0] * span >> np.uint64(32)).astype(np.int64)).tolist()
+        lefts = (pad - move + (w[:, 1] * span >> np.uint64(32)).astype(np.int64)).tolist()
+        flips = (w[:, 2] >> np.uint64(31)).tolist()
+        canvas = np.zeros(mean_image.shape, x.dtype)
+        for i, index in enumerate(order[row].tolist()):
+            if index < 0:
+                x[i], y[i] = 0, -1
+                continue
+            top, left, flip = (tops[i], lefts[i], mirror and flips[i]) if augment else (pad, pad, 0)
+            inside = canvas[pad:pad + H, pad:pad + width]
+            np.subtract(images[index], shift[index], out=inside, dtype=x.dtype)
+            inside *= scale[index]
+            window = slice(top, top + H), slice(left, left + width)
+            crop = (canvas[window] - mean_image[window]) * float(input_scale)
+            x[i] = crop[:, ::-1] if flip else crop
+            y[i] = labels[index]
+
+    # -- optimisation -----------------------------------------------------------------------------
+
+    def clip(self, g, limit, clock):
+        """Measure the whole gradient: clock[NORM] = |g|, clock[CLIP] = min(1, limit / |g|).
+
+        g is the flat gradient arena; summed in float64. limit 0 means no clipping. A norm that
+        isn't finite latches clock[FINITE] to 0. g is not changed: the update applies the factor.
+        """
+        norm = math.sqrt(np.square(g, dtype=np.float64).sum())
+        clock[NORM] = norm
+        clock[CLIP] = limit / norm if 0 < limit < norm < math.inf else 1.0
+        if not math.isfinite(norm):
+            clock[FINITE] = 0.0
+
+    def sgd_step(self, w, g, v, segments, clock, momentum, decay):
+        """Caffe's SGD: v = momentum * v + rate * g', w = w - v, with g' = CLIP * g + decay * w.
+
+        w, g, v: flat arenas. segments (S,4) float64: start, stop, rate multiplier, decay
+        multiplier. The rate, clock[RATE], is inside v, so that a smaller rate does not shrink the
+        velocity that has built up. Clipping comes before decay. Nothing while clock[FINITE] is 0.
+        """
+        for part, rate, step in _updates(w, g, segments, clock, decay):
+            v[part] = momentum * v[part] + rate * step
+            w[part] -= v[part]
+
+    def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):
+        """Caffe's RMSProp: s = rho * s + (1-rho) * g'^2, w = w - rate * g' / (sqrt(s) + delta)."""
+        for part, rate, step in _updates(w, g, segments, clock, decay):
+            s[part] = rho * s[part] + (1 - rho) * np.square(step)
+            w[part] -= rate * step / (np.sqrt(s[part]) + delta)
+
+    def advance(self, clock, rates):
+        """End a step: STEP += 1 and RATE = the table's rate for it; nothing while FINITE is 0.
+
+        rates (S+1,) float64 starts at clock[FIRST]; past its end the last rate stays.
+        """
+        if clock[FINITE] == 0:
+            return
+        clock[STEP] += 1
+        clock[RATE] = rates[min(int(clock[STEP] - clock[FIRST]), len(rates) - 1)]
+
+
+# -- memory and checks ----------------------------------------------------------------------------
+
+def _aligned(allocate, shape, dtype) -> np.ndarray:
+    shape = (shape,) if np.ndim(shape) == 0 else tuple(shape)
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    raw = allocate(size + ALIGNMENT, np.uint8)
+    offset = -raw.ctypes.data % ALIGNMENT
+    return raw[offset:offset + size].view(dtype).reshape(shape)
+
+
+def _check(op: str, array, shape) -> None:
+    if array.shape != tuple(shape):
+        raise ValueError(f"{op}: the buffer is {array.shape}, but its shape must be {tuple(shape)}")
+
+
+def _check_conv(op, x, W, y, stride, pad, groups) -> None:
+    N, H, width, channels = x.shape
+    K, R, S, C = W.shape
+    if channels != C * groups or K % groups:
+        raise ValueError(f"{op}: {channels} inputs and {K} outputs do not split into {groups} "
+                         f"groups of {C} inputs")
+    _check(op, y, (N, (H + 2 * pad - R) // stride + 1, (width + 2 * pad - S) // stride + 1, K))
+
+
+def _check_maxout(op, x, y, pieces) -> None:
+    if not 1 <= pieces <= 256 or x.shape[-1] % pieces:
+        raise ValueError(f"{op}: {x.shape[-1]} channels do not split into {pieces} pieces "
+                         "(1 .. 256)")
+    _check(op, y, (*x.shape[:-1], x.shape[-1] // pieces))
+
+
+def _check_pool(op, x, y, size, stride) -> None:
+    N, H, width, C = x.shape
+    if not 1 <= size <= 16 or not 1 <= stride <= size:
+        raise ValueError(f"{op}: window {size}, stride {stride}; a window is 1 .. 16 wide and its "
+                         "stride is no wider, or places would be skipped")
+    if size > H or size > width:
+        raise ValueError(f"{op}: a window of {size} does not fit into {H} x {width}")
+    _check(op, y, (N, -(-(H - size) // stride) + 1, -(-(width - size) // stride) + 1, C))
+
+
+def _check_labels(op, labels, scores) -> None:
+    _check(op, labels, scores.shape[:1])
+    if labels.max(initial=-1) >= scores.shape[1]:
+        raise ValueError(f"{op}: label {labels.max()}, but there are {scores.shape[1]} classes")
+
+
+# -- windows --------------------------------------------------------------------------------------
+
+def _parts(y, width):
+    """Slices of the batch whose unfolded windows, `width` values a place, fit COLUMN_BYTES."""
+    N, Ho, Wo, _ = y.shape
+    step = max(1, COLUMN_BYTES // (Ho * Wo * width * y.itemsize))
+    return [slice(start, min(start + step, N)) for start in range(0, N, step)]
+
+
+def _groups(C, K, groups):
+    """For each group the slices of its C inputs and of its share of the K outputs."""
+    k = K // groups
+    return [(slice(g * C, (g + 1) * C), slice(g * k, (g + 1) * k)) for g in range(groups)]
+
+
+def _windows(x, R, S, stride, pad):
+    """The (R,S) windows of the zero-padded x (N,H,W,C): a view (N,Ho,Wo,R,S,C)."""
+    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))) if pad else x
+    windows = sliding_window_view(x, (R, S), axis=(1, 2))[:, ::stride, ::stride]
+    return windows.transpose(0, 1, 2, 4, 5, 3)
+
+
+def _tap(offset, count, stride):
+    """The places that tap `offset` of `count` windows reads along one axis."""
+    return slice(offset, offset + (count - 1) * stride + 1, stride)
+
+
+def _inside(offset, length, count, stride):
+    """How many of `count` windows have their tap `offset` inside an axis of `length`."""
+    return min(count, -(-(length - offset) // stride))
+
+
+# -- sums, losses and updates ---------------------------------------------------------------------
+
+def _channel_sums(x):
+    """Sums over all axes but the last, in float64: (C,)."""
+    return x.reshape(-1, x.shape[-1]).sum(axis=0, dtype=np.float64)
+
+
+def _kept(count, drop, seed, layer, clock):
+    """(count,) bool: dropout's mask."""
+    if not 0 <= drop < 1:
+        raise ValueError(f"dropout: {drop} is not a probability of dropping in [0, 1)")
+    step = int(clock[STEP])
+    bits = philox.words(seed, philox.DROPOUT, layer, step, 0, -(-count // 4)).reshape(-1)[:count]
+    return bits >= np.uint32(math.floor(drop * 2.0 ** 32))
+
+
+def _targets(labels, scores):
+    """+1 in the column of the label, -1 elsewhere: (N,K) in the dtype of the scores."""
+    onehot = labels[:, None] == np.arange(scores.shape[1])
+    return np.where(onehot, 1, -1).astype(scores.dtype)
+
+
+def _record(scores, labels, losses, clock) -> None:
+    """Write a batch's losses (N,) into the clock."""
+    labelled = labels >= 0
+    seen = int(labelled.sum())
+    total = float(losses[labelled].sum(dtype=np.float64))
+    clock[LOSS] = total / max(seen, 1)
+    if not math.isfinite(total):
+        clock[FINITE] = 0.0
+        return
+    clock[LOSS_SUM] += total
+    clock[CORRECT_SUM] += int((scores.argmax(axis=1) == labels)[labelled].sum())
+    clock[SEEN] += seen
+
+
+def _updates(w, g, segments, clock, decay):
+    """For each segment its slice, its rate and its gradient, clipped and with weight decay."""
+    if clock[FINITE] == 0:
+        return
+    factor, base = float(clock[CLIP]), float(clock[RATE])
+    for start, stop, rate, share in segments.tolist():
+        part = slice(int(start), int(stop))
+        yield part, base * rate, factor * g[part] + decay * share * w[part]

@@ -1,0 +1,102 @@
+"""What an initialiser did to a net, layer by layer. Commands to paste:
+
+    python -m lsuv --net fitnet4 --act relu --init lsuv --data cifar10
+    python -m lsuv --net fitnet4 --act relu --init msra --data cifar10
+    python -m lsuv --net fitnet_mnist --init lsuv --lsuv-mode fresh --lsuv-tol 0.02 --json init.json
+    python -m lsuv --net fitnet1 --init lsuv --lsuv-pre gaussian --lsuv-exclude clf --data synthetic
+
+LSUV scales the weights on the first training batch of the run that engine.train would make of the
+same options; every other initialiser is only measured on it. Nothing is trained.
+
+Read next: engine/train.py, which trains from here.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from engine import runs
+from engine import settings as options
+from engine.command import Parser, run_command
+from engine.data import load
+from engine.errors import InputError, choose
+from engine.train import KNOWN, assemble, data_words, say
+from kernels import DeviceError, ops_for
+from lsuv import INITS, initialise
+from lsuv.algorithm import NORMALISE
+from models import NETS
+
+OURS = ("lsuv_batches", "lsuv_normalise", "lsuv_pre", "lsuv_include", "lsuv_exclude")
+
+
+def parser() -> Parser:
+    found = Parser(prog="lsuv", description=__doc__.split("\n\nLSUV scales")[0])
+    options.add_net_options(found, KNOWN)
+    add = found.add_argument
+    add("--lsuv-batches", metavar="N", type=int, help="LSUV: mini-batches pooled in a measurement "
+        "(default: 1)")
+    add("--lsuv-normalise", metavar="WHAT", help="LSUV: output | input, a layer's own output or "
+        "the next layer's input (default: output)")
+    add("--lsuv-pre", metavar="INIT", help="LSUV: the filler before it (default: orthonormal)")
+    add("--lsuv-include", metavar="NAMES", help="LSUV: scale these layers only, for example "
+        "'conv1*,clf'")
+    add("--lsuv-exclude", metavar="NAMES", help="LSUV: leave these layers as they are")
+    add("--json", metavar="FILE", help="write the report there too")
+    return found
+
+
+def check(args: argparse.Namespace) -> None:
+    """What this command alone refuses. InputError."""
+    init = args.init or options.DEFAULTS["init"]
+    for name in OURS:
+        if getattr(args, name) is not None and init != "lsuv":
+            raise InputError(f"{options.option(name)} is for --init lsuv, not {init}")
+    choose("--lsuv-normalise", args.lsuv_normalise or "output", NORMALISE)
+    choose("--lsuv-pre", args.lsuv_pre or "lsuv", INITS)
+    if args.lsuv_batches is not None and args.lsuv_batches < 1:
+        raise InputError(f"--lsuv-batches {args.lsuv_batches} must be 1 or more")
+    if args.json is not None and not Path(args.json).parent.is_dir():
+        raise InputError(f"--json {args.json}: no folder {Path(args.json).parent}; make it first")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    options.check(args, KNOWN)
+    check(args)
+    ops = ops_for(args.device or "auto", threads=args.threads)
+    model = NETS[args.net or options.DEFAULTS["net"]]
+    data = load(args.data or "auto", args.data_dir, args.limit, wanted=model.data,
+                size=model.in_shape, report=say)
+    s, _ = options.resolve(args, KNOWN, data.name, len(data.train.images))
+    say(f"net {s.net}  act {s.act}  init {s.init}  seed {s.seed}  input-scale {s.input_scale:g}")
+    say(f"{ops.why}; {ops.description}")
+    for note in data.notes:
+        say(f"note: {note}")
+    net, feed, _ = assemble(s, data, ops)
+    net.resize(s.lsuv_batch)
+    asked = {}
+    if s.init == "lsuv":
+        asked = {"pre": args.lsuv_pre or "lsuv", "mode": s.lsuv_mode, "tolerance": s.lsuv_tol,
+                 "max_iter": s.lsuv_max_iter, "batches": args.lsuv_batches or 1,
+                 "normalise": args.lsuv_normalise or "output",
+                 "include": names(args.lsuv_include) or ["*"], "exclude": names(args.lsuv_exclude)}
+    report = initialise(net, s.init, feed.first_batches(), s.seed, s.act, **asked)
+    report.settings = {"net": s.net, "act": s.act, "init": s.init, "seed": s.seed,
+                       "data": data.name, "fingerprint": data.fingerprint,
+                       "input_scale": s.input_scale, "device": ops.name, **report.settings}
+    say(report.table())
+    if args.json is not None:
+        runs.write_json(Path(args.json), report.as_dict())
+        say(f"report in {args.json}")
+    say(f"layers {len(report.layers())}  parameters {net.parameters}  "
+        f"seconds {report.seconds:.2f}  device {ops.name}  {data_words(data.name)}")
+    return 0
+
+
+def names(text: str | None) -> list[str]:
+    """A comma-separated list of layer names or patterns."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("lsuv", main, (DeviceError,)))

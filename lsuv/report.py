@@ -1,0 +1,119 @@
+"""The report: what an initialiser did to each layer, as a table and as JSON.
+
+One row a layer and maxout piece, since each piece is a matrix of its own; the table shows a layer's
+mean over its pieces. "Variance" is that of the quantity that the algorithm brings to one: the
+layer's own output z, or, with normalise="input", the input of the next layer.
+
+Read next: lsuv/__main__.py, which prints it.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Row:
+    """One maxout piece of one layer (piece 0 where there are no others)."""
+
+    layer: str
+    piece: int
+    pieces: int
+    fan_in: int  # inputs of one output: height * width * channels of the kernel
+    outputs: int  # of this piece
+    weight_std_before: float
+    weight_std_after: float
+    mean: float  # of the output at the last measurement
+    variance_before: float  # at the first measurement
+    variance_after: float  # at the last
+    scale: float  # what the weights were multiplied by, in all
+    iterations: int  # how often they were
+    orthogonality_error: float  # see `orthogonality_error`
+
+
+@dataclass
+class Report:
+    """Rows in forward order. settings: what was asked for, with images = those in a measurement.
+
+    forwards: passes through the net, whole or up to a layer. notes: lines for the user.
+    """
+
+    settings: dict
+    rows: list[Row] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    forwards: int = 0
+    seconds: float = 0.0
+
+    def layers(self) -> dict[str, list[Row]]:
+        """{layer name: the rows of its pieces}, in forward order."""
+        found: dict[str, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(row.layer, []).append(row)
+        return found
+
+    def weight_std(self) -> dict[str, float]:
+        """{layer name: deviation of its final weights, mean over pieces}, as in Table 9."""
+        return {name: _mean(rows, "weight_std_after") for name, rows in self.layers().items()}
+
+    def table(self) -> str:
+        """Aligned text, at most 100 columns, a line a layer."""
+        head = [("layer", "inputs -> outputs", "weight std", "", "mean", "variance", "", "scale",
+                 "times", "ortho"),
+                ("", "", "before", "after", "", "before", "after", "", "", "error")]
+        lines = head + [self._line(name, rows) for name, rows in self.layers().items()]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head[0]))]
+        text = ["  ".join(f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}"
+                          for i, (cell, w) in enumerate(zip(line, widths))).rstrip()
+                for line in lines]
+        what = "next input" if self.settings.get("normalise") == "input" else "output z"
+        passes = f"{self.forwards} forward pass{'' if self.forwards == 1 else 'es'}"
+        text.append(f"mean and variance of the {what}, {self.settings.get('images')} images a "
+                    f"measurement, {passes}, {self.seconds:.2f} s")
+        return "\n".join(text + [f"note: {note}" for note in self.notes])
+
+    def _line(self, name, rows):
+        first = rows[0]
+        pieces = f"{first.pieces} x " if first.pieces > 1 else ""
+        numbers = [f"{_mean(rows, key):.4g}" for key in (
+            "weight_std_before", "weight_std_after", "mean", "variance_before", "variance_after",
+            "scale")]
+        return (name, f"{first.fan_in} -> {pieces}{first.outputs}", *numbers,
+                str(max(row.iterations for row in rows)),
+                f"{max(row.orthogonality_error for row in rows):.1e}")
+
+    def as_dict(self) -> dict:
+        """Plain numbers, text, lists; None where a number is not finite, which JSON can't hold."""
+        return _plain(asdict(self))
+
+    def to_json(self) -> str:
+        return json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
+
+
+def orthogonality_error(W: np.ndarray) -> float:
+    """max |Q'Q - I| for Q = W / g: how far W (rows, cols) is from g times an orthonormal matrix.
+
+    g^2 is the mean square length of the shorter side's vectors (rows where rows <= cols, else
+    columns). In float64; infinite where W is zero, nan where it is not finite.
+    """
+    W = np.asarray(W, np.float64)
+    gram = W @ W.T if W.shape[0] <= W.shape[1] else W.T @ W
+    scale = np.trace(gram) / len(gram)
+    if scale == 0:
+        return math.inf
+    return float(np.abs(gram / scale - np.eye(len(gram))).max())
+
+
+def _mean(rows, key):
+    return float(np.mean([getattr(row, key) for row in rows]))
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,111 @@
+"""Builds the extension kernels.cpu._native where a C++17 compiler and oneDNN's wheels are at hand.
+
+Everything else about the package stands in pyproject.toml. Without a compiler, without the wheels or
+on another platform than Linux x86-64 the installation goes on without the extension: the program
+then runs on the device `numpy`, and says so (kernels.ops_for).
+Read next: kernels/cpu/native/module.cpp.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+NATIVE = Path("kernels/cpu/native")  # relative, as setuptools wants its sources
+# -march=native: the extension is built on the machine that runs it, never shipped as a binary.
+# No -ffast-math: it would drop the NaN checks that the training loop relies on.
+COMPILE = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fvisibility=hidden", "-Wall", "-Wextra"]
+
+
+def wheel_file(distribution: str, name: str) -> Path:
+    """The path of file `name` of an installed wheel; FileNotFoundError names what is missing."""
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise FileNotFoundError(f"the wheel {distribution} is not installed") from None
+    for file in files:
+        if file.name == name:
+            return Path(file.locate()).resolve()
+    raise FileNotFoundError(f"the wheel {distribution} has no file {name}")
+
+
+def extension() -> Extension:
+    """The extension, pointed at oneDNN's header and library in their wheels and at pybind11.
+
+    No rpath is set: under pip's build isolation the library found here is gone after the build.
+    kernels/cpu/__init__.py loads the installed one before it imports the extension.
+    """
+    import pybind11
+
+    include = wheel_file("onednn-devel-cpu-gomp", "dnnl.hpp").parent
+    library = wheel_file("onednn-cpu-gomp", "libdnnl.so")
+    return Extension(
+        "kernels.cpu._native",
+        sources=[str(path) for path in sorted(NATIVE.glob("*.cpp"))],
+        depends=[
+            *(str(path) for path in sorted(NATIVE.glob("*.h"))),
+            str(Path(pybind11.get_include()) / "pybind11" / "pybind11.h"),
+            "setup.py",
+        ],
+        include_dirs=[str(include), pybind11.get_include()],
+        library_dirs=[str(library.parent)],
+        libraries=["dnnl"],
+        extra_compile_args=COMPILE,
+        extra_link_args=["-fopenmp"],
+        language="c++",
+        optional=True,
+    )
+
+
+class BuildNative(build_ext):
+    """build_ext that compiles two files at a time, skips those that did not change, and says in one
+    line what a failed build means."""
+
+    def build_extension(self, ext: Extension) -> None:
+        headers = max(Path(path).stat().st_mtime for path in ext.depends)
+        compile_all = self.compiler.compile
+
+        def compile_one(source: str, arguments: dict) -> str:
+            target = Path(*self.compiler.object_filenames([source], output_dir=arguments["output_dir"]))
+            newest = max(headers, Path(source).stat().st_mtime)
+            if not self.force and target.exists() and target.stat().st_mtime > newest:
+                return str(target)
+            return compile_all([source], **arguments)[0]
+
+        def compile_parallel(sources: list[str], **arguments) -> list[str]:
+            with ThreadPoolExecutor(self.parallel or 2) as pool:
+                return list(pool.map(lambda source: compile_one(source, arguments), sources))
+
+        self.compiler.compile = compile_parallel
+        try:
+            super().build_extension(ext)
+        except Exception as error:
+            without_extension(f"the C++ build failed: {str(error).splitlines()[0]}")
+            raise  # optional=True turns it into a warning
+
+
+def without_extension(reason: str) -> None:
+    print(
+        f"lsuv-engine: installed without its native extension ({reason}); it will run on numpy",
+        file=sys.stderr,
+    )
+
+
+def extensions() -> list[Extension]:
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        without_extension(f"it is built on Linux x86-64, this is {sys.platform} {platform.machine()}")
+        return []
+    try:
+        return [extension()]
+    except (FileNotFoundError, ImportError) as error:
+        without_extension(str(error))
+        return []
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})

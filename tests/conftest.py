@@ -1,0 +1,81 @@
+"""What the tests share: the devices of this machine, and one table of tolerances.
+
+`ops` runs a test once for every device that works here; numpy always does. A float32 device is
+compared with the reference in float64 by `assert_close(op, got, want)`, with the tolerance that
+TOLERANCE gives that operation, for inputs of order one.
+"""
+
+import numpy as np
+import pytest
+
+from kernels import DeviceError, ops_for
+
+# (rtol, atol). Sums over many terms are allowed a few units of float32 rounding a term of the sum;
+# what only selects, copies or compares is exact.
+TOLERANCE = {
+    "conv_forward": (1e-4, 1e-4),
+    "conv_backward_data": (1e-4, 1e-4),
+    "conv_backward_filter": (1e-4, 5e-4),
+    "linear_forward": (1e-4, 1e-4),
+    "linear_backward_data": (1e-4, 1e-4),
+    "linear_backward_filter": (1e-4, 5e-4),
+    "maxout_forward": (0, 0),
+    "maxout_backward": (0, 0),
+    "maxpool_forward": (0, 0),
+    "maxpool_backward": (1e-6, 1e-6),
+    "leaky_forward": (1e-6, 1e-7),
+    "leaky_backward": (1e-6, 1e-7),
+    "tanh_forward": (2e-6, 1e-6),
+    "tanh_backward": (1e-5, 2e-6),
+    "sigmoid_forward": (2e-6, 1e-6),
+    "sigmoid_backward": (1e-5, 2e-6),
+    "dropout_forward": (1e-6, 0),
+    "dropout_backward": (1e-6, 0),
+    "add": (1e-6, 1e-6),
+    "batchnorm_forward": (1e-5, 1e-5),
+    "batchnorm_backward": (1e-4, 2e-5),
+    "batchnorm_running": (1e-5, 1e-6),
+    "batchnorm_inference": (1e-5, 1e-5),
+    "softmax": (1e-5, 1e-6),
+    "softmax_loss_forward": (1e-5, 1e-6),
+    "softmax_loss_backward": (1e-5, 1e-6),
+    "hinge_loss_forward": (1e-5, 1e-6),
+    "hinge_loss_backward": (1e-6, 0),
+    "variance": (1e-6, 1e-12),
+    "orthonormal": (0, 1e-6),
+    "gather": (1e-5, 1e-5),
+    "clip": (1e-6, 0),
+    "sgd_step": (1e-5, 1e-6),
+    "rmsprop_step": (1e-5, 1e-6),
+    "advance": (0, 0),
+}
+
+
+def _devices():
+    """The operations of each device that works here, and the reason for each that doesn't."""
+    found, missing = [], []
+    for name in ("numpy", "cpu"):
+        try:
+            found.append(ops_for(name))
+        except DeviceError as error:
+            missing.append(str(error))
+    return found, missing
+
+
+DEVICES, MISSING = _devices()
+
+
+def pytest_report_header(config):
+    return [f"device {ops.name}: {ops.description}" for ops in DEVICES] + MISSING
+
+
+@pytest.fixture(params=DEVICES, ids=[ops.name for ops in DEVICES])
+def ops(request):
+    """Every device of this machine in turn."""
+    return request.param
+
+
+def assert_close(op: str, got, want) -> None:
+    """`got` equals `want` within the tolerance of operation `op`."""
+    rtol, atol = TOLERANCE[op]
+    np.testing.assert_allclose(got, want, rtol=rtol, atol=atol, err_msg=op)

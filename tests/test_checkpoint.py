@@ -1,0 +1,155 @@
+"""Checkpoints: layouts that others read, damage found, predecessors used, strangers refused.
+
+Read next: tests/test_cli_errors.py.
+"""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from engine import checkpoint
+from engine.errors import InputError, RunError
+from engine.layers import BatchNorm, Conv, Linear, Maxout, ReLU
+from engine.losses import SoftmaxLoss
+from engine.net import Net
+from engine.optimizers import SGD
+from kernels import ops_for
+
+SETTINGS = {"seed": 1, "net": "small", "act": "relu", "head": "softmax", "optimizer": "sgd"}
+DATA = {"name": "synthetic", "fingerprint": "ab" * 32}
+
+
+def small_net(outputs: int = 3):
+    layers = [Conv(4, pieces=2, name="conv"), Maxout(2), BatchNorm(name="bn"), ReLU(),
+              Linear(outputs, name="clf")]
+    net = Net(layers, SoftmaxLoss(), ops_for("numpy"), in_shape=(5, 6, 2), batch=2)
+    return net, SGD(net)
+
+
+def scramble(net, optimizer, seed: int):
+    """Different random numbers in every tensor, padding left alone."""
+    rng = np.random.default_rng(seed)
+    for param in net.named_params().values():
+        param.value[...] = rng.normal(size=param.value.shape)
+        view = net.arenas.view(optimizer.state["momentum"], param.name)
+        view[...] = rng.normal(size=view.shape)
+    for state in net.named_state().values():
+        state[...] = rng.uniform(1, 2, size=state.shape)
+
+
+def save(folder, net, optimizer, step: int, data=DATA, settings=SETTINGS):
+    return checkpoint.save(folder, net, optimizer, step=step, epoch=step / 2, settings=settings,
+                           data=data, mean_image=np.zeros((5, 6, 2)), progress={"rows": step})
+
+
+def test_round_trip_is_exact(tmp_path):
+    net, optimizer = small_net()
+    scramble(net, optimizer, 0)
+    save(tmp_path, net, optimizer, 7)
+    other, other_optimizer = small_net()
+    saved = checkpoint.read(tmp_path)
+    checkpoint.restore(saved, other, other_optimizer)
+    assert (saved.step, saved.epoch, saved.seed, saved.progress) == (7, 3.5, 1, {"rows": 7})
+    assert np.array_equal(net.weights, other.weights)
+    assert np.array_equal(optimizer.state["momentum"], other_optimizer.state["momentum"])
+    for name, state in net.named_state().items():
+        assert np.array_equal(state, other.named_state()[name])
+
+
+def test_layouts_are_the_usual_ones(tmp_path):
+    """A convolution is OIHW, and a fully connected layer's inputs stand in C, H, W order."""
+    net, optimizer = small_net()
+    scramble(net, optimizer, 0)
+    file = load_file(save(tmp_path, net, optimizer, 1))
+    conv, clf = (net.named_params()[name].value for name in ("conv.W", "clf.W"))
+    assert file["conv.W"].shape == (8, 2, 3, 3)  # pieces stacked: 2 x 4 outputs
+    assert file["conv.W"][5, 1, 0, 2] == conv[5, 0, 2, 1]
+    x = np.random.default_rng(1).normal(size=(1, 5, 6, 4)).astype(np.float32)  # NHWC
+    np.testing.assert_allclose(x.transpose(0, 3, 1, 2).reshape(1, -1) @ file["clf.W"].T,
+                               x.reshape(1, -1) @ clf.T, rtol=1e-4, atol=1e-5)
+    momentum = net.arenas.view(optimizer.state["momentum"], "conv.W")
+    assert file["optimizer.momentum.conv.W"][3, 0, 2, 1] == momentum[3, 2, 1, 0]
+    assert {"bn.mean", "bn.variance", "bn.weight", "conv.b", "data.mean_image"} <= set(file)
+
+
+def test_the_predecessor_is_kept_and_used_when_the_newest_is_damaged(tmp_path):
+    net, optimizer = small_net()
+    scramble(net, optimizer, 0)
+    save(tmp_path, net, optimizer, 1)
+    first = net.weights.copy()
+    scramble(net, optimizer, 1)
+    path = save(tmp_path, net, optimizer, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.previous.safetensors",
+                                                          "checkpoint.safetensors"]
+    whole, told = path.read_bytes(), []
+    for damaged in (whole[:-3], whole[:100], b"", flipped(whole, -5), flipped(whole, 300), None):
+        path.write_bytes(damaged) if damaged is not None else path.unlink()
+        saved = checkpoint.read(tmp_path, told.append)
+        assert saved.step == 1
+        checkpoint.restore(saved, net, optimizer)
+        assert np.array_equal(net.weights, first)
+    assert len(told) == 6 and all("checkpoint.previous.safetensors, step 1" in line for line in told)
+    (tmp_path / "checkpoint.previous.safetensors").unlink()
+    with pytest.raises(InputError, match="no checkpoint to load"):
+        checkpoint.read(tmp_path)
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    """One bit of `data` changed."""
+    changed = bytearray(data)
+    changed[place] ^= 1
+    return bytes(changed)
+
+
+def test_every_bit_of_the_metadata_counts(tmp_path):
+    net, optimizer = small_net()
+    path = save(tmp_path, net, optimizer, 2)
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    header = json.loads(path.read_bytes()[8 : 8 + length])
+    assert header["__metadata__"]["step"] == "2"
+    path.write_bytes(path.read_bytes().replace(b'"step":"2"', b'"step":"3"'))
+    with pytest.raises(checkpoint.Damaged, match="header"):
+        checkpoint.read_file(path)
+
+
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
+    net, optimizer = small_net()
+    save(tmp_path, net, optimizer, 1)
+    net.named_params()["clf.b"].value[0] = np.nan
+    with pytest.raises(RunError, match="clf.b is not finite at step 2"):
+        save(tmp_path, net, optimizer, 2)
+    assert checkpoint.read(tmp_path).step == 1
+
+
+def test_another_net_or_data_set_is_refused_by_name(tmp_path):
+    net, optimizer = small_net()
+    save(tmp_path, net, optimizer, 1)
+    saved = checkpoint.read(tmp_path)
+    checkpoint.refuse_others(saved, SETTINGS, DATA)
+    with pytest.raises(InputError, match="of net small, not fitnet4"):
+        checkpoint.refuse_others(saved, SETTINGS | {"net": "fitnet4"}, DATA)
+    with pytest.raises(InputError, match="trained on data synthetic .* not on cifar10"):
+        checkpoint.refuse_others(saved, SETTINGS, {"name": "cifar10", "fingerprint": "cd" * 32})
+    other, other_optimizer = small_net(outputs=5)
+    with pytest.raises(InputError, match=r"clf.W should have shape \(5, 120\)"):
+        checkpoint.restore(saved, other, other_optimizer)
+    with pytest.raises(InputError, match="optimizer.square.conv.W .* nothing"):
+        checkpoint.restore(saved, net, SimpleNamespace(state={"square": net.weights}))
+
+
+def test_a_failed_write_leaves_both_files(tmp_path, monkeypatch):
+    net, optimizer = small_net()
+    save(tmp_path, net, optimizer, 1)
+    save(tmp_path, net, optimizer, 2)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("engine.runs.os.fsync", full)
+    with pytest.raises(RunError, match="No space left"):
+        save(tmp_path, net, optimizer, 3)
+    assert checkpoint.read(tmp_path).step == 2
+    assert len(list(tmp_path.iterdir())) == 2

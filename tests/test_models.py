@@ -1,0 +1,128 @@
+"""The nets: exact parameter counts, and the same ten losses on every device.
+
+Read next: tests/test_train.py.
+"""
+
+import numpy as np
+import pytest
+
+import models
+from engine.errors import InputError
+from engine.layers import Dropout
+from engine.losses import SoftmaxLoss
+from engine.net import Net
+from engine.optimizers import SGD, RMSProp
+from kernels import ops_for
+from kernels.reference import NumpyOps
+from lsuv import initialise
+from models.recipes import recipe
+
+COUNTS = {  # (net, classes): (maxout, any other activation)
+    ("fitnet1", 10): (348_694, 128_102),
+    ("fitnet1", 100): (393_784, 173_192),
+    ("fitnet4", 10): (2_742_102, 1_276_806),
+    ("fitnet4", 100): (2_787_192, 1_321_896),
+    ("fitresnet4", 10): (2_765_174, 1_288_342),
+    ("fitnet4-bn-before", 10): (2_742_102, 1_276_806),
+    ("fitnet4-bn-after", 10): (2_742_102, 1_276_806),
+    ("fitnet_mnist", 10): (21_426, 11_258),
+}
+
+
+def make(name, act, classes=10, batch=2, ops=None, dropout=True, loss=None):
+    return Net(models.build(name, act, classes, dropout), loss or SoftmaxLoss(), ops or NumpyOps(),
+               models.NETS[name].in_shape, batch, seed=1)
+
+
+@pytest.mark.parametrize("name, classes", COUNTS)
+@pytest.mark.parametrize("act", models.ACTS)
+def test_parameter_counts(name, classes, act):
+    net = make(name, act, classes)
+    assert net.parameters == COUNTS[name, classes][act != "maxout"]
+    assert f"{net.parameters:,}" in net.summary()
+
+
+def test_fitnet4_has_17_convolutions_and_five_dropouts():
+    net = make("fitnet4", "relu")
+    assert [layer.name for layer in net.weighted()] == [
+        *(f"conv1{i}" for i in range(1, 6)), *(f"conv2{i}" for i in range(1, 7)),
+        *(f"conv3{i}" for i in range(1, 7)), "ip1", "clf"]
+    drops = [layer for layer in net.chain.leaves() if isinstance(layer, Dropout)]
+    assert [d.number for d in drops] == [0, 1, 2, 3, 4]
+    assert not any(isinstance(layer, Dropout)
+                   for layer in make("fitnet4", "relu", dropout=False).chain.leaves())
+
+
+def test_multiply_adds_of_fitnet4():
+    layers = {layer.name: layer for layer in make("fitnet4", "relu").weighted()}
+    assert layers["conv12"].multiply_adds == 32 * 32 * 32 * 9 * 32
+    assert layers["clf"].multiply_adds == 5_000
+
+
+def test_mnist_pools_as_caffe_does_and_decays_biases():
+    net = make("fitnet_mnist", "maxout")
+    pools = [layer.out_shape for layer in net.chain.leaves() if "maxpool" in layer.name]
+    assert pools == [(13, 13, 16), (6, 6, 16), (3, 3, 12)]
+    assert all(p.decay == 1 for p in net.named_params().values())
+    fitnet = make("fitnet1", "relu").named_params()
+    assert all(p.decay == (0 if name.endswith(".b") else 1) for name, p in fitnet.items())
+
+
+@pytest.mark.parametrize("name, act", [("fitnet1", "maxout"), ("fitresnet4", "relu"),
+                                       ("fitnet_mnist", "tanh")])
+def test_ten_steps_give_the_same_losses_on_every_device(name, act, ops):
+    losses = []
+    for device in (NumpyOps(), ops):
+        net = make(name, act, batch=4, ops=device)
+        rng, rates = np.random.default_rng(0), device.asarray(np.full(11, 2e-4))
+
+        def next_batch():
+            net.x[...] = rng.normal(0, 1, net.x.shape)
+            net.labels[...] = rng.integers(0, 10, 4)
+
+        initialise(net, "lsuv", next_batch, seed=1, act=act)
+        optimizer = RMSProp(net) if name == "fitnet_mnist" else SGD(net, 0.9, 5e-4, clip=1.0)
+        net.clock[2] = 2e-4
+        ten = []
+        for _ in range(10):
+            next_batch()
+            net.forward(train=True)
+            net.evaluate_loss()
+            net.backward()
+            optimizer.step()
+            device.advance(net.clock, rates)
+            ten.append(float(net.clock[5]))
+        losses.append(ten)
+        assert net.clock[0] == 10
+    assert np.allclose(losses[0], losses[1], rtol=0, atol=1e-4), np.subtract(*losses)
+    assert len(set(losses[0])) == 10
+
+
+def test_unknown_names_say_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'fitnet4'"):
+        models.build("fitnet44", "relu", 10)
+    with pytest.raises(InputError, match="unknown activation 'rellu'; did you mean"):
+        models.build("fitnet4", "rellu", 10)
+
+
+def test_recipes_are_the_authors():
+    paper = recipe("fitnet4", "maxout", "lsuv")
+    assert (paper.steps, paper.batch, paper.momentum, paper.decay) == (90_000, 128, 0.9, 5e-4)
+    assert round(paper.epochs * 50_000 / paper.batch) == paper.steps
+    assert paper.policy_over(90_000) is paper.policy
+    assert paper.policy_over(900)["steps"] == [400, 600, 800]
+    assert recipe("fitnet4", "maxout", "xavier").momentum == 0.5
+    msra = recipe("fitnet4", "maxout", "msra")
+    assert (msra.policy["rate"], msra.policy["steps"], msra.clip) == (1e-3, [80_000], 50.0)
+    assert recipe("fitnet4", "relu", "msra") == recipe("fitnet4", "relu", "lsuv")
+    rms = recipe("fitnet4", "maxout", "lsuv", optimizer="rmsprop")
+    assert round(rms.epochs * 50_000 / 128) == rms.steps == 190_000
+    mnist = recipe("fitnet_mnist", "maxout", "lsuv")
+    assert (mnist.optimizer, mnist.rho, mnist.batch) == ("rmsprop", 0.99, 64)
+    assert round(mnist.epochs * 60_000 / mnist.batch) == mnist.steps == 50_000
+
+
+def test_devices_are_chosen_by_name():
+    assert ops_for("numpy").name == "numpy"
+    with pytest.raises(ValueError, match="numpy"):
+        ops_for("nunpy")

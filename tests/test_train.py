@@ -1,0 +1,279 @@
+"""Training: what it prints and leaves, and that a stopped run continues bit for bit.
+
+A small net with every kind of state (maxout, dropout, batch norm) stands in for the paper's; the
+command is the real one, called in this process.
+
+Read next: tests/test_checkpoint.py.
+"""
+
+import csv
+import json
+import os
+import re
+import signal
+
+import numpy as np
+import pytest
+
+import engine
+import engine.train
+from engine import checkpoint, runs
+from engine.command import run_command
+from engine.feed import Order
+from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU
+from engine.losses import HingeLoss, SoftmaxLoss
+from engine.net import Net
+from engine.optimizers import SGD
+from kernels import DeviceError, ops_for
+from kernels.clock import FIRST, RATE, STEP
+from lsuv import fill, lsuv
+from models import NETS, Model
+
+
+def tiny(act: str, classes: int, dropout: bool = True):
+    drops = [Dropout(0.2), Dropout(0.2)] if dropout else []
+    return [*drops[:1], Conv(4, pieces=2, name="conv1"), Maxout(2), MaxPool(2), Conv(6, name="conv2"),
+            BatchNorm(name="bn_conv2"), ReLU(), *drops[1:], Linear(classes, name="clf")]
+
+
+@pytest.fixture(autouse=True)
+def small_nets(monkeypatch):
+    monkeypatch.setitem(NETS, "tiny", Model(tiny, (8, 8, 3)))
+
+
+SMALL = ["--net", "tiny", "--data", "synthetic", "--limit", "90", "--batch", "16", "--device",
+         "numpy", "--lr", "0.05", "--seed", "3"]
+
+
+def command(*arguments) -> int:
+    """engine.train with these arguments -> its exit code."""
+    try:
+        return run_command("engine.train", lambda: engine.train.main([str(a) for a in arguments]),
+                           (DeviceError,))
+    except SystemExit as stopped:
+        return stopped.code
+
+
+def stop_at(monkeypatch, step: int, number=signal.SIGTERM):
+    """Send this process a signal in the middle of `step`, once."""
+    train_batch, calls = engine.train.Feed.train_batch, []
+
+    def interrupted(self):
+        clock = engine.train.read_clock(self.net)
+        if self.net.batch == 16 and clock[STEP] == step and clock[RATE] > 0 and not calls:
+            calls.append(step)
+            os.kill(os.getpid(), number)
+        train_batch(self)
+
+    monkeypatch.setattr(engine.train.Feed, "train_batch", interrupted)
+
+
+def metrics(folder):
+    """metrics.csv without its timing columns."""
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        del row["images_per_second"], row["seconds"]
+    return rows
+
+
+def assert_same_run(first, second):
+    assert metrics(first) == metrics(second)
+    a, b = checkpoint.read(first), checkpoint.read(second)
+    assert a.step == b.step
+    clocks = ([c for i, c in enumerate(run.progress["clock"]) if i != FIRST] for run in (a, b))
+    assert next(clocks) == next(clocks)  # FIRST only says where the last upload began
+    assert a.tensors.keys() == b.tensors.keys()
+    for name in a.tensors:
+        assert np.array_equal(a.tensors[name], b.tensors[name]), name
+
+
+@pytest.fixture
+def straight(tmp_path, small_nets):
+    """A run of three epochs (17 steps of 16 out of 90 images) that nothing interrupted."""
+    assert command(*SMALL, "--epochs", 3, "--out", tmp_path / "straight") == 0
+    return tmp_path / "straight"
+
+
+@pytest.mark.parametrize("steps", [(0,), (5,), (6,), (11,), (3, 8), (16,)])
+def test_a_stopped_run_continues_bit_for_bit(tmp_path, straight, steps):
+    """Stopped within an epoch, at an epoch's last step (6 = its end), twice, and at the last step."""
+    folder = tmp_path / "stopped"
+    arguments = [*SMALL, "--epochs", 3, "--out", folder]
+    for step in steps:
+        with pytest.MonkeyPatch.context() as patch:
+            stop_at(patch, step)
+            assert command(*arguments) == 143
+        assert checkpoint.read(folder).step == step + 1
+        arguments = ["--resume", folder]
+    assert command(*arguments) == 0
+    assert_same_run(straight, folder)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    stop_at(monkeypatch, 2, signal.SIGINT)
+    assert command(*SMALL, "--epochs", 1, "--out", tmp_path / "run") == 130
+    assert f"--resume {tmp_path / 'run'}" in capsys.readouterr().out
+    assert checkpoint.read(tmp_path / "run").step == 3
+
+
+def test_a_stop_during_evaluation_repeats_only_the_evaluation(tmp_path, straight, monkeypatch):
+    folder, batch = tmp_path / "stopped", engine.train.Feed.train_batch
+    resident = type("once", (), {"left": 2})
+
+    def interrupted(self, rows, _batch=engine.feed.Resident.batch):
+        resident.left -= 1
+        if resident.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        _batch(self, rows)
+
+    monkeypatch.setattr(engine.feed.Resident, "batch", interrupted)
+    assert command(*SMALL, "--epochs", 3, "--out", folder) == 143
+    assert checkpoint.read(folder).step == 6 and not (folder / "metrics.csv").exists()
+    assert engine.train.Feed.train_batch is batch
+    assert command("--resume", folder) == 0
+    assert_same_run(straight, folder)
+
+
+def test_run_folder_and_output(straight, capsys):
+    record = json.loads((straight / "run.json").read_text())
+    assert record["settings"]["steps"] == round(3 * 90 / 16) == 17
+    assert record["origins"]["lr"] == "command line"
+    assert record["origins"]["momentum"] == "recipe paper"
+    assert record["data"]["name"] == "synthetic" and record["result"]["device"] == "numpy"
+    assert json.loads((straight / "init.json").read_text())["settings"]["algorithm"] == "lsuv"
+    lines = (straight / "metrics.csv").read_text().splitlines()
+    assert lines[0] == ("epoch,step,lr,train_loss,train_accuracy,test_loss,test_accuracy,"
+                        "images_per_second,seconds")
+    assert [line.split(",")[1] for line in lines[1:]] == ["6", "11", "17"]
+    assert not list(straight.glob("*.part")) and not list(straight.glob(".*"))
+    assert command("--resume", straight) == 0  # complete: says so, and gives the same last line
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"test accuracy 0\.\d{4}  error 0\.\d{4}  loss \d+\.\d{4}  epochs 3  "
+                        r"images/s \d+  device numpy  data synthetic  \(made up .*\)", last)
+
+
+def plain(act: str, classes: int, dropout: bool = True):
+    return [Conv(12, name="conv1"), ReLU(), MaxPool(2), Conv(16, name="conv2"), ReLU(), MaxPool(8),
+            Linear(classes, name="clf")]
+
+
+def test_it_learns(tmp_path, monkeypatch):
+    monkeypatch.setitem(NETS, "tiny", Model(plain, (16, 16, 3)))
+    assert command(*SMALL, "--limit", 320, "--lr", "0.1", "--recipe", "fast", "--epochs", 15,
+                   "--out", tmp_path / "run") == 0
+    rows = metrics(tmp_path / "run")
+    assert float(rows[-1]["train_loss"]) < 0.75 * float(rows[0]["train_loss"])
+    assert float(rows[-1]["test_accuracy"]) > 0.3
+
+
+def test_batches_run_on_across_epochs():
+    """Image n of the run is place n mod N of permutation n div N."""
+    from kernels.philox import permutation
+
+    order = Order(seed=5, size=7)
+    want = np.concatenate([permutation(5, epoch, 7) for epoch in range(5)])
+    for first, count in ((0, 3), (6, 3), (5, 20), (9, 0), (14, 7)):
+        assert np.array_equal(order.images(first, count), want[first : first + count])
+
+
+def test_epochs_rescale_the_schedule(tmp_path, capsys):
+    assert command(*SMALL, "--epochs", 2, "--out", tmp_path / "run") == 0
+    policy = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]["policy"]
+    assert policy["steps"] == [round(11 * share) for share in (4 / 9, 6 / 9, 8 / 9)]
+    assert "stretched from 90000 to 11 steps" in capsys.readouterr().out
+
+
+def test_runs_gives_mean_and_spread(tmp_path, capsys):
+    assert command(*SMALL, "--epochs", 1, "--runs", 2, "--out", tmp_path / "all") == 0
+    found = [runs.read_run(tmp_path / "all" / f"seed{seed}")["result"]["test_accuracy"]
+             for seed in (3, 4)]
+    text = capsys.readouterr().out
+    assert f"2 runs: test accuracy mean {np.mean(found):.4f}  spread {np.std(found, ddof=1):.4f}" in text
+    assert text.splitlines()[-1].startswith(f"test accuracy {np.mean(found):.4f}  error ")
+
+
+def test_a_nan_names_step_and_layer_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    forward = Conv.forward
+
+    def spoil(self, x, train):
+        z = forward(self, x, train)
+        if self.name == "conv2" and train and self.poison():
+            z.reshape(-1)[0] = np.inf
+        return z
+
+    net_of = engine.train.assemble
+
+    def watched(*arguments):
+        net, feed, optimizer = net_of(*arguments)
+        Conv.poison = lambda self: net.clock[RATE] > 0 and net.clock[STEP] == 8
+        return net, feed, optimizer
+
+    monkeypatch.setattr(engine.train, "assemble", watched)
+    monkeypatch.setattr(Conv, "forward", spoil)
+    monkeypatch.setattr(Conv, "poison", None, raising=False)
+    assert command(*SMALL, "--epochs", 3, "--out", tmp_path / "run") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("engine.train: error: loss is not finite at step 8 (epoch 2): first seen "
+                            "in the output of conv2; lower --lr (0.05)") and error.count("\n") == 1
+    assert error.rstrip().endswith("checkpoint.safetensors, step 6")
+    assert checkpoint.read(tmp_path / "run").step == 6
+
+
+def test_a_rate_that_is_too_high_ends_in_one_line(tmp_path, capsys):
+    code = command(*SMALL, "--lr", "1e30", "--epochs", 2, "--out", tmp_path / "run")
+    error = capsys.readouterr().err
+    assert code == 1 and error.count("\n") == 1 and "not finite at step" in error
+    assert checkpoint.read(tmp_path / "run").step < 6
+
+
+def test_a_full_disk_ends_in_one_line_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):
+    fsync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 12:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(runs.os, "fsync", full)
+    assert command(*SMALL, "--epochs", 3, "--out", tmp_path / "run") == 1
+    error = capsys.readouterr().err
+    assert "No space left on device" in error and "--resume" in error and error.count("\n") == 1
+    monkeypatch.setattr(runs.os, "fsync", fsync)
+    assert not list((tmp_path / "run").glob(".*"))
+    assert command("--resume", tmp_path / "run") == 0
+
+
+def test_load_predicts_what_evaluation_measured(straight, tmp_path, capsys):
+    import engine.evaluate
+    from engine.data import load
+
+    data = load("synthetic", limit=90, size=(8, 8, 3), report=lambda line: None)
+    prob = engine.load(straight, device="numpy").predict(data.test.images)
+    assert prob.shape == (90, 10) and prob.dtype == np.float32
+    np.testing.assert_allclose(prob.sum(axis=1), 1, rtol=1e-5)
+    accuracy = runs.read_run(straight)["result"]["test_accuracy"]
+    assert (prob.argmax(axis=1) == data.test.labels).mean() == pytest.approx(accuracy)
+    capsys.readouterr()
+    assert engine.evaluate.main([str(straight), "--device", "numpy"]) == 0
+    text = capsys.readouterr().out
+    assert f"test accuracy {accuracy:.4f}" in text.splitlines()[-1] and "confusion" in text
+
+
+@pytest.mark.parametrize("loss", [SoftmaxLoss, HingeLoss])
+def test_a_net_and_arrays_of_ones_own(loss):
+    """Build, LSUV, train: two classes told apart by where the light is."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    images = rng.normal(size=(80, 6, 6, 1)).astype(np.float32)
+    images[labels == 1, :3] += 1
+    layers = [Conv(4), ReLU(), MaxPool(2), Linear(2)]
+    net = Net(layers, loss(), ops_for("numpy"), in_shape=(6, 6, 1), batch=20)
+    fill(net, "lsuv", seed=0)
+    report = lsuv(net, engine.batches(net, images, labels))
+    assert all(abs(row.variance_after - 1) < 0.05 for row in report.rows)
+    rows = engine.fit(net, images, labels, SGD(net, momentum=0.9), epochs=8, rate=0.02,
+                      report=lambda line: None)
+    assert len(rows) == 8 and rows[-1]["loss"] < rows[0]["loss"]
+    assert (engine.scores(net, images).argmax(axis=1) == labels).mean() > 0.9
