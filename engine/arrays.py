@@ -22,7 +22,7 @@ from kernels.clock import CORRECT_SUM, FINITE, FIRST, LOSS_SUM, RATE, SEEN, STEP
 
 
 def batches(net, images: np.ndarray, labels: np.ndarray, seed: int = 0) -> Callable[[], None]:
-    """A function that fills net.x and net.labels with the next mini-batch, shuffled anew every epoch.
+    """A function that fills net.x and net.labels with the next mini-batch, shuffled every epoch.
 
     It moves the clock's step, which draws new dropout masks: what LSUV wants to be given."""
     check(net, images, labels)
@@ -94,9 +94,9 @@ def put(net, images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> None:
 
 def check(net, images: np.ndarray, labels: np.ndarray) -> None:
     if images.shape[1:] != net.in_shape or len(images) != len(labels) or len(images) < net.batch:
-        raise InputError(f"images {images.shape} and labels {labels.shape}: this net wants at least "
-                         f"{net.batch} images (N, {', '.join(map(str, net.in_shape))}) and a label "
+        raise InputError(f"images {images.shape} and labels {labels.shape}: this net wants at "
+                         f"least {net.batch} images (N, {', '.join(map(str, net.in_shape))}) and a label "
                          "for each")
     if labels.min() < 0 or labels.max() >= net.classes:
-        raise InputError(f"labels from {labels.min()} to {labels.max()}: this net has {net.classes} "
-                         f"classes, 0 to {net.classes - 1}")
+        raise InputError(f"labels from {labels.min()} to {labels.max()}: this net has "
+                         f"{net.classes} classes, 0 to {net.classes - 1}")

@@ -1,16 +1,16 @@
 """Checkpoints: tensors by name in a safetensors file that other programs read as it is.
 
-    conv11.W                       (outputs, inputs/groups, height, width), a maxout's pieces stacked
+    conv11.W                       (outputs, inputs/groups, height, width), maxout's pieces stacked
     ip1.W                          (outputs, inputs), inputs in channel, height, width order
     conv11.b                       (outputs,)
     optimizer.momentum.conv11.W    the optimizer's memory of that tensor, in the same layout
     bn_conv11.mean                 running statistics
     data.mean_image                (H + 2 pad, W + 2 pad, C): with it `predict` needs no data set
 
-The header's metadata holds step, seed, settings, data set, progress, versions, and a SHA-256 of every
-tensor and of the metadata itself. A file is written beside the old one, flushed, renamed; the old one
-stays as checkpoint.previous.safetensors. Reading verifies all of it and falls back to the predecessor,
-and says so. A state with a NaN in it is never saved.
+The header's metadata holds step, seed, settings, data set, progress, versions, and a SHA-256 of
+every tensor and of the metadata itself. A file is written beside the old one, flushed, renamed; the
+old one stays as checkpoint.previous.safetensors. Reading verifies all of it and falls back to the
+predecessor, and says so. A state with a NaN in it is never saved.
 
 Read next: engine/train.py.
 """
@@ -94,8 +94,8 @@ def restore(saved: Saved, net, optimizer=None) -> None:
             value = inward(param, value) if value.ndim == len(shape) else value
         if value is None or value.shape != tuple(shape):
             found = "nothing" if value is None else f"shape {value.shape}"
-            raise InputError(f"{saved.path}: {name} should have shape {tuple(shape)} and has {found}"
-                             "; it is the checkpoint of another net or optimizer")
+            raise InputError(f"{saved.path}: {name} should have shape {tuple(shape)} and has "
+                             f"{found}; it is the checkpoint of another net or optimizer")
         return asarray(value.astype(net.dtype))
 
     for name, param in params.items():
@@ -133,7 +133,8 @@ def save(folder: Path, net, optimizer, *, step: int, epoch: float, settings: dic
 
 def digest(value: np.ndarray) -> str:
     """SHA-256 over type, shape and bytes."""
-    return hashlib.sha256(f"{value.dtype.str} {value.shape} ".encode() + value.tobytes()).hexdigest()
+    kind = f"{value.dtype.str} {value.shape} "
+    return hashlib.sha256(kind.encode() + value.tobytes()).hexdigest()
 
 
 def metadata_digest(metadata: dict[str, str]) -> str:
@@ -188,8 +189,8 @@ def refuse_others(saved: Saved, settings: dict, data: dict | None = None) -> Non
     """InputError if the checkpoint is of another net, or of another data set, each by its name."""
     for key in ("net", "act", "head", "optimizer"):
         if saved.settings[key] != settings[key]:
-            raise InputError(f"{saved.path}: this checkpoint is of {key} {saved.settings[key]}, not "
-                             f"{settings[key]}; put the run's own checkpoint back")
+            raise InputError(f"{saved.path}: this checkpoint is of {key} {saved.settings[key]}, "
+                             f"not {settings[key]}; put the run's own checkpoint back")
     if data is not None and saved.data["fingerprint"] != data["fingerprint"]:
         raise InputError(
             f"{saved.path}: this checkpoint was trained on data {saved.data['name']} "

@@ -15,7 +15,8 @@ from engine.data import load as load_data
 from engine.errors import InputError
 from engine.scoring import score, table
 from engine.settings import Settings
-from engine.train import assemble, data_words, describe, say
+from engine.train import assemble
+from engine.words import data_words, say
 from kernels import DeviceError, ops_for
 from models import NETS
 
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     saved = checkpoint.read(args.run, say)
     data = load_data(s.data, args.data_dir or s.data_dir, s.limit, size=NETS[s.net].in_shape,
                      report=say)
-    checkpoint.refuse_others(saved, s.as_dict(), describe(data))
+    checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
     net, feed, _ = assemble(s, data, ops)
     checkpoint.restore(saved, net)
     say(f"net {s.net}  act {s.act}  init {s.init}  {data_words(data.name)}")
@@ -47,7 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     if found.unscored:
         say(f"{found.unscored} images had scores that are not finite and count as wrong")
     say(f"test accuracy {found.accuracy:.4f}  error {1 - found.accuracy:.4f}  "
-        f"loss {found.loss:.4f}  epochs {saved.epoch:g}  device {ops.name}  {data_words(data.name)}")
+        f"loss {found.loss:.4f}  epochs {saved.epoch:g}  device {ops.name}  "
+        f"{data_words(data.name)}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """The data set on the device, and the batches that a net is given from it.
 
-Images stay uint8 and are uploaded once; a batch is one `gather`, which crops, mirrors and normalises
-straight into `net.x`. Which images a step sees is a pure function of seed and step: image n of the
+Images stay uint8 and are uploaded once; a batch is one `gather`, which crops, mirrors and
+normalises straight into `net.x`. Which images a step sees is a pure function of seed and step: image n of the
 run is place n mod N of permutation n div N, so batches run on across epochs and a resumed run needs
 nothing but its step number.
 

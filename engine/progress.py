@@ -1,5 +1,5 @@
-"""What a run shows while it works: a bar with loss, images/s and time left on a terminal, plain lines
-elsewhere.
+"""What a run shows while it works: a bar with loss, images/s and time left on a terminal, plain
+lines elsewhere.
 
 Read next: engine/runs.py, what a run leaves behind.
 """

@@ -1,7 +1,7 @@
 """A run's folder: run.json, init.json, metrics.csv, and the checkpoints beside them.
 
-Every file is written whole into a temporary neighbour, flushed to the disk and renamed, so a reader,
-or a machine that loses power, sees the old file or the new one and never half of either.
+Every file is written whole into a temporary neighbour, flushed to the disk and renamed, so a
+reader, or a machine that loses power, sees the old file or the new one and never half of either.
 
 Read next: engine/checkpoint.py.
 """
@@ -140,6 +140,17 @@ def read_metrics(folder: Path) -> list[dict]:
                  for c, v in zip(COLUMNS, line.split(","), strict=True)} for line in lines]
     except ValueError as error:
         raise InputError(f"{path}: a damaged row ({error})") from None
+
+
+def describe(data) -> dict:
+    """What a checkpoint and run.json say of a data set: enough to preprocess new images as it did.
+
+    pixel_scale: the factor on every pixel where a set is not contrast-normalised per image."""
+    fixed = not data.train.shift.any() and np.ptp(data.train.scale) == 0
+    return {"name": data.name, "fingerprint": data.fingerprint, "classes": data.classes,
+            "in_shape": list(data.in_shape), "pad": data.pad, "mirror": data.mirror,
+            "train_images": len(data.train.images), "test_images": len(data.test.images),
+            "pixel_scale": float(data.train.scale[0]) if fixed else None, "notes": data.notes}
 
 
 def versions() -> dict[str, str]:

@@ -39,8 +39,8 @@ def score(net, feed: Feed, stop: Callable[[], bool] = lambda: False) -> Scores |
 
 
 def need_statistics(net) -> None:
-    """InputError for a net with batch normalisation that has not trained a step: outside training it
-    has nothing to normalise with."""
+    """InputError for a net with batch normalisation that has not trained a step: outside training
+    it has nothing to normalise with."""
     for name, state in net.named_state().items():
         if name.endswith(".weight") and not net.ops.tohost(state).any():
             raise InputError(f"{name.removesuffix('.weight')}: batch normalisation has no running "
@@ -68,8 +68,8 @@ def _score(net, feed: Feed, clock: np.ndarray, stop: Callable[[], bool]) -> Scor
 
 
 def table(confusion: np.ndarray, classes: list[str]) -> str:
-    """The confusion table up to 20 classes, else the ten most frequent confusions; then the accuracy
-    of every class."""
+    """The confusion table up to 20 classes, else the ten most frequent confusions; then the
+    accuracy of every class."""
     lines, width = [], max(6, *(len(name) for name in classes))
     if len(classes) <= 20:
         column = max(6, len(str(confusion.max())) + 1)

@@ -1,7 +1,7 @@
 """The options of engine.train, and how they and the recipe become the settings of a run.
 
-Every setting has one value and one origin, which the run prints: the command line, the recipe of the
-net, or a default. Values that can't work are refused before anything is loaded. `Known` hands over
+Every setting has one value and one origin, which the run prints: the command line, the recipe of
+the net, or a default. Values that can't work are refused before anything is loaded. `Known` hands over
 the names of the rooms above, which this file does not import.
 
 Read next: engine/train.py, which turns settings into a run.
@@ -40,7 +40,7 @@ class Known:
 class Settings:
     """Everything that decides a run's result, and device, threads and folders. run.json holds it.
 
-    `steps` updates in all; `policy` spans them. `clip` 0 is off. `threads`, `limit`: None is all."""
+    `steps` updates in all; `policy` spans them. `clip` 0 is off; `threads`, `limit` None is all."""
 
     net: str
     act: str
@@ -97,8 +97,8 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> None:
     add("--act", metavar="ACT", help=f"{one_of(known.acts)} (default: {DEFAULTS['act']})")
     add("--head", metavar="HEAD", help=f"{one_of(HEADS)} (default: {DEFAULTS['head']})")
     add("--init", metavar="INIT", help=f"{one_of(known.inits)} (default: {DEFAULTS['init']})")
-    add("--lsuv-mode", metavar="MODE", help="same: one kept mini-batch | fresh: a new one for every "
-        f"measurement, as the authors did (default: {DEFAULTS['lsuv_mode']})")
+    add("--lsuv-mode", metavar="MODE", help="same: one kept mini-batch | fresh: a new one for "
+        f"every measurement, as the authors did (default: {DEFAULTS['lsuv_mode']})")
     add("--lsuv-batch", metavar="N", type=int, help="images in LSUV's batch (default: --batch)")
     add("--lsuv-tol", metavar="X", type=float, help="LSUV: tolerance on |variance - 1| "
         f"(default: {DEFAULTS['lsuv_tol']})")
@@ -116,24 +116,24 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> None:
     add("--device", metavar="NAME", help=f"{one_of(DEVICES)} (default: auto)")
     add("--threads", metavar="N", type=int, help="CPU threads (default: all)")
     add("--precision", metavar="P", help="fp32 (the one that cpu and numpy compute in)")
-    add("--seed", metavar="N", type=int, help=f"of every random number (default: {DEFAULTS['seed']})")
+    add("--seed", metavar="N", type=int, help="of every random number (default: 0)")
 
 
 def train_parser(known: Known, description: str) -> Parser:
     parser = Parser(prog="engine.train", description=description, epilog=(
         "The recipe's rate policy is stretched in proportion to the steps of the run, so with "
         "--epochs 23 a\nten times shorter `paper` run drops its rate ten times earlier. A run is "
-        "round(epochs * images / batch)\nsteps. Defaults from the recipe are printed at the start."))
+        "round(epochs * images /\nbatch) steps. Defaults of the recipe are printed at the start."))
     add_net_options(parser, known)
     add = parser.add_argument
     add("--optimizer", metavar="NAME", help="sgd | rmsprop (default: recipe)")
-    add("--epochs", metavar="N", type=float, help="passes over the training images; 0 trains nothing")
+    add("--epochs", metavar="N", type=float, help="passes over the training images; 0: no training")
     add("--lr", metavar="X", type=float, help="the policy's rate, before it is lowered")
     add("--momentum", metavar="X", type=float, help="of sgd")
     add("--decay", metavar="X", type=float, help="L2 weight decay")
     add("--clip", metavar="X", type=float, help="limit on the gradient's 2-norm; 0 is off")
-    add("--runs", metavar="N", type=int, help="N runs, seeds N apart by one, a folder each; mean and "
-        "spread at the end")
+    add("--runs", metavar="N", type=int, help="N runs, seeds --seed and on, a folder each; mean "
+        "and spread at the end")
     add("--out", metavar="DIR", help="run folder (default: runs/<net>-<init>-<date>)")
     add("--resume", metavar="DIR", help="continue the run in DIR exactly; only --device, --threads "
         "and --data-dir may be given with it")
@@ -178,8 +178,8 @@ def check_resume(args: argparse.Namespace) -> None:
     """InputError if an option beside --resume would change the run."""
     for name, value in vars(args).items():
         if name not in (*MAY_CHANGE, "resume") and value is not None and value is not False:
-            raise InputError(f"{option(name)} can't be given with --resume, which continues the run "
-                             f"with its own settings; leave it out, or start a new run with --out")
+            raise InputError(f"{option(name)} can't be given with --resume, which continues the "
+                             "run with its own settings; leave it out, or start a new run")
 
 
 def option(name: str) -> str:
@@ -191,7 +191,7 @@ def resolve(args: argparse.Namespace, known: Known, data_name: str,
             images: int) -> tuple[Settings, dict[str, str]]:
     """Settings for a data set of that name with so many training images -> (settings, origins).
 
-    InputError for a batch larger than the data set, or an option that the optimizer has no use for."""
+    InputError for a batch larger than the data set, or an option that the optimizer can't use."""
     given = {name: value for name, value in vars(args).items() if value is not None}
     origins: dict[str, str] = {}
 

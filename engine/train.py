@@ -7,8 +7,8 @@
     python -m engine.train --net fitnet4 --init msra --seed 1 --runs 3
     python -m engine.train --resume runs/fitnet4-lsuv-20250101-120000
 
-`assemble` puts the rooms together, `train` is the loop. A run stops with Ctrl-C or SIGTERM after the
-step in hand, saves, and continues with --resume as if it had not stopped, bit for bit.
+`assemble` puts the rooms together, `train` is the loop. A run stops with Ctrl-C or SIGTERM after
+the step in hand, saves, and continues with --resume as if it had not stopped, bit for bit.
 
 Read next: models/fitnet.py, the net's list of layers.
 """
@@ -35,6 +35,7 @@ from engine.progress import Progress
 from engine.schedules import rates
 from engine.scoring import score
 from engine.settings import Known, Settings
+from engine.words import data_words, epoch_line, introduce, last_line, say
 from kernels import DeviceError, ops_for
 from kernels.clock import CORRECT_SUM, FINITE, LOSS_SUM, SEEN, STEP, new_clock
 from lsuv import INITS, initialise
@@ -89,7 +90,8 @@ class Past:
 
 
 def epoch_ends(s: Settings, images: int) -> list[int]:
-    """The step after which each epoch is over; batches run on across them, the last may be short."""
+    """The step after which each epoch is over: batches run on across epochs, the last may be short.
+    """
     whole = [round(epoch * images / s.batch) for epoch in range(1, math.floor(s.epochs) + 1)]
     return sorted({*whole, s.steps} - {0})
 
@@ -107,7 +109,7 @@ def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past
         past.seconds = spent + time.perf_counter() - began
         step = int(past.clock[STEP])
         checkpoint.save(folder, net, optimizer, step=step, epoch=step * s.batch / feed.train.count,
-                        settings=s.as_dict(), data=describe(feed.data),
+                        settings=s.as_dict(), data=runs.describe(feed.data),
                         mean_image=feed.data.mean_image, progress=past.as_dict())
 
     with Progress(s.steps, int(past.clock[STEP])) as show:
@@ -140,8 +142,8 @@ def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past
                 raise not_finite(s, net, feed, folder, clock, epoch)
             images = int(clock[STEP] - first) * s.batch
             past.clock, past.images = clock, past.images + images
-            past.training, past.epoch_training = past.training + seconds, past.epoch_training + seconds
-            past.epoch_images += images
+            past.training, past.epoch_images = past.training + seconds, past.epoch_images + images
+            past.epoch_training += seconds
             tested = None if stop.asked() else score(net, feed, stop.asked)
             if tested is None:
                 save()
@@ -167,58 +169,22 @@ def not_finite(s: Settings, net: Net, feed: Feed, folder: Path, clock, epoch: in
     """The error that ends a run whose clock is latched: that step is repeated, looking."""
     where = first_not_finite(net, feed)
     saved = checkpoint.read(folder)
-    remedy = f"lower --lr ({s.lr:g})" + (f" or --clip ({s.clip:g})" if s.clip else " or set --clip 1")
+    clip = f"--clip ({s.clip:g})" if s.clip else "set --clip 1"
     return RunError(f"loss is not finite at step {int(clock[STEP])} (epoch {epoch}): first seen in "
-                    f"{where}; {remedy}, or try another --init ({s.init}); the last good checkpoint "
-                    f"is {saved.path}, step {saved.step}")
-
-
-def describe(data) -> dict:
-    """What a checkpoint and run.json say of a data set: enough to preprocess new images as it did.
-
-    pixel_scale: the factor on every pixel where a set is not contrast-normalised per image."""
-    fixed = not data.train.shift.any() and np.ptp(data.train.scale) == 0
-    return {"name": data.name, "fingerprint": data.fingerprint, "classes": data.classes,
-            "in_shape": list(data.in_shape), "pad": data.pad, "mirror": data.mirror,
-            "train_images": len(data.train.images), "test_images": len(data.test.images),
-            "pixel_scale": float(data.train.scale[0]) if fixed else None, "notes": data.notes}
-
-
-def data_words(name: str) -> str:
-    """The data set as the first and the last line name it."""
-    return f"data {name}" + ("  (made up by the program, not a real data set)"
-                             if name == "synthetic" else "")
-
-
-def epoch_line(row: dict, epochs: float) -> str:
-    return (f"epoch {row['epoch']}/{math.ceil(epochs)}  step {row['step']}  lr {row['lr']:.3g}  "
-            f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}  "
-            f"test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:.4f}  "
-            f"images/s {row['images_per_second']:.0f}")
-
-
-def last_line(result: dict) -> str:
-    loss = float("nan") if result["test_loss"] is None else result["test_loss"]
-    return (f"test accuracy {result['test_accuracy']:.4f}  error {result['test_error']:.4f}  "
-            f"loss {loss:.4f}  epochs {result['epochs']:g}  "
-            f"images/s {result['images_per_second']:.0f}  device {result['device']}  "
-            f"{data_words(result['data'])}")
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
+                    f"{where}; lower --lr ({s.lr:g}) or {clip}, or try another --init ({s.init}); "
+                    f"the last good checkpoint is {saved.path}, step {saved.step}")
 
 
 def new_run(s: Settings, origins: dict, data, ops, folder: Path) -> dict:
-    """Initialise and train in a new folder -> run.json's result, or None inside if it was stopped."""
+    """Initialise and train in a new folder -> the run's record, as run.json holds it."""
     net, feed, optimizer = assemble(s, data, ops)
     report = first_weights(s, net, feed)
     for note in report.notes:
         say(f"note: {note}")
-    say(f"init {s.init}: {len(report.layers())} layers with weights, {net.parameters:,} parameters, "
-        f"{report.seconds:.2f} s; {folder / runs.INIT} has every layer")
+    say(f"init {s.init}: {len(report.layers())} layers with weights, {net.parameters:,} "
+        f"parameters, {report.seconds:.2f} s; {folder / runs.INIT} has every layer")
     runs.write_json(folder / runs.INIT, report.as_dict())
-    record = {"settings": s.as_dict(), "origins": origins, "data": describe(data),
+    record = {"settings": s.as_dict(), "origins": origins, "data": runs.describe(data),
               "parameters": net.parameters, "device": ops.name, "device_description":
               ops.description, "versions": runs.versions(),
               "started": time.strftime("%Y-%m-%d %H:%M:%S%z"), "result": None}
@@ -229,9 +195,10 @@ def new_run(s: Settings, origins: dict, data, ops, folder: Path) -> dict:
 def resumed_run(args) -> dict:
     """Continue the run in args.resume from its checkpoint."""
     folder, record = Path(args.resume), runs.read_run(args.resume)
-    s = Settings.from_dict(record["settings"] | {
-        name: getattr(args, name) for name in options.MAY_CHANGE
-        if getattr(args, name) is not None}, str(folder / runs.RUN))
+    changed = {name: getattr(args, name) for name in options.MAY_CHANGE
+               if getattr(args, name) is not None}
+    origins = {**record.get("origins", {}), **dict.fromkeys(changed, "command line")}
+    s = Settings.from_dict(record["settings"] | changed, str(folder / runs.RUN))
     if record["result"]:
         say(f"{folder} is complete; to train longer start a new run with more --epochs")
         say(last_line(record["result"]))
@@ -239,22 +206,24 @@ def resumed_run(args) -> dict:
     ops = ops_for(s.device, threads=s.threads)
     say(f"resuming {folder}")
     if ops.name != record["device"]:
-        say(f"note: the run began on device {record['device']}; on {ops.name} it continues equal up "
-            "to rounding, not bit for bit")
+        say(f"note: the run began on device {record['device']}; on {ops.name} it continues equal "
+            "up to rounding, not bit for bit")
     data = load_data(s.data, s.data_dir, s.limit, size=NETS[s.net].in_shape, report=say)
-    introduce(s, {}, data, ops)
+    introduce(s, origins, data, ops)
     net, feed, optimizer = assemble(s, data, ops)
     saved = checkpoint.read(folder, say)
-    checkpoint.refuse_others(saved, s.as_dict(), describe(data))
+    checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
     checkpoint.restore(saved, net, optimizer)
     say(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
-    record = record | {"settings": s.as_dict(), "device": ops.name,
+    record = record | {"settings": s.as_dict(), "origins": origins, "device": ops.name,
                        "device_description": ops.description}
     return finish(s, net, feed, optimizer, folder, Past.from_dict(saved.progress), record)
 
 
 def finish(s: Settings, net, feed, optimizer, folder: Path, past: Past, record: dict) -> dict:
-    """Train to the end, write the result into run.json, print the last line. Stopped: exit 130/143."""
+    """Train to the end, write the result into run.json, print the last line -> the record.
+
+    A run that was stopped ends in SystemExit 130 or 143."""
     quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
     with StopSignals() as stop, quiet:  # a value that is not finite is latched and named by `train`
         done = train(s, net, feed, optimizer, folder, past, stop)
@@ -277,19 +246,6 @@ def finish(s: Settings, net, feed, optimizer, folder: Path, past: Past, record: 
         runs.write_json(folder / runs.RUN, record)
     say(last_line(record["result"]))
     return record
-
-
-def introduce(s: Settings, origins: dict, data, ops) -> None:
-    """The first lines: the run in a line, the device and why, the data's notes, every setting."""
-    say(f"net {s.net}  act {s.act}  init {s.init}  {data_words(data.name)}")
-    say(f"{ops.why}; {ops.description}")
-    say(f"{len(data.train.images):,} training and {len(data.test.images):,} test images, "
-        f"{'x'.join(map(str, data.in_shape))}, {len(data.classes)} classes, "
-        f"fingerprint {data.fingerprint}")
-    for note in data.notes:
-        say(f"note: {note}")
-    for line in options.lines(s, origins):
-        say(line)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -318,13 +274,14 @@ def main(argv: list[str] | None = None) -> int:
     introduce(s, origins, data, ops)
     for k, folder in enumerate(folders):
         say(f"run {k + 1} of {args.runs}, seed {s.seed + k}, {folder}")
-        found.append(new_run(options.with_seed(s, s.seed + k), origins, data, ops, folder)["result"])
+        record = new_run(options.with_seed(s, s.seed + k), origins, data, ops, folder)
+        found.append(record["result"])
     summarise(found, out)
     return 0
 
 
 def summarise(found: list[dict], out: Path) -> None:
-    """Mean and spread (sample standard deviation) of several runs; the last line is their mean's."""
+    """Mean and spread (sample standard deviation) of several runs; the last line is the mean's."""
     accuracy = np.array([result["test_accuracy"] for result in found])
     losses = [float("nan") if r["test_loss"] is None else r["test_loss"] for r in found]
     spread = accuracy.std(ddof=1)

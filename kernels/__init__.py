@@ -21,8 +21,8 @@ class DeviceError(ValueError):
 def ops_for(name: str = "auto", threads: int | None = None):
     """The operations of device `name`, with `threads` CPU threads (None: as many as OpenMP finds).
 
-    `ops.why` is one line for the user: which device this is, and why. Nothing of a device is imported
-    before it is asked for. Raises DeviceError.
+    `ops.why` is one line for the user: which device this is, and why. Nothing of a device is
+    imported before it is asked for. Raises DeviceError.
     """
     if name not in DEVICES:
         near = difflib.get_close_matches(str(name), DEVICES, n=1)

@@ -91,7 +91,8 @@ def test_the_predecessor_is_kept_and_used_when_the_newest_is_damaged(tmp_path):
         assert saved.step == 1
         checkpoint.restore(saved, net, optimizer)
         assert np.array_equal(net.weights, first)
-    assert len(told) == 6 and all("checkpoint.previous.safetensors, step 1" in line for line in told)
+    assert len(told) == 6
+    assert all("checkpoint.previous.safetensors, step 1" in line for line in told)
     (tmp_path / "checkpoint.previous.safetensors").unlink()
     with pytest.raises(InputError, match="no checkpoint to load"):
         checkpoint.read(tmp_path)

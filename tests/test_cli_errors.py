@@ -35,7 +35,8 @@ SYNTHETIC = ("--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--
     (["--lr", "inf"], "--lr inf"), (["--lr", "-0.1"], "--lr -0.1"), (["--lr"], "--lr"),
     (["--momentum", "1"], "--momentum 1 "), (["--decay", "-1"], "--decay -1"),
     (["--clip", "-1"], "--clip -1"), (["--input-scale", "0"], "--input-scale 0"),
-    (["--limit", "0"], "--limit 0"), (["--runs", "0"], "--runs 0"), (["--threads", "0"], "--threads 0"),
+    (["--limit", "0"], "--limit 0"), (["--runs", "0"], "--runs 0"),
+    (["--threads", "0"], "--threads 0"),
     (["--seed", "-1"], "--seed -1"), (["--lsuv-tol", "0"], "--lsuv-tol 0"),
     (["--lsuv-batch", "0"], "--lsuv-batch 0"), (["--lsuv-max-iter", "0"], "--lsuv-max-iter 0"),
     (["--nett", "fitnet1"], "did you mean --net?"), (["--epoch", "3"], "did you mean --epochs?"),
@@ -83,7 +84,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, capsys):
 
 @pytest.mark.parametrize("error, code, text", [
     (RunError("the disk is full"), 1, "x: error: the disk is full\n"),
-    (OSError(28, "No space left on device", "a.csv"), 1, "x: error: a.csv: No space left on device\n"),
+    (OSError(28, "No space left", "a.csv"), 1, "x: error: a.csv: No space left\n"),
     (KeyboardInterrupt(), 130, "x: stopped\n"),
 ])
 def test_exit_codes(error, code, text, capsys):

@@ -71,17 +71,21 @@ def test_mnist_pools_as_caffe_does_and_decays_biases():
 @pytest.mark.parametrize("name, act", [("fitnet1", "maxout"), ("fitresnet4", "relu"),
                                        ("fitnet_mnist", "tanh")])
 def test_ten_steps_give_the_same_losses_on_every_device(name, act, ops):
+    if ops.name == "numpy":
+        pytest.skip("the reference is what the others are compared with")
     losses = []
     for device in (NumpyOps(), ops):
-        net = make(name, act, batch=4, ops=device)
+        net = make(name, act, batch=2, ops=device)
         rng, rates = np.random.default_rng(0), device.asarray(np.full(11, 2e-4))
 
         def next_batch():
             net.x[...] = rng.normal(0, 1, net.x.shape)
-            net.labels[...] = rng.integers(0, 10, 4)
+            net.labels[...] = rng.integers(0, 10, 2)
 
         initialise(net, "lsuv", next_batch, seed=1, act=act)
-        optimizer = RMSProp(net) if name == "fitnet_mnist" else SGD(net, 0.9, 5e-4, clip=1.0)
+        # RMSProp's usual delta would turn the rounding of a gradient near zero into a whole step.
+        optimizer = (RMSProp(net, delta=1e-2) if name == "fitnet_mnist"
+                     else SGD(net, 0.9, 5e-4, clip=1.0))
         net.clock[2] = 2e-4
         ten = []
         for _ in range(10):

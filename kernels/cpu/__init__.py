@@ -21,13 +21,16 @@ class NativeError(ImportError):
 
 
 def _preload() -> None:
-    """Loads oneDNN, so that the extension finds it by its soname: the wheel puts it where the loader
-    doesn't look, and an rpath would point into pip's build folder, which is gone by now."""
+    """Loads oneDNN, so that the extension finds it by its soname.
+
+    The wheel puts it where the loader doesn't look, and an rpath would point into pip's build
+    folder, which is gone by now.
+    """
     try:
         files = importlib.metadata.files(WHEEL) or []
     except importlib.metadata.PackageNotFoundError:
         raise NativeError(
-            f"oneDNN is not installed; pip install {WHEEL}==2023.2.0 (reinstall lsuv-engine after it)"
+            f"oneDNN is not installed (pip install {WHEEL}==2023.2.0)"
         ) from None
     path = next((file.locate() for file in files if file.name == LIBRARY), None)
     if path is None:

@@ -1,9 +1,9 @@
 """Device cpu: the operations of kernels/reference.py, one call into the native extension a method.
 
-What an operation means stands in the reference. Different here: arrays are float32 (uint8 and int32
-where the contract says so), contiguous, and have exactly the shapes that the contract names; anything
-else is a ValueError that names the value, before memory is touched. Convolution and the fully
-connected layer are oneDNN's, everything else is our own, in native/.
+What an operation means stands in the reference. Different here: arrays are float32 (uint8 and
+int32 where the contract says so), contiguous, and have exactly the shapes that the contract
+names; anything else is a ValueError that names the value, before memory is touched. Convolution
+and the fully connected layer are oneDNN's, everything else is our own, in native/.
 
 Read next: native/module.cpp, then native/maxout.cpp, the shortest kernel.
 """
@@ -20,7 +20,7 @@ class CpuOps(NumpyOps):
     name = "cpu"
 
     def __init__(self, threads: int | None = None):
-        """threads: OpenMP threads of every kernel of this process; None leaves OpenMP's own count."""
+        """threads: OpenMP threads of every kernel of this process; None leaves OpenMP's count."""
         if threads is not None:
             _native.set_threads(threads)
         self._convolutions = _native.Convolutions()
@@ -139,8 +139,8 @@ class CpuOps(NumpyOps):
 
     def gather(self, images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
                mirror, input_scale, augment):
-        _native.gather(images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
-                       mirror, input_scale, augment)
+        _native.gather(images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad,
+                       move, mirror, input_scale, augment)
 
     # -- optimisation -----------------------------------------------------------------------------
 

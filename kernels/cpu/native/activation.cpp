@@ -11,6 +11,7 @@
 #include "common.h"
 #include "exponential.h"
 #include "parallel.h"
+#include "shapes.h"
 
 using namespace lsuv;
 
@@ -19,7 +20,7 @@ namespace {
 template <class Function>
 void map(const py::array& x, const py::array& y, const char* x_name, const char* y_name,
          Function function) {
-    same_size(x, x_name, y, y_name);
+    same_shape(x, x_name, y, y_name);
     const auto* __restrict__ source = input<float>(x, x_name);
     auto* __restrict__ target = output<float>(y, y_name);
     const std::int64_t size = x.size();
@@ -30,8 +31,8 @@ void map(const py::array& x, const py::array& y, const char* x_name, const char*
 template <class Function>
 void map(const py::array& a, const py::array& b, const py::array& y, const char* a_name,
          const char* b_name, const char* y_name, Function function) {
-    same_size(a, a_name, b, b_name);
-    same_size(b, b_name, y, y_name);
+    same_shape(a, a_name, b, b_name);
+    same_shape(b, b_name, y, y_name);
     const auto* __restrict__ left = input<float>(a, a_name);
     const auto* __restrict__ right = input<float>(b, b_name);
     auto* __restrict__ target = output<float>(y, y_name);
@@ -41,14 +42,14 @@ void map(const py::array& a, const py::array& b, const py::array& y, const char*
 }
 
 void leaky_forward(const py::array& x, const py::array& y, float slope) {
-    map(x, y, "leaky_forward x", "leaky_forward y", [slope](float value) {
+    map(x, y, "leaky_forward: x", "leaky_forward: y", [slope](float value) {
         const float scaled = slope * value;
         return value > 0.0f ? value : scaled;
     });
 }
 
 void leaky_backward(const py::array& dy, const py::array& y, const py::array& dx, float slope) {
-    map(dy, y, dx, "leaky_backward dy", "leaky_backward y", "leaky_backward dx",
+    map(dy, y, dx, "leaky_backward: dy", "leaky_backward: y", "leaky_backward: dx",
         [slope](float gradient, float value) {
             const float scaled = slope * gradient;
             return value > 0.0f ? gradient : scaled;
@@ -72,26 +73,27 @@ float tanh_of(float x) {
 }
 
 void tanh_forward(const py::array& x, const py::array& y) {
-    map(x, y, "tanh_forward x", "tanh_forward y", [](float value) { return tanh_of(value); });
+    map(x, y, "tanh_forward: x", "tanh_forward: y", [](float value) { return tanh_of(value); });
 }
 
 void tanh_backward(const py::array& dy, const py::array& y, const py::array& dx) {
-    map(dy, y, dx, "tanh_backward dy", "tanh_backward y", "tanh_backward dx",
+    map(dy, y, dx, "tanh_backward: dy", "tanh_backward: y", "tanh_backward: dx",
         [](float gradient, float value) { return gradient * (1.0f - value * value); });
 }
 
 void sigmoid_forward(const py::array& x, const py::array& y) {
-    map(x, y, "sigmoid_forward x", "sigmoid_forward y",
+    map(x, y, "sigmoid_forward: x", "sigmoid_forward: y",
         [](float value) { return 1.0f / (1.0f + exponential(-value)); });
 }
 
 void sigmoid_backward(const py::array& dy, const py::array& y, const py::array& dx) {
-    map(dy, y, dx, "sigmoid_backward dy", "sigmoid_backward y", "sigmoid_backward dx",
+    map(dy, y, dx, "sigmoid_backward: dy", "sigmoid_backward: y", "sigmoid_backward: dx",
         [](float gradient, float value) { return gradient * (value * (1.0f - value)); });
 }
 
 void add(const py::array& a, const py::array& b, const py::array& y) {
-    map(a, b, y, "add a", "add b", "add y", [](float left, float right) { return left + right; });
+    map(a, b, y, "add: a", "add: b", "add: y",
+        [](float left, float right) { return left + right; });
 }
 
 }  // namespace

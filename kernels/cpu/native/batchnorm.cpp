@@ -6,9 +6,9 @@
 //   running     mean (C,), rstd (C,) -> added to running_mean, running_var (C,) and weight (1,)
 //   inference   x (rows, C), running sums (C,) -> y (rows, C)             reads 4, writes 4
 //
-// A channel's sums are taken in double over tiles of a fixed number of rows and merged in their order,
-// so they have the same bits for any number of threads. One thread computes a run of rows, one vector
-// lane a channel.
+// A channel's sums are taken in double over tiles of a fixed number of rows and merged in their
+// order, so they have the same bits for any number of threads. One thread computes a run of rows,
+// one vector lane a channel.
 //
 // Read next: loss.cpp.
 #include <algorithm>
@@ -18,6 +18,7 @@
 #include "clock.h"
 #include "moments.h"
 #include "parallel.h"
+#include "shapes.h"
 
 using namespace lsuv;
 
@@ -30,7 +31,9 @@ struct Rows {
 Rows split(const py::array& x, const char* name) {
     if (x.ndim() < 1) fail(std::string("batchnorm: ") + name + " () has no channels");
     const std::int64_t C = x.shape(x.ndim() - 1);
-    if (x.size() == 0) fail(std::string("batchnorm: ") + name + " " + shape_text(x) + " has no elements");
+    if (x.size() == 0) {
+        fail(std::string("batchnorm: ") + name + " " + shape_text(x) + " has no elements");
+    }
     const std::int64_t rows = x.size() / C, height = std::max<std::int64_t>(1, TILE / C);
     return {rows, C, height, ceil_div(rows, height)};
 }
@@ -54,13 +57,13 @@ void batchnorm_forward(const py::array& x, const py::array& y, const py::array& 
                        const py::array& rstd, double eps) {
     const Rows size = split(x, "x");
     const std::int64_t C = size.C;
-    same_size(x, "batchnorm: x", y, "y");
+    same_shape(x, "batchnorm: x", y, "y");
     shaped(mean, "batchnorm: mean", {C});
     shaped(rstd, "batchnorm: rstd", {C});
-    const auto* values = input<float>(x, "batchnorm_forward x");
-    auto* result = output<float>(y, "batchnorm_forward y");
-    auto* centre = output<float>(mean, "batchnorm_forward mean");
-    auto* factor = output<float>(rstd, "batchnorm_forward rstd");
+    const auto* values = input<float>(x, "batchnorm_forward: x");
+    auto* result = output<float>(y, "batchnorm_forward: y");
+    auto* centre = output<float>(mean, "batchnorm_forward: mean");
+    auto* factor = output<float>(rstd, "batchnorm_forward: rstd");
     const std::vector<double> sums = tile_sums(
         size, [=](std::int64_t first, std::int64_t row, double* __restrict__ sum,
                   double* __restrict__ squares) {
@@ -96,13 +99,13 @@ void batchnorm_backward(const py::array& dy, const py::array& y, const py::array
                         const py::array& dx) {
     const Rows size = split(y, "y");
     const std::int64_t C = size.C;
-    same_size(dy, "batchnorm: dy", y, "y");
-    same_size(dx, "batchnorm: dx", y, "y");
+    same_shape(dy, "batchnorm: dy", y, "y");
+    same_shape(dx, "batchnorm: dx", y, "y");
     shaped(rstd, "batchnorm: rstd", {C});
-    const auto* gradient = input<float>(dy, "batchnorm_backward dy");
-    const auto* values = input<float>(y, "batchnorm_backward y");
-    const auto* factor = input<float>(rstd, "batchnorm_backward rstd");
-    auto* result = output<float>(dx, "batchnorm_backward dx");
+    const auto* gradient = input<float>(dy, "batchnorm_backward: dy");
+    const auto* values = input<float>(y, "batchnorm_backward: y");
+    const auto* factor = input<float>(rstd, "batchnorm_backward: rstd");
+    auto* result = output<float>(dx, "batchnorm_backward: dx");
     const std::vector<double> sums = tile_sums(
         size, [=](std::int64_t, std::int64_t row, double* __restrict__ level,
                   double* __restrict__ along) {
@@ -134,16 +137,17 @@ void batchnorm_backward(const py::array& dy, const py::array& y, const py::array
 void batchnorm_running(const py::array& mean, const py::array& rstd, const py::array& running_mean,
                        const py::array& running_var, const py::array& weight, double count,
                        double fraction, double eps, const py::array& clock) {
+    dimensions(mean, "batchnorm: mean", 1);
     const std::int64_t C = mean.size();
     shaped(rstd, "batchnorm: rstd", {C});
     shaped(running_mean, "batchnorm: running_mean", {C});
     shaped(running_var, "batchnorm: running_var", {C});
     shaped(weight, "batchnorm: weight", {1});
-    const auto* centre = input<float>(mean, "batchnorm_running mean");
-    const auto* factor = input<float>(rstd, "batchnorm_running rstd");
-    auto* mean_sum = output<float>(running_mean, "batchnorm_running running_mean");
-    auto* var_sum = output<float>(running_var, "batchnorm_running running_var");
-    auto* batches = output<float>(weight, "batchnorm_running weight");
+    const auto* centre = input<float>(mean, "batchnorm_running: mean");
+    const auto* factor = input<float>(rstd, "batchnorm_running: rstd");
+    auto* mean_sum = output<float>(running_mean, "batchnorm_running: running_mean");
+    auto* var_sum = output<float>(running_var, "batchnorm_running: running_var");
+    auto* batches = output<float>(weight, "batchnorm_running: weight");
     if (read_clock(clock)[FINITE] == 0) return;
     const double unbiased = count / std::max(count - 1, 1.0);
     for (std::int64_t c = 0; c < C; ++c) {
@@ -158,15 +162,15 @@ void batchnorm_inference(const py::array& x, const py::array& y, const py::array
                          const py::array& running_var, const py::array& weight, double eps) {
     if (x.ndim() < 1) fail("batchnorm: x () has no channels");
     const std::int64_t C = x.shape(x.ndim() - 1);
-    same_size(x, "batchnorm: x", y, "y");
+    same_shape(x, "batchnorm: x", y, "y");
     shaped(running_mean, "batchnorm: running_mean", {C});
     shaped(running_var, "batchnorm: running_var", {C});
     shaped(weight, "batchnorm: weight", {1});
-    const auto* values = input<float>(x, "batchnorm_inference x");
-    auto* result = output<float>(y, "batchnorm_inference y");
-    const auto* mean_sum = input<float>(running_mean, "batchnorm_inference running_mean");
-    const auto* var_sum = input<float>(running_var, "batchnorm_inference running_var");
-    const double batches = input<float>(weight, "batchnorm_inference weight")[0];
+    const auto* values = input<float>(x, "batchnorm_inference: x");
+    auto* result = output<float>(y, "batchnorm_inference: y");
+    const auto* mean_sum = input<float>(running_mean, "batchnorm_inference: running_mean");
+    const auto* var_sum = input<float>(running_var, "batchnorm_inference: running_var");
+    const double batches = input<float>(weight, "batchnorm_inference: weight")[0];
     if (!(batches > 0)) {
         fail("batchnorm: no running statistics yet; train at least one step first");
     }

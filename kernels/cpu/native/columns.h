@@ -12,9 +12,9 @@ namespace lsuv {
 
 // Sums over the rows of a (rows, K) array, added up call by call.
 //
-// Each thread takes one run of rows. Blocks of 256 rows are summed in float32, 64 columns at a time in
-// registers, and blocks in float64, so the error does not grow with the batch. The order depends on
-// the number of threads alone.
+// Each thread takes one run of rows. Blocks of 256 rows are summed in float32, 64 columns at a time
+// in registers, and blocks in float64, so the error does not grow with the batch. The order depends
+// on the number of threads alone.
 class ColumnSums {
 public:
     void start(std::int64_t K) {

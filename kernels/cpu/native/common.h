@@ -1,8 +1,8 @@
 // Checks on the arrays that Python hands over, shared by every kernel of this folder.
 //
-// A binding takes `const pybind11::array&`, and turns it into a pointer with input<T>() or output<T>():
-// dtype, C order and (with shaped) shape are checked once, here, and a mistake is one line that names
-// the argument and its value. Kernels then see bare pointers and sizes.
+// A binding takes `const pybind11::array&`, and turns it into a pointer with input<T>() or
+// output<T>(): dtype, C order and (with shaped) shape are checked once, here, and a mistake is one
+// line that names the argument and its value. Kernels then see bare pointers and sizes.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -42,11 +42,14 @@ void check_array(const py::array& a, const char* name) {
 }
 
 // The array's shape must be exactly `shape`.
-inline void shaped(const py::array& a, const char* name, std::initializer_list<std::int64_t> shape) {
+inline void shaped(const py::array& a, const char* name,
+                   std::initializer_list<std::int64_t> shape) {
     bool same = a.ndim() == static_cast<py::ssize_t>(shape.size());
     py::ssize_t axis = 0;
     for (std::int64_t size : shape) same = same && a.shape(axis++) == size;
-    if (!same) fail(std::string(name) + ": shape " + shape_text(a) + ", expected " + shape_text(shape));
+    if (!same) {
+        fail(std::string(name) + ": shape " + shape_text(a) + ", expected " + shape_text(shape));
+    }
 }
 
 inline void dimensions(const py::array& a, const char* name, py::ssize_t ndim) {
@@ -57,7 +60,8 @@ inline void dimensions(const py::array& a, const char* name, py::ssize_t ndim) {
 }
 
 // Two arrays of one size, whatever their shape is (element-wise kernels).
-inline void same_size(const py::array& a, const char* a_name, const py::array& b, const char* b_name) {
+inline void same_size(const py::array& a, const char* a_name, const py::array& b,
+                      const char* b_name) {
     if (a.size() != b.size()) {
         fail(std::string(a_name) + " " + shape_text(a) + " and " + b_name + " " + shape_text(b) +
              " differ in size");

@@ -1,7 +1,10 @@
 // Convolution by oneDNN, on plain NHWC activations and KRSC weights.
 //
-// A plan (conv_plan.h) is built at the first use of its shapes and kept, so a training step allocates
-// nothing after the first. Weights are copied into oneDNN's format at every call: COST
+// A plan (conv_plan.h) is built at the first use of its shapes and kept, so a training step
+// allocates nothing after the first. Weights are copied into oneDNN's format, and their gradient
+// back, at every call: 80 -> 160 filters take 0.02 to 0.04 ms beside 14 ms of arithmetic,
+// 128 -> 256 on 8x8 images 0.04 to 0.05 beside 8, never more than 0.6 %. That is too little to ask
+// whether a copy is current.
 // Read next: columns.h (the bias gradient), linear.cpp.
 
 #include <omp.h>
@@ -49,7 +52,8 @@ ConvShape shape_of(const Argument& x, const Argument& W, const Argument& y, std:
              shape_text(x.array) + " has " + std::to_string(s.C / groups));
     }
     if (s.R < 1 || s.S < 1 || s.H + 2 * pad < s.R || s.W + 2 * pad < s.S) {
-        fail(about + " does not fit into " + shape_text(x.array) + " with pad " + std::to_string(pad));
+        fail(about + " does not fit into " + shape_text(x.array) + " with pad " +
+             std::to_string(pad));
     }
     s.Ho = (s.H + 2 * pad - s.R) / stride + 1;
     s.Wo = (s.W + 2 * pad - s.S) / stride + 1;
@@ -180,8 +184,8 @@ void bind_conv(py::module_& m) {
     using namespace py::literals;
     py::class_<Convolutions>(m, "Convolutions", "convolution plans by shape, built at first use")
         .def(py::init<>())
-        .def("conv_forward", &Convolutions::forward, "x"_a, "W"_a, "b"_a, "y"_a, "stride"_a, "pad"_a,
-             "groups"_a)
+        .def("conv_forward", &Convolutions::forward, "x"_a, "W"_a, "b"_a, "y"_a, "stride"_a,
+             "pad"_a, "groups"_a)
         .def("conv_backward_data", &Convolutions::backward_data, "dy"_a, "W"_a, "dx"_a, "stride"_a,
              "pad"_a, "groups"_a)
         .def("conv_backward_filter", &Convolutions::backward_filter, "x"_a, "dy"_a, "dW"_a, "db"_a,

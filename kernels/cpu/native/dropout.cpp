@@ -3,9 +3,9 @@
 //   forward    x (size,) float32 -> y (size,)      reads 4, writes 4 bytes an element
 //   backward   dy (size,) -> dx (size,)            the same function of the same counters
 //
-// Element i is dropped if word i % 4 of the Philox counter (index i / 4, step, DROPOUT << 16 | layer)
-// is below floor(drop * 2^32). One thread computes blocks of 64 elements: the 16 counters of a block
-// as vector lanes, about two instructions an element, then the elements.
+// Element i is dropped if word i % 4 of the Philox counter (index i / 4, step, DROPOUT << 16 |
+// layer) is below floor(drop * 2^32). One thread computes blocks of 64 elements: the 16 counters of
+// a block as vector lanes, about two instructions an element, then the elements.
 //
 // Read next: batchnorm.cpp.
 #include <cmath>
@@ -13,6 +13,7 @@
 #include "clock.h"
 #include "parallel.h"
 #include "philox.h"
+#include "shapes.h"
 
 using namespace lsuv;
 
@@ -57,12 +58,12 @@ void dropout_forward(const py::array& x, const py::array& y, double drop, std::u
     if (layer < 0 || layer >= 1 << 16) {
         fail("dropout: layer " + std::to_string(layer) + " must fit 16 bits");
     }
-    same_size(x, "dropout: x", y, "y");
+    same_shape(x, "dropout: x", y, "y");
     const double step = read_clock(clock)[STEP];
     if (!(step >= 0 && step < 4294967296.0)) {
         fail("dropout: step " + std::to_string(step) + " must fit 32 bits");
     }
-    apply(input<float>(x, "dropout x"), output<float>(y, "dropout y"), x.size(),
+    apply(input<float>(x, "dropout: x"), output<float>(y, "dropout: y"), x.size(),
           static_cast<float>(1 / (1 - drop)),
           static_cast<std::uint32_t>(std::floor(drop * 4294967296.0)), seed,
           static_cast<std::uint64_t>(step), DROPOUT << 16 | static_cast<std::uint64_t>(layer));

@@ -9,11 +9,11 @@ namespace lsuv {
 
 // exp(x), within 1 ulp, for x in [-87.3, 88.3]; outside it the nearest end's value; NaN stays NaN.
 //
-// x = n ln2 + r with |r| <= ln2 / 2: exp(r) is a polynomial (minimax on that interval, relative error
-// 3e-9), 2^n is built in the exponent bits. ln2 is split in two so that n * high is exact.
+// x = n ln2 + r with |r| <= ln2 / 2: exp(r) is a polynomial (minimax on that interval, relative
+// error 3e-9), 2^n is built in the exponent bits. ln2 is split in two so that n * high is exact.
 inline __attribute__((always_inline)) float exponential(float x) {
     constexpr float LOG2E = 1.44269504f, LN2_HIGH = 0.693115234375f, LN2_LOW = 3.19461833e-5f;
-    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it leaves the integer in the low bits
+    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: adding it leaves n in the low bits
     x = x > 88.3f ? 88.3f : x;
     x = x < -87.3f ? -87.3f : x;
     const float shifted = x * LOG2E + ROUND;

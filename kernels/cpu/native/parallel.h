@@ -10,8 +10,8 @@ namespace lsuv {
 // microseconds, in which one thread reads some tens of thousands of floats from its cache.
 constexpr std::int64_t SERIAL = 1 << 14;
 
-// A reduction cuts its input into tiles of this many elements (64 KiB of float32, which stays in the
-// second-level cache), whatever the number of threads, and merges their results in order.
+// A reduction cuts its input into tiles of this many elements (64 KiB of float32, which stays in
+// the second-level cache), whatever the number of threads, and merges their results in order.
 constexpr std::int64_t TILE = 1 << 14;
 
 inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }

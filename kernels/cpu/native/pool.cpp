@@ -1,16 +1,17 @@
 // Max pooling over size x size windows, Caffe's ceil output size, windows clipped at the far edges.
 //
 //   forward    x (N,H,W,C) float32 -> y (N,Ho,Wo,C) float32, which (N,Ho,Wo,C) uint8
-//              reads 4 bytes an input (overlapping windows again from the cache), writes 5 an output
+//              reads 4 bytes an input (overlapping windows again from the cache), writes 5
+//              an output
 //   backward   dy (N,Ho,Wo,C), which (N,Ho,Wo,C) -> dx (N,H,W,C)
 //              reads 5 bytes an output (likewise), writes 4 an input
 //
 // which = r * size + s, the winner's place in the unclipped window; the first one wins a tie. One
 // thread computes rows of one image, one vector lane a channel: at each place a run of C floats.
 //
-// Backward gathers: a place of dx looks at every window that covers it, in rising order, and adds dy
-// where `which` names it. Each dx is written once, by one thread, in one order, so nothing is zeroed
-// first and the sum never depends on the number of threads.
+// Backward gathers: a place of dx looks at every window that covers it, in rising order, and adds
+// dy where `which` names it. Each dx is written once, by one thread, in one order, so nothing is
+// zeroed first and the sum never depends on the number of threads.
 //
 // Read next: philox.h.
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include "common.h"
 #include "parallel.h"
 #include "select.h"
+#include "shapes.h"
 
 using namespace lsuv;
 
@@ -148,18 +150,18 @@ Shape pooled(const py::array& x, const py::array& y, std::int64_t size, std::int
 void maxpool_forward(const py::array& x, const py::array& y, const py::array& which,
                      std::int64_t size, std::int64_t stride) {
     const Shape shape = pooled(x, y, size, stride);
-    same_size(y, "maxpool: y", which, "which");
-    forward(input<float>(x, "maxpool_forward x"), output<float>(y, "maxpool_forward y"),
-            output<std::uint8_t>(which, "maxpool_forward which"), shape);
+    same_shape(y, "maxpool: y", which, "which");
+    forward(input<float>(x, "maxpool_forward: x"), output<float>(y, "maxpool_forward: y"),
+            output<std::uint8_t>(which, "maxpool_forward: which"), shape);
 }
 
 void maxpool_backward(const py::array& dy, const py::array& which, const py::array& dx,
                       std::int64_t size, std::int64_t stride) {
     const Shape shape = pooled(dx, dy, size, stride);
-    same_size(dy, "maxpool: dy", which, "which");
-    backward(input<float>(dy, "maxpool_backward dy"),
-             input<std::uint8_t>(which, "maxpool_backward which"),
-             output<float>(dx, "maxpool_backward dx"), shape);
+    same_shape(dy, "maxpool: dy", which, "which");
+    backward(input<float>(dy, "maxpool_backward: dy"),
+             input<std::uint8_t>(which, "maxpool_backward: which"),
+             output<float>(dx, "maxpool_backward: dx"), shape);
 }
 
 }  // namespace

@@ -1,8 +1,9 @@
 #pragma once
 // Choosing among floats and bytes by masks, so that the compiler sees no branch.
 //
-// Written with `? :`, a loop that reads and writes both floats and bytes turns into branches, or into
-// vectors of two lengths that fill only from 64 channels on. A mask is an int32: all ones, or 0.
+// Written with `? :`, a loop that reads and writes both floats and bytes turns into branches, or
+// into vectors of two lengths that fill only from 64 channels on. A mask is an int32: all ones, or
+// 0.
 
 #include <cstdint>
 #include <cstring>

@@ -3,9 +3,9 @@
 //   variance   x (rows, G*C) float32 -> mean (G,), variance (G,) float64
 //              reads 4 bytes an element, once
 //
-// x is cut into tiles of a fixed number of rows, whatever the number of threads. One thread computes
-// the tiles of a run, each as G sums of d and d^2 (moments.h) in sixteen double lanes; the tiles are
-// then merged in their order, so the result has the same bits for any number of threads.
+// x is cut into tiles of a fixed number of rows, whatever the number of threads. One thread
+// computes the tiles of a run, each as G sums of d and d^2 (moments.h) in sixteen double lanes; the
+// tiles are then merged in their order, so the result has the same bits for any number of threads.
 //
 // Read next: gather.cpp.
 #include <algorithm>
@@ -56,7 +56,7 @@ py::tuple variance(const py::array& x, std::int64_t groups) {
              std::to_string(groups) + " groups");
     }
     if (x.size() == 0) fail("variance: x " + shape_text(x) + " has no elements");
-    const auto* values = input<float>(x, "variance x");
+    const auto* values = input<float>(x, "variance: x");
     const std::int64_t C = channels / groups, rows = x.size() / channels;
     const std::int64_t height = std::max<std::int64_t>(1, TILE / channels);
     const std::int64_t tiles = ceil_div(rows, height);

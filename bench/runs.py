@@ -1,0 +1,58 @@
+"""Collects run folders into one JSON that the report reads.
+
+    python -m bench.runs runs/a runs/b ... --json bench/results/training.json
+
+A row a run: its settings, whether it came to its end, and metrics.csv as it is. A folder of several
+seeds (`--runs N`) gives a row a seed.
+
+Read next: bench/report.py.
+"""
+
+import argparse
+import json
+import pathlib
+
+from bench.machine import write
+from engine.runs import METRICS, RUN, read_metrics, read_run
+from kernels import ops_for
+
+SETTINGS = ("net", "act", "head", "init", "data", "recipe", "seed", "epochs", "steps", "batch",
+            "optimizer", "lr", "dropout", "limit", "input_scale")
+
+
+def folders(path: pathlib.Path) -> list[pathlib.Path]:
+    """The run folders at `path`: itself, or the seeds inside it."""
+    return [path] if (path / RUN).exists() else sorted(p.parent for p in path.glob(f"*/{RUN}"))
+
+
+def row(folder: pathlib.Path) -> dict:
+    record = read_run(folder)
+    init = json.loads((folder / "init.json").read_text())
+    return {
+        **{name: record["settings"][name] for name in SETTINGS},
+        "parameters": record["parameters"],
+        "finished": record["result"] is not None,
+        "init_seconds": init["seconds"],
+        "started": record["started"],
+        "fingerprint": record["data"]["fingerprint"],
+        "metrics": read_metrics(folder),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench.runs", description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", type=pathlib.Path, help="run folders")
+    parser.add_argument("--json", default=None, help="write the rows to this file")
+    options = parser.parse_args()
+    found = [folder for path in options.runs for folder in folders(path)]
+    rows = [row(folder) for folder in found if (folder / METRICS).exists()]
+    for r in rows:
+        last = r["metrics"][-1]
+        print(f"{r['net']} {r['act']} {r['init']} {r['head']} seed {r['seed']}: epoch "
+              f"{last['epoch']} of {r['epochs']:g}, test accuracy {last['test_accuracy']:.4f}")
+    if rows:
+        write(options.json, ops_for(read_run(found[0])["device"]), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The README's commands and Python run as they stand there, on a small synthetic set.
+
+Read next: README.md.
+"""
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import engine
+import engine.evaluate
+import engine.train
+import lsuv.__main__
+
+README = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
+COMMANDS = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "sh"
+            for line in text.splitlines()]
+COMMANDS = [re.search(r"-m ((engine|lsuv)\S*.*)", c).group(1) for c in COMMANDS
+            if re.search(r"-m (engine|lsuv)", c)]
+SMALL = ["--data", "synthetic", "--limit", "130"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("readme") / "run"
+    engine.train.main(["--net", "fitnet1", "--init", "lsuv", "--recipe", "fast", *SMALL, "--epochs",
+                       "1", "--out", str(out)])
+    return out
+
+
+def test_there_are_commands_to_run():
+    assert len(COMMANDS) >= 7
+    assert COMMANDS[0].startswith("engine.train --net fitnet4 --init lsuv")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_of_the_readme(command, finished, tmp_path, capsys):
+    module, *arguments = shlex.split(command)
+    arguments = [str(finished) if "…" in a else a for a in arguments]
+    if module == "engine.evaluate":
+        assert engine.evaluate.main(arguments) == 0
+    elif module == "lsuv":
+        assert lsuv.__main__.main([*arguments, *SMALL, "--lsuv-batch", "16"]) == 0
+    elif "--resume" in arguments:
+        assert engine.train.main(arguments) == 0
+    else:
+        more = [*SMALL, "--epochs", "0", "--lsuv-batch" if "lsuv" in arguments else "--batch", "16"]
+        if "--summary" in arguments:
+            more = SMALL
+        assert engine.train.main([*arguments, *more, "--out", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_python_of_the_readme(finished):
+    predict, own = [text for kind, text in BLOCKS if kind == "python"]
+    rng = np.random.default_rng(0)
+    names = {"images": rng.integers(0, 256, (7, 32, 32, 3), np.uint8)}
+    exec(re.sub(r'"runs/[^"]*"', repr(str(finished)), predict), names)
+    assert names["probabilities"].shape == (7, 10)
+    assert np.allclose(names["probabilities"].sum(1), 1, atol=1e-5)
+    images, labels = rng.normal(0, 1, (100, 32, 32, 3)).astype(np.float32), np.arange(100) % 10
+    images += rng.normal(0, 1, (10, 32, 32, 3)).astype(np.float32)[labels]  # a class, a pattern
+    names = {"images": images, "labels": labels}
+    exec(own, names)
+    assert names["scores"].shape == (100, 10)
+    assert (names["scores"].argmax(1) == labels).mean() > 0.3
+
+
+def test_module_runs_as_a_command_with_exit_code_2_on_a_wrong_name():
+    found = subprocess.run([sys.executable, "-m", "engine.train", "--net", "fitnet44"],
+                           capture_output=True, text=True, cwd=os.getcwd())
+    assert found.returncode == 2 and "did you mean 'fitnet4'" in found.stderr
+    assert "Traceback" not in found.stderr and len(found.stderr.strip().splitlines()) == 1
