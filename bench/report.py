@@ -157,7 +157,6 @@ def sections() -> str:
     parts = []
     training, init = read("training.json"), read("lsuv.json")
     if training:
-        curves(training)
         parts += [mnist(training), cifar(training)]
     if init:
         parts.append(initialiser(init))
@@ -177,6 +176,8 @@ def main() -> None:
         sys.exit("README.md differs from bench/results; run python -m bench.report"
                  if new != text else 0)
     README.write_text(new)
+    if training := read("training.json"):
+        curves(training)
 
 
 if __name__ == "__main__":

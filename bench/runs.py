@@ -51,7 +51,8 @@ def main() -> None:
         print(f"{r['net']} {r['act']} {r['init']} {r['head']} seed {r['seed']}: epoch "
               f"{last['epoch']} of {r['epochs']:g}, test accuracy {last['test_accuracy']:.4f}")
     if rows:
-        write(options.json, ops_for(read_run(found[0])["device"]), rows)
+        record = read_run(found[0])
+        write(options.json, ops_for(record["device"], record["settings"]["threads"]), rows)
 
 
 if __name__ == "__main__":

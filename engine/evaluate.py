@@ -16,7 +16,7 @@ from engine.errors import InputError
 from engine.scoring import score, table
 from engine.settings import Settings
 from engine.train import assemble
-from engine.words import data_words, say
+from engine.words import data_words, mutter, say
 from kernels import DeviceError, ops_for
 from models import NETS
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     ops = ops_for(args.device, threads=args.threads)
     saved = checkpoint.read(args.run, say)
     data = load_data(s.data, args.data_dir or s.data_dir, s.limit, size=NETS[s.net].in_shape,
-                     report=say)
+                     report=mutter)
     checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
     net, feed, _ = assemble(s, data, ops)
     checkpoint.restore(saved, net)

@@ -35,7 +35,7 @@ from engine.progress import Progress
 from engine.schedules import rates
 from engine.scoring import score
 from engine.settings import Known, Settings
-from engine.words import data_words, epoch_line, introduce, last_line, say
+from engine.words import data_words, epoch_line, introduce, last_line, mutter, say
 from kernels import DeviceError, ops_for
 from kernels.clock import CORRECT_SUM, FINITE, LOSS_SUM, SEEN, STEP, new_clock
 from lsuv import INITS, initialise
@@ -208,7 +208,7 @@ def resumed_run(args) -> dict:
     if ops.name != record["device"]:
         say(f"note: the run began on device {record['device']}; on {ops.name} it continues equal "
             "up to rounding, not bit for bit")
-    data = load_data(s.data, s.data_dir, s.limit, size=NETS[s.net].in_shape, report=say)
+    data = load_data(s.data, s.data_dir, s.limit, size=NETS[s.net].in_shape, report=mutter)
     introduce(s, origins, data, ops)
     net, feed, optimizer = assemble(s, data, ops)
     saved = checkpoint.read(folder, say)
@@ -257,12 +257,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     ops = ops_for(args.device or "auto", threads=args.threads)
     model = NETS[args.net or options.DEFAULTS["net"]]
-    data = load_data(args.data or "auto", args.data_dir, args.limit, wanted=model.data,
-                     size=model.in_shape, report=say)
-    s, origins = options.resolve(args, KNOWN, data.name, len(data.train.images))
     if args.summary:
-        print(assemble(s, data, ops)[0].summary())
+        print(summary(args, model, ops))
         return 0
+    data = load_data(args.data or "auto", args.data_dir, args.limit, wanted=model.data,
+                     size=model.in_shape, report=mutter)
+    s, origins = options.resolve(args, KNOWN, data.name, len(data.train.images))
     out = Path(args.out) if args.out else runs.default_name(s.net, s.init)
     if (args.runs or 1) == 1:
         folder = runs.new_folder(out)
@@ -278,6 +278,19 @@ def main(argv: list[str] | None = None) -> int:
         found.append(record["result"])
     summarise(found, out)
     return 0
+
+
+def summary(args, model, ops) -> str:
+    """The table of --summary. Only a folder of images is looked into, for its number of classes."""
+    name = args.data or "auto"
+    if name in options.DATA:
+        classes = 100 if name == "cifar100" else 10
+    else:
+        classes = len(load_data(name, args.data_dir, size=model.in_shape, report=mutter).classes)
+    net, act, head, init, kind = (getattr(args, key) or options.DEFAULTS[key]
+                                  for key in ("net", "act", "head", "init", "recipe"))
+    layers = build(net, act, classes, recipe(net, act, init, kind, args.optimizer).dropout)
+    return Net(layers, HEADS[head](), ops, model.in_shape, batch=1).summary()
 
 
 def summarise(found: list[dict], out: Path) -> None:

@@ -4,6 +4,7 @@ Read next: engine/runs.py, where the same is kept.
 """
 
 import math
+import sys
 
 from engine import settings as options
 from engine.settings import Settings
@@ -11,6 +12,11 @@ from engine.settings import Settings
 
 def say(text: str) -> None:
     print(text, flush=True)
+
+
+def mutter(text: str) -> None:
+    """What happens before the run's first line, such as a download: on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def data_words(name: str) -> str:

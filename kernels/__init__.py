@@ -34,15 +34,12 @@ def ops_for(name: str = "auto", threads: int | None = None):
         raise DeviceError("device cuda: this build has no CUDA device; use cpu, numpy or auto")
     if name == "numpy":
         return _numpy_ops(threads, "device numpy: asked for")
-    from importlib import import_module
-
     try:
-        CpuOps = import_module("kernels.cpu.ops").CpuOps
+        from kernels.cpu.ops import CpuOps
     except ImportError as error:
         if name == "cpu":
-            raise DeviceError(
-                f"device cpu: {error}; install g++ and run `pip install` again, or use numpy"
-            ) from error
+            remedy = getattr(error, "remedy", "use numpy")
+            raise DeviceError(f"device cpu: {error}; {remedy}") from error
         ops = _numpy_ops(None, f"device numpy: {error}")
         if threads is not None:
             ops.why += "; threads are then chosen by NumPy's BLAS"

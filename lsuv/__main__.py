@@ -20,7 +20,8 @@ from engine import settings as options
 from engine.command import Parser, run_command
 from engine.data import load
 from engine.errors import InputError, choose
-from engine.train import KNOWN, assemble, data_words, say
+from engine.train import KNOWN, assemble
+from engine.words import data_words, mutter, say
 from kernels import DeviceError, ops_for
 from lsuv import INITS, initialise
 from lsuv.algorithm import NORMALISE
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     ops = ops_for(args.device or "auto", threads=args.threads)
     model = NETS[args.net or options.DEFAULTS["net"]]
     data = load(args.data or "auto", args.data_dir, args.limit, wanted=model.data,
-                size=model.in_shape, report=say)
+                size=model.in_shape, report=mutter)
     s, _ = options.resolve(args, KNOWN, data.name, len(data.train.images))
     say(f"net {s.net}  act {s.act}  init {s.init}  seed {s.seed}  input-scale {s.input_scale:g}")
     say(f"{ops.why}; {ops.description}")

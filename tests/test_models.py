@@ -3,6 +3,8 @@
 Read next: tests/test_train.py.
 """
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -14,7 +16,7 @@ from engine.net import Net
 from engine.optimizers import SGD, RMSProp
 from kernels import ops_for
 from kernels.reference import NumpyOps
-from lsuv import initialise
+from lsuv import fill, initialise
 from models.recipes import recipe
 
 COUNTS = {  # (net, classes): (maxout, any other activation)
@@ -100,6 +102,27 @@ def test_ten_steps_give_the_same_losses_on_every_device(name, act, ops):
         assert net.clock[0] == 10
     assert np.allclose(losses[0], losses[1], rtol=0, atol=1e-4), np.subtract(*losses)
     assert len(set(losses[0])) == 10
+
+
+def test_a_step_allocates_nothing_that_grows_with_the_batch(ops):
+    """The second step and later ones: buffers, plans and tables are there by then."""
+    net = make("fitnet_mnist", "maxout", batch=16, ops=ops)
+    fill(net, "ortho", seed=1)
+    optimizer, rates = SGD(net, 0.9, 5e-4, clip=1.0), ops.asarray(np.full(9, 1e-3))
+    if ops.name == "numpy":
+        pytest.skip("plain NumPy makes temporaries; cpu and cuda are the devices that must not")
+    smallest_activation = net.x.nbytes
+    for step in range(4):
+        if step == 2:
+            tracemalloc.start()
+        net.forward(train=True)
+        net.evaluate_loss()
+        net.backward()
+        optimizer.step()
+        ops.advance(net.clock, rates)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < smallest_activation / 3
 
 
 def test_unknown_names_say_the_nearest():

@@ -1,8 +1,8 @@
 // The fully connected layer: three matrix products by oneDNN's sgemm, on row-major arrays.
 //
 // On the heads of the paper's nets (128 images, 128 inputs, 10 to 100 outputs) it takes 2 to 12
-// microseconds, as oneDNN's matmul primitive does. At 128 x 4096 x 4096 it is faster in the backward
-// passes (9.8 and 8.1 ms against 11.3 and 9.8) and slower in the forward pass (19 ms against 10).
+// microseconds, as oneDNN's matmul primitive does. At 128 x 4096 x 4096 it is faster backward
+// (9.8 and 8.1 ms against 11.3 and 9.8) and slower forward (19 ms against 10).
 // Read next: maxout.cpp.
 
 #include <algorithm>
