@@ -6,7 +6,7 @@
 The step is the training command's own: gather, forward, loss, backward, clip and update. It is
 checked first (the loss of the first steps is finite and falls), then timed: medians over whole steps,
 and in a second pass by op, with GFLOP/s for the convolutions and GB/s for the rest (bytes of the
-arrays that an op is handed).
+arrays that an op is handed; what lies in the cache can be faster than memory).
 
 Read next: bench/report.py.
 """
@@ -21,6 +21,7 @@ import numpy as np
 import models
 from bench.machine import write
 from engine.data import load
+from engine.layers import Conv
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
@@ -46,10 +47,18 @@ class Stopwatch:
             start = time.perf_counter()
             result = found(*arguments)
             self.seconds[name] += time.perf_counter() - start
-            self.bytes[name] += sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
+            self.bytes[name] += moved(name, arguments)
             return result
 
         return timed
+
+
+def moved(name: str, arguments) -> int:
+    """Bytes that an op must read or write at least: its arrays, and of the data set a batch."""
+    if name == "gather":
+        x = arguments[6]
+        return x.nbytes + x.size  # floats out, bytes in
+    return sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
 
 
 class Step:
@@ -120,8 +129,9 @@ def main() -> None:
     rounds = max(3, options.steps // 4)
     for _ in range(rounds):
         profiled()
-    adds = sum(layer.multiply_adds for layer in profiled.net.chain.leaves()) * batch
-    first = profiled.net.weighted()[0].multiply_adds * batch
+    convolutions = [layer for layer in profiled.net.weighted() if isinstance(layer, Conv)]
+    adds = sum(layer.multiply_adds for layer in convolutions) * batch
+    first = convolutions[0].multiply_adds * batch  # nobody wants the images' gradient
     operations = {"conv_forward": 2 * adds, "conv_backward_filter": 2 * adds,
                   "conv_backward_data": 2 * (adds - first)}
     rows = [{"name": "ours", "net": options.net, "act": options.act, "batch": batch,

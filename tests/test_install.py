@@ -1,0 +1,65 @@
+"""What an installation must give: the fast device where it can be built, the reference elsewhere.
+
+Read next: setup.py.
+"""
+
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import kernels
+
+BUILDS = (sys.platform, platform.machine()) == ("linux", "x86_64") and shutil.which("c++")
+PREVENT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name == "kernels.cpu._native":
+            raise ImportError("made absent for this test")
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.mark.skipif(not BUILDS, reason="Linux x86-64 with a compiler builds the extension")
+def test_cpu_is_the_device_where_it_can_be_built():
+    assert kernels.ops_for("auto").name == "cpu", kernels.ops_for("auto").why
+
+
+def test_without_the_extension_a_run_goes_on_numpy_and_says_so(tmp_path):
+    code = PREVENT + ("from engine.train import main\n"
+                      "main(['--net', 'fitnet_mnist', '--data', 'synthetic', '--limit', '64',"
+                      f"'--epochs', '1', '--out', {str(tmp_path / 'run')!r}])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "device numpy: the native extension does not load" in done.stdout
+    assert "device numpy  data synthetic" in done.stdout.splitlines()[-1]
+
+
+def test_the_cuda_device_is_refused_in_one_line():
+    with pytest.raises(kernels.DeviceError, match="no CUDA device; use cpu, numpy or auto"):
+        kernels.ops_for("cuda")
+
+
+def test_importing_a_room_loads_no_device():
+    code = ("import sys, kernels, engine, engine.net, lsuv, models\n"
+            "print([m for m in sys.modules if m.startswith('kernels.cpu') or m == 'pooch'])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_every_package_is_in_the_distribution():
+    import tomllib
+
+    from setuptools import find_packages
+
+    root = pathlib.Path(__file__).resolve().parent.parent
+    include = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    packages = set(find_packages(str(root), include=include["find"]["include"]))
+    folders = {".".join(p.parent.relative_to(root).parts) for room in
+               ("engine", "kernels", "lsuv", "models", "bench")
+               for p in (root / room).rglob("*.py")}
+    assert folders <= packages
