@@ -34,6 +34,8 @@ def row(folder: pathlib.Path) -> dict:
         "finished": record["result"] is not None,
         "init_seconds": init["seconds"],
         "started": record["started"],
+        "device": f"{record['device']} ({record['device_description']})",
+        "versions": record["versions"],
         "fingerprint": record["data"]["fingerprint"],
         "metrics": read_metrics(folder),
     }

@@ -3,9 +3,9 @@
     python -m bench.step --net fitnet4
     python -m bench.step --net fitnet_mnist --batch 64 --json bench/results/step_fitnet_mnist.json
 
-The step is the training command's own: gather, forward, loss, backward, clip and update. It is
-checked first (the loss of the first steps is finite and falls), then timed: medians over whole steps,
-and in a second pass by op, with GFLOP/s for the convolutions and GB/s for the rest (bytes of the
+The step is the training command's own, with its `fast` recipe: gather, forward, loss, backward, clip
+and update. It is checked first (three steps on a few images give the reference's losses), then timed:
+medians over whole steps, and in a second pass by op, with GFLOP/s for the convolutions and GB/s for the rest (bytes of the
 arrays that an op is handed; what lies in the cache can be faster than memory).
 
 Read next: bench/report.py.
@@ -13,6 +13,7 @@ Read next: bench/report.py.
 
 import argparse
 import statistics
+import sys
 import time
 from collections import defaultdict
 
@@ -20,13 +21,14 @@ import numpy as np
 
 import models
 from bench.machine import write
+from engine.command import run_command
 from engine.data import load
 from engine.layers import Conv
 from engine.losses import SoftmaxLoss
 from engine.net import Net
-from engine.optimizers import SGD
-from kernels import ops_for
-from kernels.clock import FINITE, FIRST, LOSS, RATE, STEP
+from engine.optimizers import SGD, RMSProp
+from kernels import DeviceError, ops_for
+from kernels.clock import FIRST, LOSS, RATE, STEP
 from kernels.philox import permutation
 from lsuv.fillers import fill
 from models.recipes import recipe
@@ -72,12 +74,13 @@ class Step:
         self.net = Net(models.build(name, act, 10, r.dropout), SoftmaxLoss(), ops, model.in_shape,
                        batch, seed)
         fill(self.net, "ortho", seed, act)
-        self.optimizer = SGD(self.net, 0.9, r.decay, r.clip)
+        self.optimizer = (SGD(self.net, r.momentum, r.decay, r.clip) if r.optimizer == "sgd" else
+                          RMSProp(self.net, r.rho, r.delta, r.decay, r.clip))
         order = np.concatenate([permutation(seed, e, len(self.data.train.images)) for e in (0, 1)])
         rows = len(order) // batch
         self.order = ops.asarray(order[: rows * batch].reshape(rows, batch).astype(np.int32))
-        self.rates = ops.asarray(np.full(rows + 1, 0.01))
-        self.net.clock[RATE] = 0.01
+        self.rates = ops.asarray(np.full(rows + 1, 1e-3))
+        self.net.clock[RATE] = 1e-3
         self.resident = [ops.asarray(a) for a in (
             self.data.train.images, self.data.train.labels, self.data.train.shift,
             self.data.train.scale, self.data.mean_image)]
@@ -96,7 +99,15 @@ class Step:
         return float(net.clock[LOSS])
 
 
-def main() -> None:
+def check(ops, net: str, act: str) -> None:
+    """AssertionError unless three small steps have the losses that the reference has."""
+    ours, reference = Step(ops, net, act, batch=4), Step(ops_for("numpy"), net, act, batch=4)
+    for _ in range(3):
+        found, wanted = ours(), reference()
+        assert abs(found - wanted) < 1e-3, f"loss {found}, the reference has {wanted}"
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.step", description=__doc__.split("\n")[0])
     parser.add_argument("--net", default="fitnet4", choices=models.NETS)
     parser.add_argument("--act", default="maxout", choices=models.ACTS)
@@ -109,9 +120,10 @@ def main() -> None:
     ops = ops_for(options.device, options.threads)
     batch = options.batch or recipe(options.net, options.act, "lsuv").batch
 
+    check(ops, options.net, options.act)
     step = Step(ops, options.net, options.act, batch)
-    losses = [step() for _ in range(5)]
-    assert np.isfinite(losses).all() and step.net.clock[FINITE] == 1, losses
+    for _ in range(5):
+        step()
     times = []
     for _ in range(options.steps):
         start = time.perf_counter()
@@ -146,7 +158,8 @@ def main() -> None:
         print(f"{name:<24}{1e3 * seconds:>9.2f}{seconds / median:>8.1%}{rate:>16}")
         rows.append({"name": name, "seconds": seconds, "share": seconds / median, "rate": rate})
     write(options.json, ops, rows)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command("bench.step", main, (DeviceError,)))

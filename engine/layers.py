@@ -143,15 +143,23 @@ class Maxout(Layer):
         return self.dx
 
 
-class LeakyReLU(Layer):
-    """x where positive, else slope * x. Slope 0 is ReLU, 0.333 the paper's VLReLU."""
+class Elementwise(Layer):
+    """A function of each element, whose backward needs only its result."""
 
-    def __init__(self, slope: float, name: str | None = None):
-        self.slope, self.name = slope, name
+    def __init__(self, name: str | None = None):
+        self.name = name
 
     def setup(self, plan, in_shape):
         self.ops, self.y, self.dx = plan.ops, plan.buffer(in_shape), plan.gradient(in_shape)
         return in_shape
+
+
+class LeakyReLU(Elementwise):
+    """x where positive, else slope * x. Slope 0 is ReLU, 0.333 the paper's VLReLU."""
+
+    def __init__(self, slope: float, name: str | None = None):
+        super().__init__(name)
+        self.slope = slope
 
     def forward(self, x, train):
         self.ops.leaky_forward(x, self.y, self.slope)
@@ -171,21 +179,15 @@ class ReLU(LeakyReLU):
 
 
 class VLReLU(LeakyReLU):
-    """Very leaky ReLU: x where positive, else 0.333 x (the paper's section 4; slope as in Graham 2014)."""
+    """Very leaky ReLU: x where positive, else 0.333 x (the paper's section 4; slope as in Graham
+    2014)."""
 
     def __init__(self, name: str | None = None):
         super().__init__(0.333, name)
 
 
-class Tanh(Layer):
+class Tanh(Elementwise):
     """Hyperbolic tangent."""
-
-    def __init__(self, name: str | None = None):
-        self.name = name
-
-    def setup(self, plan, in_shape):
-        self.ops, self.y, self.dx = plan.ops, plan.buffer(in_shape), plan.gradient(in_shape)
-        return in_shape
 
     def forward(self, x, train):
         self.ops.tanh_forward(x, self.y)
@@ -197,15 +199,8 @@ class Tanh(Layer):
         return self.dx
 
 
-class Sigmoid(Layer):
+class Sigmoid(Elementwise):
     """1 / (1 + exp(-x))."""
-
-    def __init__(self, name: str | None = None):
-        self.name = name
-
-    def setup(self, plan, in_shape):
-        self.ops, self.y, self.dx = plan.ops, plan.buffer(in_shape), plan.gradient(in_shape)
-        return in_shape
 
     def forward(self, x, train):
         self.ops.sigmoid_forward(x, self.y)

@@ -99,6 +99,7 @@ class Shared:
     slots: dict[tuple[int, int], int] = field(default_factory=dict)  # (lane's level, 0 | 1): elements
     memory: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
+    placed: list[object] = field(default_factory=list)  # every layer set up so far
 
 
 class Plan:
@@ -168,6 +169,9 @@ class Plan:
             while f"{kind}{number}" in self.shared.names:
                 number += 1
             layer.name = f"{kind}{number}"
+        if any(layer is other for other in self.shared.placed):
+            raise ValueError(f"{layer.name} stands twice in the net; make a new layer for each place")
+        self.shared.placed.append(layer)
         self.shared.names.add(layer.name)
         plan = Plan(self.shared, layer, layer.name, lane)
         lane.layers += layer.takes_slot

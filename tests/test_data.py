@@ -555,16 +555,15 @@ def official(monkeypatch, name, layout):
     return load(name, OFFICIAL_DIR)
 
 
-@pytest.mark.parametrize("name, layout, means, prints", [
-    ("cifar10", cifar.CIFAR10, (125.30691805, 122.95039414, 113.86538318), "9fd2d7804659a471"),
-    ("cifar100", cifar.CIFAR100, (129.30416561, 124.0699627, 112.43405006), "6e3470329d42f5ab")])
-def test_official_cifar(monkeypatch, name, layout, means, prints):
+@pytest.mark.parametrize("name, layout, means", [
+    ("cifar10", cifar.CIFAR10, (125.30691805, 122.95039414, 113.86538318)),
+    ("cifar100", cifar.CIFAR100, (129.30416561, 124.0699627, 112.43405006))])
+def test_official_cifar(monkeypatch, name, layout, means):
     data = official(monkeypatch, name, layout)
     assert data.train.images.shape == (50_000, 32, 32, 3) and len(data.test) == 10_000
     np.testing.assert_allclose(data.train.images.reshape(-1, 3).mean(0, dtype=np.float64), means,
                                atol=1e-7)
     assert len(set(np.bincount(data.train.labels))) == 1
-    assert data.fingerprint == prints
     some = slice(0, 2_000)
     x = (data.train.images[some] - data.train.shift[some, None, None, None]) \
         * data.train.scale[some, None, None, None]

@@ -40,9 +40,10 @@ BODIES = {
 }
 
 
-def small_net(body: str, loss=None, ops=None, dtype=np.float64, in_shape=(9, 11, 3), batch=7) -> Net:
-    net = Net([*BODIES[body](), Linear(4, name="clf")], loss or SoftmaxLoss(), ops or NumpyOps(),
-              in_shape, batch, seed=3, dtype=dtype)
+def small_net(body: str, loss=None) -> Net:
+    batch = 7
+    net = Net([*BODIES[body](), Linear(4, name="clf")], loss or SoftmaxLoss(), NumpyOps(),
+              in_shape=(9, 11, 3), batch=batch, seed=3, dtype=np.float64)
     rng = np.random.default_rng(1)
     for p in net.named_params().values():
         p.value[...] = rng.normal(0, 0.3, p.shape)
@@ -184,6 +185,12 @@ def test_batchnorm_inference_equals_training_on_the_batch_that_made_the_statisti
     net.forward(train=False)
     n = norm.count
     assert np.allclose(norm.y, trained * np.sqrt((n - 1) / n), atol=1e-4)
+
+
+def test_a_layer_can_stand_in_one_place_only():
+    relu = ReLU()
+    with pytest.raises(ValueError, match="relu1 stands twice in the net"):
+        Net([Conv(4), relu, Conv(4), relu, Linear(4)], SoftmaxLoss(), NumpyOps(), (9, 11, 3), 2)
 
 
 def test_misfits_are_one_line_that_names_the_layer():
