@@ -1,8 +1,9 @@
-"""Builds the extension kernels.cpu._native where a C++17 compiler and oneDNN's wheels are at hand.
+"""Builds the extension kernels.cpu._native where a C++17 compiler and oneDNN's wheels are at hand,
+and names the packages that this machine needs.
 
 Everything else about the package stands in pyproject.toml. Without a compiler, without the wheels
-or on another platform than Linux x86-64 the installation goes on without the extension: the program
-then runs on the device `numpy`, and says so (kernels.ops_for).
+or on another platform than Linux x86-64 with glibc the installation goes on without the extension:
+the program then runs on the device `numpy`, and says so (kernels.ops_for).
 Read next: kernels/cpu/native/module.cpp.
 """
 
@@ -20,10 +21,30 @@ from setuptools.command.build_ext import build_ext
 NATIVE = Path("kernels/cpu/native")  # relative, as setuptools wants its sources
 # -march=native: the extension is built on the machine that runs it, never shipped as a binary.
 # No -ffast-math: it would drop the NaN checks that the training loop relies on.
-# -fno-math-errno: or a square root could not be vectorised, since it may set errno.
+# -fno-math-errno: a square root that may set errno can't become vector code, and nothing here reads
+# errno.
 # -g0: Python's own flags ask for debug symbols, which cost a quarter of the build time.
 COMPILE = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fvisibility=hidden", "-g0",
            "-fno-math-errno", "-Wall", "-Wextra"]
+
+# oneDNN's wheels are for Linux x86-64 with glibc. A requirement's marker can't name the C library,
+# and one without a matching wheel would stop the installation, so they are named only where they
+# fit.
+HERE = f"{platform.system()} {platform.machine()}, {platform.libc_ver()[0] or 'no glibc'}"
+FITS = HERE == "Linux x86_64, glibc"
+# oneDNN 3.2 built on GNU OpenMP. Pinned: the extension is linked against its libdnnl.so.3, and
+# later wheels pull 2 GB of another compiler's run time.
+ONEDNN = ["onednn-cpu-gomp==2023.2.0"] if FITS else []
+DEPENDENCIES = [
+    "numpy>=1.26",       # every array on the host; 1.26 is the first release for Python 3.12
+    "safetensors>=0.4",  # checkpoints
+    "pooch>=1.8",        # data sets: one download, checked against pinned hashes
+    "Pillow>=10",        # images of a folder
+    "rich>=13",          # progress bar
+    *ONEDNN,
+]
+# What the build needs: oneDNN's header, in the same version, and the library to link against.
+BUILD = ["pybind11>=2.13", "onednn-devel-cpu-gomp==2023.2.0", *ONEDNN] if FITS else []
 
 
 def wheel_file(distribution: str, name: str) -> Path:
@@ -102,9 +123,8 @@ def without_extension(reason: str) -> None:
 
 
 def extensions() -> list[Extension]:
-    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        here = f"{sys.platform} {platform.machine()}"
-        without_extension(f"it is built on Linux x86-64, this is {here}")
+    if not FITS:
+        without_extension(f"it is built on Linux x86_64, glibc; this is {HERE}")
         return []
     try:
         return [extension()]
@@ -113,4 +133,12 @@ def extensions() -> list[Extension]:
         return []
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})
+# By this command setuptools.build_meta asks what the build needs, before pip has installed it, and
+# answers pip with setup_requires. At any other time setup_requires is only warned about.
+ASKED = "egg_info" in sys.argv
+setup(
+    install_requires=DEPENDENCIES,
+    setup_requires=BUILD if ASKED else [],
+    ext_modules=[] if ASKED else extensions(),
+    cmdclass={"build_ext": BuildNative},
+)

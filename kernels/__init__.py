@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 
 DEVICES = ("auto", "cuda", "cpu", "numpy")
+MOST_THREADS = 1024                 # OpenMP ends the process, without an error, at far more
 
 
 class DeviceError(ValueError):
@@ -19,7 +20,8 @@ class DeviceError(ValueError):
 
 
 def ops_for(name: str = "auto", threads: int | None = None):
-    """The operations of device `name`, with `threads` CPU threads (None: as many as OpenMP finds).
+    """The operations of device `name`, with `threads` CPU threads (None: the count stands, which is
+    OpenMP's own until one is asked for).
 
     `ops.why` is one line for the user: which device this is, and why. Nothing of a device is
     imported before it is asked for. Raises DeviceError.
@@ -28,8 +30,9 @@ def ops_for(name: str = "auto", threads: int | None = None):
         near = difflib.get_close_matches(str(name), DEVICES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DeviceError(f"device {name!r} is not one of {', '.join(DEVICES)}{hint}")
-    if threads is not None and threads < 1:
-        raise DeviceError(f"threads {threads} is not a positive number of CPU threads")
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise DeviceError(f"threads {threads} is not a number of CPU threads in "
+                          f"1 .. {MOST_THREADS}")
     if name == "cuda":
         raise DeviceError("device cuda: this build has no CUDA device; use cpu, numpy or auto")
     if name == "numpy":

@@ -1,9 +1,9 @@
 """The clock: every scalar that changes from step to step, in one small array on the device.
 
 A captured CUDA graph replays its launches with the arguments it was captured with, so a step number
-or a learning rate can't be one of them; it lives in this array, on every device alike, where kernels
-read and advance it. The host uploads the tables of a run of steps (rates, order), starts them at
-``FIRST`` and reads the sums back when it wants metrics.
+or a learning rate can't be one of them; it lives in this array, on every device alike, where
+kernels read and advance it. The host uploads the tables of a run of steps (rates, order), starts
+them at ``FIRST`` and reads the sums back when it wants metrics.
 
 Read next: kernels/philox.py, the other thing that is the same on every device.
 """

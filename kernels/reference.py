@@ -7,7 +7,8 @@ hold for all of them:
 * Every result goes into a buffer that the caller hands over; inputs are never changed.
 * Activations are NHWC and contiguous, weights KRSC: (outputs, height, width, inputs).
 * Backward stands directly under forward, same argument names with a `d` in front.
-* Where several values tie for the largest, the lowest piece or the first position wins.
+* Where several values tie for the largest, the lowest piece or the first position wins. NaN is
+  larger than every number, and the first NaN wins, as in NumPy's max and argmax.
 * A label of -1 marks a padding row: it counts in no loss and no sum, and has no gradient.
 * `clock` is the small array of kernels/clock.py.
 
@@ -32,6 +33,7 @@ from kernels.orthonormal import orthonormal
 ALIGNMENT = 64                      # bytes: a cache line, and an AVX-512 register
 COLUMN_BYTES = 32 << 20             # the windows of a convolution that are unfolded at one time
 TILE = 1 << 16                      # elements of a tile of `variance`: in float64 it fits the cache
+FARTHEST = 1 << 20                  # the widest stride and padding of a convolution
 
 
 class NumpyOps:
@@ -122,18 +124,18 @@ class NumpyOps:
 
     def linear_forward(self, x, W, b, y):
         """y = x W' + b.  x (N,F)  W (K,F)  b (K,)  y (N,K)."""
-        _check("linear_forward", y, (len(x), len(W)))
+        _check_linear("linear_forward", x, W, y)
         np.matmul(x, W.T, out=y)
         y += b
 
     def linear_backward_data(self, dy, W, dx):
         """dx = dy W.  dy (N,K)  W (K,F)  dx (N,F)."""
-        _check("linear_backward_data", dx, (len(dy), W.shape[1]))
+        _check_linear("linear_backward_data", dx, W, dy)
         np.matmul(dy, W, out=dx)
 
     def linear_backward_filter(self, x, dy, dW, db):
         """dW = dy' x and db = the column sums of dy.  x (N,F)  dy (N,K)  dW (K,F)  db (K,)."""
-        _check("linear_backward_filter", dW, (dy.shape[1], x.shape[1]))
+        _check_linear("linear_backward_filter", x, dW, dy)
         np.matmul(dy.T, x, out=dW)
         db[...] = _channel_sums(dy)
 
@@ -151,7 +153,7 @@ class NumpyOps:
         which[...] = 0
         for p in range(1, pieces):
             piece = x[..., p * C:(p + 1) * C]
-            larger = piece > y
+            larger = _beats(piece, y)
             np.copyto(y, piece, where=larger)
             np.copyto(which, np.uint8(p), where=larger)
 
@@ -177,7 +179,7 @@ class NumpyOps:
         for r, s in np.ndindex(size, size):
             ho, wo = _inside(r, H, Ho, stride), _inside(s, width, Wo, stride)
             value = x[:, _tap(r, ho, stride), _tap(s, wo, stride)]
-            larger = value > y[:, :ho, :wo]
+            larger = _beats(value, y[:, :ho, :wo])
             np.copyto(y[:, :ho, :wo], value, where=larger)
             np.copyto(which[:, :ho, :wo], np.uint8(r * size + s), where=larger)
 
@@ -306,8 +308,9 @@ class NumpyOps:
         """The loss -log prob[n, label] averaged over the images with a label.
 
         scores, prob (N,K)  labels (N,) int32. Writes prob and clock[LOSS]; adds to clock[LOSS_SUM],
-        clock[CORRECT_SUM] (the first largest score is the label) and clock[SEEN]. A loss that isn't
-        finite latches clock[FINITE] to 0 and adds nothing.
+        clock[CORRECT_SUM] (the first largest score is the label) and clock[SEEN]. A loss, or any
+        score of an image with a label, that isn't finite latches clock[FINITE] to 0 and adds
+        nothing.
         """
         _check_labels("softmax_loss_forward", labels, scores)
         self.softmax(scores, prob)
@@ -317,10 +320,13 @@ class NumpyOps:
         _record(scores, labels, losses, clock)
 
     def softmax_loss_backward(self, prob, labels, dscores):
-        """dscores = (prob - onehot(label)) / N; 0 in padding rows."""
+        """dscores = (prob - onehot(label)) / the number of images with a label; 0 in padding rows.
+        """
         _check("softmax_loss_backward", dscores, prob.shape)
+        _check_labels("softmax_loss_backward", labels, prob)
         onehot = labels[:, None] == np.arange(prob.shape[1])
-        dscores[...] = np.where(labels[:, None] >= 0, (prob - onehot) / len(prob), 0)
+        count = max(_seen(labels), 1)
+        dscores[...] = np.where(labels[:, None] >= 0, (prob - onehot) / count, 0)
 
     def hinge_loss_forward(self, scores, labels, prob, clock):
         """Caffe's L1 hinge, one class against all: the sum over k of max(0, 1 - t s[n,k]).
@@ -334,11 +340,13 @@ class NumpyOps:
         _record(scores, labels, prob.sum(axis=1), clock)
 
     def hinge_loss_backward(self, scores, labels, dscores):
-        """dscores = -t / N where 1 - t s > 0, else 0; 0 in padding rows."""
+        """dscores = -t / the number of images with a label where 1 - t s > 0, else 0; 0 in padding
+        rows."""
         _check("hinge_loss_backward", dscores, scores.shape)
+        _check_labels("hinge_loss_backward", labels, scores)
         t = _targets(labels, scores)
         violated = (1 - t * scores > 0) & (labels[:, None] >= 0)
-        dscores[...] = np.where(violated, -t / len(scores), 0)
+        dscores[...] = np.where(violated, -t / max(_seen(labels), 1), 0)
 
     # -- statistics and initialisation ------------------------------------------------------------
 
@@ -352,6 +360,8 @@ class NumpyOps:
         channels = x.shape[-1]
         if groups < 1 or channels % groups:
             raise ValueError(f"variance: {channels} channels do not split into {groups} groups")
+        if x.size == 0:
+            raise ValueError(f"variance: x {x.shape} has no elements")
         rows = x.reshape(-1, groups, channels // groups)
         height = max(1, TILE // channels)
         count, mean, M2 = 0, np.zeros(groups), np.zeros(groups)
@@ -401,6 +411,9 @@ class NumpyOps:
         if not 0 <= row < len(order):
             raise ValueError(f"gather: step {step} has no row in the order, which has {len(order)} "
                              f"from step {int(clock[FIRST])}; upload the next one")
+        if order[row].max(initial=-1) >= len(images):
+            raise ValueError(f"gather: image {order[row].max()} of step {step}, but there are "
+                             f"{len(images)}")
         N, H, width, _ = x.shape
         w = philox.words(seed, philox.AUGMENT, 0, 0, step * N, N).astype(np.uint64)
         span = np.uint64(2 * move + 1)
@@ -457,10 +470,15 @@ class NumpyOps:
 
         rates (S+1,) float64 starts at clock[FIRST]; past its end the last rate stays.
         """
+        if len(rates) == 0:
+            raise ValueError("advance: the table of rates is empty")
         if clock[FINITE] == 0:
             return
-        clock[STEP] += 1
-        clock[RATE] = rates[min(int(clock[STEP] - clock[FIRST]), len(rates) - 1)]
+        step, first = int(clock[STEP]) + 1, int(clock[FIRST])
+        if step < first:
+            raise ValueError(f"advance: step {step} lies before the table's first, {first}")
+        clock[STEP] = step
+        clock[RATE] = rates[min(step - first, len(rates) - 1)]
 
 
 # -- memory and checks ----------------------------------------------------------------------------
@@ -482,10 +500,28 @@ def _check(op: str, array, shape) -> None:
 def _check_conv(op, x, W, y, stride, pad, groups) -> None:
     N, H, width, channels = x.shape
     K, R, S, C = W.shape
-    if channels != C * groups or K % groups:
+    if channels < 1 or K < 1:
+        raise ValueError(f"{op}: {channels} inputs and {K} outputs; both must be at least 1")
+    if not 1 <= stride <= FARTHEST:
+        raise ValueError(f"{op}: stride {stride} is not in 1 .. {FARTHEST}")
+    if not 0 <= pad <= FARTHEST:
+        raise ValueError(f"{op}: pad {pad} is not in 0 .. {FARTHEST}")
+    if groups < 1 or channels != C * groups or K % groups:
         raise ValueError(f"{op}: {channels} inputs and {K} outputs do not split into {groups} "
                          f"groups of {C} inputs")
+    if R < 1 or S < 1 or H + 2 * pad < R or width + 2 * pad < S:
+        raise ValueError(f"{op}: a filter of {R} x {S} does not fit into {H} x {width} with pad "
+                         f"{pad}")
     _check(op, y, (N, (H + 2 * pad - R) // stride + 1, (width + 2 * pad - S) // stride + 1, K))
+
+
+def _check_linear(op, x, W, y) -> None:
+    N, F = x.shape
+    K = len(W)
+    if F < 1 or K < 1:
+        raise ValueError(f"{op}: {F} inputs and {K} outputs; both must be at least 1")
+    _check(op, W, (K, F))
+    _check(op, y, (N, K))
 
 
 def _check_maxout(op, x, y, pieces) -> None:
@@ -543,7 +579,12 @@ def _inside(offset, length, count, stride):
     return min(count, -(-(length - offset) // stride))
 
 
-# -- sums, losses and updates ---------------------------------------------------------------------
+# -- comparisons, sums, losses and updates --------------------------------------------------------
+
+def _beats(value, old):
+    """Where `value` takes the place of `old` as the largest: never on a tie, and NaN stays."""
+    return ~(old >= value) & (old == old)
+
 
 def _channel_sums(x):
     """Sums over all axes but the last, in float64: (C,)."""
@@ -565,13 +606,18 @@ def _targets(labels, scores):
     return np.where(onehot, 1, -1).astype(scores.dtype)
 
 
+def _seen(labels) -> int:
+    """The number of images with a label."""
+    return int((labels >= 0).sum())
+
+
 def _record(scores, labels, losses, clock) -> None:
     """Write a batch's losses (N,) into the clock."""
-    labelled = labels >= 0
-    seen = int(labelled.sum())
+    labelled, seen = labels >= 0, _seen(labels)
     total = float(losses[labelled].sum(dtype=np.float64))
     clock[LOSS] = total / max(seen, 1)
-    if not math.isfinite(total):
+    # An infinite score of another class can leave the loss finite, but not the weights.
+    if not (math.isfinite(total) and np.isfinite(scores[labelled]).all()):
         clock[FINITE] = 0.0
         return
     clock[LOSS_SUM] += total
@@ -581,6 +627,10 @@ def _record(scores, labels, losses, clock) -> None:
 
 def _updates(w, g, segments, clock, decay):
     """For each segment its slice, its rate and its gradient, clipped and with weight decay."""
+    for row, (start, stop) in enumerate(segments[:, :2].tolist()):
+        if not 0 <= start <= stop <= len(w):
+            raise ValueError(f"segments: row {row} runs from {start:.0f} to {stop:.0f} in an arena "
+                             f"of {len(w)}")
     if clock[FINITE] == 0:
         return
     factor, base = float(clock[CLIP]), float(clock[RATE])

@@ -65,6 +65,7 @@ for N, H, W, C, K, R, S, stride, pad, groups in [
     (7, 9, 11, 5, 3, 3, 3, 1, 1, 1), (7, 9, 11, 5, 7, 3, 2, 2, 1, 1),
     (3, 8, 7, 6, 9, 3, 3, 1, 1, 3), (2, 9, 11, 5, 13, 1, 1, 1, 0, 1),
     (1, 1, 1, 1, 1, 1, 1, 1, 0, 1), (4, 16, 16, 32, 48, 3, 3, 1, 1, 1),
+    (0, 4, 4, 2, 3, 3, 3, 1, 1, 1), (2, 5, 4, 2, 3, 1, 1, 7, 3, 1),
 ]:
     x, w, b = randn(N, H, W, C), randn(K, R, S, C // groups), randn(K)
     Ho, Wo = (H + 2 * pad - R) // stride + 1, (W + 2 * pad - S) // stride + 1
@@ -72,8 +73,11 @@ for N, H, W, C, K, R, S, stride, pad, groups in [
     CASES["conv_forward"].append((x, w, b, Out(N, Ho, Wo, K), *options))
     CASES["conv_backward_data"].append((dy, w, Out(*x.shape), *options))
     CASES["conv_backward_filter"].append((x, dy, Out(*w.shape), Out(K), *options))
+# x and dy of more than 13 MiB, which device cpu takes in three chunks
+CASES["conv_backward_filter"].append((randn(9, 64, 64, 64), randn(9, 64, 64, 96),
+                                      Out(96, 1, 1, 64), Out(96), 1, 0, 1))
 
-for N, F, K in [(7, 45, 3), (1, 1, 1), (130, 257, 10)]:
+for N, F, K in [(7, 45, 3), (1, 1, 1), (130, 257, 10), (0, 5, 3)]:
     x, w, dy = randn(N, F), randn(K, F), randn(N, K)
     CASES["linear_forward"].append((x, w, randn(K), Out(N, K)))
     CASES["linear_backward_data"].append((dy, w, Out(N, F)))
@@ -156,6 +160,7 @@ for size in (1, 67, 50001):
     for now in (clock(), np.where(np.arange(SIZE) == FINITE, 0, clock())):
         CASES["sgd_step"].append((w, g, state, parts, now, 0.9, 0.01))
         CASES["rmsprop_step"].append((w, g, state, parts, now, 0.9, 1e-4, 0.01))
+        CASES["rmsprop_step"].append((w, g, 0 * state, parts, now, 0.9999, 1e-4, 0.01))
     CASES["clip"] += [(g, limit, clock()) for limit in (0.0, 0.1, 1e9)]
 CASES["clip"].append((np.zeros(0, np.float32), 1.0, clock()))
 CASES["advance"] = [(clock(), np.arange(count, dtype=np.float64)) for count in (1, 3, 9)]

@@ -8,8 +8,7 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMANDS = {"engine/train.py", "engine/evaluate.py", "engine/export.py", "engine/__init__.py",
-            "lsuv/__main__.py"}
+COMMANDS = {"engine/train.py", "engine/evaluate.py", "engine/__init__.py", "lsuv/__main__.py"}
 SAME = {"kernels.philox", "kernels.clock"}  # pure NumPy, the same on every device: no hardware
 MAY = {
     "kernels": {"numpy", "ml_dtypes", "kernels"},
@@ -26,6 +25,10 @@ def imports(path: pathlib.Path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield node.module
+
+
+def test_the_commands_that_may_import_everything_exist():
+    assert all((ROOT / path).is_file() for path in COMMANDS)
 
 
 def test_rooms_import_only_what_their_floor_allows():

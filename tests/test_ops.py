@@ -5,15 +5,24 @@ reference in float64, so what only selects or copies must be equal, and the rest
 table. Results are handed over full of NaN, so an element left unwritten shows; every array starts
 4 bytes off its alignment.
 
+The last section is about what loads and builds the device.
+
 Read next: kernels/cpu/native/maxout.cpp.
 """
 
 import inspect
+import os
+import pathlib
+import platform
+import runpy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from conftest import DEVICES, assert_close
+from kernels import DeviceError, ops_for
 from kernels.reference import NumpyOps
 from op_cases import CASES, HELPERS, OPERATIONS, REFERENCE, arguments, clock, run
 
@@ -110,10 +119,18 @@ def every_second(values):
     return np.repeat(values, 2, axis=-1)[..., ::2]
 
 
+def misaligned(values):
+    """A contiguous copy whose address is odd."""
+    room = np.zeros(values.nbytes + 1, np.uint8)[1:].view(values.dtype)
+    room[:] = values.reshape(-1)
+    return room.reshape(values.shape)
+
+
 WRONG = {
     "dtype": lambda values: values.astype(np.float16),
     "order": every_second,
     "shape": lambda values: values[None],
+    "alignment": misaligned,
 }
 
 
@@ -125,7 +142,8 @@ def test_wrong_arrays_are_named(name, kind):
               if isinstance(value, np.ndarray)]
     for key in arrays:
         values = arguments(name, 0, np.float32)
-        if (name, kind) == ("variance", "shape") or (kind == "order" and values[key].shape[-1] < 2):
+        if ((name, kind) == ("variance", "shape") or (kind == "order" and values[key].shape[-1] < 2)
+                or (kind == "alignment" and values[key].itemsize == 1)):
             continue
         values[key] = WRONG[kind](values[key])
         before = {k: v.tobytes() for k, v in values.items() if isinstance(v, np.ndarray)}
@@ -133,12 +151,30 @@ def test_wrong_arrays_are_named(name, kind):
             getattr(DEVICE, name)(**values)
         message = str(caught.value)
         assert message and "\n" not in message
-        assert {"dtype": "float16", "order": "contiguous", "shape": "("}[kind] in message, message
+        assert {"dtype": "float16", "order": "contiguous", "shape": "(",
+                "alignment": "not aligned"}[kind] in message, message
         assert before == {k: values[k].tobytes() for k in before}, f"{name}: {key} after the error"
 
 
-@needs_cpu
+ROOM = np.zeros((1, 9, 11, 5), np.float32)
+
+
 @pytest.mark.parametrize("name, changed, words", [
+    ("conv_forward", {"stride": 0}, "stride 0 is not in 1 .. 1048576"),
+    ("conv_backward_data", {"stride": 1 << 40}, "stride 1099511627776 is not in"),
+    ("conv_backward_filter", {"pad": -1}, "pad -1 is not in 0 .. 1048576"),
+    ("conv_forward", {"pad": 1 << 62}, "pad 4611686018427387904 is not in"),
+    ("conv_forward", {"groups": 0}, "5 inputs and 3 outputs do not split into 0 groups"),
+    ("conv_forward", {"x": ROOM[..., :0], "W": np.zeros((3, 3, 3, 0), np.float32)},
+     "0 inputs and 3 outputs; both must be at least 1"),
+    ("conv_backward_data", {"dx": ROOM, "W": np.zeros((0, 3, 3, 5), np.float32)},
+     "5 inputs and 0 outputs; both must be at least 1"),
+    ("conv_backward_filter", {"x": ROOM, "dW": np.zeros((3, 12, 3, 5), np.float32)},
+     "does not fit into"),
+    ("linear_forward", {"x": np.zeros((7, 0), np.float32), "W": np.zeros((3, 0), np.float32)},
+     "0 inputs and 3 outputs; both must be at least 1"),
+    ("linear_backward_filter", {"dW": np.zeros((0, 45), np.float32)},
+     "45 inputs and 0 outputs; both must be at least 1"),
     ("maxout_forward", {"x": np.ones((2, 63), np.float32)},
      "63 channels do not split into 2 pieces"),
     ("maxpool_forward", {"size": 17}, "window 17"),
@@ -147,19 +183,29 @@ def test_wrong_arrays_are_named(name, kind):
     ("variance", {"x": np.ones((0, 10), np.float32)}, "(0, 10) has no elements"),
     ("dropout_forward", {"drop": 1.0}, "is not a probability"),
     ("dropout_forward", {"layer": 1 << 16}, "layer 65536"),
+    ("dropout_forward", {"seed": -1}, "seed -1 is not a 64-bit number"),
+    ("gather", {"seed": 1 << 64}, "seed 18446744073709551616 is not a 64-bit number"),
     ("batchnorm_inference", {"weight": np.zeros(1, np.float32)}, "no running statistics yet"),
     ("softmax_loss_forward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
     ("hinge_loss_forward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
+    ("softmax_loss_backward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
+    ("hinge_loss_backward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
     ("gather", {"move": 4}, "move 4"),
     ("gather", {"clock": clock(step=9)}, "step 9 has no row"),
     ("gather", {"order": np.full((3, 7), 11, np.int32)}, "image 11"),
     ("sgd_step", {"segments": np.array([[0, 2, 1, 1.0]])}, "in an arena of 1"),
     ("advance", {"rates": np.zeros(0)}, "the table of rates is empty"),
+    ("advance", {"clock": clock(step=3, first=6)},
+     "step 4 lies before the table's first, 6"),
 ])
-def test_wrong_values_are_named(name, changed, words):
+def test_wrong_values_are_named(ops, name, changed, words):
+    values = arguments(name, 0, np.float32) | changed
+    before = {key: value.tobytes() for key, value in values.items()
+              if isinstance(value, np.ndarray)}
     with pytest.raises(ValueError) as caught:
-        getattr(DEVICE, name)(**(arguments(name, 0, np.float32) | changed))
+        getattr(ops, name)(**values)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert before == {key: values[key].tobytes() for key in before}
 
 
 @needs_cpu
@@ -168,3 +214,88 @@ def test_a_read_only_result_is_refused():
     y.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         DEVICE.add(np.ones(3, np.float32), np.ones(3, np.float32), y)
+
+
+# -- loading and building -------------------------------------------------------------------------
+
+def python(code, **environment):
+    """What a new Python prints that runs `code`."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, **environment})
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1025, 10 ** 6])
+def test_threads_have_a_range(threads):
+    for name in ("auto", "cpu", "numpy"):
+        with pytest.raises(DeviceError, match=f"threads {threads} is not .* in 1 .. 1024"):
+            ops_for(name, threads=threads)
+
+
+FORKS = """
+import os, signal, sys
+import numpy as np
+from kernels import ops_for
+ops = ops_for("cpu", threads=2)
+x, W, b = np.ones((4, 16, 16, 32), np.float32), np.ones((32, 3, 3, 32), np.float32), np.ones(32)
+y, z = np.empty_like(x), np.empty_like(x)
+def work():
+    ops.conv_forward(x, W, b.astype(np.float32), y, 1, 1, 1)
+    ops.add(x, y, z)
+    return z.tobytes()
+want = work()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    os._exit(work() != want)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@needs_cpu
+def test_a_forked_process_computes():
+    assert python(FORKS) == ["0"]
+
+
+@needs_cpu
+def test_loading_leaves_no_trace():
+    """Neither a variable for later programs nor oneDNN's symbols for other libraries."""
+    code = ("import ctypes, os, kernels.cpu\n"
+            "print(os.environ.get('GOMP_SPINCOUNT'), hasattr(ctypes.CDLL(None), 'dnnl_version'))")
+    assert python(code) == ["None", "False"]
+    assert python(code, GOMP_SPINCOUNT="7") == ["7", "False"]
+
+
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"),
+                    reason="elsewhere the platform is the reason")
+def test_a_missing_extension_is_named_with_its_remedy():
+    code = ("import importlib.machinery as m, kernels\n"
+            "find = m.PathFinder.find_spec\n"
+            "m.PathFinder.find_spec = lambda name, *more: (\n"
+            "    None if name.endswith('_native') else find(name, *more))\n"
+            "try:\n    kernels.ops_for('cpu')\nexcept kernels.DeviceError as e:\n    print(e)")
+    assert " ".join(python(code)) == (
+        "device cpu: the native extension is not built for this Python (no C++ compiler, or no "
+        "oneDNN wheel, when it was installed); install g++, then lsuv-engine again; pip -v says "
+        "why")
+
+
+@pytest.mark.parametrize("libc, command", [("glibc", "egg_info"), ("glibc", "bdist_wheel"),
+                                           ("", "egg_info"), ("", "bdist_wheel")])
+def test_onednn_is_required_only_where_its_wheel_fits(monkeypatch, capsys, libc, command):
+    root, given = pathlib.Path(__file__).resolve().parent.parent, {}
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(sys, "argv", ["setup.py", command])
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "libc_ver", lambda: (libc, "2"))
+    monkeypatch.setattr("setuptools.setup", given.update)
+    runpy.run_path("setup.py")
+    fits, asked = libc == "glibc", command == "egg_info"
+    runs = [name.split("==")[0] for name in given["install_requires"] if "onednn" in name]
+    builds = [name.split("==")[0] for name in given["setup_requires"] if "onednn" in name]
+    assert runs == (["onednn-cpu-gomp"] if fits else [])
+    assert builds == (["onednn-devel-cpu-gomp", "onednn-cpu-gomp"] if fits and asked else [])
+    said = capsys.readouterr().err
+    assert fits or asked or "it is built on Linux x86_64, glibc" in said

@@ -175,6 +175,39 @@ def test_caffe_pooling_sizes_of_the_mnist_net(ops):
         x = y
 
 
+def holes(count):
+    """Every set of NaNs among `count` values, a set a column: (count, 2**count), rising values."""
+    sets = np.arange(1 << count) >> np.arange(count)[:, None] & 1
+    return np.where(sets, np.nan, np.arange(count, dtype=np.float32)[:, None]).astype(np.float32)
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 5])
+def test_the_first_nan_of_the_pieces_wins(ops, pieces):
+    for values in (holes(pieces), -holes(pieces)):
+        C = values.shape[1]
+        y, which = ops.empty((1, C)), ops.empty((1, C), np.uint8)
+        ops.maxout_forward(ops.asarray(values.reshape(1, -1)), y, which, pieces)
+        np.testing.assert_array_equal(ops.tohost(y)[0], values.max(axis=0))
+        np.testing.assert_array_equal(ops.tohost(which)[0], values.argmax(axis=0))
+
+
+@pytest.mark.parametrize("size, H, width", [(2, 2, 2), (3, 3, 3), (3, 3, 4), (3, 4, 3)])
+def test_the_first_nan_of_a_window_wins(ops, size, H, width):
+    """The last two have a second window, clipped at an edge, that starts at place 2."""
+    for values in (holes(size * size), -holes(size * size)):
+        C = values.shape[1]
+        x = np.tile(values.reshape(size, size, C), (2, 2, 1))[:H, :width]
+        Ho, Wo = 1 + (H > size), 1 + (width > size)
+        y, which = ops.empty((1, Ho, Wo, C)), ops.empty((1, Ho, Wo, C), np.uint8)
+        ops.maxpool_forward(ops.asarray(x[None].copy()), y, which, size, 2)
+        for i, j in np.ndindex(Ho, Wo):
+            window = x[2 * i:2 * i + size, 2 * j:2 * j + size]
+            places = window.reshape(-1, C)
+            r, s = np.divmod(places.argmax(axis=0), window.shape[1])
+            np.testing.assert_array_equal(ops.tohost(y)[0, i, j], places.max(axis=0))
+            np.testing.assert_array_equal(ops.tohost(which)[0, i, j], r * size + s)
+
+
 def test_ties_go_to_the_first(ops):
     x = ops.asarray(np.ones((1, 4, 4, 6), np.float32))
     y, which = ops.empty((1, 4, 4, 2)), ops.empty((1, 4, 4, 2), np.uint8)
@@ -349,15 +382,43 @@ def test_losses(name, formula, N, K):
     assert clock[LOSS] == pytest.approx(formula(scores[padded >= 0], padded[padded >= 0]))
     masked = np.full_like(scores, np.nan)
     back(prob if name == "softmax" else scores, padded, masked)
-    np.testing.assert_array_equal(masked, np.where(padded[:, None] >= 0, dscores, 0))
+    assert not masked[padded < 0].any()
+    check_derivative(lambda s: np.array(loss(name, s, padded)[1][LOSS]), scores, masked,
+                     np.array(1.0), step=1e-6)
 
 
 @pytest.mark.parametrize("name", ["softmax", "hinge"])
-def test_a_loss_that_is_not_finite_latches(name):
-    scores = randn(3, 4)
-    scores[1, 2] = np.nan
-    _, clock = loss(name, scores, np.array([0, 1, 2], np.int32))
-    assert clock[FINITE] == 0 and clock[SEEN] == 0 and clock[LOSS_SUM] == 0
+def test_a_gradient_is_that_of_the_mean_over_the_labelled_rows(ops, name):
+    """So a batch filled up with padding rows gives what the batch without them gives."""
+    given, labels = randn(5, 4).astype(np.float32), np.array([1, -1, 0, -1, 3], np.int32)
+    back, kept, found = getattr(ops, f"{name}_loss_backward"), labels >= 0, []
+    for part in (slice(None), kept):
+        dscores = ops.empty(given[part].shape)
+        back(ops.asarray(given[part]), ops.asarray(labels[part]), dscores)
+        found.append(ops.tohost(dscores))
+    np.testing.assert_array_equal(found[0][kept], found[1])
+    dscores = ops.empty(given.shape)
+    back(ops.asarray(given), ops.asarray(np.full(5, -1, np.int32)), dscores)
+    assert not ops.tohost(dscores).any()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["softmax", "hinge"])
+def test_a_score_that_is_not_finite_latches(ops, name, bad):
+    """In every column of a row with a label, the label's own too; in a padding row it is ignored.
+    """
+    labels = ops.asarray(np.array([0, 1, -1], np.int32))
+    for row, column in np.ndindex(3, 4):
+        scores = randn(3, 4).astype(np.float32)
+        scores[row, column] = bad
+        clock = ops.asarray(new_clock())
+        getattr(ops, f"{name}_loss_forward")(ops.asarray(scores), labels, ops.empty((3, 4)), clock)
+        clock = ops.tohost(clock)
+        if row < 2:
+            assert clock[FINITE] == clock[SEEN] == clock[CORRECT_SUM] == clock[LOSS_SUM] == 0
+        else:
+            assert (clock[FINITE], clock[SEEN]) == (1, 2) and math.isfinite(clock[LOSS_SUM])
 
 
 def test_softmax_of_large_scores():
@@ -508,6 +569,15 @@ def test_advance_reads_the_table_from_first_and_stays_at_its_end(ops):
         ops.advance(clock, rates)
         seen.append(float(ops.tohost(clock)[RATE]))
     assert seen == [0.05, 0.02, 0.02, 0.02] and ops.tohost(clock)[STEP] == 44
+
+
+def test_advance_refuses_a_step_before_the_table_and_changes_nothing(ops):
+    before = new_clock()
+    before[STEP], before[FIRST] = 3, 6
+    clock = ops.asarray(before)
+    with pytest.raises(ValueError, match="step 4 lies before the table's first, 6"):
+        ops.advance(clock, ops.asarray(np.array([0.1, 0.2])))
+    np.testing.assert_array_equal(ops.tohost(clock), before)
 
 
 # -- memory and errors ----------------------------------------------------------------------------

@@ -42,13 +42,19 @@ def _preload() -> None:
         raise NativeError(f"the installed {WHEEL} has no {LIBRARY}", remedy)
     # A thread that waits for its team spins 300,000 times before it sleeps; on a busy machine it so
     # keeps the very thread that it waits for from the core. FitNet-1's convolutions of one batch
-    # took 757 ms there with that default and 70 with this one.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    # took 757 ms there with that default and 70 with this one. libgomp reads the variable when it
+    # is loaded: it has no effect where another package loaded libgomp before, and is taken back so
+    # that no other program inherits it.
+    ours = not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
+    if ours:
+        os.environ["GOMP_SPINCOUNT"] = SPINS
     try:
-        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(path))
     except OSError as error:
         raise NativeError(f"oneDNN does not load ({error})", remedy) from error
+    finally:
+        if ours:
+            del os.environ["GOMP_SPINCOUNT"]
 
 
 def _load():
@@ -57,9 +63,10 @@ def _load():
     if here != ("linux", "x86_64"):
         reason = f"the native extension is for Linux x86-64, and this is {' '.join(here)}"
         raise NativeError(reason, "use numpy")
-    remedy = "install g++, then lsuv-engine again"
+    remedy = "install g++, then lsuv-engine again; pip -v says why"
     if importlib.machinery.PathFinder.find_spec("kernels.cpu._native", __path__) is None:
-        reason = "the native extension is not built (no C++ compiler when it was installed)"
+        reason = ("the native extension is not built for this Python (no C++ compiler, or no "
+                  "oneDNN wheel, when it was installed)")
         raise NativeError(reason, remedy)
     _preload()
     try:
@@ -70,3 +77,6 @@ def _load():
 
 
 _native = _load()
+# OpenMP's threads do not live on in a forked process, and a kernel there would wait for them for
+# ever. One thread needs no others.
+os.register_at_fork(after_in_child=lambda: _native.set_threads(1))

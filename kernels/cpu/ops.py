@@ -1,8 +1,9 @@
 """Device cpu: the operations of kernels/reference.py, one call into the native extension a method.
 
 What an operation means stands in the reference. Different here: arrays are float32 (uint8 and
-int32 where the contract says so), contiguous, and have exactly the shapes that the contract
-names; anything else is a ValueError that names the value, before memory is touched. Convolution
+int32 where the contract says so), contiguous, aligned, and have exactly the shapes that the
+contract names; an array or a number out of that contract is a ValueError that names the value,
+before memory is touched, and a value of another Python type is pybind11's TypeError. Convolution
 and the fully connected layer are oneDNN's, everything else is our own, in native/.
 
 Read next: native/module.cpp, then native/maxout.cpp, the shortest kernel.
@@ -20,7 +21,9 @@ class CpuOps(NumpyOps):
     name = "cpu"
 
     def __init__(self, threads: int | None = None):
-        """threads: OpenMP threads of every kernel of this process; None leaves OpenMP's count."""
+        """threads: OpenMP threads of every kernel that the calling Python thread starts, in this
+        and any other CpuOps; None leaves its count as it is. Other Python threads keep OpenMP's.
+        """
         if threads is not None:
             _native.set_threads(threads)
         self._convolutions = _native.Convolutions()

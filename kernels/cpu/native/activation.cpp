@@ -5,7 +5,8 @@
 //   add        a (size,), b (size,) -> y (size,)             reads 8, writes 4
 //
 // One thread computes a contiguous run, one vector lane an element. Backward needs only y, so x may
-// be overwritten by later layers. The transcendental ones are polynomials in float32, within 2 ulp.
+// be overwritten by later layers. The transcendental ones are polynomials in float32: tanh within
+// 1.3 ulp, sigmoid within 2.5.
 //
 // Read next: pool.cpp.
 #include "common.h"

@@ -38,16 +38,19 @@ Rows split(const py::array& x, const char* name) {
     return {rows, C, height, ceil_div(rows, height)};
 }
 
-// For each tile two sums a channel: sums[tile] = first (C,), second (C,).
+// For each tile two sums a channel: sums[tile] = first (C,), second (C,). The memory is kept from
+// call to call; inside a parallel region its name would mean another thread's, hence the pointer.
 template <class Terms>
-std::vector<double> tile_sums(const Rows& size, Terms terms) {
+const double* tile_sums(const Rows& size, Terms terms) {
+    static thread_local std::vector<double> memory;
     const std::int64_t C = size.C;
-    std::vector<double> sums(size.tiles * 2 * C);
+    memory.assign(size.tiles * 2 * C, 0.0);
+    double* const sums = memory.data();
 #pragma omp parallel for schedule(static) if (size.rows * C > SERIAL)
     for (std::int64_t tile = 0; tile < size.tiles; ++tile) {
         const std::int64_t first = tile * size.height;
         const std::int64_t stop = std::min(first + size.height, size.rows);
-        double* a = sums.data() + tile * 2 * C;
+        double* a = sums + tile * 2 * C;
         for (std::int64_t row = first; row < stop; ++row) terms(first, row, a, a + C);
     }
     return sums;
@@ -64,7 +67,7 @@ void batchnorm_forward(const py::array& x, const py::array& y, const py::array& 
     auto* result = output<float>(y, "batchnorm_forward: y");
     auto* centre = output<float>(mean, "batchnorm_forward: mean");
     auto* factor = output<float>(rstd, "batchnorm_forward: rstd");
-    const std::vector<double> sums = tile_sums(
+    const double* const sums = tile_sums(
         size, [=](std::int64_t first, std::int64_t row, double* __restrict__ sum,
                   double* __restrict__ squares) {
             const float *run = values + row * C, *pivot = values + first * C;
@@ -80,7 +83,7 @@ void batchnorm_forward(const py::array& x, const py::array& y, const py::array& 
         for (std::int64_t tile = 0; tile < size.tiles; ++tile) {
             const std::int64_t first = tile * size.height;
             const auto count = static_cast<double>(std::min(size.height, size.rows - first));
-            const double* sum = sums.data() + tile * 2 * C;
+            const double* sum = sums + tile * 2 * C;
             all.merge(Moments::of_sums(count, values[first * C + c], sum[c], sum[C + c]));
         }
         centre[c] = static_cast<float>(all.mean);
@@ -106,7 +109,7 @@ void batchnorm_backward(const py::array& dy, const py::array& y, const py::array
     const auto* values = input<float>(y, "batchnorm_backward: y");
     const auto* factor = input<float>(rstd, "batchnorm_backward: rstd");
     auto* result = output<float>(dx, "batchnorm_backward: dx");
-    const std::vector<double> sums = tile_sums(
+    const double* const sums = tile_sums(
         size, [=](std::int64_t, std::int64_t row, double* __restrict__ level,
                   double* __restrict__ along) {
             const float *g = gradient + row * C, *v = values + row * C;
@@ -116,7 +119,8 @@ void batchnorm_backward(const py::array& dy, const py::array& y, const py::array
                 along[c] += static_cast<double>(g[c]) * v[c];
             }
         });
-    std::vector<float> means(2 * C);  // of dy (C,), of dy * y (C,)
+    static thread_local std::vector<float> means;
+    means.resize(2 * C);  // of dy (C,), of dy * y (C,)
     for (std::int64_t c = 0; c < 2 * C; ++c) {
         double sum = 0;
         for (std::int64_t tile = 0; tile < size.tiles; ++tile) sum += sums[tile * 2 * C + c];
@@ -175,7 +179,8 @@ void batchnorm_inference(const py::array& x, const py::array& y, const py::array
         fail("batchnorm: no running statistics yet; train at least one step first");
     }
     if (x.size() == 0) return;
-    std::vector<float> statistics(2 * C);  // mean (C,), 1 / standard deviation (C,)
+    static thread_local std::vector<float> statistics;
+    statistics.resize(2 * C);  // mean (C,), 1 / standard deviation (C,)
     for (std::int64_t c = 0; c < C; ++c) {
         statistics[c] = static_cast<float>(mean_sum[c] / batches);
         statistics[C + c] = static_cast<float>(1 / std::sqrt(var_sum[c] / batches + eps));

@@ -1,8 +1,9 @@
-// Checks on the arrays that Python hands over, shared by every kernel of this folder.
+// Checks on what Python hands over, shared by every kernel of this folder.
 //
 // A binding takes `const pybind11::array&`, and turns it into a pointer with input<T>() or
-// output<T>(): dtype, C order and (with shaped) shape are checked once, here, and a mistake is one
-// line that names the argument and its value. Kernels then see bare pointers and sizes.
+// output<T>(): dtype, C order, alignment and (with shaped) shape are checked once, here, and a
+// mistake is one line that names the argument and its value. Kernels then see bare pointers and
+// sizes.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -39,6 +40,10 @@ void check_array(const py::array& a, const char* name) {
         fail(std::string(name) + ": shape " + shape_text(a) +
              " is not C-contiguous; pass numpy.ascontiguousarray of it");
     }
+    if (reinterpret_cast<std::uintptr_t>(a.data()) % alignof(T)) {
+        fail(std::string(name) + ": shape " + shape_text(a) + " is not aligned to " +
+             std::to_string(alignof(T)) + " bytes; pass a copy of it");
+    }
 }
 
 // The array's shape must be exactly `shape`.
@@ -59,28 +64,37 @@ inline void dimensions(const py::array& a, const char* name, py::ssize_t ndim) {
     }
 }
 
-// Two arrays of one size, whatever their shape is (element-wise kernels).
-inline void same_size(const py::array& a, const char* a_name, const py::array& b,
-                      const char* b_name) {
-    if (a.size() != b.size()) {
-        fail(std::string(a_name) + " " + shape_text(a) + " and " + b_name + " " + shape_text(b) +
-             " differ in size");
-    }
-}
+// An argument of a call, with the name that an error gives it, such as "conv_backward_data: dy".
+struct Argument {
+    const py::array& array;
+    const char* name;
+};
 
-// A pointer to read from: dtype T, C order.
+// A pointer to read from: dtype T, C order, aligned.
 template <class T>
 const T* input(const py::array& a, const char* name) {
     check_array<T>(a, name);
     return static_cast<const T*>(a.data());
 }
 
-// A pointer to write to: dtype T, C order, not read-only.
+// A pointer to write to: dtype T, C order, aligned, not read-only.
 template <class T>
 T* output(const py::array& a, const char* name) {
     check_array<T>(a, name);
     if (!a.writeable()) fail(std::string(name) + ": the array is read-only");
     return const_cast<T*>(static_cast<const T*>(a.data()));
+}
+
+// The seed of the random words: a Python integer of 64 bits.
+inline std::uint64_t seed_of(const py::object& seed) {
+    const py::int_ whole(seed);
+    const std::uint64_t value = PyLong_AsUnsignedLongLong(whole.ptr());
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        fail("seed " + py::str(whole).cast<std::string>() +
+             " is not a 64-bit number; choose one in 0 .. 2**64 - 1");
+    }
+    return value;
 }
 
 }  // namespace lsuv

@@ -1,7 +1,8 @@
 // Convolution by oneDNN, on plain NHWC activations and KRSC weights.
 //
 // A plan (conv_plan.h) is built at the first use of its shapes and kept, so a training step
-// allocates nothing after the first. Weights are copied into oneDNN's format, and their gradient
+// allocates nothing after the first, but for the vector of a few pointers in which oneDNN's
+// `execute` passes its arguments on. Weights are copied into oneDNN's format, and their gradient
 // back, at every call: 80 -> 160 filters take 0.02 to 0.04 ms beside 14 ms of arithmetic,
 // 128 -> 256 on 8x8 images 0.04 to 0.05 beside 8, never more than 0.6 %. That is too little to ask
 // whether a copy is current.
@@ -26,11 +27,7 @@ using namespace lsuv;
 
 enum class Pass : std::int64_t { forward, backward_data, backward_filter };
 
-// An argument of a call, with the name that an error gives it, such as "conv_backward_data: dy".
-struct Argument {
-    const py::array& array;
-    const char* name;
-};
+constexpr std::int64_t FARTHEST = 1 << 20;  // the widest stride and padding
 
 // Checks the shapes against each other; in a backward pass x, W or y is a gradient of that shape.
 ConvShape shape_of(const Argument& x, const Argument& W, const Argument& y, std::int64_t stride,
@@ -40,19 +37,29 @@ ConvShape shape_of(const Argument& x, const Argument& W, const Argument& y, std:
     const auto in = x.array.shape(), filter = W.array.shape();
     ConvShape s{in[0],     in[1],     in[2], in[3], filter[0], filter[1],
             filter[2], 0,         0,     stride, pad,      groups};
-    const std::string about = std::string(W.name) + " " + shape_text(W.array);
-    if (stride < 1) fail(about + ": stride " + std::to_string(stride) + " is not positive");
-    if (pad < 0) fail(about + ": pad " + std::to_string(pad) + " is negative");
+    const auto about = [&W] { return std::string(W.name) + " " + shape_text(W.array); };
+    if (s.C < 1 || s.K < 1) {
+        fail(about() + ": " + std::to_string(s.C) + " inputs and " + std::to_string(s.K) +
+             " outputs; both must be at least 1");
+    }
+    if (stride < 1 || stride > FARTHEST) {
+        fail(about() + ": stride " + std::to_string(stride) + " is not in 1 .. " +
+             std::to_string(FARTHEST));
+    }
+    if (pad < 0 || pad > FARTHEST) {
+        fail(about() + ": pad " + std::to_string(pad) + " is not in 0 .. " +
+             std::to_string(FARTHEST));
+    }
     if (groups < 1 || s.C % groups || s.K % groups) {
-        fail(about + ": " + std::to_string(s.C) + " inputs and " + std::to_string(s.K) +
+        fail(about() + ": " + std::to_string(s.C) + " inputs and " + std::to_string(s.K) +
              " outputs do not split into " + std::to_string(groups) + " groups");
     }
     if (filter[3] != s.C / groups) {
-        fail(about + " reads " + std::to_string(filter[3]) + " channels, a group of " +
+        fail(about() + " reads " + std::to_string(filter[3]) + " channels, a group of " +
              shape_text(x.array) + " has " + std::to_string(s.C / groups));
     }
     if (s.R < 1 || s.S < 1 || s.H + 2 * pad < s.R || s.W + 2 * pad < s.S) {
-        fail(about + " does not fit into " + shape_text(x.array) + " with pad " +
+        fail(about() + " does not fit into " + shape_text(x.array) + " with pad " +
              std::to_string(pad));
     }
     s.Ho = (s.H + 2 * pad - s.R) / stride + 1;
@@ -77,8 +84,9 @@ struct KeyHash {
     }
 };
 
-// The plans of one device object. A plan's memory is used by one call at a time: the lock makes
-// calls from several Python threads wait for each other.
+// The plans of one device object. Its plans' memory and oneDNN's stream, which all objects share,
+// are used by one call at a time: the lock makes calls from several Python threads wait for each
+// other.
 class Convolutions {
 public:
     void forward(const py::array& x, const py::array& W, const py::array& b, const py::array& y,
@@ -144,7 +152,8 @@ public:
         std::lock_guard<std::mutex> guard(lock_);
         ConvPlan& plan = plan_for(Pass::backward_filter, s);
         point(plan.krsc, dW_data);
-        float* const total = floats(plan.weights);  // the copy, or dW itself
+        float* const total = plan.reordered ? floats(plan.copy) : dW_data;
+        point(plan.weights, total);  // a call that failed may have left it at `partial`
         const std::int64_t count = plan.weights.get_desc().get_size() / sizeof(float);
         bias_.start(s.K);
         for (std::int64_t image = 0; image < s.N; image += plan.chunk) {
@@ -175,7 +184,7 @@ private:
 
     std::unordered_map<Key, ConvPlan, KeyHash> plans_;
     ColumnSums bias_;
-    std::mutex lock_;
+    static inline std::mutex lock_;
 };
 
 }  // namespace

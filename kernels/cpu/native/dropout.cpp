@@ -50,7 +50,7 @@ void apply(const float* __restrict__ x, float* __restrict__ y, std::int64_t size
     }
 }
 
-void dropout_forward(const py::array& x, const py::array& y, double drop, std::uint64_t seed,
+void dropout_forward(const py::array& x, const py::array& y, double drop, const py::object& seed,
                      std::int64_t layer, const py::array& clock) {
     if (!(drop >= 0 && drop < 1)) {
         fail("dropout: " + std::to_string(drop) + " is not a probability of dropping in [0, 1)");
@@ -65,12 +65,12 @@ void dropout_forward(const py::array& x, const py::array& y, double drop, std::u
     }
     apply(input<float>(x, "dropout: x"), output<float>(y, "dropout: y"), x.size(),
           static_cast<float>(1 / (1 - drop)),
-          static_cast<std::uint32_t>(std::floor(drop * 4294967296.0)), seed,
+          static_cast<std::uint32_t>(std::floor(drop * 4294967296.0)), seed_of(seed),
           static_cast<std::uint64_t>(step), DROPOUT << 16 | static_cast<std::uint64_t>(layer));
 }
 
-void dropout_backward(const py::array& dy, const py::array& dx, double drop, std::uint64_t seed,
-                      std::int64_t layer, const py::array& clock) {
+void dropout_backward(const py::array& dy, const py::array& dx, double drop,
+                      const py::object& seed, std::int64_t layer, const py::array& clock) {
     dropout_forward(dy, dx, drop, seed, layer, clock);
 }
 

@@ -91,7 +91,7 @@ const std::int32_t* batch_order(const py::array& order, std::int64_t M, const do
 
 void gather(const py::array& images, const py::array& labels, const py::array& shift,
             const py::array& scale, const py::array& mean_image, const py::array& order,
-            const py::array& x, const py::array& y, const py::array& clock, std::uint64_t seed,
+            const py::array& x, const py::array& y, const py::array& clock, const py::object& seed,
             std::int64_t pad, std::int64_t move, bool mirror, float input_scale, bool augment) {
     dimensions(images, "gather: images", 4);
     const std::int64_t M = images.shape(0);
@@ -117,6 +117,7 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     auto* result = output<float>(x, "gather: x");
     auto* classes = output<std::int32_t>(y, "gather: y");
     const auto first = static_cast<std::uint64_t>(now[STEP]) * static_cast<std::uint64_t>(N);
+    const std::uint64_t key = seed_of(seed);
 #pragma omp parallel for schedule(static) if (N * size > SERIAL)
     for (std::int64_t i = 0; i < N; ++i) {
         const std::int64_t index = rows[i];
@@ -127,7 +128,7 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
             continue;
         }
         const std::uint64_t n = first + static_cast<std::uint64_t>(i);
-        const Crop crop = augment ? draw(seed, n, pad, move, mirror) : Crop{pad, pad, false};
+        const Crop crop = augment ? draw(key, n, pad, move, mirror) : Crop{pad, pad, false};
         crop_image(pixels + index * size, mean, image, shifts[index], scales[index], input_scale,
                    crop, shape);
         classes[i] = label[index];

@@ -48,20 +48,36 @@ const std::int32_t* classes(const py::array& labels, const Batch& size, const ch
     return label;
 }
 
-// Writes the loss of the batch and, while it is finite, adds to the sums.
-void record(const float* scores, const std::int32_t* label, const std::vector<double>& losses,
+// The number of rows with a label, at least 1: what a mean over them divides by.
+std::int64_t labelled(const std::int32_t* label, std::int64_t N) {
+    const auto seen = std::count_if(label, label + N, [](std::int32_t n) { return n >= 0; });
+    return std::max<std::int64_t>(seen, 1);
+}
+
+// Memory for the losses of N rows, kept from call to call.
+double* row_losses(std::int64_t N) {
+    static thread_local std::vector<double> losses;
+    losses.resize(N);
+    return losses.data();
+}
+
+// Writes the loss of the batch and, while it and all scores are finite, adds to the sums. An
+// infinite score of another class can leave the loss finite, but not the weights.
+void record(const float* scores, const std::int32_t* label, const double* losses,
             const Batch& size, double* clock) {
     double total = 0;
     std::int64_t seen = 0, correct = 0;
+    bool finite = true;
     for (std::int64_t n = 0; n < size.N; ++n) {
         if (label[n] < 0) continue;
-        const float* row = scores + n * size.K;
+        const float *row = scores + n * size.K, *end = row + size.K;
         total += losses[n];
-        correct += std::max_element(row, row + size.K) - row == label[n];  // the first largest
+        correct += std::max_element(row, end) - row == label[n];  // the first largest
+        finite = finite && std::all_of(row, end, [](float score) { return std::isfinite(score); });
         ++seen;
     }
     clock[LOSS] = total / static_cast<double>(std::max<std::int64_t>(seen, 1));
-    if (!std::isfinite(total)) {
+    if (!finite || !std::isfinite(total)) {
         clock[FINITE] = 0;
         return;
     }
@@ -101,7 +117,7 @@ void softmax_loss_forward(const py::array& scores, const py::array& labels, cons
     auto* result = output<float>(prob, "softmax_loss_forward: prob");
     auto* sums = write_clock(clock);
     const auto [N, K] = size;
-    std::vector<double> losses(N);
+    double* const losses = row_losses(N);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
     for (std::int64_t n = 0; n < N; ++n) {
         const float* row = values + n * K;
@@ -118,7 +134,7 @@ void softmax_loss_backward(const py::array& prob, const py::array& labels,
     const auto* values = input<float>(prob, "softmax_loss_backward: prob");
     auto* result = output<float>(dscores, "softmax_loss_backward: dscores");
     const auto [N, K] = size;
-    const float count = static_cast<float>(N);
+    const auto count = static_cast<float>(labelled(label, N));
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
     for (std::int64_t n = 0; n < N; ++n) {
         const float* row = values + n * K;
@@ -138,7 +154,7 @@ void hinge_loss_forward(const py::array& scores, const py::array& labels, const 
     auto* result = output<float>(prob, "hinge_loss_forward: prob");
     auto* sums = write_clock(clock);
     const auto [N, K] = size;
-    std::vector<double> losses(N);
+    double* const losses = row_losses(N);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
     for (std::int64_t n = 0; n < N; ++n) {
         const float* row = values + n * K;
@@ -161,7 +177,7 @@ void hinge_loss_backward(const py::array& scores, const py::array& labels,
     const auto* values = input<float>(scores, "hinge_loss_backward: scores");
     auto* result = output<float>(dscores, "hinge_loss_backward: dscores");
     const auto [N, K] = size;
-    const float step = 1.0f / static_cast<float>(N);
+    const float step = 1.0f / static_cast<float>(labelled(label, N));
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
     for (std::int64_t n = 0; n < N; ++n) {
         const float* row = values + n * K;

@@ -7,7 +7,8 @@
 //
 // Pieces lie side by side, so a row is P contiguous runs of C. One thread computes a run of rows,
 // one vector lane an output. Two pieces, the paper's case, are a single pass; more are folded one
-// by one into y, which is then still in the first-level cache. The lowest piece wins a tie.
+// by one into y, which is then still in the first-level cache. The lowest piece wins a tie, and the
+// first NaN wins over everything.
 //
 // Read next: activation.cpp.
 #include "common.h"
@@ -29,7 +30,7 @@ void forward_two(const float* __restrict__ x, float* __restrict__ y,
         std::uint8_t* winner = which + row * C;
 #pragma omp simd simdlen(16)
         for (std::int64_t c = 0; c < C; ++c) {
-            const bool second = b[c] > a[c];
+            const bool second = beats(b[c], a[c]);
             best[c] = second ? b[c] : a[c];
             winner[c] = second;
         }
@@ -56,7 +57,7 @@ void forward_many(const float* __restrict__ x, float* __restrict__ y,
             for (std::int64_t c = 0; c < C; ++c) {
                 const float value = piece[c], old = best[c];
                 const std::int32_t old_winner = winner[c];
-                const std::int32_t better = mask_of(value > old);
+                const std::int32_t better = mask_of(beats(value, old));
                 best[c] = choose(better, value, old);
                 winner[c] = static_cast<std::uint8_t>(choose(better, index, old_winner));
             }

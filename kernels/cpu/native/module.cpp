@@ -24,6 +24,22 @@ void bind_optimizer(py::module_& m);
 
 namespace {
 
+// This file is compiled for the processor that builds it, like all others: elsewhere a kernel would
+// end the process at its first unknown instruction.
+void check_processor() {
+    bool same = true;
+#ifdef __AVX2__
+    same = same && __builtin_cpu_supports("avx2");
+#endif
+#ifdef __AVX512F__
+    same = same && __builtin_cpu_supports("avx512f");
+#endif
+    if (!same) {
+        throw py::import_error(
+            "built for another processor; install lsuv-engine again on this one");
+    }
+}
+
 // OpenMP keeps this count per calling thread; oneDNN's OpenMP build asks the same runtime for it.
 void set_threads(int count) {
     if (count < 1) lsuv::fail("threads: " + std::to_string(count) + " is not a positive count");
@@ -49,8 +65,10 @@ std::string instructions() {
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
+    check_processor();
     m.doc() = "CPU kernels of lsuv-engine: oneDNN convolution and our own OpenMP kernels";
-    m.def("set_threads", &set_threads, py::arg("count"), "OpenMP threads of every later kernel");
+    m.def("set_threads", &set_threads, py::arg("count"),
+          "OpenMP threads of every later kernel that this Python thread calls");
     m.def("threads", &omp_get_max_threads, "OpenMP threads that a kernel uses");
     m.def("onednn", &onednn, "oneDNN's version, such as 3.2");
     m.def("instructions", &instructions, "the instruction set in use, such as AVX-512");

@@ -42,13 +42,15 @@ void clip(const py::array& g, double limit, const py::array& clock) {
     const auto* gradient = input<float>(g, "clip: g");
     auto* now = write_clock(clock);
     const std::int64_t size = g.size(), tiles = ceil_div(size, TILE);
-    std::vector<double> squares(tiles);
+    static thread_local std::vector<double> memory;  // kept from call to call
+    memory.resize(tiles);
+    double* const squares = memory.data();
 #pragma omp parallel for schedule(static) if (size > SERIAL)
     for (std::int64_t tile = 0; tile < tiles; ++tile) {
         squares[tile] = tile_squares(gradient + tile * TILE, std::min(TILE, size - tile * TILE));
     }
     double total = 0;
-    for (double square : squares) total += square;
+    for (std::int64_t tile = 0; tile < tiles; ++tile) total += squares[tile];
     const double norm = std::sqrt(total);
     const bool finite = std::isfinite(norm);
     now[NORM] = norm;
@@ -61,9 +63,11 @@ struct Update {
     float rate, decay, factor;
 };
 
-// The segments with this step's rates; none while the clock is latched.
-std::vector<Update> updates(const py::array& w, const py::array& g, const py::array& state,
-                            const py::array& segments, const py::array& clock, double decay) {
+// The segments with this step's rates; none while the clock is latched. Their memory is kept from
+// call to call.
+const std::vector<Update>& updates(const py::array& w, const py::array& g, const py::array& state,
+                                   const py::array& segments, const py::array& clock,
+                                   double decay) {
     dimensions(w, "w", 1);
     shaped(g, "g", {w.size()});
     shaped(state, "the optimizer's state", {w.size()});
@@ -71,7 +75,8 @@ std::vector<Update> updates(const py::array& w, const py::array& g, const py::ar
     shaped(segments, "segments", {segments.shape(0), 4});
     const auto* table = input<double>(segments, "segments");
     const auto* now = read_clock(clock);
-    std::vector<Update> result;
+    static thread_local std::vector<Update> result;
+    result.clear();
     for (std::int64_t s = 0; s < segments.shape(0); ++s) {
         const double *row = table + 4 * s, start = row[0], stop = row[1];
         if (!(0 <= start && start <= stop && stop <= static_cast<double>(w.size()))) {
@@ -108,9 +113,8 @@ void sgd_step(const py::array& w, const py::array& g, const py::array& v, const 
 }
 
 void rmsprop_segment(float* __restrict__ w, const float* __restrict__ g, float* __restrict__ s,
-                     const Update& part, float rho, float delta) {
+                     const Update& part, float rho, float rest, float delta) {
     const auto [start, stop, rate, decay, factor] = part;
-    const float rest = 1.0f - rho;
 #pragma omp parallel for simd schedule(static) if (stop - start > SERIAL)
     for (std::int64_t i = start; i < stop; ++i) {
         const float step = factor * g[i] + decay * w[i];
@@ -120,13 +124,14 @@ void rmsprop_segment(float* __restrict__ w, const float* __restrict__ g, float* 
 }
 
 void rmsprop_step(const py::array& w, const py::array& g, const py::array& s,
-                  const py::array& segments, const py::array& clock, float rho, float delta,
+                  const py::array& segments, const py::array& clock, double rho, float delta,
                   double decay) {
     auto* weight = output<float>(w, "rmsprop_step: w");
     const auto* gradient = input<float>(g, "rmsprop_step: g");
     auto* square = output<float>(s, "rmsprop_step: s");
     for (const Update& part : updates(w, g, s, segments, clock, decay)) {
-        rmsprop_segment(weight, gradient, square, part, rho, delta);
+        rmsprop_segment(weight, gradient, square, part, static_cast<float>(rho),
+                        static_cast<float>(1 - rho), delta);  // 1 - rho in float32 loses digits
     }
 }
 
@@ -136,13 +141,14 @@ void advance(const py::array& clock, const py::array& rates) {
     const auto* table = input<double>(rates, "advance: rates");
     auto* now = write_clock(clock);
     if (now[FINITE] == 0) return;
-    now[STEP] += 1;
-    const auto row = static_cast<std::int64_t>(now[STEP] - now[FIRST]);
-    if (row < 0) {
-        fail("advance: step " + std::to_string(now[STEP]) + " lies before the table's first, " +
-             std::to_string(now[FIRST]));
+    const auto step = static_cast<std::int64_t>(now[STEP]) + 1;
+    const auto first = static_cast<std::int64_t>(now[FIRST]);
+    if (step < first) {
+        fail("advance: step " + std::to_string(step) + " lies before the table's first, " +
+             std::to_string(first));
     }
-    now[RATE] = table[std::min<std::int64_t>(row, rates.size() - 1)];
+    now[STEP] = static_cast<double>(step);
+    now[RATE] = table[std::min<std::int64_t>(step - first, rates.size() - 1)];
 }
 
 }  // namespace

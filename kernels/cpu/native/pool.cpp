@@ -6,8 +6,9 @@
 //   backward   dy (N,Ho,Wo,C), which (N,Ho,Wo,C) -> dx (N,H,W,C)
 //              reads 5 bytes an output (likewise), writes 4 an input
 //
-// which = r * size + s, the winner's place in the unclipped window; the first one wins a tie. One
-// thread computes rows of one image, one vector lane a channel: at each place a run of C floats.
+// which = r * size + s, the winner's place in the unclipped window; the first one wins a tie, and
+// the first NaN wins over everything. One thread computes rows of one image, one vector lane a
+// channel: at each place a run of C floats.
 //
 // Backward gathers: a place of dx looks at every window that covers it, in rising order, and adds
 // dy where `which` names it. Each dx is written once, by one thread, in one order, so nothing is
@@ -36,9 +37,9 @@ void forward_two_by_two(const float* __restrict__ x, float* __restrict__ y,
 #pragma omp simd simdlen(16)
     for (std::int64_t c = 0; c < C; ++c) {
         const float v0 = x0[c], v1 = x1[c], v2 = x2[c], v3 = x3[c];
-        const std::int32_t right = mask_of(v1 > v0), lower_right = mask_of(v3 > v2);
+        const std::int32_t right = mask_of(beats(v1, v0)), lower_right = mask_of(beats(v3, v2));
         const float upper = choose(right, v1, v0), lower = choose(lower_right, v3, v2);
-        const std::int32_t below = mask_of(lower > upper);
+        const std::int32_t below = mask_of(beats(lower, upper));
         y[c] = choose(below, lower, upper);
         which[c] = static_cast<std::uint8_t>(choose(below, 2 + (lower_right & 1), right & 1));
     }
@@ -64,7 +65,7 @@ void forward_window(const float* __restrict__ x, float* __restrict__ y,
             for (std::int64_t c = 0; c < C; ++c) {
                 const float value = place[c], old = y[c];
                 const std::int32_t old_winner = which[c];
-                const std::int32_t better = mask_of(value > old);
+                const std::int32_t better = mask_of(beats(value, old));
                 y[c] = choose(better, value, old);
                 which[c] = static_cast<std::uint8_t>(choose(better, index, old_winner));
             }

@@ -12,6 +12,10 @@ namespace lsuv {
 
 #define LSUV_INLINE inline __attribute__((always_inline))
 
+// Whether `value` takes the place of `old` as the largest: never on a tie, and NaN stays, so that
+// the first largest wins, or the first NaN, as in NumPy's max.
+LSUV_INLINE bool beats(float value, float old) { return !(old >= value) & (old == old); }
+
 LSUV_INLINE std::int32_t mask_of(bool condition) { return -static_cast<std::int32_t>(condition); }
 
 // which == index, both of 0 .. 255.
