@@ -3,8 +3,8 @@
     python -m bench.report            rewrites what stands between the markers, and the pictures
     python -m bench.report --check    exit code 1 if README.md is not what the JSON says
 
-Nothing between the markers is typed by hand. Each table names the machine, the versions and the date
-of its own measurement.
+Nothing between the markers is typed by hand. Each table names the machine, the versions and the
+date of its own measurement.
 
 Read next: bench/runs.py, which makes training.json out of run folders.
 """
@@ -19,7 +19,7 @@ from bench.machine import RESULTS
 
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- report:begin -->", "<!-- report:end -->"
-PAPER_ERROR = {"softmax": 0.0048, "svm": 0.0038}  # the paper's Table 2: FitNet-LSUV, FitNet-LSUV-SVM
+PAPER_ERROR = {"softmax": 0.0048, "svm": 0.0038}  # Table 2: FitNet-LSUV, FitNet-LSUV-SVM
 STYLES = {"lsuv": "-", "xavier": "--", "msra": ":", "ortho": "-."}
 
 
@@ -41,8 +41,9 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def full_mnist(r: dict) -> bool:
     """A row of the paper's MNIST table: LSUV, maxout, the whole recipe on the whole set."""
-    return (r["net"], r["act"], r["init"], r["data"], r["recipe"], r["steps"], r["limit"],
-            r["finished"]) == ("fitnet_mnist", "maxout", "lsuv", "mnist", "paper", 50_000, None, True)
+    wanted = {"net": "fitnet_mnist", "act": "maxout", "init": "lsuv", "data": "mnist",
+              "recipe": "paper", "steps": 50_000, "limit": None, "finished": True}
+    return all(r[key] == value for key, value in wanted.items())
 
 
 def fast_cifar(r: dict) -> bool:
@@ -57,8 +58,8 @@ def trained_on(training: dict, chosen) -> str:
     dates = sorted({r["started"][:10] for r in rows})
     versions = rows[0]["versions"]
     return (f"*{training['machine']['processor']}, device {' and '.join(devices)}, Python "
-            f"{versions['python']}, NumPy {versions['numpy']}, {' to '.join(dates)}. Other work went "
-            "on on the machine: for speed see the training step below.*")
+            f"{versions['python']}, NumPy {versions['numpy']}, {' to '.join(dates)}; the machine "
+            "was shared with other work, so for speed see the training step below.*")
 
 
 def mnist(training: dict) -> str:
@@ -78,7 +79,7 @@ def mnist(training: dict) -> str:
         return ""
     return "\n".join([
         "### MNIST, full recipe", "",
-        "FitNet-MNIST, maxout, LSUV, RMSProp, 50,000 updates of 64 images; error at the last update.",
+        "FitNet-MNIST, maxout, LSUV, RMSProp, 50,000 updates of 64 images; error at the last one.",
         "", table(["net", "paper, error %", "ours, error %", "each seed", "minutes a run"], rows),
         "", trained_on(training, full_mnist)])
 
@@ -97,10 +98,11 @@ def cifar(training: dict) -> str:
         return ""
     return "\n".join([
         "### CIFAR-10, `fast` recipe", "",
-        "One seed a row. The recipe's cosine spans the epochs given; the recipe has 20, and rows with "
-        "fewer are runs of that length, not the full result. A row marked as cut short stands in the "
-        "middle of its cosine.", "",
-        table(["net", "act", "init", "epochs", "train loss", "test accuracy %", "best %"], rows), "",
+        "One seed a row. The recipe's cosine spans the epochs given; the recipe has 20, and rows "
+        "with fewer are runs of that length, not the full result. A row marked as cut short stands "
+        "in the middle of its cosine.", "",
+        table(["net", "act", "init", "epochs", "train loss", "test accuracy %", "best %"], rows),
+        "",
         "![learning curves](bench/results/curves.png)", "", trained_on(training, fast_cifar)])
 
 
@@ -121,7 +123,8 @@ def curves(training: dict) -> None:
             epochs = [m["epoch"] for m in run["metrics"]]
             label = run["init"] + ("" if run["finished"] else " (cut short)")
             style = {"linestyle": STYLES.get(run["init"], "-"), "marker": ".", "label": label}
-            axes[0, column].plot(epochs, [100 * m["test_accuracy"] for m in run["metrics"]], **style)
+            accuracy = [100 * m["test_accuracy"] for m in run["metrics"]]
+            axes[0, column].plot(epochs, accuracy, **style)
             axes[1, column].plot(epochs, [m["train_loss"] for m in run["metrics"]], **style)
         axes[0, column].set_title(f"{net}, CIFAR-10, fast recipe")
         axes[0, column].set_ylabel("test accuracy, %")
@@ -171,9 +174,9 @@ def initialiser(found: dict) -> str:
         "### The paper's weight deviations", "",
         "Standard deviation of FitNet-4's weights on CIFAR-10 by layer, mean of "
         f"{found['seeds']} seeds, ours against the paper's (bounds: Table 8 a factor 1.05; Table 9 "
-        "1.25, tanh 1.10, conv11 1.03, which is what the authors' own two runs differ by). Every cell "
-        "is in `bench/results/lsuv.json`. After LSUV the variance of every layer's output was within "
-        f"{error:.2g} of 1 on its batch (tolerance 0.05).", "",
+        "1.25, tanh 1.10, conv11 1.03; the authors' own two ReLU runs differ by up to 1.23). Every "
+        "cell is in `bench/results/lsuv.json`. After LSUV the variance of every layer's output was "
+        f"within {error:.2g} of 1 on its batch (tolerance 0.05).", "",
         table(["table", "column", "cells within the bound", "largest factor", "the paper's typos"],
               rows), "", measured_on(found)])
 

@@ -3,10 +3,11 @@
     python -m bench.step --net fitnet4
     python -m bench.step --net fitnet_mnist --batch 64 --json bench/results/step_fitnet_mnist.json
 
-The step is the training command's own, with its `fast` recipe: gather, forward, loss, backward, clip
-and update. It is checked first (three steps on a few images give the reference's losses), then timed:
-medians over whole steps, and in a second pass by op, with GFLOP/s for the convolutions and GB/s for the rest (bytes of the
-arrays that an op is handed; what lies in the cache can be faster than memory).
+The step is the training command's own, with its `fast` recipe: gather, forward, loss, backward,
+clip and update. It is checked first (three steps on a few images give the reference's losses), then
+timed: medians over whole steps, and in a second pass by op, with GFLOP/s for the convolutions and
+GB/s for the rest (bytes of the arrays that an op is handed; what lies in the cache can be faster
+than memory).
 
 Read next: bench/report.py.
 """
@@ -131,7 +132,8 @@ def main() -> int:
         times.append(time.perf_counter() - start)
     median = statistics.median(times)
     print(f"{options.net} {options.act}, batch {batch}, {ops.description}")
-    print(f"step {1e3 * median:.1f} ms (fastest {1e3 * min(times):.1f}), {batch / median:.0f} images/s")
+    print(f"step {1e3 * median:.1f} ms (fastest {1e3 * min(times):.1f}), "
+          f"{batch / median:.0f} images/s")
 
     watch = Stopwatch(ops)
     profiled = Step(watch, options.net, options.act, batch)

@@ -25,12 +25,13 @@ def load(run, device: str = "auto", threads: int | None = None):
     from engine.net import Net
     from engine.predict import Predictor
     from engine.settings import Settings
+    from engine.train import KNOWN
     from kernels import ops_for
     from models import build
 
-    saved = checkpoint.read(run)
-    settings = Settings.from_dict(saved.settings, str(saved.path))
     record = runs.read_run(run)
+    saved = checkpoint.read(run)
+    settings = Settings.from_dict(saved.settings, saved.path, KNOWN)
     checkpoint.refuse_others(saved, record["settings"], record["data"])
     data = SimpleNamespace(**saved.data)
     layers = build(settings.net, settings.act, len(data.classes), settings.dropout)

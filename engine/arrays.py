@@ -95,8 +95,8 @@ def put(net, images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> None:
 def check(net, images: np.ndarray, labels: np.ndarray) -> None:
     if images.shape[1:] != net.in_shape or len(images) != len(labels) or len(images) < net.batch:
         raise InputError(f"images {images.shape} and labels {labels.shape}: this net wants at "
-                         f"least {net.batch} images (N, {', '.join(map(str, net.in_shape))}) and a label "
-                         "for each")
+                         f"least {net.batch} images (N, {', '.join(map(str, net.in_shape))}) and a "
+                         "label for each")
     if labels.min() < 0 or labels.max() >= net.classes:
         raise InputError(f"labels from {labels.min()} to {labels.max()}: this net has "
                          f"{net.classes} classes, 0 to {net.classes - 1}")

@@ -26,6 +26,7 @@ from safetensors.numpy import save as to_bytes
 
 from engine.errors import InputError, RunError
 from engine.runs import CHECKPOINT, PREVIOUS, plain, versions, write_atomic
+from engine.settings import MAY_CHANGE
 
 FORMAT = "lsuv-engine checkpoint 1"
 
@@ -186,11 +187,12 @@ def read_file(path: Path) -> Saved:
 
 
 def refuse_others(saved: Saved, settings: dict, data: dict | None = None) -> None:
-    """InputError if the checkpoint is of another net, or of another data set, each by its name."""
-    for key in ("net", "act", "head", "optimizer"):
-        if saved.settings[key] != settings[key]:
-            raise InputError(f"{saved.path}: this checkpoint is of {key} {saved.settings[key]}, "
-                             f"not {settings[key]}; put the run's own checkpoint back")
+    """InputError if the checkpoint is of other settings, or of another data set, each by its name.
+    """
+    for key, value in saved.settings.items():
+        if key not in MAY_CHANGE and settings.get(key) != value:
+            raise InputError(f"{saved.path}: this checkpoint is of {key} {value}, not "
+                             f"{settings.get(key)}; put the run's own files back")
     if data is not None and saved.data["fingerprint"] != data["fingerprint"]:
         raise InputError(
             f"{saved.path}: this checkpoint was trained on data {saved.data['name']} "

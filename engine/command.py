@@ -29,6 +29,8 @@ def run_command(name: str, main: Callable[[], int | None],
         code, line = 2, str(error)
     except RunError as error:
         code, line = 1, str(error)
+    except MemoryError as error:
+        code, line = 1, f"not enough memory ({error}); give a smaller --batch"
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads any more: no second complaint at shutdown
         return 1

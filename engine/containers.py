@@ -1,9 +1,9 @@
 """A list of layers is a layer, and x + chain(x) is a layer.
 
 The two visitors are the engine's only hooks: `before(layer, x)` is called just before a layer with
-weights sees `x` and may end the pass by returning `STOP`; `after(layer)` is called just after such a
-layer's backward, while its `dz` is still valid. LSUV, the tables' statistics and the search for a NaN
-are visitors.
+weights sees `x` and may end the pass by returning `STOP`; `after(layer)` is called just after such
+a layer's backward, while its `dz` is still valid. LSUV, the tables' statistics and the search for a
+NaN are visitors.
 
 Read next: engine/net.py, which puts a chain, a loss and the memory together.
 """

@@ -1,4 +1,4 @@
-"""What can go wrong, in two kinds: bad input (exit code 2) and a failure during a run (exit code 1).
+"""What can go wrong, in two kinds: bad input (exit code 2) and a failure during a run (1).
 
 Both carry one line that names the value and the remedy. The command lines print it without a
 traceback; from Python they are ordinary exceptions.
@@ -15,7 +15,7 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that started and can't go on: a NaN loss, a full disk. The command lines exit with 1."""
+    """A run that started and can't go on: a NaN loss, a full disk. Commands exit with 1."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

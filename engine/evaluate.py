@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from engine import checkpoint, runs
+from engine import settings as options
 from engine.command import Parser, run_command
 from engine.data import load as load_data
-from engine.errors import InputError
 from engine.scoring import score, table
 from engine.settings import Settings
-from engine.train import assemble
+from engine.train import KNOWN, assemble
 from engine.words import data_words, mutter, say
 from kernels import DeviceError, ops_for
 from models import NETS
@@ -28,11 +28,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
     parser.add_argument("--data-dir", metavar="DIR", help="default: the one the run was given")
     args = parser.parse_args(argv)
-    if args.threads is not None and args.threads < 1:
-        raise InputError(f"--threads {args.threads} must be 1 or more")
-
+    options.check(args, KNOWN)
     record = runs.read_run(args.run)
-    s = Settings.from_dict(record["settings"], str(Path(args.run) / runs.RUN))
+    s = Settings.from_dict(record["settings"], Path(args.run) / runs.RUN, KNOWN)
     ops = ops_for(args.device, threads=args.threads)
     saved = checkpoint.read(args.run, say)
     data = load_data(s.data, args.data_dir or s.data_dir, s.limit, size=NETS[s.net].in_shape,

@@ -1,9 +1,9 @@
 """The data set on the device, and the batches that a net is given from it.
 
 Images stay uint8 and are uploaded once; a batch is one `gather`, which crops, mirrors and
-normalises straight into `net.x`. Which images a step sees is a pure function of seed and step: image n of the
-run is place n mod N of permutation n div N, so batches run on across epochs and a resumed run needs
-nothing but its step number.
+normalises straight into `net.x`. Which images a step sees is a pure function of seed and step:
+image n of the run is place n mod N of permutation n div N, so batches run on across epochs and a
+resumed run needs nothing but its step number.
 
 Read next: kernels/philox.py for the permutation, engine/train.py for the loop.
 """
@@ -88,10 +88,11 @@ class Resident:
 class Feed:
     """A data set's training batches, augmented, and its test images, as they are.
 
-    move: random crops move by up to this many pixels, at most the data set's border."""
+    move: random crops move by up to this many pixels, of which the data set's border has as many.
+    """
 
     def __init__(self, net, data, move: int, input_scale: float):
-        self.net, self.data, self.move = net, data, min(move, data.pad)
+        self.net, self.data, self.move = net, data, move
         self.train = Resident(net, data.train, data.mean_image, data.pad, input_scale)
         self.test = Resident(net, data.test, data.mean_image, data.pad, input_scale)
         self.order_of = Order(net.seed, self.train.count)

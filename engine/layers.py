@@ -4,8 +4,8 @@
 
 Shapes in `setup` are without the batch: (H, W, C) or (F,). A layer writes only its own buffers and
 keeps what its backward needs. `backward` returns None where nobody wants an input gradient. The two
-layers with weights, `Conv` and `Linear`, expose `z`, their linear output with bias (a maxout's pieces
-side by side on the channels) and, after backward, `dz`.
+layers with weights, `Conv` and `Linear`, expose `z`, their linear output with bias (a maxout's
+pieces side by side on the channels) and, after backward, `dz`.
 
 Read next: engine/containers.py, where a list of layers becomes a layer.
 """
@@ -18,7 +18,8 @@ from engine.errors import InputError
 
 
 class Layer:
-    """What every layer is. A leaf's author writes `setup`, `forward` and `backward`, nothing else."""
+    """What every layer is. A leaf's author writes `setup`, `forward` and `backward`, nothing
+    else."""
 
     name: str | None = None
     weighted = False
@@ -213,8 +214,8 @@ class Sigmoid(Elementwise):
 
 
 class MaxPool(Layer):
-    """Max over size x size windows. Caffe's output size: the ceiling, and windows are clipped to the
-    image, so 13x13 with size 4, stride 2 gives 6x6."""
+    """Max over size x size windows. Caffe's output size: the ceiling, and windows are clipped to
+    the image, so 13x13 with size 4, stride 2 gives 6x6."""
 
     def __init__(self, size: int, stride: int | None = None, name: str | None = None):
         self.size, self.stride, self.name = size, stride or size, name
@@ -274,8 +275,8 @@ class BatchNorm(Layer):
     """Batch normalisation without scale and shift, as in the authors' Caffe (Ioffe & Szegedy 2015).
 
     Running sums are decayed by `fraction` and divided by their accumulated weight when used. They
-    are updated in backward, so a forward pass that only looks (LSUV) leaves them as they were, and a
-    latched clock keeps a bad batch out of them.
+    are updated in backward, so a forward pass that only looks (LSUV) leaves them as they were, and
+    a latched clock keeps a bad batch out of them.
     """
 
     def __init__(self, fraction: float = 0.999, eps: float = 1e-5, name: str | None = None):

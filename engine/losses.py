@@ -1,7 +1,7 @@
 """The two heads of the paper: softmax with cross-entropy, and the one-vs-all L1 hinge ("SVM").
 
-A loss reads the scores and the labels, and leaves its mean, its sums and the count of correct images
-in the clock. Rows whose label is -1 are padding and count for nothing.
+A loss reads the scores and the labels, and leaves its mean, its sums and the count of correct
+images in the clock. Rows whose label is -1 are padding and count for nothing.
 
 Read next: engine/optimizers.py.
 """

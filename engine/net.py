@@ -43,7 +43,8 @@ class Net:
         return shared
 
     def _bind(self, batch: int, declared: Shared) -> None:
-        memory = {slot: self.ops.empty((size,), self.dtype) for slot, size in declared.slots.items()}
+        memory = {slot: self.ops.empty((size,), self.dtype)
+                  for slot, size in declared.slots.items()}
         self._setup(batch, Shared(self.ops, batch, self.dtype, self.seed, self.clock, self.arenas,
                                   binding=True, memory=memory))
         self.batch = batch
@@ -105,7 +106,8 @@ class Net:
         return sum(p.value.size for p in self.named_params().values())
 
     def summary(self) -> str:
-        """A table: layer, kind, output shape, parameters, multiply-adds of one image; totals last."""
+        """A table: layer, kind, output shape, parameters, multiply-adds of one image; totals
+        last."""
         rows = [("layer", "kind", "output", "parameters", "multiply-adds")]
         adds = 0
         for layer in self.chain.leaves():

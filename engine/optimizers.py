@@ -60,3 +60,6 @@ class RMSProp(Optimizer):
         net = self.net
         net.ops.rmsprop_step(net.weights, net.gradients, self.memory, net.segments, net.clock,
                              self.rho, self.delta, self.decay)
+
+
+OPTIMIZERS = {"sgd": SGD, "rmsprop": RMSProp}

@@ -6,13 +6,13 @@ is handed the arrays. So shape inference, parameter creation and allocation are 
 author writes it once, and a new batch size is the second run with other buffers.
 
 * Parameters live in one arena, their gradients in another of the same layout, so that an update is
-  one launch. Tensors with equal multipliers stand together (a segment); each begins on a multiple of
-  256 bytes and the padding is zero, in weights and gradients alike, so norms may run across it.
+  one launch. Tensors with equal multipliers stand together (a segment); each begins on a multiple
+  of 256 bytes and the padding is zero, in weights and gradients alike, so norms may run across it.
 * Activations have a buffer each: backward wants them.
 * Gradients of activations reuse two slots a lane: every second layer writes its `dx` into the one
-  and reads its `dy` in the other. A container that needs `dy` twice (Residual) gives what it contains
-  a lane of its own, so `dy` stays. It follows that a layer always writes its own `dx` and never
-  returns `dy` itself.
+  and reads its `dy` in the other. A container that needs `dy` twice (Residual) gives what it
+  contains a lane of its own, so `dy` stays. It follows that a layer always writes its own `dx` and
+  never returns `dy` itself.
 
 Read next: engine/layers.py, whose every `setup` talks to this.
 """
@@ -39,7 +39,7 @@ class Param:
 
 
 class Arenas:
-    """Parameters and their gradients in two flat arrays; states (running statistics) beside them."""
+    """Parameters and their gradients in two flat arrays, states (running statistics) beside."""
 
     def __init__(self, ops, dtype):
         self.ops, self.dtype = ops, dtype
@@ -69,7 +69,7 @@ class Arenas:
         self.states = {n: self.ops.zeros(s, self.dtype) for n, s in self.state_shapes.items()}
 
     def view(self, flat, name: str, places: dict[str, int] | None = None):
-        """`name`'s tensor in a flat array of the arena's layout: weights, or an optimizer's state."""
+        """`name`'s tensor in a flat array laid out alike: weights, or an optimizer's state."""
         start = (places or self.places)[name]
         shape = self.params[name].shape
         return flat[start : start + prod(shape)].reshape(shape)
@@ -96,7 +96,7 @@ class Shared:
     binding: bool = False  # False: the first run, which only declares
     input_gradient: bool = False
     dropouts: int = 0
-    slots: dict[tuple[int, int], int] = field(default_factory=dict)  # (lane's level, 0 | 1): elements
+    slots: dict[tuple[int, int], int] = field(default_factory=dict)  # (level, 0 | 1): elements
     memory: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     placed: list[object] = field(default_factory=list)  # every layer set up so far
@@ -170,7 +170,8 @@ class Plan:
                 number += 1
             layer.name = f"{kind}{number}"
         if any(layer is other for other in self.shared.placed):
-            raise ValueError(f"{layer.name} stands twice in the net; make a new layer for each place")
+            raise ValueError(f"{layer.name} stands twice in the net; make a new layer for each "
+                             "place")
         self.shared.placed.append(layer)
         self.shared.names.add(layer.name)
         plan = Plan(self.shared, layer, layer.name, lane)

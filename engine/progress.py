@@ -10,6 +10,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
+from engine.words import say
+
 PLAIN_SECONDS = 60  # between two plain lines within an epoch
 
 
@@ -19,7 +21,7 @@ class Progress:
     def __init__(self, total: int, done: int):
         self.total, self.done, self.bar = total, done, None
         self.spoke = time.perf_counter()
-        self.terminal = sys.stdout.isatty()
+        self.terminal = sys.stdout is not None and sys.stdout.isatty()
 
     def __enter__(self) -> "Progress":
         if self.terminal:
@@ -44,7 +46,7 @@ class Progress:
         if self.bar:
             self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, flush=True)
+            say(text)
 
     def step(self, step: int, epoch: int, loss: float, speed: float) -> None:
         """Show where the run is. loss: mean of the epoch so far; speed: training images/s."""

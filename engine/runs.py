@@ -1,11 +1,15 @@
 """A run's folder: run.json, init.json, metrics.csv, and the checkpoints beside them.
 
+run.json is there before the first checkpoint is. `--runs` makes a folder of such folders, seed0,
+seed1, ..., and runs.json in it says which they are.
+
 Every file is written whole into a temporary neighbour, flushed to the disk and renamed, so a
 reader, or a machine that loses power, sees the old file or the new one and never half of either.
 
 Read next: engine/checkpoint.py.
 """
 
+import errno
 import json
 import math
 import os
@@ -13,6 +17,7 @@ import platform
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -20,8 +25,17 @@ from engine.errors import InputError, RunError
 
 COLUMNS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
            "images_per_second", "seconds")
-RUN, INIT, METRICS = "run.json", "init.json", "metrics.csv"
+RUN, INIT, METRICS, SEEDS = "run.json", "init.json", "metrics.csv", "runs.json"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+
+NUMBER = (int, float)
+# What is needed of run.json, of its data, and of its result once there is one; of runs.json.
+RECORD = {"settings": dict, "origins": dict, "data": dict, "device": str,
+          "result": (dict, type(None))}
+DATA = {"name": str, "fingerprint": str}
+SERIES = {"settings": dict, "origins": dict, "runs": int, "result": (dict, type(None))}
+RESULT = {"test_accuracy": NUMBER, "test_error": NUMBER, "test_loss": (*NUMBER, type(None)),
+          "epochs": NUMBER, "images_per_second": NUMBER, "device": str, "data": str}
 
 
 def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
@@ -43,7 +57,32 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
         if not isinstance(error, OSError):
             raise
         raise RunError(f"cannot write {path}: {error.strerror or error}; what was saved before is "
-                       f"kept; make room, then go on with --resume {path.parent}") from error
+                       f"kept{remedy(error, path.parent)}") from error
+
+
+def remedy(error: OSError, folder: Path) -> str:
+    """What helps where the disk is full; of other failures the reason says it."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    started = (folder / RUN).exists() or (folder / SEEDS).exists()
+    return "; make room" + (f", then go on with --resume {to_resume(folder)}" if started else "")
+
+
+def to_resume(folder: Path) -> Path:
+    """What --resume is to be given: this run's folder, or that of all the seeds it is one of."""
+    seed = folder.name.startswith("seed") and (folder.parent / SEEDS).exists()
+    return folder.parent if seed else folder
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that a killed process has left in a folder."""
+    for path in folder.glob(".*.part") if os.name == "posix" else ():
+        try:
+            os.kill(int(path.name.split(".")[-2]), 0)  # signal 0 only asks whether it lives
+        except ProcessLookupError:
+            path.unlink(missing_ok=True)
+        except (PermissionError, ValueError, OverflowError):
+            pass
 
 
 def sync_folder(folder: Path) -> None:
@@ -77,32 +116,70 @@ def plain(value):
 
 
 def read_run(folder: str | Path) -> dict:
-    """run.json of a run folder. InputError if there is none or it can't be read."""
+    """run.json of a run folder. InputError if there is none, or it is not as it was written."""
     path = Path(folder) / RUN
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder}: not a run folder (it holds no {RUN}); give one that "
-                         "engine.train wrote") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
-        raise InputError(f"{path}: not the {RUN} of a run")
+    found = need(read_json(path), RECORD, path)
+    need(found["data"], DATA, path)
+    if found["result"] is not None:
+        need(found["result"], RESULT, path)
     return found
 
 
+def read_seeds(folder: Path) -> dict:
+    """runs.json of a folder of seeds: the first one's settings, origins, how many runs, and the
+    result of their mean, None before the end. InputError as of `read_run`."""
+    path = folder / SEEDS
+    found = need(read_json(path), SERIES, path)
+    if found["runs"] < 2:
+        raise InputError(f"{path}: {found['runs']} runs, and it is for 2 or more; put the run's "
+                         "own file back")
+    if found["result"] is not None:
+        need(found["result"], RESULT, path)
+    return found
+
+
+def read_json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path.parent}: not a run folder (it holds no {path.name}); give one "
+                         "that engine.train wrote") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
+
+
+def need(found, wanted: dict, path: Path) -> dict:
+    """`found` if it is a dictionary with these keys, its values of these types. InputError."""
+    for key, kind in wanted.items():
+        if not isinstance(found, dict) or not isinstance(found.get(key, ...), kind):
+            raise InputError(f"{path}: not the {path.name} of a run ({key!r} is missing or of "
+                             "another type); put the run's own file back")
+    return found
+
+
+def untrained(folder: Path) -> bool:
+    """Whether a run was killed before its first checkpoint was there."""
+    return not any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS, METRICS))
+
+
 def new_folder(out: str | Path) -> Path:
-    """Make the folder of a new run. InputError if a run lives there already."""
+    """The folder of a new run, which is made when there is something to put into it.
+
+    InputError if a run lives there already, or it can't be made."""
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: a file of that name exists; give another --out")
-    if any((folder / name).exists() for name in (RUN, CHECKPOINT, PREVIOUS, METRICS)):
+    if (folder / RUN).exists() or (folder / SEEDS).exists():
         raise InputError(f"--out {folder}: a run lives there already; continue it with --resume "
                          f"{folder}, or give another --out")
+    if not untrained(folder) or any(folder.glob(f"seed*/{RUN}")):
+        raise InputError(f"--out {folder}: parts of a run are there; give another --out")
+    above = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryDirectory(dir=above).cleanup()
     except OSError as error:
-        raise InputError(f"--out {folder}: cannot be made: {error.strerror}") from None
+        raise InputError(f"--out {folder}: cannot be made: {above}: {error.strerror}; give another "
+                         "--out") from None
     return folder
 
 
@@ -123,8 +200,8 @@ def write_metrics(folder: Path, rows: list[dict]) -> None:
 
 
 def cell(value) -> str:
-    """A number with the digits that tell two runs apart."""
-    return str(value) if isinstance(value, int) else f"{value:.10g}"
+    """A number with the digits that tell two runs apart; JSON's None is nan."""
+    return str(value) if isinstance(value, int) else f"{math.nan if value is None else value:.10g}"
 
 
 def read_metrics(folder: Path) -> list[dict]:
@@ -132,7 +209,10 @@ def read_metrics(folder: Path) -> list[dict]:
     path = folder / METRICS
     if not path.exists():
         return []
-    header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    try:
+        header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from None
     if header != ",".join(COLUMNS):
         raise InputError(f"{path}: its columns are not {','.join(COLUMNS)}")
     try:
@@ -157,7 +237,7 @@ def versions() -> dict[str, str]:
     """What the numbers may depend on."""
     found = {"python": platform.python_version(), "numpy": np.__version__,
              "system": platform.platform()}
-    for package in ("lsuv-engine", "safetensors", "ml_dtypes", "onednn-cpu-gomp"):
+    for package in ("lsuv-engine", "safetensors", "onednn-cpu-gomp"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

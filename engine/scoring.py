@@ -44,7 +44,7 @@ def need_statistics(net) -> None:
     for name, state in net.named_state().items():
         if name.endswith(".weight") and not net.ops.tohost(state).any():
             raise InputError(f"{name.removesuffix('.weight')}: batch normalisation has no running "
-                             "statistics before the first step; train first")
+                             "statistics before the first step; train, with --epochs above 0")
 
 
 def _score(net, feed: Feed, clock: np.ndarray, stop: Callable[[], bool]) -> Scores | None:

@@ -1,28 +1,33 @@
 """The options of engine.train, and how they and the recipe become the settings of a run.
 
 Every setting has one value and one origin, which the run prints: the command line, the recipe of
-the net, or a default. Values that can't work are refused before anything is loaded. `Known` hands over
-the names of the rooms above, which this file does not import.
+the net, or a default. Values that can't work are refused before anything is loaded. `Known` hands
+over the names of the other rooms, which this file does not import.
 
 Read next: engine/train.py, which turns settings into a run.
 """
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 from engine.command import Parser
+from engine.data import NAMES
 from engine.errors import InputError, choose
 from engine.losses import HEADS
+from engine.optimizers import OPTIMIZERS
+from engine.schedules import rates
 
-DATA = ("auto", "cifar10", "cifar100", "mnist", "synthetic")
-DEVICES = ("auto", "cuda", "cpu", "numpy")
 DEFAULTS = {"net": "fitnet4", "act": "maxout", "head": "softmax", "init": "lsuv", "recipe": "paper",
             "data": "auto", "device": "auto", "precision": "fp32", "seed": 0, "lsuv_mode": "same",
             "lsuv_tol": 0.05, "lsuv_max_iter": 100}
-MAY_CHANGE = ("device", "threads", "data_dir")  # of a run that is resumed: none changes the result
+# Of a run that is resumed. Another device or count of threads sums in another order, so the result
+# is equal up to rounding only, and the run says so.
+MAY_CHANGE = ("device", "threads", "data_dir")
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,9 @@ class Known:
     acts: Collection[str]
     inits: Collection[str]
     recipes: Collection[str]
+    modes: Collection[str]  # of LSUV
+    devices: Collection[str]
+    threads: int  # at most
     recipe: Callable
 
 
@@ -40,7 +48,8 @@ class Known:
 class Settings:
     """Everything that decides a run's result, and device, threads and folders. run.json holds it.
 
-    `steps` updates in all; `policy` spans them. `clip` 0 is off; `threads`, `limit` None is all."""
+    `steps` updates in all; `policy` spans them. `clip` 0 is off; `limit` None is all; `threads` is
+    the count in use, None where the device has none of its own."""
 
     net: str
     act: str
@@ -77,13 +86,32 @@ class Settings:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict, where: str) -> "Settings":
+    def from_dict(cls, values: dict, where: str | Path, known: Known) -> "Settings":
         """The settings that a run folder or a checkpoint holds. InputError if they don't fit."""
-        missing = [f.name for f in fields(cls) if f.name not in values]
+        kinds = get_type_hints(cls)
+        missing = [name for name in kinds if name not in values]
         if missing:
             raise InputError(f"{where}: its settings lack {', '.join(missing)}; it was written by "
                              "another version")
-        return cls(**{f.name: values[f.name] for f in fields(cls)})
+        found = {name: values[name] for name in kinds}
+        for name, kind in kinds.items():
+            if not of_kind(found[name], kind):
+                raise InputError(f"{where}: its setting {name} is {found[name]!r}, which is no "
+                                 f"{getattr(kind, '__name__', kind)}; put the run's own file back")
+        try:
+            check_values(found, known)
+            rates(found["policy"], 0, 1)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{where}: {error}") from None
+        return cls(**found)
+
+
+def of_kind(value, kind) -> bool:
+    """Whether a value out of JSON has that type; a whole number is a float too, a bool is neither.
+    """
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, kind) or (kind is float and isinstance(value, int))
 
 
 def add_net_options(parser: argparse.ArgumentParser, known: Known) -> None:
@@ -104,7 +132,7 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> None:
         f"(default: {DEFAULTS['lsuv_tol']})")
     add("--lsuv-max-iter", metavar="N", type=int, help="LSUV: divisions of a layer at most "
         f"(default: {DEFAULTS['lsuv_max_iter']})")
-    add("--data", metavar="DATA", help=f"{one_of(DATA)} | a folder with train/CLASS/*.png and "
+    add("--data", metavar="DATA", help=f"{one_of(NAMES)} | a folder with train/CLASS/*.png and "
         "test/CLASS/*.png. auto: the net's own set, else synthetic (default: auto)")
     add("--data-dir", metavar="DIR", help="where the data set's files are (default: "
         "$LSUV_DATA_DIR, then the cache folder)")
@@ -113,7 +141,7 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> None:
     add("--batch", metavar="N", type=int, help="images in a step (default: recipe)")
     add("--recipe", metavar="NAME", help=f"{one_of(known.recipes)}: the authors' settings, or our "
         f"short ones (default: {DEFAULTS['recipe']})")
-    add("--device", metavar="NAME", help=f"{one_of(DEVICES)} (default: auto)")
+    add("--device", metavar="NAME", help=f"{one_of(known.devices)} (default: auto)")
     add("--threads", metavar="N", type=int, help="CPU threads (default: all)")
     add("--precision", metavar="P", help="fp32 (the one that cpu and numpy compute in)")
     add("--seed", metavar="N", type=int, help="of every random number (default: 0)")
@@ -126,7 +154,7 @@ def train_parser(known: Known, description: str) -> Parser:
         "round(epochs * images /\nbatch) steps. Defaults of the recipe are printed at the start."))
     add_net_options(parser, known)
     add = parser.add_argument
-    add("--optimizer", metavar="NAME", help="sgd | rmsprop (default: recipe)")
+    add("--optimizer", metavar="NAME", help=f"{' | '.join(OPTIMIZERS)} (default: recipe)")
     add("--epochs", metavar="N", type=float, help="passes over the training images; 0: no training")
     add("--lr", metavar="X", type=float, help="the policy's rate, before it is lowered")
     add("--momentum", metavar="X", type=float, help="of sgd")
@@ -135,43 +163,58 @@ def train_parser(known: Known, description: str) -> Parser:
     add("--runs", metavar="N", type=int, help="N runs, seeds --seed and on, a folder each; mean "
         "and spread at the end")
     add("--out", metavar="DIR", help="run folder (default: runs/<net>-<init>-<date>)")
-    add("--resume", metavar="DIR", help="continue the run in DIR exactly; only --device, --threads "
-        "and --data-dir may be given with it")
+    add("--resume", metavar="DIR", help="continue the run in DIR exactly, or the --runs in it; "
+        "only --device, --threads and --data-dir may be given with it")
     add("--summary", action="store_true", help="print the net's layers and stop")
     return parser
 
 
 def check(args: argparse.Namespace, known: Known) -> None:
     """Refuse names and values that can't work, before anything is loaded. InputError."""
-    given = {name: value for name, value in vars(args).items() if value is not None}
+    given = options_of(args)
+    check_values(given, known)
+    if given.get("init", DEFAULTS["init"]) != "lsuv":
+        for name in ("lsuv_mode", "lsuv_batch", "lsuv_tol", "lsuv_max_iter"):
+            if name in given:
+                raise InputError(f"{option(name)} is for --init lsuv, not {given['init']}")
+    seed, count = given.get("seed", DEFAULTS["seed"]), given.get("runs", 1)
+    if seed + count > 1 << 64:
+        raise InputError(f"--seed {seed} with --runs {count} needs seeds beyond 2^64; give a "
+                         "smaller --seed")
+
+
+def options_of(args: argparse.Namespace) -> dict:
+    """What stands on the command line, by name."""
+    return {name: value for name, value in vars(args).items() if value is not None}
+
+
+def check_values(given: dict, known: Known) -> None:
+    """Refuse names that nobody knows and numbers out of range. InputError."""
     for name, names in (("net", known.nets), ("act", known.acts), ("head", HEADS),
-                        ("init", known.inits), ("recipe", known.recipes), ("device", DEVICES),
-                        ("optimizer", ("sgd", "rmsprop")), ("lsuv_mode", ("same", "fresh")),
-                        ("precision", ("fp32", "tf32", "bf16"))):
+                        ("init", known.inits), ("recipe", known.recipes),
+                        ("device", known.devices), ("optimizer", OPTIMIZERS),
+                        ("lsuv_mode", known.modes), ("precision", ("fp32", "tf32", "bf16"))):
         if name in given:
             choose(option(name), given[name], names)
     if given.get("precision", "fp32") != "fp32":
-        raise InputError(f"--precision {args.precision}: devices cpu and numpy compute in fp32; "
-                         "leave the option out")
+        raise InputError(f"--precision {given['precision']}: devices cpu and numpy compute in "
+                         "fp32; leave the option out")
     for name, wanted, fits in (
             ("epochs", "0 or more", lambda v: v >= 0), ("batch", "1 or more", lambda v: v >= 1),
             ("lr", "above 0", lambda v: v > 0), ("momentum", "in [0, 1)", lambda v: 0 <= v < 1),
             ("decay", "0 or more", lambda v: v >= 0), ("clip", "0 or more", lambda v: v >= 0),
             ("input_scale", "above 0", lambda v: v > 0), ("limit", "1 or more", lambda v: v >= 1),
-            ("runs", "1 or more", lambda v: v >= 1), ("threads", "1 or more", lambda v: v >= 1),
+            ("runs", "1 or more", lambda v: v >= 1),
+            ("threads", f"in [1, {known.threads}]", lambda v: 1 <= v <= known.threads),
             ("seed", "in [0, 2^64)", lambda v: 0 <= v < 1 << 64),
             ("lsuv_batch", "1 or more", lambda v: v >= 1),
             ("lsuv_tol", "in (0, 1)", lambda v: 0 < v < 1),
             ("lsuv_max_iter", "1 or more", lambda v: v >= 1)):
         value = given.get(name)
-        if value is not None and not (math.isfinite(value) and fits(value)):
+        if value is not None and not (fits(value) and value != math.inf):
             raise InputError(f"{option(name)} {value:g} must be {wanted}"
                              if isinstance(value, float) else
                              f"{option(name)} {value} must be {wanted}")
-    if given.get("init", DEFAULTS["init"]) != "lsuv":
-        for name in ("lsuv_mode", "lsuv_batch", "lsuv_tol", "lsuv_max_iter"):
-            if name in given:
-                raise InputError(f"{option(name)} is for --init lsuv, not {given['init']}")
 
 
 def check_resume(args: argparse.Namespace) -> None:
@@ -187,12 +230,29 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def resolve(args: argparse.Namespace, known: Known, data_name: str,
-            images: int) -> tuple[Settings, dict[str, str]]:
-    """Settings for a data set of that name with so many training images -> (settings, origins).
+def recipe_of(args: argparse.Namespace, known: Known):
+    """The recipe that the options ask for. InputError for one that its optimizer can't use."""
+    given = options_of(args)
+    names = {**DEFAULTS, **given}
+    found = known.recipe(*(names[key] for key in ("net", "act", "init", "recipe")),
+                         given.get("optimizer"))
+    if "momentum" in given and found.optimizer != "sgd":
+        raise InputError(f"--momentum {given['momentum']:g}: optimizer {found.optimizer} has no "
+                         "momentum; give --optimizer sgd, or leave it out")
+    return found
 
-    InputError for a batch larger than the data set, or an option that the optimizer can't use."""
-    given = {name: value for name, value in vars(args).items() if value is not None}
+
+def absolute(path: str) -> str:
+    """The same folder from wherever the run is continued."""
+    return str(Path(os.path.expanduser(path)).resolve())
+
+
+def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dict[str, str]]:
+    """Settings for a data set -> (settings, origins).
+
+    InputError for a batch larger than the data set, too many steps, or an option that the optimizer
+    can't use."""
+    given, images = options_of(args), len(data.train.images)
     origins: dict[str, str] = {}
 
     def pick(name: str, default, origin: str):
@@ -203,35 +263,34 @@ def resolve(args: argparse.Namespace, known: Known, data_name: str,
     for name in ("data_dir", "limit", "threads"):
         plain[name] = pick(name, None, "default")
     if plain["data"] == "auto":
-        plain["data"] = data_name
-    elif plain["data"] not in DATA:
-        plain["data"] = str(Path(plain["data"]).resolve())
+        plain["data"] = data.name
+    elif plain["data"] not in NAMES:
+        plain["data"] = absolute(plain["data"])
     if plain["data_dir"] is not None:
-        plain["data_dir"] = str(Path(plain["data_dir"]).resolve())
-    found = known.recipe(plain["net"], plain["act"], plain["init"], plain["recipe"],
-                         given.get("optimizer"))
+        plain["data_dir"] = absolute(plain["data_dir"])
+    found = recipe_of(args, known)
     source = f"recipe {found.name}"
     tuned = {name: pick(name, getattr(found, name), source) for name in
              ("optimizer", "epochs", "batch", "momentum", "rho", "delta", "decay", "clip",
               "input_scale", "dropout", "move")}
     tuned["lr"] = pick("lr", found.policy["rate"], source)
     tuned["lsuv_batch"] = pick("lsuv_batch", tuned["batch"], "the batch")
-    if "momentum" in given and tuned["optimizer"] != "sgd":
-        raise InputError(f"--momentum {given['momentum']:g}: optimizer {tuned['optimizer']} has no "
-                         "momentum; give --optimizer sgd, or leave it out")
+    if tuned["move"] > data.pad:
+        origins["move"] = f"{source}'s {tuned['move']}, cut to the border of data {data.name}"
+        tuned["move"] = data.pad
     for name in ("batch", "lsuv_batch"):
         if tuned[name] > images:
             raise InputError(f"{option(name)} {tuned[name]} is more than the {images} training "
-                             f"images of {data_name}; give a smaller one, or raise --limit")
-    steps = round(tuned["epochs"] * images / tuned["batch"])
+                             f"images of {data.name}; give a smaller one, or raise --limit")
+    length = tuned["epochs"] * images / tuned["batch"]
+    if not length < (1 << 31) - 1:
+        raise InputError(f"--epochs {tuned['epochs']:g} is {length:.3g} steps, and a run has fewer "
+                         "than 2^31; give fewer epochs")
+    steps = round(length)
     policy = found.policy_over(steps) if steps else found.policy
     stretch = "" if policy == found.policy else f", stretched from {found.steps} to {steps} steps"
     origins |= {"policy": source + stretch, "steps": "epochs x images / batch"}
     return Settings(**plain, **tuned, steps=steps, policy={**policy, "rate": tuned["lr"]}), origins
-
-
-def with_seed(settings: Settings, seed: int) -> Settings:
-    return replace(settings, seed=seed)
 
 
 def lines(settings: Settings, origins: dict[str, str]) -> list[str]:

@@ -13,10 +13,11 @@ the step in hand, saves, and continues with --resume as if it had not stopped, b
 Read next: models/fitnet.py, the net's list of layers.
 """
 
-import math
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ import numpy as np
 from engine import checkpoint, runs
 from engine import settings as options
 from engine.command import StopSignals, run_command
+from engine.data import NAMES
 from engine.data import load as load_data
 from engine.diagnosis import first_not_finite
 from engine.errors import RunError
@@ -33,16 +35,18 @@ from engine.net import Net
 from engine.optimizers import SGD, RMSProp
 from engine.progress import Progress
 from engine.schedules import rates
-from engine.scoring import score
+from engine.scoring import need_statistics, score
 from engine.settings import Known, Settings
 from engine.words import data_words, epoch_line, introduce, last_line, mutter, say
-from kernels import DeviceError, ops_for
+from kernels import DEVICES, MOST_THREADS, DeviceError, ops_for
 from kernels.clock import CORRECT_SUM, FINITE, LOSS_SUM, SEEN, STEP, new_clock
 from lsuv import INITS, initialise
+from lsuv.algorithm import MODES
 from models import ACTS, NETS, build
 from models.recipes import KINDS, recipe
 
-KNOWN = Known(nets=NETS, acts=ACTS, inits=INITS, recipes=KINDS, recipe=recipe)
+KNOWN = Known(nets=NETS, acts=ACTS, inits=INITS, recipes=KINDS, modes=MODES,
+              devices=DEVICES, threads=MOST_THREADS, recipe=recipe)
 
 
 def assemble(s: Settings, data, ops) -> tuple[Net, Feed, SGD | RMSProp]:
@@ -73,7 +77,7 @@ class Past:
     """What a run has done so far, beside its weights: all that a checkpoint's `progress` holds."""
 
     clock: np.ndarray  # with the unfinished epoch's sums
-    rows: int = 0  # of metrics.csv
+    rows: list[dict] = field(default_factory=list)  # of metrics.csv
     images: int = 0  # trained on
     training: float = 0.0  # seconds of training, without evaluation
     epoch_training: float = 0.0  # of them in the unfinished epoch
@@ -89,11 +93,14 @@ class Past:
         return cls(**{**values, "clock": clock})
 
 
-def epoch_ends(s: Settings, images: int) -> list[int]:
+def epoch_ends(s: Settings, images: int) -> Iterator[int]:
     """The step after which each epoch is over: batches run on across epochs, the last may be short.
     """
-    whole = [round(epoch * images / s.batch) for epoch in range(1, math.floor(s.epochs) + 1)]
-    return sorted({*whole, s.steps} - {0})
+    epoch = end = 0
+    while end < s.steps:
+        epoch += 1
+        end = min(s.steps, round(epoch * images / s.batch))
+        yield end
 
 
 def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past,
@@ -102,8 +109,7 @@ def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past
 
     Leaves a row in metrics.csv and a checkpoint after every epoch. RunError names step, epoch and
     layer where a loss or gradient is not finite; the last good checkpoint is then kept."""
-    ops, rows, began = net.ops, runs.read_metrics(folder)[: past.rows], time.perf_counter()
-    spent = past.seconds
+    ops, rows, began, spent = net.ops, past.rows, time.perf_counter(), past.seconds
 
     def save() -> None:
         past.seconds = spent + time.perf_counter() - began
@@ -113,9 +119,10 @@ def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past
                         mean_image=feed.data.mean_image, progress=past.as_dict())
 
     with Progress(s.steps, int(past.clock[STEP])) as show:
-        if past.rows == 0 and past.clock[STEP] == 0:
+        if past.clock[STEP] == 0:
             save()  # so that there is a good checkpoint from the first step on
-        for epoch, end in enumerate(epoch_ends(s, feed.train.count)[past.rows:], past.rows + 1):
+        ends = islice(epoch_ends(s, feed.train.count), len(rows), None)
+        for epoch, end in enumerate(ends, len(rows) + 1):
             first = int(past.clock[STEP])
             table = rates(s.policy, first, end - first + 1)
             device_table = feed.start(past.clock, first, end, table)
@@ -160,7 +167,7 @@ def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past
             show.step(end, epoch, rows[-1]["train_loss"], rows[-1]["images_per_second"])
             show.line(epoch_line(rows[-1], s.epochs))
             zero_sums(past.clock)
-            past.rows, past.epoch_training, past.epoch_images = epoch, 0.0, 0
+            past.epoch_training, past.epoch_images = 0.0, 0
             save()
     return True
 
@@ -175,10 +182,19 @@ def not_finite(s: Settings, net: Net, feed: Feed, folder: Path, clock, epoch: in
                     f"the last good checkpoint is {saved.path}, step {saved.step}")
 
 
-def new_run(s: Settings, origins: dict, data, ops, folder: Path) -> dict:
-    """Initialise and train in a new folder -> the run's record, as run.json holds it."""
+def new_run(s: Settings, origins: dict, data, ops, folder: Path,
+            seeds: dict | None = None) -> dict:
+    """Initialise and train in a new folder -> the run's record, as run.json holds it.
+
+    The folder is made once there are first weights, and `seeds` is then written beside it: what
+    runs.json holds where this is one of several runs."""
     net, feed, optimizer = assemble(s, data, ops)
+    if not s.steps:
+        need_statistics(net)  # the untrained net is going to be scored
     report = first_weights(s, net, feed)
+    folder.mkdir(parents=True, exist_ok=True)
+    if seeds is not None:
+        runs.write_json(folder.parent / runs.SEEDS, seeds)
     for note in report.notes:
         say(f"note: {note}")
     say(f"init {s.init}: {len(report.layers())} layers with weights, {net.parameters:,} "
@@ -192,32 +208,35 @@ def new_run(s: Settings, origins: dict, data, ops, folder: Path) -> dict:
     return finish(s, net, feed, optimizer, folder, Past(new_clock()), record)
 
 
-def resumed_run(args) -> dict:
-    """Continue the run in args.resume from its checkpoint."""
-    folder, record = Path(args.resume), runs.read_run(args.resume)
-    changed = {name: getattr(args, name) for name in options.MAY_CHANGE
-               if getattr(args, name) is not None}
-    origins = {**record.get("origins", {}), **dict.fromkeys(changed, "command line")}
-    s = Settings.from_dict(record["settings"] | changed, str(folder / runs.RUN))
-    if record["result"]:
-        say(f"{folder} is complete; to train longer start a new run with more --epochs")
-        say(last_line(record["result"]))
-        return record
-    ops = ops_for(s.device, threads=s.threads)
+def resumed_run(s: Settings, origins: dict, data, ops, folder: Path, record: dict) -> dict:
+    """Continue the run in `folder` from its checkpoint -> its record, which was `record`."""
+    runs.sweep(folder)
     say(f"resuming {folder}")
+    began = record["settings"].get("threads")
     if ops.name != record["device"]:
-        say(f"note: the run began on device {record['device']}; on {ops.name} it continues equal "
-            "up to rounding, not bit for bit")
-    data = load_data(s.data, s.data_dir, s.limit, size=NETS[s.net].in_shape, report=mutter)
-    introduce(s, origins, data, ops)
+        note_rounding(f"on device {record['device']}", f"on {ops.name}")
+    elif began not in (None, s.threads):
+        note_rounding(f"with {began} thread{'s' if began > 1 else ''}", f"with {s.threads}")
     net, feed, optimizer = assemble(s, data, ops)
-    saved = checkpoint.read(folder, say)
-    checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
-    checkpoint.restore(saved, net, optimizer)
-    say(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
+    if runs.untrained(folder):  # killed as it began: its first weights are made again
+        first_weights(s, net, feed)
+        past = Past(new_clock())
+    else:
+        saved = checkpoint.read(folder, say)
+        checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
+        checkpoint.restore(saved, net, optimizer)
+        past = Past.from_dict(saved.progress)
+        if isinstance(past.rows, int):  # a checkpoint of 0.1.0 counts the rows of metrics.csv
+            past.rows = runs.read_metrics(folder)[: past.rows]
+        runs.write_metrics(folder, past.rows)
+        say(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
     record = record | {"settings": s.as_dict(), "origins": origins, "device": ops.name,
                        "device_description": ops.description}
-    return finish(s, net, feed, optimizer, folder, Past.from_dict(saved.progress), record)
+    return finish(s, net, feed, optimizer, folder, past, record)
+
+
+def note_rounding(before: str, now: str) -> None:
+    say(f"note: the run began {before}; {now} it continues equal up to rounding, not bit for bit")
 
 
 def finish(s: Settings, net, feed, optimizer, folder: Path, past: Past, record: dict) -> dict:
@@ -229,16 +248,16 @@ def finish(s: Settings, net, feed, optimizer, folder: Path, past: Past, record: 
         done = train(s, net, feed, optimizer, folder, past, stop)
         if not done:
             say(f"stopped at step {int(past.clock[STEP])} of {s.steps} and saved; continue with "
-                f"python -m engine.train --resume {folder}")
+                f"python -m engine.train --resume {runs.to_resume(folder)}")
             raise SystemExit(stop.exit_code)
-        rows = runs.read_metrics(folder)
-        if not rows:  # --epochs 0: the untrained net
+        if past.rows:
+            accuracy, loss = past.rows[-1]["test_accuracy"], past.rows[-1]["test_loss"]
+        else:  # --epochs 0: the untrained net
             tested = score(net, feed)
-            rows = [{"test_accuracy": tested.accuracy, "test_loss": tested.loss}]
-        accuracy = rows[-1]["test_accuracy"]
+            accuracy, loss = tested.accuracy, tested.loss
         record["result"] = {
             "test_accuracy": accuracy, "test_error": 1 - accuracy,
-            "test_loss": rows[-1]["test_loss"], "epochs": s.epochs, "steps": s.steps,
+            "test_loss": loss, "epochs": s.epochs, "steps": s.steps,
             "images_per_second": past.images / past.training if past.training else 0.0,
             "training_seconds": past.training, "seconds": past.seconds, "device": net.ops.name,
             "data": feed.data.name, "finished": time.strftime("%Y-%m-%d %H:%M:%S%z")}
@@ -248,64 +267,106 @@ def finish(s: Settings, net, feed, optimizer, folder: Path, past: Past, record: 
     return record
 
 
+def seed_runs(s: Settings, origins: dict, data, ops, out: Path, count: int) -> None:
+    """`count` runs, of seeds s.seed, s.seed + 1, ..., each in a folder of `out`, and their mean.
+
+    A run that is there already is continued, or taken as it is if it is complete."""
+    runs.sweep(out)
+    series = {"settings": s.as_dict(), "origins": origins, "runs": count, "result": None}
+    found = []
+    for k in range(count):
+        one, folder = replace(s, seed=s.seed + k), out / f"seed{s.seed + k}"
+        say(f"run {k + 1} of {count}, seed {one.seed}, {folder}")
+        if (folder / runs.RUN).exists():
+            record = runs.read_run(folder)
+            if record["result"] is None:
+                record = resumed_run(one, origins, data, ops, folder, record)
+            else:
+                say(f"{folder} is complete")
+        else:
+            record = new_run(one, origins, data, ops, runs.new_folder(folder), series)
+        found.append(record["result"])
+    series |= {"result": summarise(found), "results": found}
+    runs.write_json(out / runs.SEEDS, series)
+    say(last_line(series["result"]))
+
+
+def resume(args) -> None:
+    """Continue what is in args.resume: a run, or a folder of several with runs.json in it."""
+    folder = Path(args.resume)
+    several = (folder / runs.SEEDS).exists()
+    record = runs.read_seeds(folder) if several else runs.read_run(folder)
+    changed = {name: getattr(args, name) for name in options.MAY_CHANGE
+               if getattr(args, name) is not None}
+    if "data_dir" in changed:
+        changed["data_dir"] = options.absolute(changed["data_dir"])
+    if args.device == "numpy":
+        changed.setdefault("threads", None)  # those of another device
+    s = Settings.from_dict(record["settings"] | changed,
+                           folder / (runs.SEEDS if several else runs.RUN), KNOWN)
+    if record["result"] is not None:
+        say(f"{folder} is complete; to train longer start a new run with more --epochs")
+        say(last_line(record["result"]))
+        return
+    ops = ops_for(s.device, threads=s.threads)
+    s = replace(s, threads=ops.threads)
+    data = load_data(s.data, s.data_dir, s.limit, size=NETS[s.net].in_shape, report=mutter)
+    origins = {**record["origins"], **dict.fromkeys(changed, "command line")}
+    introduce(s, origins, data, ops)
+    if several:
+        seed_runs(s, origins, data, ops, folder, record["runs"])
+    else:
+        resumed_run(s, origins, data, ops, folder, record)
+
+
 def main(argv: list[str] | None = None) -> int:
     args = options.train_parser(KNOWN, __doc__.split("\n\n`assemble`")[0]).parse_args(argv)
     options.check(args, KNOWN)
     if args.resume is not None:
         options.check_resume(args)
-        resumed_run(args)
+        resume(args)
         return 0
     ops = ops_for(args.device or "auto", threads=args.threads)
     model = NETS[args.net or options.DEFAULTS["net"]]
     if args.summary:
-        print(summary(args, model, ops))
+        say(summary(args, model, ops))
         return 0
     data = load_data(args.data or "auto", args.data_dir, args.limit, wanted=model.data,
                      size=model.in_shape, report=mutter)
-    s, origins = options.resolve(args, KNOWN, data.name, len(data.train.images))
-    out = Path(args.out) if args.out else runs.default_name(s.net, s.init)
-    if (args.runs or 1) == 1:
-        folder = runs.new_folder(out)
-        introduce(s, origins, data, ops)
-        new_run(s, origins, data, ops, folder)
-        return 0
-    found = []
-    folders = [runs.new_folder(out / f"seed{s.seed + k}") for k in range(args.runs)]
+    s, origins = options.resolve(args, KNOWN, data)
+    s = replace(s, threads=ops.threads)
+    out = runs.new_folder(args.out or runs.default_name(s.net, s.init))
     introduce(s, origins, data, ops)
-    for k, folder in enumerate(folders):
-        say(f"run {k + 1} of {args.runs}, seed {s.seed + k}, {folder}")
-        record = new_run(options.with_seed(s, s.seed + k), origins, data, ops, folder)
-        found.append(record["result"])
-    summarise(found, out)
+    if (args.runs or 1) == 1:
+        new_run(s, origins, data, ops, out)
+    else:
+        seed_runs(s, origins, data, ops, out, args.runs)
     return 0
 
 
 def summary(args, model, ops) -> str:
     """The table of --summary. Only a folder of images is looked into, for its number of classes."""
     name = args.data or "auto"
-    if name in options.DATA:
+    if name in NAMES:
         classes = 100 if name == "cifar100" else 10
     else:
         classes = len(load_data(name, args.data_dir, size=model.in_shape, report=mutter).classes)
-    net, act, head, init, kind = (getattr(args, key) or options.DEFAULTS[key]
-                                  for key in ("net", "act", "head", "init", "recipe"))
-    layers = build(net, act, classes, recipe(net, act, init, kind, args.optimizer).dropout)
+    net, act, head = (getattr(args, key) or options.DEFAULTS[key] for key in ("net", "act", "head"))
+    layers = build(net, act, classes, options.recipe_of(args, KNOWN).dropout)
     return Net(layers, HEADS[head](), ops, model.in_shape, batch=1).summary()
 
 
-def summarise(found: list[dict], out: Path) -> None:
-    """Mean and spread (sample standard deviation) of several runs; the last line is the mean's."""
+def summarise(found: list[dict]) -> dict:
+    """Mean and spread (sample standard deviation) of several results -> the result of the mean."""
     accuracy = np.array([result["test_accuracy"] for result in found])
     losses = [float("nan") if r["test_loss"] is None else r["test_loss"] for r in found]
-    spread = accuracy.std(ddof=1)
-    runs.write_json(out / "runs.json", {"mean_accuracy": accuracy.mean(), "spread": spread,
-                                        "results": found})
-    say(f"{len(found)} runs: test accuracy mean {accuracy.mean():.4f}  spread {spread:.4f}  "
+    mean, spread = float(accuracy.mean()), float(accuracy.std(ddof=1))
+    say(f"{len(found)} runs: test accuracy mean {mean:.4f}  spread {spread:.4f}  "
         f"min {accuracy.min():.4f}  max {accuracy.max():.4f}")
-    say(last_line(found[0] | {
-        "test_accuracy": accuracy.mean(), "test_error": 1 - accuracy.mean(),
-        "test_loss": float(np.mean(losses)),
-        "images_per_second": float(np.mean([r["images_per_second"] for r in found]))}))
+    return {"test_accuracy": mean, "test_error": 1 - mean, "spread": spread,
+            "test_loss": float(np.mean(losses)),
+            "images_per_second": float(np.mean([r["images_per_second"] for r in found])),
+            **{key: found[-1][key] for key in ("epochs", "device", "data")}}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Read next: engine/runs.py, where the same is kept.
 """
 
 import math
+import os
 import sys
 
 from engine import settings as options
@@ -11,12 +12,21 @@ from engine.settings import Settings
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    write(text, sys.stdout)
 
 
 def mutter(text: str) -> None:
     """What happens before the run's first line, such as a download: on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    write(text, sys.stderr)
+
+
+def write(text: str, stream) -> None:
+    """A line. Once nobody reads the stream any more, as behind `| head`, it leads nowhere: a run
+    goes on without its words."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def data_words(name: str) -> str:

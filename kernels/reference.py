@@ -41,6 +41,7 @@ class NumpyOps:
 
     name = "numpy"
     why = ""                        # one line on why this device was chosen, set by ops_for
+    threads: int | None = None      # CPU threads of the kernels; None where a library chooses them
 
     @property
     def description(self) -> str:

@@ -53,9 +53,11 @@ def check(args: argparse.Namespace) -> None:
         if getattr(args, name) is not None and init != "lsuv":
             raise InputError(f"{options.option(name)} is for --init lsuv, not {init}")
     choose("--lsuv-normalise", args.lsuv_normalise or "output", NORMALISE)
-    choose("--lsuv-pre", args.lsuv_pre or "lsuv", INITS)
+    choose("--lsuv-pre", args.lsuv_pre or "ortho", INITS)
     if args.lsuv_batches is not None and args.lsuv_batches < 1:
         raise InputError(f"--lsuv-batches {args.lsuv_batches} must be 1 or more")
+    if args.json is not None and Path(args.json).is_dir():
+        raise InputError(f"--json {args.json}: a folder; give the name of a file in it")
     if args.json is not None and not Path(args.json).parent.is_dir():
         raise InputError(f"--json {args.json}: no folder {Path(args.json).parent}; make it first")
 
@@ -64,20 +66,20 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     options.check(args, KNOWN)
     check(args)
+    args.batch = args.lsuv_batch or args.batch  # nothing is trained: no other batch is used
     ops = ops_for(args.device or "auto", threads=args.threads)
     model = NETS[args.net or options.DEFAULTS["net"]]
     data = load(args.data or "auto", args.data_dir, args.limit, wanted=model.data,
                 size=model.in_shape, report=mutter)
-    s, _ = options.resolve(args, KNOWN, data.name, len(data.train.images))
+    s, _ = options.resolve(args, KNOWN, data)
     say(f"net {s.net}  act {s.act}  init {s.init}  seed {s.seed}  input-scale {s.input_scale:g}")
     say(f"{ops.why}; {ops.description}")
     for note in data.notes:
         say(f"note: {note}")
     net, feed, _ = assemble(s, data, ops)
-    net.resize(s.lsuv_batch)
     asked = {}
     if s.init == "lsuv":
-        asked = {"pre": args.lsuv_pre or "lsuv", "mode": s.lsuv_mode, "tolerance": s.lsuv_tol,
+        asked = {"pre": args.lsuv_pre, "mode": s.lsuv_mode, "tolerance": s.lsuv_tol,
                  "max_iter": s.lsuv_max_iter, "batches": args.lsuv_batches or 1,
                  "normalise": args.lsuv_normalise or "output",
                  "include": names(args.lsuv_include) or ["*"], "exclude": names(args.lsuv_exclude)}

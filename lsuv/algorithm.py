@@ -64,16 +64,18 @@ class _Options:
 
 
 def initialise(net, init: str, next_batch: Callable[[], None], seed: int = 0, act: str = "relu",
-               pre: str = "lsuv", **options) -> Report:
+               pre: str | None = None, **options) -> Report:
     """Fill the weights; with init "lsuv" scale them, with any other only measure them.
 
     pre: the filler that LSUV starts from, orthonormal unless another is named. options: those of
     `lsuv`, for init "lsuv" alone."""
     if init == "lsuv":
-        fill(net, pre, seed, act)
-        return lsuv(net, next_batch, **options)
-    if options or pre != "lsuv":
-        given = ", ".join([*options, *(["pre"] if pre != "lsuv" else [])])
+        fill(net, pre or "ortho", seed, act)
+        report = lsuv(net, next_batch, **options)
+        report.settings["pre"] = pre or "ortho"
+        return report
+    if options or pre is not None:
+        given = ", ".join([*options, *(["pre"] if pre is not None else [])])
         raise InputError(f"{given}: for init lsuv, not {init}")
     fill(net, init, seed, act)
     return measure(net, next_batch)
@@ -100,10 +102,12 @@ def lsuv(net, next_batch: Callable[[], None], mode: str = "same", tolerance: flo
         if not good:
             wanted = "between 0 and 1" if name == "tolerance" else "at least 1"
             raise InputError(f"LSUV {name} {value}: must be {wanted}")
+    include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
     options = _Options(mode, tolerance, max_iter, batches, normalise,
                        _chosen(net, include, exclude))
-    return _run(net, next_batch, options, {"algorithm": "lsuv", "mode": mode,
-                                           "tolerance": tolerance, "max_iter": max_iter})
+    return _run(net, next_batch, options, {
+        "algorithm": "lsuv", "mode": mode, "tolerance": tolerance, "max_iter": max_iter,
+        "include": include, "exclude": exclude})
 
 
 def measure(net, next_batch: Callable[[], None], batches: int = 1) -> Report:
@@ -227,7 +231,7 @@ def _adjust(net, layer, probe, options) -> list[Row]:
     return [
         Row(layer.name, p, P, w.shape[1], w.shape[0], float(std_before[p]), float(w.std()),
             float(mean[p]), float(first[p]), float(variance[p]), float(scale[p]),
-            int(iterations[p]), orthogonality_error(w))
+            int(iterations[p]), orthogonality_error(w), chosen)
         for p, w in enumerate(_pieces(net, layer))]
 
 
@@ -261,9 +265,8 @@ def _fail(net, layer, variance, finished, options) -> None:
                     f"{remedy}")
 
 
-def _chosen(net, include, exclude) -> frozenset[str]:
+def _chosen(net, include: list[str], exclude: list[str]) -> frozenset[str]:
     names = [layer.name for layer in net.weighted()]
-    include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
     for pattern in include + exclude:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise InputError(f"no layer with weights is called {pattern!r}; "

@@ -7,11 +7,12 @@ layer's own output z, or, with normalise="input", the input of the next layer.
 Read next: lsuv/__main__.py, which prints it.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+
+from engine.runs import plain
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Row:
     scale: float  # what the weights were multiplied by, in all
     iterations: int  # how often they were
     orthogonality_error: float  # see `orthogonality_error`
+    chosen: bool  # whether it was to be scaled; False: only measured
 
 
 @dataclass
@@ -57,6 +59,11 @@ class Report:
         """{layer name: deviation of its final weights, mean over pieces}, as in Table 9."""
         return {name: _mean(rows, "weight_std_after") for name, rows in self.layers().items()}
 
+    @property
+    def largest_deviation(self) -> float | None:
+        """The largest |variance - 1| that is left in what was to be scaled; None if nothing was."""
+        return max((abs(row.variance_after - 1) for row in self.rows if row.chosen), default=None)
+
     def table(self) -> str:
         """Aligned text, at most 100 columns, a line a layer."""
         head = [("layer", "inputs -> outputs", "weight std", "", "mean", "variance", "", "scale",
@@ -71,6 +78,8 @@ class Report:
         passes = f"{self.forwards} forward pass{'' if self.forwards == 1 else 'es'}"
         text.append(f"mean and variance of the {what}, {self.settings.get('images')} images a "
                     f"measurement, {passes}, {self.seconds:.2f} s")
+        if self.largest_deviation is not None:
+            text.append(f"largest |variance - 1| of what was scaled {self.largest_deviation:.1e}")
         return "\n".join(text + [f"note: {note}" for note in self.notes])
 
     def _line(self, name, rows):
@@ -85,10 +94,7 @@ class Report:
 
     def as_dict(self) -> dict:
         """Plain numbers, text, lists; None where a number is not finite, which JSON can't hold."""
-        return _plain(asdict(self))
-
-    def to_json(self) -> str:
-        return json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
+        return plain({**asdict(self), "largest_deviation": self.largest_deviation})
 
 
 def orthogonality_error(W: np.ndarray) -> float:
@@ -107,13 +113,3 @@ def orthogonality_error(W: np.ndarray) -> float:
 
 def _mean(rows, key):
     return float(np.mean([getattr(row, key) for row in rows]))
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

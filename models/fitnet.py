@@ -1,9 +1,9 @@
 """The paper's nets: FitNet-1, FitNet-4, FitResNet-4, FitNet-MNIST, and FitNet-4 with batch norm.
 
 Widths and places of pooling and dropout are those of the authors' Caffe files (repository
-`ducha-aiki/LSUVinit`, 2015), where FitNet-4 has 5 + 6 + 6 convolutions; the paper's Table 1 prints a
-row less in two groups, but its Tables 8 to 10 and the parameter counts agree with 17. FitNet-1 and
-FitResNet-4 have no public file: they follow the paper's Table 1 and text.
+`ducha-aiki/LSUVinit`, 2015), where FitNet-4 has 5 + 6 + 6 convolutions; the paper's Table 1 prints
+a row less in two groups, but its Tables 8 to 10 and the parameter counts agree with 17. FitNet-1
+and FitResNet-4 have no public file: they follow the paper's Table 1 and text.
 
 Parameters (10 classes): FitNet-4 2,742,102 with maxout, 1,276,806 otherwise; FitNet-1 348,694 and
 128,102; FitResNet-4 2,765,174 and 1,288,342; FitNet-MNIST 21,426.
@@ -95,7 +95,8 @@ def fitnet_mnist(act: str, classes: int, dropout: bool = True) -> list[Layer]:
 
     Biases are decayed here, as in the authors' file (it names no decay multiplier for them)."""
     net: list[Layer] = []
-    for g, (width, pool) in enumerate(((16, MaxPool(4, 2)), (16, MaxPool(4, 2)), (12, MaxPool(2))), 1):
+    groups = (16, MaxPool(4, 2)), (16, MaxPool(4, 2)), (12, MaxPool(2))
+    for g, (width, pool) in enumerate(groups, 1):
         for c in (1, 2):
             conv, phi = unit(Conv, width, act, f"conv{g}{c}", None)
             conv[0].bias_decay = 1.0

@@ -1,8 +1,8 @@
 """How each net is trained: the authors' settings as data, and a short recipe of our own.
 
-`paper` is what the authors' Caffe solver files say (repository `ducha-aiki/LSUVinit`, 2015); much of
-it is not in the paper: the weight decay, the batch, five dropouts of 0.2, crops out of a border of 8
-pixels. CIFAR-10's input scale is not documented there; 0.53 is what the paper's own weight
+`paper` is what the authors' Caffe solver files say (repository `ducha-aiki/LSUVinit`, 2015); much
+of it is not in the paper: the weight decay, the batch, five dropouts of 0.2, crops out of a border
+of 8 pixels. CIFAR-10's input scale is not documented there; 0.53 is what the paper's own weight
 deviations of the first layer imply (its Tables 8 and 9).
 
 `fast` is ours: no dropout, because it is dropout that makes short runs slow; crops of 4 pixels;
@@ -87,8 +87,8 @@ def recipe(net: str, act: str, init: str, kind: str = "paper",
            optimizer: str | None = None) -> Recipe:
     """The recipe of a net (a name of models.NETS), its activation and its initialiser.
 
-    The authors ran FitNet-4 maxout with Xavier at momentum 0.5, and with MSRA at a tenth of the rate
-    too, with clipping and a single step; those are the recipes of these two here."""
+    The authors ran FitNet-4 maxout with Xavier at momentum 0.5, and with MSRA at a tenth of the
+    rate too, with clipping and a single step; those are the recipes of these two here."""
     pair = RECIPES[choose("recipe", kind, KINDS), net == "fitnet_mnist"]
     names = [r.optimizer for r in pair]
     found = pair[names.index(choose("optimizer", optimizer, names)) if optimizer else 0]

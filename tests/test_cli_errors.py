@@ -3,6 +3,8 @@
 Read next: engine/command.py.
 """
 
+import json
+import os
 import subprocess
 import sys
 
@@ -10,8 +12,9 @@ import pytest
 
 import engine.evaluate
 import engine.train
+from engine import runs
 from engine.command import run_command
-from engine.errors import RunError
+from engine.errors import InputError, RunError
 from kernels import DeviceError
 
 
@@ -36,7 +39,16 @@ SYNTHETIC = ("--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--
     (["--momentum", "1"], "--momentum 1 "), (["--decay", "-1"], "--decay -1"),
     (["--clip", "-1"], "--clip -1"), (["--input-scale", "0"], "--input-scale 0"),
     (["--limit", "0"], "--limit 0"), (["--runs", "0"], "--runs 0"),
-    (["--threads", "0"], "--threads 0"),
+    (["--threads", "0"], "--threads 0"), (["--threads", "100000"], "must be in [1, 1024]"),
+    (["--seed", str(2**64 - 1), "--runs", "2"], "beyond 2^64"),
+    (["--net", "fitnet_mnist", "--momentum", "0.5", "--summary"], "no momentum"),
+    ([*SYNTHETIC, "--batch", "32", "--epochs", "1e10"], "--epochs 1e+10 is 2e+10 steps"),
+    ([*SYNTHETIC, "--batch", "32", "--epochs", "1e300"], "fewer than 2^31"),
+    ([*SYNTHETIC, "--batch", "1" + "0" * 400], "more than the 64 training images"),
+    ([*SYNTHETIC, "--batch", "32", "--out", "/proc/nobody/may"], "cannot be made: /proc"),
+    (["--net", "fitnet_mnist", *SYNTHETIC[2:], "--init", "delta-orthogonal"], "use ortho"),
+    (["--net", "fitnet4-bn-after", *SYNTHETIC[2:], "--batch", "32", "--epochs", "0"],
+     "--epochs above 0"),
     (["--seed", "-1"], "--seed -1"), (["--lsuv-tol", "0"], "--lsuv-tol 0"),
     (["--lsuv-batch", "0"], "--lsuv-batch 0"), (["--lsuv-max-iter", "0"], "--lsuv-max-iter 0"),
     (["--nett", "fitnet1"], "did you mean --net?"), (["--epoch", "3"], "did you mean --epochs?"),
@@ -66,12 +78,99 @@ def test_a_folder_with_a_run_is_refused_with_both_remedies(tmp_path, capsys):
     assert "--resume" in error and "another --out" in error
 
 
-def test_a_damaged_run_json_is_named(tmp_path, capsys):
-    for text in ("{", "[]", '{"settings": {"net": "fitnet1"}}'):
-        (tmp_path / "run.json").write_text(text)
-        assert train("--resume", str(tmp_path)) == 2
-        error = capsys.readouterr().err
-        assert "run.json" in error and error.count("\n") == 1
+def test_parts_of_a_run_are_not_written_over(tmp_path, capsys):
+    (tmp_path / "checkpoint.safetensors").write_text("")
+    assert train(*SYNTHETIC, "--batch", "32", "--out", str(tmp_path)) == 2
+    assert "parts of a run are there; give another --out" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """An untrained run of a small net."""
+    out = tmp_path_factory.mktemp("errors") / "run"
+    assert train(*SYNTHETIC[2:], "--net", "fitnet_mnist", "--batch", "32", "--epochs", "0", "--out",
+                 str(out)) == 0
+    return out
+
+
+@pytest.fixture
+def edited(run):
+    """The run's record, to be edited and written back; restored afterwards."""
+    file = run / "run.json"
+    before = file.read_text()
+    yield json.loads(before), file
+    file.write_text(before)
+
+
+def one_line(capsys) -> str:
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "Traceback" not in error
+    return error
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"settings": {"net": "fitnet1"}}', "[" * 100_000])
+@pytest.mark.parametrize("name", ["run.json", "runs.json"])
+def test_a_damaged_run_json_is_named(text, name, tmp_path, capsys):
+    (tmp_path / name).write_text(text)
+    assert train("--resume", str(tmp_path)) == 2
+    assert name in one_line(capsys)
+
+
+@pytest.mark.parametrize("place, value, said", [
+    (["result"], ..., "'result'"), (["device"], ..., "'device'"), (["data"], 3, "'data'"),
+    (["data", "fingerprint"], None, "'fingerprint'"), (["origins"], "x", "'origins'"),
+    (["result", "test_accuracy"], "high", "'test_accuracy'"),
+    (["settings", "net"], "fitnet9", "'fitnet9'"), (["settings", "seed"], "one", "seed is 'one'"),
+    (["settings", "epochs"], True, "epochs is True"),
+    (["settings", "lr"], float("nan"), "--lr nan"),
+    (["settings", "threads"], 5000, "--threads 5000"), (["settings", "policy"], {}, "needs rate"),
+    (["settings", "policy"], {"policy": "step", "rate": "x", "gamma": 1, "size": 1}, "run.json"),
+    (["settings", "batch"], ..., "lack batch"),
+])
+def test_an_edited_run_json_is_one_line(place, value, said, edited, capsys):
+    record, file = edited
+    inner = record
+    for key in place[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    file.write_text(json.dumps(record))
+    assert train("--resume", str(file.parent)) == 2
+    assert said in one_line(capsys)
+
+
+def test_settings_that_are_not_the_checkpoints_are_refused(edited, capsys):
+    record, file = edited
+    record["settings"]["lr"], record["result"] = 0.5, None
+    file.write_text(json.dumps(record))
+    assert train("--resume", str(file.parent)) == 2
+    assert "this checkpoint is of lr 0.002, not 0.5" in one_line(capsys)
+
+
+def test_metrics_that_are_not_text_are_named(tmp_path):
+    (tmp_path / "metrics.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match="metrics.csv: cannot be read"):
+        runs.read_metrics(tmp_path)
+
+
+def test_load_says_first_that_it_is_no_run_folder(run):
+    for folder in ("/nope", run / "run.json"):
+        with pytest.raises(InputError, match="not a run folder"):
+            engine.load(folder)
+
+
+@pytest.mark.parametrize("number, remedy", [(28, "make room"), (13, None)])
+def test_only_a_full_disk_wants_room(number, remedy, tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(runs.os, "fsync", fail)
+    with pytest.raises(RunError, match=os.strerror(number)) as error:
+        runs.write_json(tmp_path / "init.json", {})
+    assert ("make room" in str(error.value)) == (remedy is not None)
+    assert "--resume" not in str(error.value)  # no run is there yet
 
 
 def test_a_file_in_the_place_of_the_folder(tmp_path, capsys):
@@ -86,6 +185,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, capsys):
     (RunError("the disk is full"), 1, "x: error: the disk is full\n"),
     (OSError(28, "No space left", "a.csv"), 1, "x: error: a.csv: No space left\n"),
     (KeyboardInterrupt(), 130, "x: stopped\n"),
+    (MemoryError("9 TiB"), 1, "x: error: not enough memory (9 TiB); give a smaller --batch\n"),
 ])
 def test_exit_codes(error, code, text, capsys):
     def main():

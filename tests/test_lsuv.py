@@ -284,12 +284,16 @@ def test_report_as_table_and_json():
     assert max(len(line) for line in lines) <= 100
     assert [line.split()[0] for line in lines[2:6]] == ["conv1", "conv2", "ip1", "clf"]
     assert "27 -> 2 x 8" in lines[2]
-    found = json.loads(report.to_json())
+    assert lines[-1].startswith("largest |variance - 1| of what was scaled ")
+    assert report.largest_deviation == max(abs(row.variance_after - 1) for row in report.rows)
+    assert measure(net, batches).largest_deviation is None
+    assert report.as_dict()["largest_deviation"] == report.largest_deviation
+    found = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert len(found["rows"]) == 2 + 1 + 5 + 1 and found["settings"]["mode"] == "same"
     net.x[...] = np.inf
     net.weighted()[0].W[...] = np.inf
     with np.errstate(all="ignore"):
-        sick = json.loads(measure(net, lambda: None).to_json())
+        sick = measure(net, lambda: None).as_dict()
     assert sick["rows"][0]["variance_after"] is None
 
 
@@ -366,9 +370,16 @@ def test_command_prints_the_table_and_writes_the_report(capsys, tmp_path):
     assert "not a real data set" in out.splitlines()[-1]
     found = json.loads(file.read_text())
     assert found["settings"]["images"] == 8 and found["settings"]["act"] == "relu"
+    assert (found["settings"]["pre"], found["settings"]["include"]) == ("ortho", ["*"])
+    assert found["settings"]["exclude"] == ["clf"]
+    assert found["largest_deviation"] <= 0.05 < abs(found["rows"][-1]["variance_after"] - 1)
     *scaled, clf = found["rows"]
     assert all(abs(row["variance_after"] - 1) <= 0.05 for row in scaled)
     assert clf["iterations"] == 0
+
+
+def test_command_needs_no_more_images_than_lsuvs_batch():
+    assert main([*SMALL[:-2], "--lsuv-batch", "16"]) == 0  # the recipe's batch is 128
 
 
 def test_command_measures_every_other_initialiser(capsys):
@@ -380,7 +391,7 @@ def test_command_measures_every_other_initialiser(capsys):
     (["--init", "msra", "--lsuv-pre", "gaussian"], "--lsuv-pre is for --init lsuv, not msra"),
     (["--lsuv-normalise", "outptu"], "did you mean 'output'"),
     (["--lsuv-batches", "0"], "--lsuv-batches 0 must be 1 or more"),
-    (["--json", "/nowhere/x.json"], "no folder /nowhere"),
+    (["--json", "/nowhere/x.json"], "no folder /nowhere"), (["--json", "/"], "a folder; give"),
     (["--lsuv-exclude", "clg"], "did you mean 'clf'"),
 ])
 def test_command_refuses_in_one_line(wrong, message):

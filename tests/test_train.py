@@ -11,12 +11,16 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
 import engine
 import engine.train
+from conftest import DEVICES
 from engine import checkpoint, runs
 from engine.command import run_command
 from engine.feed import Order
@@ -33,7 +37,8 @@ from models import NETS, Model
 def tiny(act: str, classes: int, dropout: bool = True):
     drops = [Dropout(0.2), Dropout(0.2)] if dropout else []
     return [*drops[:1], Conv(4, pieces=2, name="conv1"), Maxout(2), MaxPool(2),
-            Conv(6, name="conv2"), BatchNorm(name="bn_conv2"), ReLU(), *drops[1:], Linear(classes, name="clf")]
+            Conv(6, name="conv2"), BatchNorm(name="bn_conv2"), ReLU(), *drops[1:],
+            Linear(classes, name="clf")]
 
 
 @pytest.fixture(autouse=True)
@@ -89,17 +94,24 @@ def assert_same_run(first, second):
 
 
 @pytest.fixture
-def straight(tmp_path, small_nets):
+def device():
+    return "numpy"
+
+
+@pytest.fixture
+def straight(tmp_path, small_nets, device):
     """A run of three epochs (17 steps of 16 out of 90 images) that nothing interrupted."""
-    assert command(*SMALL, "--epochs", 3, "--out", tmp_path / "straight") == 0
-    return tmp_path / "straight"
+    out = tmp_path / "straight"
+    assert command(*SMALL, "--device", device, "--epochs", 3, "--out", out) == 0
+    return out
 
 
+@pytest.mark.parametrize("device", [ops.name for ops in DEVICES])
 @pytest.mark.parametrize("steps", [(0,), (5,), (6,), (11,), (3, 8), (16,)])
-def test_a_stopped_run_continues_bit_for_bit(tmp_path, straight, steps):
+def test_a_stopped_run_continues_bit_for_bit(tmp_path, straight, steps, device):
     """Stopped within an epoch, at its last step (6 is an end), twice, and at the last of all."""
     folder = tmp_path / "stopped"
-    arguments = [*SMALL, "--epochs", 3, "--out", folder]
+    arguments = [*SMALL, "--device", device, "--epochs", 3, "--out", folder]
     for step in steps:
         with pytest.MonkeyPatch.context() as patch:
             stop_at(patch, step)
@@ -135,6 +147,131 @@ def test_a_stop_during_evaluation_repeats_only_the_evaluation(tmp_path, straight
     assert_same_run(straight, folder)
 
 
+@pytest.mark.parametrize("left", [None, 0, 1, 3])
+def test_the_checkpoint_has_the_rows_of_metrics_csv(tmp_path, straight, left):
+    """The file may be gone, shorter, or a row ahead of the checkpoint: none is lost or doubled."""
+    folder = tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 12)
+        assert command(*SMALL, "--epochs", 3, "--out", folder) == 143
+    file = folder / "metrics.csv"
+    if left is None:
+        file.unlink()
+    else:
+        lines = (straight / "metrics.csv").read_text().splitlines()
+        file.write_text("\n".join(lines[: 1 + left]) + "\n")
+    assert command("--resume", folder) == 0
+    assert_same_run(straight, folder)
+
+
+def test_rows_with_a_loss_that_is_not_finite_survive_a_resume(tmp_path):
+    row = dict.fromkeys(runs.COLUMNS, 1.0) | {"epoch": 1, "step": 6, "test_loss": None}
+    runs.write_metrics(tmp_path, [row])
+    assert np.isnan(runs.read_metrics(tmp_path)[0]["test_loss"])
+
+
+def test_a_run_killed_before_its_first_checkpoint_resumes(tmp_path, straight, monkeypatch):
+    folder, save = tmp_path / "killed", checkpoint.save
+
+    def killed(*arguments, **named):
+        raise SystemExit(137)
+
+    monkeypatch.setattr(checkpoint, "save", killed)
+    assert command(*SMALL, "--epochs", 3, "--out", folder) == 137
+    assert sorted(path.name for path in folder.iterdir()) == ["init.json", "run.json"]
+    monkeypatch.setattr(checkpoint, "save", save)
+    assert command("--resume", folder) == 0
+    assert_same_run(straight, folder)
+
+
+def test_resume_removes_what_dead_processes_left(tmp_path, monkeypatch):
+    stop_at(monkeypatch, 2)
+    assert command(*SMALL, "--epochs", 1, "--out", tmp_path) == 143
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for process in (dead.pid, os.getppid()):
+        (tmp_path / f".checkpoint.safetensors.{process}.part").write_bytes(b"half")
+    assert command("--resume", tmp_path) == 0
+    assert [path.name for path in tmp_path.glob(".*")] == [
+        f".checkpoint.safetensors.{os.getppid()}.part"]
+
+
+@pytest.mark.skipif("cpu" not in [ops.name for ops in DEVICES], reason="device cpu has the threads")
+def test_another_count_of_threads_is_noted(tmp_path, monkeypatch, capsys):
+    stop_at(monkeypatch, 2)
+    one = [*SMALL, "--device", "cpu", "--threads", 1, "--epochs", 1, "--out", tmp_path]
+    assert command(*one) == 143
+    assert runs.read_run(tmp_path)["settings"]["threads"] == 1
+    assert checkpoint.read(tmp_path).settings["threads"] == 1
+    capsys.readouterr()
+    try:
+        assert command("--resume", tmp_path, "--threads", 2) == 0
+    finally:
+        ops_for("cpu", threads=1)
+    assert ("note: the run began with 1 thread; with 2 it continues equal up to rounding, not bit "
+            "for bit") in capsys.readouterr().out
+    assert runs.read_run(tmp_path)["settings"]["threads"] == 2
+
+
+@pytest.mark.skipif("cpu" not in [ops.name for ops in DEVICES], reason="device cpu has the threads")
+def test_threads_in_use_are_stored_and_another_device_has_its_own(tmp_path, monkeypatch, capsys):
+    from kernels.cpu import _native
+
+    stop_at(monkeypatch, 2)
+    assert command(*SMALL, "--device", "cpu", "--epochs", 1, "--out", tmp_path) == 143
+    assert runs.read_run(tmp_path)["settings"]["threads"] == _native.threads()
+    assert command("--resume", tmp_path, "--device", "numpy") == 0
+    assert "note: the run began on device cpu; on numpy" in capsys.readouterr().out
+
+
+def test_a_home_folder_is_stored_in_full(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    assert command(*SMALL, "--epochs", 0.2, "--data-dir", "~/data", "--out", tmp_path / "run") == 0
+    settings = runs.read_run(tmp_path / "run")["settings"]
+    assert settings["data_dir"] == str(tmp_path / "data")
+
+
+def test_move_is_cut_to_the_border_and_stored_so(tmp_path, monkeypatch, capsys):
+    load = engine.train.load_data
+
+    def narrow(*arguments, **named):
+        data = load(*arguments, **named)
+        data.pad, cut = 3, data.pad - 3
+        data.mean_image = data.mean_image[cut:-cut, cut:-cut]
+        return data
+
+    monkeypatch.setattr(engine.train, "load_data", narrow)
+    assert command(*SMALL, "--epochs", 0.2, "--out", tmp_path) == 0
+    assert runs.read_run(tmp_path)["settings"]["move"] == 3
+    assert re.search(r"move +3 +recipe paper's 8, cut to the border", capsys.readouterr().out)
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path):
+    """As behind `| head -2`: standard output is a pipe that is closed after two lines."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine.train", "--net", "fitnet_mnist", "--act", "relu", "--data",
+         "synthetic", "--limit", "16", "--batch", "16", "--epochs", "2", "--out", tmp_path / "run"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline(), process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 0
+    assert runs.read_run(tmp_path / "run")["result"]["steps"] == 2
+
+
+def test_epochs_end_where_they_did_and_cost_no_list():
+    from types import SimpleNamespace
+
+    def ends(epochs, images=90, batch=16):
+        s = SimpleNamespace(steps=round(epochs * images / batch), batch=batch)
+        return engine.train.epoch_ends(s, images)
+
+    assert list(ends(3)) == [6, 11, 17] and list(ends(2.5)) == [6, 11, 14]
+    assert list(ends(0.5)) == [3] and list(ends(0)) == []
+    start = time.perf_counter()
+    assert next(ends(3e8)) == 6 and time.perf_counter() - start < 1
+
+
 def test_run_folder_and_output(straight, capsys):
     record = json.loads((straight / "run.json").read_text())
     assert record["settings"]["steps"] == round(3 * 90 / 16) == 17
@@ -160,8 +297,8 @@ def plain(act: str, classes: int, dropout: bool = True):
 
 def test_it_learns(tmp_path, monkeypatch):
     monkeypatch.setitem(NETS, "tiny", Model(plain, (16, 16, 3)))
-    assert command(*SMALL, "--limit", 320, "--lr", "0.1", "--recipe", "fast", "--epochs", 15, "--device", "auto",
-                   "--out", tmp_path / "run") == 0
+    assert command(*SMALL, "--limit", 320, "--lr", "0.1", "--recipe", "fast", "--epochs", 15,
+                   "--device", "auto", "--out", tmp_path / "run") == 0
     rows = metrics(tmp_path / "run")
     assert float(rows[-1]["train_loss"]) < 0.75 * float(rows[0]["train_loss"])
     assert float(rows[-1]["test_accuracy"]) > 0.3
@@ -192,6 +329,42 @@ def test_runs_gives_mean_and_spread(tmp_path, capsys):
     mean, spread = np.mean(found), np.std(found, ddof=1)
     assert f"2 runs: test accuracy mean {mean:.4f}  spread {spread:.4f}" in text
     assert text.splitlines()[-1].startswith(f"test accuracy {np.mean(found):.4f}  error ")
+
+
+def same_seeds(first, second):
+    for seed in (3, 4, 5):
+        assert_same_run(first / f"seed{seed}", second / f"seed{seed}")
+    means = [runs.read_seeds(out)["result"]["test_accuracy"] for out in (first, second)]
+    assert means[0] == means[1]
+
+
+def test_several_runs_are_finished_after_a_stop(tmp_path, capsys):
+    """Stopped in the second of three: the first is kept, the second goes on, the third starts."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    three = [*SMALL, "--epochs", 1, "--runs", 3, "--out"]
+    assert command(*three, whole) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        train_batch = engine.train.Feed.train_batch
+
+        def interrupted(self):
+            if self.net.seed == 4 and engine.train.read_clock(self.net)[RATE] > 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+            train_batch(self)
+
+        patch.setattr(engine.train.Feed, "train_batch", interrupted)
+        capsys.readouterr()
+        assert command(*three, stopped) == 143
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"--resume {stopped}")
+    assert sorted(path.name for path in stopped.iterdir()) == ["runs.json", "seed3", "seed4"]
+    finished = (stopped / "seed3" / "run.json").read_bytes()
+    assert command(*three, stopped) == 2
+    assert f"--resume {stopped}" in capsys.readouterr().err
+    assert command("--resume", stopped) == 0
+    assert (stopped / "seed3" / "run.json").read_bytes() == finished
+    assert "3 runs: test accuracy mean" in capsys.readouterr().out
+    same_seeds(whole, stopped)
+    assert command("--resume", stopped) == 0
+    assert "is complete" in capsys.readouterr().out
 
 
 def test_a_nan_names_step_and_layer_and_keeps_the_last_checkpoint(tmp_path, monkeypatch, capsys):

@@ -29,9 +29,14 @@ class CpuOps(NumpyOps):
         self._convolutions = _native.Convolutions()
 
     @property
+    def threads(self) -> int:
+        """OpenMP threads of the kernels that the calling thread starts."""
+        return _native.threads()
+
+    @property
     def description(self) -> str:
         """One line for the user."""
-        count = _native.threads()
+        count = self.threads
         threads = f"{count} thread" + ("s" if count != 1 else "")
         return f"oneDNN {_native.onednn()}, {threads}, {_native.instructions()}"
 
