@@ -111,7 +111,7 @@ def curves(training: dict) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     runs = [r for r in training["rows"] if fast_cifar(r)]
     if not runs:
@@ -131,6 +131,7 @@ def curves(training: dict) -> None:
         axes[1, column].set_ylabel("training loss")
         for axis in axes[:, column]:
             axis.set_xlabel("epoch")
+            axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
             axis.grid(alpha=0.3)
             axis.legend()
     figure.tight_layout()
