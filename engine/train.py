@@ -226,8 +226,6 @@ def resumed_run(s: Settings, origins: dict, data, ops, folder: Path, record: dic
         checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
         checkpoint.restore(saved, net, optimizer)
         past = Past.from_dict(saved.progress)
-        if isinstance(past.rows, int):  # a checkpoint of 0.1.0 counts the rows of metrics.csv
-            past.rows = runs.read_metrics(folder)[: past.rows]
         runs.write_metrics(folder, past.rows)
         say(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
     record = record | {"settings": s.as_dict(), "origins": origins, "device": ops.name,
