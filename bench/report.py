@@ -128,7 +128,8 @@ def curves(training: dict) -> None:
             axes[1, column].plot(epochs, [m["train_loss"] for m in run["metrics"]], **style)
         axes[0, column].set_title(f"{net}, CIFAR-10, fast recipe")
         axes[0, column].set_ylabel("test accuracy, %")
-        axes[1, column].set_ylabel("training loss")
+        axes[1, column].set_ylabel("training loss (log)")
+        axes[1, column].set_yscale("log")
         for axis in axes[:, column]:
             axis.set_xlabel("epoch")
             axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
