@@ -52,7 +52,7 @@ def table_9_column(act: str, seeds: int = 5, batch: int = 128, mode: str = "same
         report = initialise(net, "lsuv", feed.first_batches(), seed, act, mode=mode)
         for name, std in report.weight_std().items():
             found.setdefault(name, []).append(std)
-        deviation = max(deviation, *(abs(row.variance_after - 1) for row in report.rows))
+        deviation = max(deviation, report.largest_deviation)
     return found, deviation
 
 

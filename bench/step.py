@@ -24,13 +24,13 @@ import models
 from bench.machine import write
 from engine.command import run_command
 from engine.data import load
+from engine.feed import Feed, read_clock
 from engine.layers import Conv
 from engine.losses import SoftmaxLoss
 from engine.net import Net
-from engine.optimizers import SGD, RMSProp
+from engine.optimizers import optimizer_of
 from kernels import DeviceError, ops_for
-from kernels.clock import FIRST, LOSS, RATE, STEP
-from kernels.philox import permutation
+from kernels.clock import LOSS
 from lsuv.fillers import fill
 from models.recipes import recipe
 
@@ -67,42 +67,31 @@ def moved(name: str, arguments) -> int:
 class Step:
     """A net, its data and optimizer, and one training step as a call."""
 
-    def __init__(self, ops, name: str, act: str, batch: int, seed: int = 0):
-        model = models.NETS[name]
-        self.ops = ops
-        self.data = load("synthetic", size=model.in_shape)
-        r = recipe(name, act, "lsuv", "fast")
+    def __init__(self, ops, name: str, act: str, batch: int, steps: int):
+        model, r = models.NETS[name], recipe(name, act, "lsuv", "fast")
+        data = load("synthetic", size=model.in_shape)
         self.net = Net(models.build(name, act, 10, r.dropout), SoftmaxLoss(), ops, model.in_shape,
-                       batch, seed)
-        fill(self.net, "ortho", seed, act)
-        self.optimizer = (SGD(self.net, r.momentum, r.decay, r.clip) if r.optimizer == "sgd" else
-                          RMSProp(self.net, r.rho, r.delta, r.decay, r.clip))
-        order = np.concatenate([permutation(seed, e, len(self.data.train.images)) for e in (0, 1)])
-        rows = len(order) // batch
-        self.order = ops.asarray(order[: rows * batch].reshape(rows, batch).astype(np.int32))
-        self.rates = ops.asarray(np.full(rows + 1, 1e-3))
-        self.net.clock[RATE] = 1e-3
-        self.resident = [ops.asarray(a) for a in (
-            self.data.train.images, self.data.train.labels, self.data.train.shift,
-            self.data.train.scale, self.data.mean_image)]
+                       batch)
+        fill(self.net, "ortho", 0, act)
+        self.optimizer = optimizer_of(self.net, r)
+        self.feed = Feed(self.net, data, r.move, r.input_scale)
+        self.rates = self.feed.start(read_clock(self.net), 0, steps, np.full(steps + 1, 1e-3))
 
     def __call__(self) -> float:
-        net, data = self.net, self.data
-        if net.clock[STEP] - net.clock[FIRST] >= len(self.order):
-            net.clock[FIRST] = net.clock[STEP]
-        self.ops.gather(*self.resident, self.order, net.x, net.labels, net.clock, net.seed,
-                        data.pad, 4 if data.pad else 0, data.mirror, 1.0, True)
+        net = self.net
+        self.feed.train_batch()
         net.forward(train=True)
         net.evaluate_loss()
         net.backward()
         self.optimizer.step()
-        self.ops.advance(net.clock, self.rates)
+        net.ops.advance(net.clock, self.rates)
         return float(net.clock[LOSS])
 
 
 def check(ops, net: str, act: str) -> None:
     """AssertionError unless three small steps have the losses that the reference has."""
-    ours, reference = Step(ops, net, act, batch=4), Step(ops_for("numpy"), net, act, batch=4)
+    ours, reference = (Step(device, net, act, batch=4, steps=3) for device in
+                       (ops, ops_for("numpy")))
     for _ in range(3):
         found, wanted = ours(), reference()
         assert abs(found - wanted) < 1e-3, f"loss {found}, the reference has {wanted}"
@@ -122,8 +111,9 @@ def main() -> int:
     batch = options.batch or recipe(options.net, options.act, "lsuv").batch
 
     check(ops, options.net, options.act)
-    step = Step(ops, options.net, options.act, batch)
-    for _ in range(5):
+    warm = 5
+    step = Step(ops, options.net, options.act, batch, warm + options.steps)
+    for _ in range(warm):
         step()
     times = []
     for _ in range(options.steps):
@@ -136,11 +126,11 @@ def main() -> int:
           f"{batch / median:.0f} images/s")
 
     watch = Stopwatch(ops)
-    profiled = Step(watch, options.net, options.act, batch)
+    rounds = max(3, options.steps // 4)
+    profiled = Step(watch, options.net, options.act, batch, 1 + rounds)
     profiled()
     watch.seconds.clear()
     watch.bytes.clear()
-    rounds = max(3, options.steps // 4)
     for _ in range(rounds):
         profiled()
     convolutions = [layer for layer in profiled.net.weighted() if isinstance(layer, Conv)]

@@ -63,3 +63,10 @@ class RMSProp(Optimizer):
 
 
 OPTIMIZERS = {"sgd": SGD, "rmsprop": RMSProp}
+
+
+def optimizer_of(net: Net, s) -> Optimizer:
+    """The optimizer that a run's settings or a recipe name, with their numbers."""
+    if s.optimizer == "sgd":
+        return SGD(net, s.momentum, s.decay, s.clip)
+    return RMSProp(net, s.rho, s.delta, s.decay, s.clip)

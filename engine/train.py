@@ -32,7 +32,7 @@ from engine.errors import RunError
 from engine.feed import Feed, read_clock, zero_sums
 from engine.losses import HEADS
 from engine.net import Net
-from engine.optimizers import SGD, RMSProp
+from engine.optimizers import Optimizer, optimizer_of
 from engine.progress import Progress
 from engine.schedules import rates
 from engine.scoring import need_statistics, score
@@ -49,15 +49,11 @@ KNOWN = Known(nets=NETS, acts=ACTS, inits=INITS, recipes=KINDS, modes=MODES,
               devices=DEVICES, threads=MOST_THREADS, recipe=recipe)
 
 
-def assemble(s: Settings, data, ops) -> tuple[Net, Feed, SGD | RMSProp]:
+def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
     """A net of zero weights on the device, the data set beside it, and the optimizer."""
     layers = build(s.net, s.act, len(data.classes), s.dropout)
     net = Net(layers, HEADS[s.head](), ops, data.in_shape, s.batch, s.seed)
-    if s.optimizer == "sgd":
-        optimizer = SGD(net, s.momentum, s.decay, s.clip)
-    else:
-        optimizer = RMSProp(net, s.rho, s.delta, s.decay, s.clip)
-    return net, Feed(net, data, s.move, s.input_scale), optimizer
+    return net, Feed(net, data, s.move, s.input_scale), optimizer_of(net, s)
 
 
 def first_weights(s: Settings, net: Net, feed: Feed):
