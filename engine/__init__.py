@@ -35,8 +35,8 @@ def load(run, device: str = "auto", threads: int | None = None):
     checkpoint.refuse_others(saved, record["settings"], record["data"])
     data = SimpleNamespace(**saved.data)
     layers = build(settings.net, settings.act, len(data.classes), settings.dropout)
-    net = Net(layers, HEADS[settings.head](), ops_for(device, threads=threads),
-              tuple(data.in_shape), settings.batch, settings.seed)
+    net = Net(layers, HEADS[settings.head](), ops_for(device, threads, settings.precision),
+              tuple(data.in_shape), settings.batch, settings.seed, precision=settings.precision)
     checkpoint.restore(saved, net)
     return Predictor(net, saved.data, saved.tensors["data.mean_image"], settings.input_scale)
 

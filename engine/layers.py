@@ -117,17 +117,21 @@ class Maxout(Layer):
     """The largest of P pieces: (..., P*C) -> (..., C). Goodfellow et al. 2013.
 
     Keeps which piece won (a byte), not its input. The bias gradient stays with the convolution's
-    filter pass, which has the data in cache.
+    filter pass, which has the data in cache. With `pool`, the max pooling of MaxPool(pool, stride)
+    that follows is done in the same pass.
     """
 
-    def __init__(self, pieces: int = 2, name: str | None = None):
-        self.pieces, self.name = pieces, name
+    def __init__(self, pieces: int = 2, pool: int | None = None, stride: int | None = None,
+                 name: str | None = None):
+        self.pieces, self.pool, self.stride, self.name = pieces, pool, stride or pool, name
 
     def setup(self, plan, in_shape):
         *space, channels = in_shape
         if channels % self.pieces:
             raise InputError(f"{plan.name}: {channels} channels do not split into "
                              f"{self.pieces} pieces")
+        if self.pool:
+            space = pooled(plan.name, space, self.pool, self.stride)
         self.ops, out_shape = plan.ops, (*space, channels // self.pieces)
         self.y = plan.buffer(out_shape)
         self.which = plan.buffer(out_shape, np.uint8)
@@ -135,13 +139,27 @@ class Maxout(Layer):
         return out_shape
 
     def forward(self, x, train):
-        self.ops.maxout_forward(x, self.y, self.which, self.pieces)
+        if self.pool:
+            self.ops.maxout_pool_forward(x, self.y, self.which, self.pieces, self.pool, self.stride)
+        else:
+            self.ops.maxout_forward(x, self.y, self.which, self.pieces)
         return self.y
 
     def backward(self, dy):
-        if self.dx is not None:
+        if self.dx is not None and self.pool:
+            self.ops.maxout_pool_backward(dy, self.which, self.dx, self.pieces, self.pool,
+                                          self.stride)
+        elif self.dx is not None:
             self.ops.maxout_backward(dy, self.which, self.dx, self.pieces)
         return self.dx
+
+
+def pooled(name: str, space, size: int, stride: int) -> tuple[int, int]:
+    """Caffe's output size of a pooling of (H, W): the ceiling. InputError if no window fits."""
+    H, W = space
+    if min(H, W) < size:
+        raise InputError(f"{name}: a {H}x{W} input is smaller than the {size}x{size} window")
+    return tuple(-(-(n - size) // stride) + 1 for n in (H, W))
 
 
 class Elementwise(Layer):
@@ -222,10 +240,7 @@ class MaxPool(Layer):
 
     def setup(self, plan, in_shape):
         H, W, C = in_shape
-        if min(H, W) < self.size:
-            raise InputError(f"{plan.name}: a {H}x{W} input is smaller than the "
-                             f"{self.size}x{self.size} window")
-        Ho, Wo = (-(-(n - self.size) // self.stride) + 1 for n in (H, W))
+        Ho, Wo = pooled(plan.name, (H, W), self.size, self.stride)
         self.ops = plan.ops
         self.y = plan.buffer((Ho, Wo, C))
         self.which = plan.buffer((Ho, Wo, C), np.uint8)

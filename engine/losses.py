@@ -14,7 +14,9 @@ class SoftmaxLoss(Layer):
 
     def setup(self, plan, in_shape):
         self.ops, self.clock = plan.ops, plan.clock
-        self.prob, self.dscores = plan.buffer(in_shape), plan.buffer(in_shape)
+        # Rounded to bf16, the probability of a class well learnt would be 1, and its gradient 0.
+        self.prob = plan.buffer(in_shape, plan.precise)
+        self.dscores = plan.buffer(in_shape)
         return in_shape
 
     def forward(self, scores, labels):

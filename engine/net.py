@@ -11,7 +11,7 @@ Read next: engine/losses.py, then engine/train.py.
 import numpy as np
 
 from engine.containers import Chain
-from engine.errors import InputError
+from engine.errors import InputError, choose
 from engine.layers import Layer
 from engine.plan import Arenas, Lane, Param, Plan, Shared
 from kernels.clock import new_clock
@@ -20,19 +20,28 @@ from kernels.clock import new_clock
 class Net:
     """Layers, loss, arenas. Shapes: in_shape (H, W, C); scores (N, classes).
 
-    `seed` keys the dropout masks. `dtype` is float32, or float64 on the `numpy` device for gradient
-    checks. Raises InputError where shapes do not fit.
+    `seed` keys the dropout masks. `dtype`, of the parameters, is float32, or float64 on the `numpy`
+    device for gradient checks. `precision` "bf16" makes activations and gradients bfloat16; with
+    "fp32" they have the parameters' dtype. Raises InputError where shapes do not fit.
     """
 
     def __init__(self, layers: list[Layer], loss, ops, in_shape: tuple[int, ...], batch: int,
-                 seed: int = 0, dtype=np.float32):
+                 seed: int = 0, dtype=np.float32, precision: str = "fp32"):
         self.chain, self.loss, self.ops = Chain(layers, name="net"), loss, ops
         self.in_shape, self.seed, self.dtype = tuple(in_shape), seed, dtype
+        narrow = ops.precisions[choose("precision", precision, ops.precisions)]
+        self.precision, self.activation_dtype = precision, narrow or dtype
         self.clock = ops.asarray(new_clock())
-        self.arenas = Arenas(ops, dtype)
-        shared = self._setup(batch, Shared(ops, batch, dtype, seed, self.clock, self.arenas))
+        self.arenas = self._arenas()
+        shared = self._setup(batch, self._shared(batch, self.arenas))
         self.arenas.lay_out()
         self._bind(batch, shared)
+
+    def _arenas(self) -> Arenas:
+        return Arenas(self.ops, self.dtype, self.activation_dtype)
+
+    def _shared(self, batch: int, arenas: Arenas, **more) -> Shared:
+        return Shared(self.ops, batch, self.activation_dtype, self.seed, self.clock, arenas, **more)
 
     def _setup(self, batch: int, shared: Shared) -> Shared:
         plan = Plan(shared, self.chain, "net", Lane(0))
@@ -43,21 +52,18 @@ class Net:
         return shared
 
     def _bind(self, batch: int, declared: Shared) -> None:
-        memory = {slot: self.ops.empty((size,), self.dtype)
+        memory = {slot: self.ops.empty((size,), self.activation_dtype)
                   for slot, size in declared.slots.items()}
-        self._setup(batch, Shared(self.ops, batch, self.dtype, self.seed, self.clock, self.arenas,
-                                  binding=True, memory=memory))
+        self._setup(batch, self._shared(batch, self.arenas, binding=True, memory=memory))
         self.batch = batch
-        self.x = self.ops.zeros((batch, *self.in_shape), self.dtype)
+        self.x = self.ops.zeros((batch, *self.in_shape), self.activation_dtype)
         self.labels = self.ops.zeros((batch,), np.int32)
 
     def resize(self, batch: int) -> None:
         """New buffers for another batch size; weights, states and clock stay. Contents of the old
         buffers are gone."""
         if batch != self.batch:
-            declared = Shared(self.ops, batch, self.dtype, self.seed, self.clock,
-                              Arenas(self.ops, self.dtype))
-            self._bind(batch, self._setup(batch, declared))
+            self._bind(batch, self._setup(batch, self._shared(batch, self._arenas())))
 
     def forward(self, train: bool, before=None):
         """Scores of the images in `self.x`, (N, classes); STOP if the visitor `before` said so."""

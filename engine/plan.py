@@ -8,7 +8,8 @@ author writes it once, and a new batch size is the second run with other buffers
 * Parameters live in one arena, their gradients in another of the same layout, so that an update is
   one launch. Tensors with equal multipliers stand together (a segment); each begins on a multiple
   of 256 bytes and the padding is zero, in weights and gradients alike, so norms may run across it.
-* Activations have a buffer each: backward wants them.
+* Activations have a buffer each: backward wants them. With precision bf16 they, their gradients
+  and the gradient arena are bfloat16; parameters, optimizer state and statistics stay float32.
 * Gradients of activations reuse two slots a lane: every second layer writes its `dx` into the one
   and reads its `dy` in the other. A container that needs `dy` twice (Residual) gives what it
   contains a lane of its own, so `dy` stays. It follows that a layer always writes its own `dx` and
@@ -41,8 +42,8 @@ class Param:
 class Arenas:
     """Parameters and their gradients in two flat arrays, states (running statistics) beside."""
 
-    def __init__(self, ops, dtype):
-        self.ops, self.dtype = ops, dtype
+    def __init__(self, ops, dtype, gradient_dtype):
+        self.ops, self.dtype, self.gradient_dtype = ops, dtype, gradient_dtype
         self.params: dict[str, Param] = {}
         self.state_shapes: dict[str, tuple[int, ...]] = {}
         self.states: dict[str, np.ndarray] = {}
@@ -61,7 +62,7 @@ class Arenas:
             segments.append((start, end, *kind))
         self.segments = np.array(segments, np.float64).reshape(-1, 4)  # start, stop, rate, decay
         self.weights = self.ops.zeros((end,), self.dtype)
-        self.gradients = self.ops.zeros((end,), self.dtype)
+        self.gradients = self.ops.zeros((end,), self.gradient_dtype)
         for p in self.params.values():
             p.value = self.view(self.weights, p.name, places)
             p.gradient = self.view(self.gradients, p.name, places)
@@ -89,7 +90,7 @@ class Shared:
 
     ops: object
     batch: int
-    dtype: type
+    dtype: type  # of activations and their gradients; parameters and statistics have the arenas'
     seed: int
     clock: object
     arenas: Arenas
@@ -110,6 +111,7 @@ class Plan:
         self.slot = lane.level, lane.layers % 2
         self.ops, self.batch, self.clock = shared.ops, shared.batch, shared.clock
         self.seed = shared.seed
+        self.precise = shared.arenas.dtype  # of parameters, statistics and probabilities
 
     @property
     def input_gradient(self) -> bool:
@@ -143,8 +145,8 @@ class Plan:
         return self.ops.empty((self.batch, *shape), dtype or self.shared.dtype)
 
     def fixed(self, shape: tuple[int, ...]):
-        """Like `buffer`, for what does not grow with the batch."""
-        return self.ops.empty(shape, self.shared.dtype) if self.shared.binding else None
+        """Like `buffer`, for statistics, which do not grow with the batch and are never rounded."""
+        return self.ops.empty(shape, self.precise) if self.shared.binding else None
 
     def gradient(self, shape: tuple[int, ...]):
         """(N, *shape) for the layer's `dx`, valid until the layer before has used it; None where

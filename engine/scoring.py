@@ -58,7 +58,7 @@ def _score(net, feed: Feed, clock: np.ndarray, stop: Callable[[], bool]) -> Scor
         feed.test.batch(rows)
         scores = net.forward(train=False)
         net.evaluate_loss()
-        scores = net.ops.tohost(scores)[: len(rows)]
+        scores = net.ops.tohost(scores)[: len(rows)].astype(net.dtype)
         good = np.isfinite(scores).all(axis=1)
         np.add.at(confusion, (feed.data.test.labels[rows][good], scores[good].argmax(axis=1)), 1)
     after = read_clock(net)

@@ -143,7 +143,8 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> None:
         f"short ones (default: {DEFAULTS['recipe']})")
     add("--device", metavar="NAME", help=f"{one_of(known.devices)} (default: auto)")
     add("--threads", metavar="N", type=int, help="CPU threads (default: all)")
-    add("--precision", metavar="P", help="fp32 (the one that cpu and numpy compute in)")
+    add("--precision", metavar="P", help="fp32 | bf16: activations and gradients in bfloat16, "
+        "weights in float32 (default: fp32)")
     add("--seed", metavar="N", type=int, help="of every random number (default: 0)")
 
 
@@ -196,9 +197,6 @@ def check_values(given: dict, known: Known) -> None:
                         ("lsuv_mode", known.modes), ("precision", ("fp32", "tf32", "bf16"))):
         if name in given:
             choose(option(name), given[name], names)
-    if given.get("precision", "fp32") != "fp32":
-        raise InputError(f"--precision {given['precision']}: devices cpu and numpy compute in "
-                         "fp32; leave the option out")
     for name, wanted, fits in (
             ("epochs", "0 or more", lambda v: v >= 0), ("batch", "1 or more", lambda v: v >= 1),
             ("lr", "above 0", lambda v: v > 0), ("momentum", "in [0, 1)", lambda v: 0 <= v < 1),

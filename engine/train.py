@@ -52,7 +52,7 @@ KNOWN = Known(nets=NETS, acts=ACTS, inits=INITS, recipes=KINDS, modes=MODES,
 def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
     """A net of zero weights on the device, the data set beside it, and the optimizer."""
     layers = build(s.net, s.act, len(data.classes), s.dropout)
-    net = Net(layers, HEADS[s.head](), ops, data.in_shape, s.batch, s.seed)
+    net = Net(layers, HEADS[s.head](), ops, data.in_shape, s.batch, s.seed, precision=s.precision)
     return net, Feed(net, data, s.move, s.input_scale), optimizer_of(net, s)
 
 
@@ -302,7 +302,7 @@ def resume(args) -> None:
         say(f"{folder} is complete; to train longer start a new run with more --epochs")
         say(last_line(record["result"]))
         return
-    ops = ops_for(s.device, threads=s.threads)
+    ops = ops_for(s.device, s.threads, s.precision)
     s = replace(s, threads=ops.threads)
     data = load_data(s.data, s.data_dir, s.limit, size=NETS[s.net].in_shape, report=mutter)
     origins = {**record["origins"], **dict.fromkeys(changed, "command line")}
@@ -320,7 +320,7 @@ def main(argv: list[str] | None = None) -> int:
         options.check_resume(args)
         resume(args)
         return 0
-    ops = ops_for(args.device or "auto", threads=args.threads)
+    ops = ops_for(args.device or "auto", args.threads, args.precision or "fp32")
     model = NETS[args.net or options.DEFAULTS["net"]]
     if args.summary:
         say(summary(args, model, ops))

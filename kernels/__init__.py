@@ -19,9 +19,9 @@ class DeviceError(ValueError):
     """A device that doesn't exist or can't be used on this machine; one line with the remedy."""
 
 
-def ops_for(name: str = "auto", threads: int | None = None):
+def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp32"):
     """The operations of device `name`, with `threads` CPU threads (None: the count stands, which is
-    OpenMP's own until one is asked for).
+    OpenMP's own until one is asked for). It must be able to compute in `precision`.
 
     `ops.why` is one line for the user: which device this is, and why. Nothing of a device is
     imported before it is asked for. Raises DeviceError.
@@ -33,6 +33,15 @@ def ops_for(name: str = "auto", threads: int | None = None):
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise DeviceError(f"threads {threads} is not a number of CPU threads in "
                           f"1 .. {MOST_THREADS}")
+    ops = _ops_for(name, threads)
+    if precision not in ops.precisions:
+        remedy = "use fp32" if ops.name == "numpy" else "use fp32, or device numpy"
+        raise DeviceError(f"precision {precision}: device {ops.name} computes in "
+                          f"{', '.join(ops.precisions)} ({ops.description}); {remedy}")
+    return ops
+
+
+def _ops_for(name: str, threads: int | None):
     if name == "cuda":
         raise DeviceError("device cuda: this build has no CUDA device; use cpu, numpy or auto")
     if name == "numpy":

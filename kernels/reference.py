@@ -13,16 +13,22 @@ hold for all of them:
 * `clock` is the small array of kernels/clock.py.
 
 The methods here work in any float dtype, taken from their arrays; gradient checks run in float64.
-Loops run over taps of a window, pieces, segments or images, never over elements.
+Activations, their gradients and those of the parameters may be bfloat16 (`--precision bf16`) beside
+float32 parameters, statistics and clock: then an operation computes in float32 and rounds each of
+its results once (`rounds`). Loops run over taps of a window, pieces, segments or images, never over
+elements.
 
 Read next: kernels/orthonormal.py, the one operation with a file of its own.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 
 import numpy as np
+from ml_dtypes import bfloat16
 from numpy.lib.stride_tricks import sliding_window_view
 
 from kernels import philox
@@ -36,12 +42,46 @@ TILE = 1 << 16                      # elements of a tile of `variance`: in float
 FARTHEST = 1 << 20                  # the widest stride and padding of a convolution
 
 
+def rounds(*results: str):
+    """Lets an operation, whose arrays are of one float dtype, take bfloat16 arrays beside float32.
+
+    Those are widened to float32, it runs, and the arrays named in `results` are rounded back, each
+    once. `W`, the float32 weights of a product, is rounded to bfloat16 beforehand: both operands
+    of a product are bfloat16, and the sum is not.
+    """
+    def wrap(operation):
+        names = list(inspect.signature(operation).parameters)[1:]
+
+        @functools.wraps(operation)
+        def rounded(self, *values, **named):
+            named.update(zip(names, values))
+            narrow = {name: value for name, value in named.items() if _is_bfloat16(value)}
+            if not narrow:
+                return operation(self, **named)
+            if "W" in named:
+                named["W"] = named["W"].astype(bfloat16).astype(np.float32)
+            named |= {name: value.astype(np.float32) for name, value in narrow.items()}
+            found = operation(self, **named)
+            for name in narrow.keys() & set(results):
+                narrow[name][...] = named[name]
+            return found
+
+        return rounded
+    return wrap
+
+
+def _is_bfloat16(value) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == bfloat16
+
+
 class NumpyOps:
     """Every operation, on NumPy arrays."""
 
     name = "numpy"
     why = ""                        # one line on why this device was chosen, set by ops_for
     threads: int | None = None      # CPU threads of the kernels; None where a library chooses them
+    # What it computes in, and the dtype of activations and gradients (None: the parameters').
+    precisions = {"fp32": None, "bf16": bfloat16}
 
     @property
     def description(self) -> str:
@@ -74,6 +114,7 @@ class NumpyOps:
 
     # -- convolution ------------------------------------------------------------------------------
 
+    @rounds("y")
     def conv_forward(self, x, W, b, y, stride, pad, groups):
         """y[n,i,j,k] = b[k] + sum over r,s,c of x[n, i*stride+r-pad, j*stride+s-pad, c] W[k,r,s,c].
 
@@ -91,6 +132,7 @@ class NumpyOps:
                 y[part][..., outputs] = product.reshape(*y[part].shape[:3], -1)
         y += b
 
+    @rounds("dx")
     def conv_backward_data(self, dy, W, dx, stride, pad, groups):
         """dx (N,H,W,C) from dy (N,Ho,Wo,K) and W (K,R,S,C/groups): each tap adds where it read."""
         _check_conv("conv_backward_data", dx, W, dy, stride, pad, groups)
@@ -108,6 +150,7 @@ class NumpyOps:
                     padded[:, rows, cols, inputs] += columns[:, :, :, r, s]
             dx[part] = padded[:, pad:pad + H, pad:pad + width]
 
+    @rounds("dW", "db")
     def conv_backward_filter(self, x, dy, dW, db, stride, pad, groups):
         """dW (K,R,S,C/groups) and db (K,) from x (N,H,W,C) and dy (N,Ho,Wo,K)."""
         _check_conv("conv_backward_filter", x, dW, dy, stride, pad, groups)
@@ -123,17 +166,20 @@ class NumpyOps:
 
     # -- fully connected --------------------------------------------------------------------------
 
+    @rounds("y")
     def linear_forward(self, x, W, b, y):
         """y = x W' + b.  x (N,F)  W (K,F)  b (K,)  y (N,K)."""
         _check_linear("linear_forward", x, W, y)
         np.matmul(x, W.T, out=y)
         y += b
 
+    @rounds("dx")
     def linear_backward_data(self, dy, W, dx):
         """dx = dy W.  dy (N,K)  W (K,F)  dx (N,F)."""
         _check_linear("linear_backward_data", dx, W, dy)
         np.matmul(dy, W, out=dx)
 
+    @rounds("dW", "db")
     def linear_backward_filter(self, x, dy, dW, db):
         """dW = dy' x and db = the column sums of dy.  x (N,F)  dy (N,K)  dW (K,F)  db (K,)."""
         _check_linear("linear_backward_filter", x, dW, dy)
@@ -142,6 +188,7 @@ class NumpyOps:
 
     # -- maxout and pooling -----------------------------------------------------------------------
 
+    @rounds("y")
     def maxout_forward(self, x, y, which, pieces):
         """y = the largest of the pieces, which = its number.  x (...,P*C)  y, which (...,C).
 
@@ -158,6 +205,7 @@ class NumpyOps:
             np.copyto(y, piece, where=larger)
             np.copyto(which, np.uint8(p), where=larger)
 
+    @rounds("dx")
     def maxout_backward(self, dy, which, dx, pieces):
         """The piece that won receives dy, the others 0.  dy, which (...,C)  dx (...,P*C)."""
         _check_maxout("maxout_backward", dx, dy, pieces)
@@ -165,6 +213,7 @@ class NumpyOps:
         for p in range(pieces):
             dx[..., p * C:(p + 1) * C] = np.where(which == p, dy, 0)
 
+    @rounds("y")
     def maxpool_forward(self, x, y, which, size, stride):
         """The largest of each size x size window.  x (N,H,W,C)  y, which (N,Ho,Wo,C), uint8.
 
@@ -184,6 +233,7 @@ class NumpyOps:
             np.copyto(y[:, :ho, :wo], value, where=larger)
             np.copyto(which[:, :ho, :wo], np.uint8(r * size + s), where=larger)
 
+    @rounds("dx")
     def maxpool_backward(self, dy, which, dx, size, stride):
         """Each dy is added where its window was won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,C)."""
         _check_pool("maxpool_backward", dx, dy, size, stride)
@@ -195,34 +245,73 @@ class NumpyOps:
             won = which[:, :ho, :wo] == r * size + s
             dx[:, _tap(r, ho, stride), _tap(s, wo, stride)] += np.where(won, dy[:, :ho, :wo], 0)
 
+    @rounds("y")
+    def maxout_pool_forward(self, x, y, which, pieces, size, stride):
+        """Max pooling of a maxout, in one: maxout_forward, then maxpool_forward.
+
+        x (N,H,W,P*C)  y, which (N,Ho,Wo,C). which = place * P + piece, place as in maxpool_forward:
+        a byte, so P * size^2 <= 256.
+        """
+        _check_maxout_pool("maxout_pool_forward", x, y, pieces, size, stride)
+        _, H, width, _ = x.shape
+        _, Ho, Wo, C = y.shape
+        y[...] = x[:, _tap(0, Ho, stride), _tap(0, Wo, stride), :C]
+        which[...] = 0
+        for r, s, p in np.ndindex(size, size, pieces):
+            ho, wo = _inside(r, H, Ho, stride), _inside(s, width, Wo, stride)
+            value = x[:, _tap(r, ho, stride), _tap(s, wo, stride), p * C:(p + 1) * C]
+            larger = _beats(value, y[:, :ho, :wo])
+            np.copyto(y[:, :ho, :wo], value, where=larger)
+            np.copyto(which[:, :ho, :wo], np.uint8((r * size + s) * pieces + p), where=larger)
+
+    @rounds("dx")
+    def maxout_pool_backward(self, dy, which, dx, pieces, size, stride):
+        """Each dy is added to the piece and place that won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,P*C).
+        """
+        _check_maxout_pool("maxout_pool_backward", dx, dy, pieces, size, stride)
+        _, H, width, _ = dx.shape
+        _, Ho, Wo, C = dy.shape
+        dx[...] = 0
+        for r, s, p in np.ndindex(size, size, pieces):
+            ho, wo = _inside(r, H, Ho, stride), _inside(s, width, Wo, stride)
+            won = which[:, :ho, :wo] == (r * size + s) * pieces + p
+            part = dx[:, _tap(r, ho, stride), _tap(s, wo, stride), p * C:(p + 1) * C]
+            part += np.where(won, dy[:, :ho, :wo], 0)
+
     # -- activations ------------------------------------------------------------------------------
 
+    @rounds("y")
     def leaky_forward(self, x, y, slope):
         """y = x where x > 0, else slope * x. ReLU has slope 0, the paper's VLReLU 0.333."""
         _check("leaky_forward", y, x.shape)
         y[...] = np.where(x > 0, x, slope * x)
 
+    @rounds("dx")
     def leaky_backward(self, dy, y, dx, slope):
         """dx = dy where y > 0, else slope * dy: the sign of y is that of x, as slope >= 0."""
         _check("leaky_backward", dx, y.shape)
         dx[...] = np.where(y > 0, dy, slope * dy)
 
+    @rounds("y")
     def tanh_forward(self, x, y):
         """y = tanh(x)."""
         _check("tanh_forward", y, x.shape)
         np.tanh(x, out=y)
 
+    @rounds("dx")
     def tanh_backward(self, dy, y, dx):
         """dx = dy * (1 - y^2)."""
         _check("tanh_backward", dx, y.shape)
         np.multiply(dy, 1 - y * y, out=dx)
 
+    @rounds("y")
     def sigmoid_forward(self, x, y):
         """y = 1 / (1 + exp(-x)), written with exp(-|x|), which can't overflow."""
         _check("sigmoid_forward", y, x.shape)
         small = np.exp(-np.abs(x))
         np.divide(np.where(x >= 0, 1, small), 1 + small, out=y)
 
+    @rounds("dx")
     def sigmoid_backward(self, dy, y, dx):
         """dx = dy * y * (1 - y)."""
         _check("sigmoid_backward", dx, y.shape)
@@ -230,6 +319,7 @@ class NumpyOps:
 
     # -- dropout and sum --------------------------------------------------------------------------
 
+    @rounds("y")
     def dropout_forward(self, x, y, drop, seed, layer, clock):
         """Inverted dropout: an element is dropped with probability `drop`, the kept are scaled by
         1 / (1 - drop), so that evaluation needs no scaling.
@@ -245,6 +335,7 @@ class NumpyOps:
         """The same mask, computed again from the same counters, applied to dy."""
         self.dropout_forward(dy, dx, drop, seed, layer, clock)
 
+    @rounds("y")
     def add(self, a, b, y):
         """y = a + b: the sum of a residual connection, and of the gradients of a fork."""
         _check("add", y, a.shape)
@@ -252,6 +343,7 @@ class NumpyOps:
 
     # -- batch normalisation ----------------------------------------------------------------------
 
+    @rounds("y")
     def batchnorm_forward(self, x, y, mean, rstd, eps):
         """y = (x - mean) * rstd with the statistics of this batch, per channel (last axis).
 
@@ -265,6 +357,7 @@ class NumpyOps:
         rstd[...] = 1 / np.sqrt(_channel_sums(y * y) / count + eps)
         y *= rstd
 
+    @rounds("dx")
     def batchnorm_backward(self, dy, y, rstd, dx):
         """dx = rstd * (dy - mean(dy) - y * mean(dy * y)), means per channel."""
         _check("batchnorm_backward", dx, y.shape)
@@ -288,6 +381,7 @@ class NumpyOps:
             running *= fraction
             running += value
 
+    @rounds("y")
     def batchnorm_inference(self, x, y, running_mean, running_var, weight, eps):
         """y = (x - mean) / sqrt(variance + eps) with the running sums divided by weight (1,)."""
         _check("batchnorm_inference", y, x.shape)
@@ -299,12 +393,14 @@ class NumpyOps:
 
     # -- losses -----------------------------------------------------------------------------------
 
+    @rounds()
     def softmax(self, scores, prob):
         """prob[n] = exp(scores[n]) / its sum, both (N,K)."""
         _check("softmax", prob, scores.shape)
         np.exp(scores - scores.max(axis=1, keepdims=True), out=prob)
         prob /= prob.sum(axis=1, keepdims=True)
 
+    @rounds()
     def softmax_loss_forward(self, scores, labels, prob, clock):
         """The loss -log prob[n, label] averaged over the images with a label.
 
@@ -320,6 +416,7 @@ class NumpyOps:
         losses = np.log(np.exp(shifted).sum(axis=1)) - truth[:, 0]
         _record(scores, labels, losses, clock)
 
+    @rounds("dscores")
     def softmax_loss_backward(self, prob, labels, dscores):
         """dscores = (prob - onehot(label)) / the number of images with a label; 0 in padding rows.
         """
@@ -329,6 +426,7 @@ class NumpyOps:
         count = max(_seen(labels), 1)
         dscores[...] = np.where(labels[:, None] >= 0, (prob - onehot) / count, 0)
 
+    @rounds()
     def hinge_loss_forward(self, scores, labels, prob, clock):
         """Caffe's L1 hinge, one class against all: the sum over k of max(0, 1 - t s[n,k]).
 
@@ -340,6 +438,7 @@ class NumpyOps:
         prob[...] = np.maximum(0, 1 - _targets(labels, scores) * scores)
         _record(scores, labels, prob.sum(axis=1), clock)
 
+    @rounds("dscores")
     def hinge_loss_backward(self, scores, labels, dscores):
         """dscores = -t / the number of images with a label where 1 - t s > 0, else 0; 0 in padding
         rows."""
@@ -389,6 +488,7 @@ class NumpyOps:
 
     # -- data -------------------------------------------------------------------------------------
 
+    @rounds("x")
     def gather(self, images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
                mirror, input_scale, augment):
         """The next batch of a resident data set: cropped, mirrored and normalised.
@@ -437,6 +537,7 @@ class NumpyOps:
 
     # -- optimisation -----------------------------------------------------------------------------
 
+    @rounds()
     def clip(self, g, limit, clock):
         """Measure the whole gradient: clock[NORM] = |g|, clock[CLIP] = min(1, limit / |g|).
 
@@ -449,6 +550,7 @@ class NumpyOps:
         if not math.isfinite(norm):
             clock[FINITE] = 0.0
 
+    @rounds()
     def sgd_step(self, w, g, v, segments, clock, momentum, decay):
         """Caffe's SGD: v = momentum * v + rate * g', w = w - v, with g' = CLIP * g + decay * w.
 
@@ -460,6 +562,7 @@ class NumpyOps:
             v[part] = momentum * v[part] + rate * step
             w[part] -= v[part]
 
+    @rounds()
     def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):
         """Caffe's RMSProp: s = rho * s + (1-rho) * g'^2, w = w - rate * g' / (sqrt(s) + delta)."""
         for part, rate, step in _updates(w, g, segments, clock, decay):
@@ -540,6 +643,14 @@ def _check_pool(op, x, y, size, stride) -> None:
     if size > H or size > width:
         raise ValueError(f"{op}: a window of {size} does not fit into {H} x {width}")
     _check(op, y, (N, -(-(H - size) // stride) + 1, -(-(width - size) // stride) + 1, C))
+
+
+def _check_maxout_pool(op, x, y, pieces, size, stride) -> None:
+    if not 1 <= pieces * size * size <= 256 or x.shape[-1] % pieces:
+        raise ValueError(f"{op}: {x.shape[-1]} channels, {pieces} pieces, a window of {size} x "
+                         f"{size}: the pieces must divide the channels, and a byte must hold the "
+                         "winner's number")
+    _check_pool(op, x[..., :x.shape[-1] // pieces], y, size, stride)
 
 
 def _check_labels(op, labels, scores) -> None:

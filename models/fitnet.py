@@ -36,13 +36,13 @@ def fitnet(groups: tuple[tuple[int, ...], ...], act: str, classes: int, dropout:
     for g, widths in enumerate(groups, 1):
         for c, width in enumerate(widths, 1):
             conv, phi = unit(Conv, width, act, f"conv{g}{c}", norm)
-            if residual and c % 2 == 0 and act == "maxout":
-                net += [Residual(conv + phi)]
-            elif residual and c % 2 == 0:
-                net += [Residual(conv), *phi]
-            else:
-                net += conv + phi
-        net += [MaxPool(2 if g < len(groups) else size), *drop(0.2, dropout)]
+            if residual and c % 2 == 0:
+                conv, phi = ([Residual(conv + phi)], []) if act == "maxout" else (
+                    [Residual(conv)], phi)
+            if c == len(widths):
+                phi = pooled(phi, 2 if g < len(groups) else size)
+            net += conv + phi
+        net += drop(0.2, dropout)
         size //= 2
     conv, phi = unit(Linear, 500, act, "ip1", norm)
     return [*net, *conv, *phi, *drop(0.2, dropout), Linear(classes, name="clf")]
@@ -59,6 +59,14 @@ def unit(kind: type, width: int, act: str, name: str,
     before = [BatchNorm(name=f"bn_{name}")] if norm == "before" else []
     after = [BatchNorm(name=f"bn_{name}")] if norm == "after" else []
     return [linear, *before], [phi, *after]
+
+
+def pooled(phi: list[Layer], size: int, stride: int | None = None) -> list[Layer]:
+    """An activation and the max pooling behind it. A maxout does both in one pass, which spares
+    writing and reading what lies between them (bench.kernels: maxout_pool_forward)."""
+    if phi and isinstance(phi[-1], Maxout):
+        return [*phi[:-1], Maxout(phi[-1].pieces, size, stride)]
+    return [*phi, MaxPool(size, stride)]
 
 
 def drop(probability: float, dropout: bool) -> list[Layer]:
@@ -95,11 +103,9 @@ def fitnet_mnist(act: str, classes: int, dropout: bool = True) -> list[Layer]:
 
     Biases are decayed here, as in the authors' file (it names no decay multiplier for them)."""
     net: list[Layer] = []
-    groups = (16, MaxPool(4, 2)), (16, MaxPool(4, 2)), (12, MaxPool(2))
-    for g, (width, pool) in enumerate(groups, 1):
+    for g, (width, size) in enumerate(((16, 4), (16, 4), (12, 2)), 1):
         for c in (1, 2):
             conv, phi = unit(Conv, width, act, f"conv{g}{c}", None)
             conv[0].bias_decay = 1.0
-            net += conv + phi
-        net.append(pool)
+            net += conv + (phi if c == 1 else pooled(phi, size, 2))
     return [*net, *drop(0.3, dropout), Linear(classes, name="clf", bias_decay=1.0)]

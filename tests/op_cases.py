@@ -8,6 +8,8 @@ Read next: tests/test_ops.py.
 import inspect
 
 import numpy as np
+from ml_dtypes import bfloat16
+
 from kernels.clock import CLIP, FINITE, FIRST, RATE, SIZE, STEP, new_clock
 from kernels.reference import NumpyOps
 
@@ -17,6 +19,8 @@ HELPERS = {"empty", "zeros", "asarray", "tohost", "synchronize"}  # tests/test_r
 OPERATIONS = [name for name, _ in inspect.getmembers(NumpyOps, inspect.isfunction)
               if not name.startswith("_") and name not in HELPERS]
 WIDE = {"clock", "segments", "rates"}  # float64 on every device
+# Bfloat16 where precision is bf16; `b` is one as an operand of `add`, not as a bias.
+NARROW = {"x", "y", "dx", "dy", "dW", "db", "g", "a", "scores", "dscores"}
 SEED = 2 ** 63 + 5
 
 
@@ -103,6 +107,18 @@ for N, H, W, C, size, stride in [
         CASES["maxpool_forward"].append((x, Out(*pooled), which(*pooled), size, stride))
         CASES["maxpool_backward"].append((randn(*pooled), won, Out(N, H, W, C), size, stride))
 
+for N, H, W, C, P, size, stride in [
+    (7, 9, 11, 5, 2, 2, 2), (7, 9, 11, 5, 3, 3, 2), (3, 13, 13, 16, 2, 4, 2), (3, 8, 8, 35, 2, 8, 8),
+    (1, 1, 1, 1, 1, 1, 1), (2, 7, 9, 3, 5, 7, 3), (0, 4, 4, 2, 2, 2, 2), (5, 32, 32, 33, 2, 2, 2),
+]:
+    pooled = (N, -(-(H - size) // stride) + 1, -(-(W - size) // stride) + 1, C)
+    for fill in (shuffled, ties):
+        x, y, won = fill(N, H, W, P * C), np.zeros(pooled, np.float32), np.zeros(pooled, np.uint8)
+        REFERENCE.maxout_pool_forward(x, y, won, P, size, stride)
+        options = (P, size, stride)
+        CASES["maxout_pool_forward"].append((x, Out(*pooled), which(*pooled), *options))
+        CASES["maxout_pool_backward"].append((randn(*pooled), won, Out(*x.shape), *options))
+
 for shape in [(7, 9, 11, 5), (1, 1), (0, 3), (67,), (5, 64, 211)]:
     x, dy, y = 3 * randn(*shape), randn(*shape)[::-1].copy(), randn(*shape)
     for slope in (0.0, 0.333):
@@ -176,7 +192,8 @@ def off_alignment(values):
 
 
 def arguments(name, number, dtype):
-    """{argument: value} of a case, new arrays, float arrays in `dtype`."""
+    """{argument: value} of a case, new arrays, float arrays in `dtype`; with dtype bfloat16 those
+    that NARROW names, the others float32."""
     result = {}
     for key, value in zip(list(inspect.signature(getattr(NumpyOps, name)).parameters)[1:],
                           CASES[name][number], strict=True):
@@ -184,8 +201,10 @@ def arguments(name, number, dtype):
             fill = np.nan if value.dtype == np.float32 else 251
             value = np.full(value.shape, fill, value.dtype)
         if isinstance(value, np.ndarray):
-            floating = value.dtype.kind == "f" and key not in WIDE
-            value = off_alignment(value.astype(dtype) if floating else value)
+            if value.dtype.kind == "f" and key not in WIDE:
+                narrow = key in NARROW or (name, key) == ("add", "b")
+                value = value.astype(np.float32 if dtype == bfloat16 and not narrow else dtype)
+            value = off_alignment(value)
         result[key] = value
     return result
 

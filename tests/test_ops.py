@@ -20,6 +20,7 @@ import sys
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 
 from conftest import DEVICES, assert_close
 from kernels import DeviceError, ops_for
@@ -28,6 +29,8 @@ from op_cases import CASES, HELPERS, OPERATIONS, REFERENCE, arguments, clock, ru
 
 DEVICE = next((ops for ops in DEVICES if ops.name == "cpu"), None)
 needs_cpu = pytest.mark.skipif(DEVICE is None, reason="device cpu does not work on this machine")
+needs_bf16 = pytest.mark.skipif(DEVICE is not None and "bf16" not in DEVICE.precisions,
+                                reason="this processor has no bf16 convolutions")
 
 EVERY = [(name, number) for name in OPERATIONS for number in range(len(CASES[name]))]
 NATIVE = [name for name in OPERATIONS if name != "orthonormal"]  # which is inherited
@@ -80,6 +83,23 @@ def test_agrees_with_the_reference(name, number):
         for key in ("y", "dx"):
             if key in got:
                 np.testing.assert_array_equal(got[key] == 0, want[key] == 0)
+
+
+@pytest.mark.parametrize("name, number", EVERY)
+@needs_cpu
+@needs_bf16
+def test_agrees_with_the_reference_in_bf16(name, number):
+    """Both are given the same bfloat16 numbers, sum in float32, and round a result once."""
+    want, got = (run(ops, name, number, bfloat16) for ops in (REFERENCE, DEVICE))
+    for key in got:
+        assert got[key].dtype == want[key].dtype, key
+        if got[key].dtype == np.float32 or got[key].dtype == bfloat16:
+            assert np.isfinite(got[key]).all(), f"{name}: {key} has an element left unwritten"
+            assert_close(name, got[key], want[key])
+        elif got[key].dtype.kind == "f":
+            np.testing.assert_allclose(got[key], want[key], rtol=1e-5, atol=1e-6, err_msg=key)
+        else:
+            np.testing.assert_array_equal(got[key], want[key], err_msg=key)
 
 
 @needs_cpu

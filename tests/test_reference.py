@@ -181,6 +181,29 @@ def holes(count):
     return np.where(sets, np.nan, np.arange(count, dtype=np.float32)[:, None]).astype(np.float32)
 
 
+@pytest.mark.parametrize("H, width, P, size, stride", [(7, 9, 2, 2, 2), (13, 13, 2, 4, 2),
+                                                       (8, 8, 5, 7, 7), (5, 4, 1, 3, 1)])
+def test_maxout_pool_is_maxout_then_maxpool(H, width, P, size, stride):
+    rng, C = np.random.default_rng(P), 3
+    x = rng.integers(-4, 5, (2, H, width, P * C)).astype(np.float64)  # many ties
+    x[0, 1, 1, 0] = np.nan
+    between, piece = np.empty((2, H, width, C)), np.empty((2, H, width, C), np.uint8)
+    REFERENCE.maxout_forward(x, between, piece, P)
+    shape = (2, -(-(H - size) // stride) + 1, -(-(width - size) // stride) + 1, C)
+    y, which, place = np.empty(shape), np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+    REFERENCE.maxpool_forward(between, y, place, size, stride)
+    fused = np.empty(shape)
+    REFERENCE.maxout_pool_forward(x, fused, which, P, size, stride)
+    np.testing.assert_array_equal(fused, y)
+    np.testing.assert_array_equal(which // P, place)
+
+    dy, dbetween, dx, dfused = rng.standard_normal(shape), between, np.empty(x.shape), x
+    REFERENCE.maxpool_backward(dy, place, dbetween, size, stride)
+    REFERENCE.maxout_backward(dbetween, piece, dx, P)
+    REFERENCE.maxout_pool_backward(dy, which, dfused, P, size, stride)
+    np.testing.assert_array_equal(dfused, dx)
+
+
 @pytest.mark.parametrize("pieces", [2, 3, 5])
 def test_the_first_nan_of_the_pieces_wins(ops, pieces):
     for values in (holes(pieces), -holes(pieces)):

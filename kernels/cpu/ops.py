@@ -1,8 +1,8 @@
 """Device cpu: the operations of kernels/reference.py, one call into the native extension a method.
 
-What an operation means stands in the reference. Different here: arrays are float32 (uint8 and
-int32 where the contract says so), contiguous, aligned, and have exactly the shapes that the
-contract names; an array or a number out of that contract is a ValueError that names the value,
+What an operation means stands in the reference. Different here: arrays are float32, or bfloat16
+where the contract has activations and gradients (uint8 and int32 where it says so), contiguous,
+aligned, and have exactly the shapes that the contract names; an array or a number out of that contract is a ValueError that names the value,
 before memory is touched, and a value of another Python type is pybind11's TypeError. Convolution
 and the fully connected layer are oneDNN's, everything else is our own, in native/.
 
@@ -19,6 +19,7 @@ class CpuOps(NumpyOps):
     """Every operation, on NumPy arrays, by oneDNN and OpenMP."""
 
     name = "cpu"
+    precisions = NumpyOps.precisions if _native.has_bf16() else {"fp32": None}
 
     def __init__(self, threads: int | None = None):
         """threads: OpenMP threads of every kernel that the calling Python thread starts, in this
@@ -75,6 +76,12 @@ class CpuOps(NumpyOps):
 
     def maxpool_backward(self, dy, which, dx, size, stride):
         _native.maxpool_backward(dy, which, dx, size, stride)
+
+    def maxout_pool_forward(self, x, y, which, pieces, size, stride):
+        _native.maxout_pool_forward(x, y, which, pieces, size, stride)
+
+    def maxout_pool_backward(self, dy, which, dx, pieces, size, stride):
+        _native.maxout_pool_backward(dy, which, dx, pieces, size, stride)
 
     # -- activations ------------------------------------------------------------------------------
 

@@ -1,10 +1,11 @@
 // Batch normalisation per channel, without scale and shift (Ioffe and Szegedy 2015).
 //
-//   forward     x (rows, C) float32 -> y (rows, C), mean (C,), rstd (C,)
+//   forward     x (rows, C) -> y (rows, C), mean (C,), rstd (C,)
 //               reads x twice, 8 bytes an element, writes 4
 //   backward    dy (rows, C), y (rows, C), rstd (C,) -> dx (rows, C)      reads 16, writes 4
 //   running     mean (C,), rstd (C,) -> added to running_mean, running_var (C,) and weight (1,)
 //   inference   x (rows, C), running sums (C,) -> y (rows, C)             reads 4, writes 4
+// x, y and their gradients are float, or bf16 in half the bytes; statistics are float.
 //
 // A channel's sums are taken in double over tiles of a fixed number of rows and merged in their
 // order, so they have the same bits for any number of threads. One thread computes a run of rows,
@@ -56,6 +57,7 @@ const double* tile_sums(const Rows& size, Terms terms) {
     return sums;
 }
 
+template <class T>
 void batchnorm_forward(const py::array& x, const py::array& y, const py::array& mean,
                        const py::array& rstd, double eps) {
     const Rows size = split(x, "x");
@@ -63,17 +65,17 @@ void batchnorm_forward(const py::array& x, const py::array& y, const py::array& 
     same_shape(x, "batchnorm: x", y, "y");
     shaped(mean, "batchnorm: mean", {C});
     shaped(rstd, "batchnorm: rstd", {C});
-    const auto* values = input<float>(x, "batchnorm_forward: x");
-    auto* result = output<float>(y, "batchnorm_forward: y");
+    const auto* values = input<T>(x, "batchnorm_forward: x");
+    auto* result = output<T>(y, "batchnorm_forward: y");
     auto* centre = output<float>(mean, "batchnorm_forward: mean");
     auto* factor = output<float>(rstd, "batchnorm_forward: rstd");
     const double* const sums = tile_sums(
         size, [=](std::int64_t first, std::int64_t row, double* __restrict__ sum,
                   double* __restrict__ squares) {
-            const float *run = values + row * C, *pivot = values + first * C;
+            const T *run = values + row * C, *pivot = values + first * C;
 #pragma omp simd
             for (std::int64_t c = 0; c < C; ++c) {
-                const double d = static_cast<double>(run[c]) - pivot[c];
+                const double d = static_cast<double>(run[c]) - static_cast<double>(pivot[c]);
                 sum[c] += d;
                 squares[c] += d * d;
             }
@@ -91,13 +93,16 @@ void batchnorm_forward(const py::array& x, const py::array& y, const py::array& 
     }
 #pragma omp parallel for schedule(static) if (size.rows * C > SERIAL)
     for (std::int64_t row = 0; row < size.rows; ++row) {
-        const float* run = values + row * C;
-        float* out = result + row * C;
+        const T* run = values + row * C;
+        T* out = result + row * C;
 #pragma omp simd
-        for (std::int64_t c = 0; c < C; ++c) out[c] = (run[c] - centre[c]) * factor[c];
+        for (std::int64_t c = 0; c < C; ++c) {
+            out[c] = rounded<T>((run[c] - centre[c]) * factor[c]);
+        }
     }
 }
 
+template <class T>
 void batchnorm_backward(const py::array& dy, const py::array& y, const py::array& rstd,
                         const py::array& dx) {
     const Rows size = split(y, "y");
@@ -105,18 +110,18 @@ void batchnorm_backward(const py::array& dy, const py::array& y, const py::array
     same_shape(dy, "batchnorm: dy", y, "y");
     same_shape(dx, "batchnorm: dx", y, "y");
     shaped(rstd, "batchnorm: rstd", {C});
-    const auto* gradient = input<float>(dy, "batchnorm_backward: dy");
-    const auto* values = input<float>(y, "batchnorm_backward: y");
+    const auto* gradient = input<T>(dy, "batchnorm_backward: dy");
+    const auto* values = input<T>(y, "batchnorm_backward: y");
     const auto* factor = input<float>(rstd, "batchnorm_backward: rstd");
-    auto* result = output<float>(dx, "batchnorm_backward: dx");
+    auto* result = output<T>(dx, "batchnorm_backward: dx");
     const double* const sums = tile_sums(
         size, [=](std::int64_t, std::int64_t row, double* __restrict__ level,
                   double* __restrict__ along) {
-            const float *g = gradient + row * C, *v = values + row * C;
+            const T *g = gradient + row * C, *v = values + row * C;
 #pragma omp simd
             for (std::int64_t c = 0; c < C; ++c) {
                 level[c] += g[c];
-                along[c] += static_cast<double>(g[c]) * v[c];
+                along[c] += static_cast<double>(g[c]) * static_cast<double>(v[c]);
             }
         });
     static thread_local std::vector<float> means;
@@ -129,11 +134,11 @@ void batchnorm_backward(const py::array& dy, const py::array& y, const py::array
     const float *level = means.data(), *along = level + C;
 #pragma omp parallel for schedule(static) if (size.rows * C > SERIAL)
     for (std::int64_t row = 0; row < size.rows; ++row) {
-        const float *g = gradient + row * C, *v = values + row * C;
-        float* out = result + row * C;
+        const T *g = gradient + row * C, *v = values + row * C;
+        T* out = result + row * C;
 #pragma omp simd
         for (std::int64_t c = 0; c < C; ++c) {
-            out[c] = factor[c] * (g[c] - level[c] - v[c] * along[c]);
+            out[c] = rounded<T>(factor[c] * (g[c] - level[c] - v[c] * along[c]));
         }
     }
 }
@@ -162,6 +167,7 @@ void batchnorm_running(const py::array& mean, const py::array& rstd, const py::a
     batches[0] = static_cast<float>(fraction * batches[0] + 1);
 }
 
+template <class T>
 void batchnorm_inference(const py::array& x, const py::array& y, const py::array& running_mean,
                          const py::array& running_var, const py::array& weight, double eps) {
     if (x.ndim() < 1) fail("batchnorm: x () has no channels");
@@ -170,8 +176,8 @@ void batchnorm_inference(const py::array& x, const py::array& y, const py::array
     shaped(running_mean, "batchnorm: running_mean", {C});
     shaped(running_var, "batchnorm: running_var", {C});
     shaped(weight, "batchnorm: weight", {1});
-    const auto* values = input<float>(x, "batchnorm_inference: x");
-    auto* result = output<float>(y, "batchnorm_inference: y");
+    const auto* values = input<T>(x, "batchnorm_inference: x");
+    auto* result = output<T>(y, "batchnorm_inference: y");
     const auto* mean_sum = input<float>(running_mean, "batchnorm_inference: running_mean");
     const auto* var_sum = input<float>(running_var, "batchnorm_inference: running_var");
     const double batches = input<float>(weight, "batchnorm_inference: weight")[0];
@@ -189,18 +195,20 @@ void batchnorm_inference(const py::array& x, const py::array& y, const py::array
     const std::int64_t rows = x.size() / C;
 #pragma omp parallel for schedule(static) if (rows * C > SERIAL)
     for (std::int64_t row = 0; row < rows; ++row) {
-        const float* run = values + row * C;
-        float* out = result + row * C;
+        const T* run = values + row * C;
+        T* out = result + row * C;
 #pragma omp simd
-        for (std::int64_t c = 0; c < C; ++c) out[c] = (run[c] - centre[c]) * factor[c];
+        for (std::int64_t c = 0; c < C; ++c) {
+            out[c] = rounded<T>((run[c] - centre[c]) * factor[c]);
+        }
     }
 }
 
 }  // namespace
 
 void bind_batchnorm(py::module_& m) {
-    m.def("batchnorm_forward", &batchnorm_forward);
-    m.def("batchnorm_backward", &batchnorm_backward);
+    define(m, "batchnorm_forward", &batchnorm_forward<float>, &batchnorm_forward<bf16>);
+    define(m, "batchnorm_backward", &batchnorm_backward<float>, &batchnorm_backward<bf16>);
     m.def("batchnorm_running", &batchnorm_running);
-    m.def("batchnorm_inference", &batchnorm_inference);
+    define(m, "batchnorm_inference", &batchnorm_inference<float>, &batchnorm_inference<bf16>);
 }

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "element.h"
+
 namespace lsuv {
 
 // Sums over the rows of a (rows, K) array, added up call by call.
@@ -26,8 +28,9 @@ public:
         std::fill(sums_.begin(), sums_.end(), 0.0);
     }
 
-    // x (rows, K): reads 4 rows K bytes.
-    void add(const float* x, std::int64_t rows) {
+    // x (rows, K) of floats or bf16: reads each element once.
+    template <class T>
+    void add(const T* x, std::int64_t rows) {
 #pragma omp parallel num_threads(threads_)
         {
             // The runtime may grant fewer threads than asked for: the shares follow what is there.
@@ -48,13 +51,14 @@ public:
     }
 
     // out (K,) = the sums.
-    void finish(float* out) const {
+    template <class T>
+    void finish(T* out) const {
         for (std::int64_t k = 0; k < K_; ++k) {
             double sum = 0;
             for (std::int64_t thread = 0; thread < threads_; ++thread) {
                 sum += sums_[thread * stride_ + k];
             }
-            out[k] = static_cast<float>(sum);
+            out[k] = rounded<T>(static_cast<float>(sum));
         }
     }
 
@@ -62,7 +66,8 @@ private:
     static constexpr std::int64_t ROWS = 256, COLUMNS = 64;
 
     // Inlined with columns == COLUMNS, the inner loops are unrolled and `sum` lives in registers.
-    inline __attribute__((always_inline)) void add_block(const float* x, std::int64_t rows,
+    template <class T>
+    inline __attribute__((always_inline)) void add_block(const T* x, std::int64_t rows,
                                                          std::int64_t columns, double* sums) const {
         float sum[COLUMNS] = {};
         for (std::int64_t row = 0; row < rows; ++row) {

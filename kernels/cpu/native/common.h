@@ -12,6 +12,9 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <type_traits>
+
+#include "element.h"
 
 namespace lsuv {
 
@@ -31,10 +34,28 @@ inline std::string shape_text(std::initializer_list<std::int64_t> shape) {
 [[noreturn]] inline void fail(const std::string& message) { throw py::value_error(message); }
 
 template <class T>
+bool holds(const py::array& a) {
+    if constexpr (std::is_same_v<T, bf16>) {
+        return is_bf16(a);
+    } else {
+        return py::isinstance<py::array_t<T>>(a);
+    }
+}
+
+template <class T>
+std::string type_text() {
+    if constexpr (std::is_same_v<T, bf16>) {
+        return "bfloat16";
+    } else {
+        return py::str(py::dtype::of<T>()).cast<std::string>();
+    }
+}
+
+template <class T>
 void check_array(const py::array& a, const char* name) {
-    if (!py::isinstance<py::array_t<T>>(a)) {
+    if (!holds<T>(a)) {
         fail(std::string(name) + ": dtype " + py::str(a.dtype()).cast<std::string>() +
-             ", and device cpu takes " + py::str(py::dtype::of<T>()).cast<std::string>());
+             ", and device cpu takes " + type_text<T>() + " here");
     }
     if (!(a.flags() & py::array::c_style)) {
         fail(std::string(name) + ": shape " + shape_text(a) +
@@ -83,6 +104,15 @@ T* output(const py::array& a, const char* name) {
     check_array<T>(a, name);
     if (!a.writeable()) fail(std::string(name) + ": the array is read-only");
     return const_cast<T*>(static_cast<const T*>(a.data()));
+}
+
+// Binds a function that is a template over the elements of its first array.
+template <class... Rest>
+void define(py::module_& m, const char* name, void (*of_floats)(const py::array&, Rest...),
+            void (*of_bf16)(const py::array&, Rest...)) {
+    m.def(name, [of_floats, of_bf16](const py::array& first, Rest... rest) {
+        (is_bf16(first) ? of_bf16 : of_floats)(first, rest...);
+    });
 }
 
 // The seed of the random words: a Python integer of 64 bits.

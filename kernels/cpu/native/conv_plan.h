@@ -1,7 +1,7 @@
 // What oneDNN needs to run one pass of one convolution: primitive, reorder and their memory.
 //
 // oneDNN's kernels read and write NHWC directly, so an activation is never copied. Weights are:
-// each pass wants them in a blocked format of its own.
+// each pass wants them in a blocked format of its own, and in bf16 rounded on the way.
 // Read next: conv.cpp.
 #pragma once
 
@@ -14,29 +14,31 @@ namespace lsuv {
 
 using dnnl::memory;
 using Tag = dnnl::memory::format_tag;
+constexpr memory::data_type FLOAT = memory::data_type::f32;
 
 struct ConvShape {
     std::int64_t N, H, W, C, K, R, S, Ho, Wo, stride, pad, groups;
+    memory::data_type type;  // of the activations and their gradients
 
-    memory::dims x(std::int64_t images) const { return {images, C, H, W}; }
-    memory::dims y(std::int64_t images) const { return {images, K, Ho, Wo}; }
+    memory::desc x(std::int64_t images) const { return {{images, C, H, W}, type, Tag::nhwc}; }
+    memory::desc y(std::int64_t images) const { return {{images, K, Ho, Wo}, type, Tag::nhwc}; }
     memory::dims weights() const {
         if (groups == 1) return {K, C, R, S};
         return {groups, K / groups, C / groups, R, S};
     }
     // KRSC as oneDNN names it; a group is a block of rows, so groups only split the first axis.
-    memory::desc krsc() const {
-        return float_desc(weights(), groups == 1 ? Tag::ohwi : Tag::gohwi);
+    memory::desc krsc(memory::data_type of) const {
+        return {weights(), of, groups == 1 ? Tag::ohwi : Tag::gohwi};
     }
-    memory::desc any_weights() const { return float_desc(weights(), Tag::any); }
+    memory::desc any_weights(memory::data_type of) const { return {weights(), of, Tag::any}; }
     memory::dims strides() const { return {stride, stride}; }
     memory::dims pad_begin() const { return {pad, pad}; }
     // Rows below the last window are not read: the end padding is what the output size uses.
     memory::dims pad_end() const {
         return {(Ho - 1) * stride + R - H - pad, (Wo - 1) * stride + S - W - pad};
     }
-    std::int64_t x_image() const { return H * W * C; }    // floats
-    std::int64_t y_image() const { return Ho * Wo * K; }  // floats
+    std::int64_t x_image() const { return H * W * C; }    // elements
+    std::int64_t y_image() const { return Ho * Wo * K; }  // elements
 };
 
 // One pass: its primitive, and the weights' way from KRSC into the primitive's format or back.
@@ -67,20 +69,21 @@ inline dnnl::primitive_attr scratchpad_of_plan() {
 inline dnnl::convolution_forward::primitive_desc forward_desc(const ConvShape& s,
                                                               std::int64_t images) {
     return {cpu_engine(), dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct,
-            float_desc(s.x(images), Tag::nhwc), s.any_weights(), float_desc({s.K}, Tag::x),
-            float_desc(s.y(images), Tag::nhwc), s.strides(), s.pad_begin(), s.pad_end(),
-            scratchpad_of_plan()};
+            s.x(images), s.any_weights(s.type), float_desc({s.K}, Tag::x), s.y(images), s.strides(),
+            s.pad_begin(), s.pad_end(), scratchpad_of_plan()};
 }
 
-// What is the same in all three passes, once primitive and weight format are known.
+// What is the same in all three passes, once primitive and weight format are known. krsc: the
+// caller's weights, read or (from_user false) written.
 inline void finish(ConvPlan& plan, const ConvShape& s, std::int64_t images,
-                   const memory::desc& weights, const memory::desc& scratchpad, bool from_user) {
+                   const memory::desc& weights, const memory::desc& krsc,
+                   const memory::desc& scratchpad, bool from_user) {
     plan.chunk = images;
-    plan.x = view_of(float_desc(s.x(images), Tag::nhwc));
-    plan.y = view_of(float_desc(s.y(images), Tag::nhwc));
+    plan.x = view_of(s.x(images));
+    plan.y = view_of(s.y(images));
     plan.bias = view_of(float_desc({s.K}, Tag::x));
-    plan.krsc = view_of(s.krsc());
-    plan.reordered = weights != s.krsc();
+    plan.krsc = view_of(krsc);
+    plan.reordered = weights != krsc;
     plan.weights = plan.krsc;
     if (plan.reordered) {
         plan.copy = buffer_of(weights);
@@ -98,7 +101,7 @@ inline ConvPlan plan_forward(const ConvShape& s) {
     const auto desc = forward_desc(s, s.N);
     ConvPlan plan;
     plan.primitive = dnnl::convolution_forward(desc);
-    finish(plan, s, s.N, desc.weights_desc(), desc.scratchpad_desc(), true);
+    finish(plan, s, s.N, desc.weights_desc(), s.krsc(FLOAT), desc.scratchpad_desc(), true);
     plan.arguments.insert({{DNNL_ARG_SRC, plan.x}, {DNNL_ARG_WEIGHTS, plan.weights},
                            {DNNL_ARG_BIAS, plan.bias}, {DNNL_ARG_DST, plan.y}});
     return plan;
@@ -106,12 +109,12 @@ inline ConvPlan plan_forward(const ConvShape& s) {
 
 inline ConvPlan plan_backward_data(const ConvShape& s) {
     const dnnl::convolution_backward_data::primitive_desc desc(
-        cpu_engine(), dnnl::algorithm::convolution_direct, float_desc(s.x(s.N), Tag::nhwc),
-        s.any_weights(), float_desc(s.y(s.N), Tag::nhwc), s.strides(), s.pad_begin(), s.pad_end(),
-        forward_desc(s, s.N), scratchpad_of_plan());
+        cpu_engine(), dnnl::algorithm::convolution_direct, s.x(s.N), s.any_weights(s.type),
+        s.y(s.N), s.strides(), s.pad_begin(), s.pad_end(), forward_desc(s, s.N),
+        scratchpad_of_plan());
     ConvPlan plan;
     plan.primitive = dnnl::convolution_backward_data(desc);
-    finish(plan, s, s.N, desc.weights_desc(), desc.scratchpad_desc(), true);
+    finish(plan, s, s.N, desc.weights_desc(), s.krsc(FLOAT), desc.scratchpad_desc(), true);
     plan.arguments.insert({{DNNL_ARG_DIFF_DST, plan.y}, {DNNL_ARG_WEIGHTS, plan.weights},
                            {DNNL_ARG_DIFF_SRC, plan.x}});
     return plan;
@@ -124,9 +127,10 @@ inline ConvPlan plan_backward_data(const ConvShape& s) {
 // read in full by the bias sum, they take 10.4 ms with that sum; 48 -> 96 goes from 26 to 22.5 ms.
 // A blocked layout takes 9.6 ms, but 13.5 ms with the reordering of x and dy, and 11.7 ms at best
 // with that done chunk by chunk. Where x and dy of the batch fit whole (8x8 images), smaller chunks
-// only lose time.
+// only lose time. In bf16 oneDNN turns its operands itself, and chunks change nothing.
 inline std::int64_t images_of_chunk(const ConvShape& s) {
     constexpr std::int64_t CACHE = 13 << 20;  // bytes
+    if (s.type != FLOAT) return s.N;
     const std::int64_t bytes = 4 * s.N * (s.x_image() + s.y_image());
     const std::int64_t fewest = (bytes + CACHE - 1) / CACHE;
     for (std::int64_t parts = fewest; parts <= std::min(2 * fewest, s.N); ++parts) {
@@ -139,12 +143,14 @@ inline ConvPlan plan_backward_filter(const ConvShape& s) {
     const std::int64_t images = images_of_chunk(s);
     // Without oneDNN's bias gradient: in NHWC it costs 4.5 ms where our own sum takes 0.3 ms.
     const dnnl::convolution_backward_weights::primitive_desc desc(
-        cpu_engine(), dnnl::algorithm::convolution_direct, float_desc(s.x(images), Tag::nhwc),
-        s.any_weights(), float_desc(s.y(images), Tag::nhwc), s.strides(), s.pad_begin(),
-        s.pad_end(), forward_desc(s, images), scratchpad_of_plan());
+        cpu_engine(), dnnl::algorithm::convolution_direct, s.x(images), s.any_weights(FLOAT),
+        s.y(images), s.strides(), s.pad_begin(), s.pad_end(), forward_desc(s, images),
+        scratchpad_of_plan());
     ConvPlan plan;
     plan.primitive = dnnl::convolution_backward_weights(desc);
-    finish(plan, s, images, desc.diff_weights_desc(), desc.scratchpad_desc(), false);
+    // Summed in float, whatever the operands; in bf16 the way back to KRSC rounds it once.
+    finish(plan, s, images, desc.diff_weights_desc(), s.krsc(s.type), desc.scratchpad_desc(),
+           false);
     if (images < s.N) plan.partial = buffer_of(desc.diff_weights_desc());
     plan.arguments.insert({{DNNL_ARG_SRC, plan.x}, {DNNL_ARG_DIFF_DST, plan.y},
                            {DNNL_ARG_DIFF_WEIGHTS, plan.weights}});

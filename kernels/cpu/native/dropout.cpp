@@ -1,7 +1,7 @@
 // Inverted dropout, whose mask is computed and never stored.
 //
-//   forward    x (size,) float32 -> y (size,)      reads 4, writes 4 bytes an element
-//   backward   dy (size,) -> dx (size,)            the same function of the same counters
+//   forward    x (size,) -> y (size,)      reads 4, writes 4 bytes an element (bf16: 2 and 2)
+//   backward   dy (size,) -> dx (size,)    the same function of the same counters
 //
 // Element i is dropped if word i % 4 of the Philox counter (index i / 4, step, DROPOUT << 16 |
 // layer) is below floor(drop * 2^32). One thread computes blocks of 64 elements: the 16 counters of
@@ -33,23 +33,25 @@ void block_words(std::uint64_t seed, std::uint64_t first, std::uint64_t step, st
     }
 }
 
-void apply(const float* __restrict__ x, float* __restrict__ y, std::int64_t size, float scale,
+template <class T>
+void apply(const T* __restrict__ x, T* __restrict__ y, std::int64_t size, float scale,
            std::uint32_t threshold, std::uint64_t seed, std::uint64_t step, std::uint64_t stream) {
 #pragma omp parallel for schedule(static) if (size > SERIAL / 4)
     for (std::int64_t start = 0; start < size; start += BLOCK) {
         std::uint32_t words[BLOCK];
         block_words(seed, static_cast<std::uint64_t>(start) / 4, step, stream, words);
-        const float* source = x + start;
-        float* target = y + start;
+        const T* source = x + start;
+        T* target = y + start;
         const std::int64_t count = size - start < BLOCK ? size - start : BLOCK;
 #pragma omp simd
         for (std::int64_t i = 0; i < count; ++i) {
             const float scaled = source[i] * scale;
-            target[i] = words[i] < threshold ? 0.0f : scaled;
+            target[i] = rounded<T>(words[i] < threshold ? 0.0f : scaled);
         }
     }
 }
 
+template <class T>
 void dropout_forward(const py::array& x, const py::array& y, double drop, const py::object& seed,
                      std::int64_t layer, const py::array& clock) {
     if (!(drop >= 0 && drop < 1)) {
@@ -63,20 +65,21 @@ void dropout_forward(const py::array& x, const py::array& y, double drop, const 
     if (!(step >= 0 && step < 4294967296.0)) {
         fail("dropout: step " + std::to_string(step) + " must fit 32 bits");
     }
-    apply(input<float>(x, "dropout: x"), output<float>(y, "dropout: y"), x.size(),
+    apply(input<T>(x, "dropout: x"), output<T>(y, "dropout: y"), x.size(),
           static_cast<float>(1 / (1 - drop)),
           static_cast<std::uint32_t>(std::floor(drop * 4294967296.0)), seed_of(seed),
           static_cast<std::uint64_t>(step), DROPOUT << 16 | static_cast<std::uint64_t>(layer));
 }
 
+template <class T>
 void dropout_backward(const py::array& dy, const py::array& dx, double drop,
                       const py::object& seed, std::int64_t layer, const py::array& clock) {
-    dropout_forward(dy, dx, drop, seed, layer, clock);
+    dropout_forward<T>(dy, dx, drop, seed, layer, clock);
 }
 
 }  // namespace
 
 void bind_dropout(py::module_& m) {
-    m.def("dropout_forward", &dropout_forward);
-    m.def("dropout_backward", &dropout_backward);
+    define(m, "dropout_forward", &dropout_forward<float>, &dropout_forward<bf16>);
+    define(m, "dropout_backward", &dropout_backward<float>, &dropout_backward<bf16>);
 }

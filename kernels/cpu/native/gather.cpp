@@ -2,7 +2,7 @@
 //
 //   gather   images (M,H,W,C) uint8, labels (M,) int32, shift (M,), scale (M,),
 //            mean_image (H+2pad,W+2pad,C), order (S,N) int32 -> x (N,H,W,C), y (N,) int32
-//            reads 1 byte an element (and the mean image, from the cache), writes 4
+//            reads 1 byte an element (and the mean image, from the cache), writes 4 (bf16: 2)
 //
 // One thread computes a run of images. A row of the crop is at most three runs: border, image,
 // border; the border is 0 before the mean image is subtracted. A mirrored row is turned round where
@@ -37,8 +37,9 @@ Crop draw(std::uint64_t seed, std::uint64_t n, std::int64_t pad, std::int64_t mo
 }
 
 // One image (H,W,C) with its shift and scale -> x (H,W,C).
+template <class T>
 void crop_image(const std::uint8_t* __restrict__ image, const float* __restrict__ mean_image,
-                float* __restrict__ x, float shift, float scale, float input_scale,
+                T* __restrict__ x, float shift, float scale, float input_scale,
                 const Crop& crop, const Shape& shape) {
     const auto [H, W, C, pad] = shape;
     const std::int64_t width = W + 2 * pad;
@@ -51,14 +52,18 @@ void crop_image(const std::uint8_t* __restrict__ image, const float* __restrict_
         // Position i of the crop is byte i + offset of the image's row.
         const std::int64_t offset = (row * W + crop.left - pad) * C;
         const std::int64_t from = inside ? begin : W * C, to = inside ? end : W * C;
-        float* out = x + r * W * C;
-        for (std::int64_t i = 0; i < from; ++i) out[i] = (0.0f - mean[i]) * input_scale;
+        T* out = x + r * W * C;
+        for (std::int64_t i = 0; i < from; ++i) {
+            out[i] = rounded<T>((0.0f - mean[i]) * input_scale);
+        }
 #pragma omp simd
         for (std::int64_t i = from; i < to; ++i) {
             const auto value = static_cast<float>(image[offset + i]);
-            out[i] = ((value - shift) * scale - mean[i]) * input_scale;
+            out[i] = rounded<T>(((value - shift) * scale - mean[i]) * input_scale);
         }
-        for (std::int64_t i = to; i < W * C; ++i) out[i] = (0.0f - mean[i]) * input_scale;
+        for (std::int64_t i = to; i < W * C; ++i) {
+            out[i] = rounded<T>((0.0f - mean[i]) * input_scale);
+        }
         if (crop.flip) {
             for (std::int64_t a = 0, b = W - 1; a < b; ++a, --b) {
                 std::swap_ranges(out + a * C, out + (a + 1) * C, out + b * C);
@@ -89,6 +94,7 @@ const std::int32_t* batch_order(const py::array& order, std::int64_t M, const do
     return table + row * N;
 }
 
+template <class T>
 void gather(const py::array& images, const py::array& labels, const py::array& shift,
             const py::array& scale, const py::array& mean_image, const py::array& order,
             const py::array& x, const py::array& y, const py::array& clock, const py::object& seed,
@@ -114,16 +120,16 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     const auto* shifts = input<float>(shift, "gather: shift");
     const auto* scales = input<float>(scale, "gather: scale");
     const auto* mean = input<float>(mean_image, "gather: mean_image");
-    auto* result = output<float>(x, "gather: x");
+    auto* result = output<T>(x, "gather: x");
     auto* classes = output<std::int32_t>(y, "gather: y");
     const auto first = static_cast<std::uint64_t>(now[STEP]) * static_cast<std::uint64_t>(N);
     const std::uint64_t key = seed_of(seed);
 #pragma omp parallel for schedule(static) if (N * size > SERIAL)
     for (std::int64_t i = 0; i < N; ++i) {
         const std::int64_t index = rows[i];
-        float* image = result + i * size;
+        T* image = result + i * size;
         if (index < 0) {
-            std::fill(image, image + size, 0.0f);
+            std::fill(image, image + size, T{});
             classes[i] = -1;
             continue;
         }
@@ -137,4 +143,15 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
 
 }  // namespace
 
-void bind_gather(py::module_& m) { m.def("gather", &gather); }
+void bind_gather(py::module_& m) {
+    using Array = const py::array&;
+    using Whole = std::int64_t;
+    m.def("gather", [](Array images, Array labels, Array shift, Array scale, Array mean_image,
+                       Array order, Array x, Array y, Array clock, const py::object& seed,
+                       Whole pad, Whole move, bool mirror, float input_scale, bool augment) {
+        by_type(x, [&](auto t) {
+            gather<decltype(t)>(images, labels, shift, scale, mean_image, order, x, y, clock, seed,
+                                pad, move, mirror, input_scale, augment);
+        });
+    });
+}

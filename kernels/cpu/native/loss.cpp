@@ -1,11 +1,12 @@
 // The two losses and softmax. A label of -1 marks a padding row, which counts nowhere.
 //
-//   softmax                  scores (N,K) float32 -> prob (N,K)
+//   softmax                  scores (N,K) -> prob (N,K)
 //   softmax_loss_forward     scores (N,K), labels (N,) int32 -> prob (N,K), clock
 //   softmax_loss_backward    prob (N,K), labels -> dscores (N,K)
 //   hinge_loss_forward       scores (N,K), labels -> prob (N,K), the margins' losses; clock
 //   hinge_loss_backward      scores (N,K), labels -> dscores (N,K)
 //              each reads 4 and writes 4 bytes an element
+// scores and dscores are float or bf16, prob is float.
 //
 // One thread computes a run of rows. A row's loss is summed in double, column by column, and the
 // rows are added in their order by the calling thread, so the loss has the same bits for any number
@@ -63,14 +64,15 @@ double* row_losses(std::int64_t N) {
 
 // Writes the loss of the batch and, while it and all scores are finite, adds to the sums. An
 // infinite score of another class can leave the loss finite, but not the weights.
-void record(const float* scores, const std::int32_t* label, const double* losses,
+template <class T>
+void record(const T* scores, const std::int32_t* label, const double* losses,
             const Batch& size, double* clock) {
     double total = 0;
     std::int64_t seen = 0, correct = 0;
     bool finite = true;
     for (std::int64_t n = 0; n < size.N; ++n) {
         if (label[n] < 0) continue;
-        const float *row = scores + n * size.K, *end = row + size.K;
+        const T *row = scores + n * size.K, *end = row + size.K;
         total += losses[n];
         correct += std::max_element(row, end) - row == label[n];  // the first largest
         finite = finite && std::all_of(row, end, [](float score) { return std::isfinite(score); });
@@ -88,9 +90,10 @@ void record(const float* scores, const std::int32_t* label, const double* losses
 
 // prob = exp(row - its largest) / the sum of those. Returns the logarithm of the sum before the
 // shift.
-double softmax_row(const float* __restrict__ row, float* __restrict__ prob, std::int64_t K) {
+template <class T>
+double softmax_row(const T* __restrict__ row, float* __restrict__ prob, std::int64_t K) {
     float largest = row[0];
-    for (std::int64_t k = 1; k < K; ++k) largest = row[k] > largest ? row[k] : largest;
+    for (std::int64_t k = 1; k < K; ++k) largest = std::max<float>(largest, row[k]);
 #pragma omp simd
     for (std::int64_t k = 0; k < K; ++k) prob[k] = exponential(row[k] - largest);
     double sum = 0;
@@ -100,64 +103,68 @@ double softmax_row(const float* __restrict__ row, float* __restrict__ prob, std:
     return std::log(sum) + largest;
 }
 
+template <class T>
 void softmax(const py::array& scores, const py::array& prob) {
     const Batch size = batch(scores, prob, "softmax");
-    const auto* values = input<float>(scores, "softmax: scores");
+    const auto* values = input<T>(scores, "softmax: scores");
     auto* result = output<float>(prob, "softmax: prob");
     const auto [N, K] = size;
 #pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
     for (std::int64_t n = 0; n < N; ++n) softmax_row(values + n * K, result + n * K, K);
 }
 
+template <class T>
 void softmax_loss_forward(const py::array& scores, const py::array& labels, const py::array& prob,
                           const py::array& clock) {
     const Batch size = batch(scores, prob, "softmax_loss_forward");
     const auto* label = classes(labels, size, "softmax_loss_forward");
-    const auto* values = input<float>(scores, "softmax_loss_forward: scores");
+    const auto* values = input<T>(scores, "softmax_loss_forward: scores");
     auto* result = output<float>(prob, "softmax_loss_forward: prob");
     auto* sums = write_clock(clock);
     const auto [N, K] = size;
     double* const losses = row_losses(N);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
     for (std::int64_t n = 0; n < N; ++n) {
-        const float* row = values + n * K;
+        const T* row = values + n * K;
         const double normaliser = softmax_row(row, result + n * K, K);
         losses[n] = label[n] < 0 ? 0 : normaliser - row[label[n]];
     }
     record(values, label, losses, size, sums);
 }
 
+template <class T>
 void softmax_loss_backward(const py::array& prob, const py::array& labels,
                            const py::array& dscores) {
     const Batch size = batch(prob, dscores, "softmax_loss_backward");
     const auto* label = classes(labels, size, "softmax_loss_backward");
     const auto* values = input<float>(prob, "softmax_loss_backward: prob");
-    auto* result = output<float>(dscores, "softmax_loss_backward: dscores");
+    auto* result = output<T>(dscores, "softmax_loss_backward: dscores");
     const auto [N, K] = size;
     const auto count = static_cast<float>(labelled(label, N));
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
     for (std::int64_t n = 0; n < N; ++n) {
         const float* row = values + n * K;
-        float* out = result + n * K;
+        T* out = result + n * K;
         for (std::int64_t k = 0; k < K; ++k) {
             const float difference = k == label[n] ? row[k] - 1.0f : row[k];
-            out[k] = label[n] < 0 ? 0.0f : difference / count;
+            out[k] = rounded<T>(label[n] < 0 ? 0.0f : difference / count);
         }
     }
 }
 
+template <class T>
 void hinge_loss_forward(const py::array& scores, const py::array& labels, const py::array& prob,
                         const py::array& clock) {
     const Batch size = batch(scores, prob, "hinge_loss_forward");
     const auto* label = classes(labels, size, "hinge_loss_forward");
-    const auto* values = input<float>(scores, "hinge_loss_forward: scores");
+    const auto* values = input<T>(scores, "hinge_loss_forward: scores");
     auto* result = output<float>(prob, "hinge_loss_forward: prob");
     auto* sums = write_clock(clock);
     const auto [N, K] = size;
     double* const losses = row_losses(N);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
     for (std::int64_t n = 0; n < N; ++n) {
-        const float* row = values + n * K;
+        const T* row = values + n * K;
         float* out = result + n * K;
         double sum = 0;
         for (std::int64_t k = 0; k < K; ++k) {
@@ -170,22 +177,23 @@ void hinge_loss_forward(const py::array& scores, const py::array& labels, const 
     record(values, label, losses, size, sums);
 }
 
+template <class T>
 void hinge_loss_backward(const py::array& scores, const py::array& labels,
                          const py::array& dscores) {
     const Batch size = batch(scores, dscores, "hinge_loss_backward");
     const auto* label = classes(labels, size, "hinge_loss_backward");
-    const auto* values = input<float>(scores, "hinge_loss_backward: scores");
-    auto* result = output<float>(dscores, "hinge_loss_backward: dscores");
+    const auto* values = input<T>(scores, "hinge_loss_backward: scores");
+    auto* result = output<T>(dscores, "hinge_loss_backward: dscores");
     const auto [N, K] = size;
     const float step = 1.0f / static_cast<float>(labelled(label, N));
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
     for (std::int64_t n = 0; n < N; ++n) {
-        const float* row = values + n * K;
-        float* out = result + n * K;
+        const T* row = values + n * K;
+        T* out = result + n * K;
         for (std::int64_t k = 0; k < K; ++k) {
             const bool own = k == label[n];
             const bool violated = (own ? 1.0f - row[k] : 1.0f + row[k]) > 0.0f && label[n] >= 0;
-            out[k] = violated ? (own ? -step : step) : 0.0f;
+            out[k] = rounded<T>(violated ? (own ? -step : step) : 0.0f);
         }
     }
 }
@@ -193,9 +201,14 @@ void hinge_loss_backward(const py::array& scores, const py::array& labels,
 }  // namespace
 
 void bind_loss(py::module_& m) {
-    m.def("softmax", &softmax);
-    m.def("softmax_loss_forward", &softmax_loss_forward);
-    m.def("softmax_loss_backward", &softmax_loss_backward);
-    m.def("hinge_loss_forward", &hinge_loss_forward);
-    m.def("hinge_loss_backward", &hinge_loss_backward);
+    define(m, "softmax", &softmax<float>, &softmax<bf16>);
+    define(m, "softmax_loss_forward", &softmax_loss_forward<float>, &softmax_loss_forward<bf16>);
+    m.def("softmax_loss_backward",
+          [](const py::array& prob, const py::array& labels, const py::array& dscores) {
+              by_type(dscores, [&](auto t) {
+                  softmax_loss_backward<decltype(t)>(prob, labels, dscores);
+              });
+          });
+    define(m, "hinge_loss_forward", &hinge_loss_forward<float>, &hinge_loss_forward<bf16>);
+    define(m, "hinge_loss_backward", &hinge_loss_backward<float>, &hinge_loss_backward<bf16>);
 }

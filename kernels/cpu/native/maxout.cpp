@@ -1,9 +1,9 @@
 // Maxout (Goodfellow et al. 2013): the largest of P pieces, and which one it was.
 //
-//   forward    x (rows, P*C) float32 -> y (rows, C) float32, which (rows, C) uint8
-//              reads 4P, writes 5 bytes an output
+//   forward    x (rows, P*C) -> y (rows, C), which (rows, C) uint8
+//              reads 4P, writes 5 bytes an output (bf16: 2P and 3)
 //   backward   dy (rows, C), which (rows, C) -> dx (rows, P*C)
-//              reads 5, writes 4P bytes an output
+//              reads 5, writes 4P bytes an output (bf16: 3 and 2P)
 //
 // Pieces lie side by side, so a row is P contiguous runs of C. One thread computes a run of rows,
 // one vector lane an output. Two pieces, the paper's case, are a single pass; more are folded one
@@ -20,30 +20,33 @@ using namespace lsuv;
 
 namespace {
 
-void forward_two(const float* __restrict__ x, float* __restrict__ y,
+template <class T>
+void forward_two(const T* __restrict__ x, T* __restrict__ y,
                  std::uint8_t* __restrict__ which, std::int64_t rows, std::int64_t C) {
 #pragma omp parallel for schedule(static) if (rows * C > SERIAL)
     for (std::int64_t row = 0; row < rows; ++row) {
-        const float* a = x + row * 2 * C;
-        const float* b = a + C;
-        float* best = y + row * C;
+        const T* a = x + row * 2 * C;
+        const T* b = a + C;
+        T* best = y + row * C;
         std::uint8_t* winner = which + row * C;
 #pragma omp simd simdlen(16)
         for (std::int64_t c = 0; c < C; ++c) {
-            const bool second = beats(b[c], a[c]);
-            best[c] = second ? b[c] : a[c];
-            winner[c] = second;
+            const float first = a[c], second = b[c];
+            const std::int32_t better = mask_of(beats(second, first));
+            best[c] = exactly<T>(choose(better, second, first));
+            winner[c] = static_cast<std::uint8_t>(better & 1);
         }
     }
 }
 
-void forward_many(const float* __restrict__ x, float* __restrict__ y,
+template <class T>
+void forward_many(const T* __restrict__ x, T* __restrict__ y,
                   std::uint8_t* __restrict__ which, std::int64_t rows, std::int64_t C,
                   std::int64_t P) {
 #pragma omp parallel for schedule(static) if (rows * C > SERIAL)
     for (std::int64_t row = 0; row < rows; ++row) {
-        const float* piece = x + row * P * C;
-        float* best = y + row * C;
+        const T* piece = x + row * P * C;
+        T* best = y + row * C;
         std::uint8_t* winner = which + row * C;
 #pragma omp simd simdlen(16)
         for (std::int64_t c = 0; c < C; ++c) {
@@ -58,25 +61,26 @@ void forward_many(const float* __restrict__ x, float* __restrict__ y,
                 const float value = piece[c], old = best[c];
                 const std::int32_t old_winner = winner[c];
                 const std::int32_t better = mask_of(beats(value, old));
-                best[c] = choose(better, value, old);
+                best[c] = exactly<T>(choose(better, value, old));
                 winner[c] = static_cast<std::uint8_t>(choose(better, index, old_winner));
             }
         }
     }
 }
 
-void backward(const float* __restrict__ dy, const std::uint8_t* __restrict__ which,
-              float* __restrict__ dx, std::int64_t rows, std::int64_t C, std::int64_t P) {
+template <class T>
+void backward(const T* __restrict__ dy, const std::uint8_t* __restrict__ which,
+              T* __restrict__ dx, std::int64_t rows, std::int64_t C, std::int64_t P) {
 #pragma omp parallel for schedule(static) if (rows * C > SERIAL)
     for (std::int64_t row = 0; row < rows; ++row) {
-        const float* gradient = dy + row * C;
+        const T* gradient = dy + row * C;
         const std::uint8_t* winner = which + row * C;
         for (std::int64_t p = 0; p < P; ++p) {
-            float* piece = dx + (row * P + p) * C;
+            T* piece = dx + (row * P + p) * C;
             const auto index = static_cast<std::int32_t>(p);
 #pragma omp simd simdlen(16)
             for (std::int64_t c = 0; c < C; ++c) {
-                piece[c] = choose(mask_equal(winner[c], index), gradient[c], 0.0f);
+                piece[c] = exactly<T>(choose(mask_equal(winner[c], index), gradient[c], 0.0f));
             }
         }
     }
@@ -104,12 +108,13 @@ std::int64_t split(const py::array& wide, const py::array& narrow, std::int64_t 
     return channels / P;
 }
 
+template <class T>
 void maxout_forward(const py::array& x, const py::array& y, const py::array& which,
                     std::int64_t P) {
     const std::int64_t C = split(x, y, P);
     same_shape(y, "maxout: y", which, "which");
-    const auto* source = input<float>(x, "maxout_forward: x");
-    auto* best = output<float>(y, "maxout_forward: y");
+    const auto* source = input<T>(x, "maxout_forward: x");
+    auto* best = output<T>(y, "maxout_forward: y");
     auto* winner = output<std::uint8_t>(which, "maxout_forward: which");
     if (y.size() == 0) return;
     if (P == 2) {
@@ -119,19 +124,20 @@ void maxout_forward(const py::array& x, const py::array& y, const py::array& whi
     }
 }
 
+template <class T>
 void maxout_backward(const py::array& dy, const py::array& which, const py::array& dx,
                      std::int64_t P) {
     const std::int64_t C = split(dx, dy, P);
     same_shape(dy, "maxout: dy", which, "which");
-    const auto* gradient = input<float>(dy, "maxout_backward: dy");
+    const auto* gradient = input<T>(dy, "maxout_backward: dy");
     const auto* winner = input<std::uint8_t>(which, "maxout_backward: which");
-    auto* result = output<float>(dx, "maxout_backward: dx");
+    auto* result = output<T>(dx, "maxout_backward: dx");
     if (dy.size()) backward(gradient, winner, result, dy.size() / C, C, P);
 }
 
 }  // namespace
 
 void bind_maxout(py::module_& m) {
-    m.def("maxout_forward", &maxout_forward);
-    m.def("maxout_backward", &maxout_backward);
+    define(m, "maxout_forward", &maxout_forward<float>, &maxout_forward<bf16>);
+    define(m, "maxout_backward", &maxout_backward<float>, &maxout_backward<bf16>);
 }

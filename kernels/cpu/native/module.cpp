@@ -51,6 +51,13 @@ std::string onednn() {
     return std::to_string(version->major) + "." + std::to_string(version->minor);
 }
 
+// oneDNN has convolutions of bf16 from AVX-512 on; without its dot products (AVX512_BF16) it widens
+// the operands, and is no faster than in float.
+bool has_bf16() {
+    constexpr auto level = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
+    return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & level) == level;
+}
+
 // The widest instruction set that oneDNN uses here, by its common name.
 std::string instructions() {
     const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
@@ -70,6 +77,7 @@ PYBIND11_MODULE(_native, m) {
     m.def("set_threads", &set_threads, py::arg("count"),
           "OpenMP threads of every later kernel that this Python thread calls");
     m.def("threads", &omp_get_max_threads, "OpenMP threads that a kernel uses");
+    m.def("has_bf16", &has_bf16, "whether convolutions of bfloat16 work on this processor");
     m.def("onednn", &onednn, "oneDNN's version, such as 3.2");
     m.def("instructions", &instructions, "the instruction set in use, such as AVX-512");
     bind_conv(m);

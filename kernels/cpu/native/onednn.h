@@ -25,6 +25,11 @@ inline dnnl::memory::desc float_desc(const dnnl::memory::dims& shape,
     return dnnl::memory::desc(shape, dnnl::memory::data_type::f32, tag);
 }
 
+template <class T>
+constexpr dnnl::memory::data_type data_type() {
+    return sizeof(T) == 4 ? dnnl::memory::data_type::f32 : dnnl::memory::data_type::bf16;
+}
+
 // Memory that owns nothing, to be pointed at an array before each use; copies share the pointer.
 inline dnnl::memory view_of(const dnnl::memory::desc& desc) {
     return dnnl::memory(desc, cpu_engine(), nullptr);
@@ -35,8 +40,8 @@ inline dnnl::memory buffer_of(const dnnl::memory::desc& desc) {
     return dnnl::memory(desc, cpu_engine());
 }
 
-inline void point(dnnl::memory& memory, const float* data) {
-    memory.set_data_handle(const_cast<float*>(data));
+inline void point(dnnl::memory& memory, const void* data) {
+    memory.set_data_handle(const_cast<void*>(data));
 }
 
 inline float* floats(const dnnl::memory& memory) {

@@ -1,8 +1,9 @@
 // The global norm, the two updates and the end of a step, on flat arenas.
 //
-//   clip           g (size,) float32 -> clock         reads 4 bytes an element
+//   clip           g (size,) -> clock                 reads 4 bytes an element
 //   sgd_step       w, g, v (size,), segments (S,4)    reads 12, writes 8
 //   rmsprop_step   w, g, s (size,), segments (S,4)    reads 12, writes 8
+// g is float, or bf16 in half its bytes; all else is float.
 //   advance        clock, rates (S+1,) float64
 //
 // A segment is (start, stop, rate multiplier, decay multiplier); one thread computes a run of a
@@ -21,25 +22,30 @@ using namespace lsuv;
 
 namespace {
 
-double tile_squares(const float* g, std::int64_t size) {
+template <class T>
+double tile_squares(const T* g, std::int64_t size) {
     constexpr int LANES = 16;
     double squares[LANES] = {};
     std::int64_t i = 0;
     for (; i + LANES <= size; i += LANES) {
 #pragma omp simd
         for (int lane = 0; lane < LANES; ++lane) {
-            const double value = g[i + lane];
+            const double value = static_cast<float>(g[i + lane]);
             squares[lane] += value * value;
         }
     }
-    for (int lane = 0; i < size; ++i, ++lane) squares[lane] += static_cast<double>(g[i]) * g[i];
+    for (int lane = 0; i < size; ++i, ++lane) {
+        const double value = static_cast<float>(g[i]);
+        squares[lane] += value * value;
+    }
     for (int lane = 1; lane < LANES; ++lane) squares[0] += squares[lane];
     return squares[0];
 }
 
+template <class T>
 void clip(const py::array& g, double limit, const py::array& clock) {
     dimensions(g, "clip: g", 1);
-    const auto* gradient = input<float>(g, "clip: g");
+    const auto* gradient = input<T>(g, "clip: g");
     auto* now = write_clock(clock);
     const std::int64_t size = g.size(), tiles = ceil_div(size, TILE);
     static thread_local std::vector<double> memory;  // kept from call to call
@@ -91,7 +97,8 @@ const std::vector<Update>& updates(const py::array& w, const py::array& g, const
     return result;
 }
 
-void sgd_segment(float* __restrict__ w, const float* __restrict__ g, float* __restrict__ v,
+template <class T>
+void sgd_segment(float* __restrict__ w, const T* __restrict__ g, float* __restrict__ v,
                  const Update& part, float momentum) {
     const auto [start, stop, rate, decay, factor] = part;
 #pragma omp parallel for simd schedule(static) if (stop - start > SERIAL)
@@ -102,17 +109,19 @@ void sgd_segment(float* __restrict__ w, const float* __restrict__ g, float* __re
     }
 }
 
+template <class T>
 void sgd_step(const py::array& w, const py::array& g, const py::array& v, const py::array& segments,
               const py::array& clock, float momentum, double decay) {
     auto* weight = output<float>(w, "sgd_step: w");
-    const auto* gradient = input<float>(g, "sgd_step: g");
+    const auto* gradient = input<T>(g, "sgd_step: g");
     auto* velocity = output<float>(v, "sgd_step: v");
     for (const Update& part : updates(w, g, v, segments, clock, decay)) {
         sgd_segment(weight, gradient, velocity, part, momentum);
     }
 }
 
-void rmsprop_segment(float* __restrict__ w, const float* __restrict__ g, float* __restrict__ s,
+template <class T>
+void rmsprop_segment(float* __restrict__ w, const T* __restrict__ g, float* __restrict__ s,
                      const Update& part, float rho, float rest, float delta) {
     const auto [start, stop, rate, decay, factor] = part;
 #pragma omp parallel for simd schedule(static) if (stop - start > SERIAL)
@@ -123,11 +132,12 @@ void rmsprop_segment(float* __restrict__ w, const float* __restrict__ g, float* 
     }
 }
 
+template <class T>
 void rmsprop_step(const py::array& w, const py::array& g, const py::array& s,
                   const py::array& segments, const py::array& clock, double rho, float delta,
                   double decay) {
     auto* weight = output<float>(w, "rmsprop_step: w");
-    const auto* gradient = input<float>(g, "rmsprop_step: g");
+    const auto* gradient = input<T>(g, "rmsprop_step: g");
     auto* square = output<float>(s, "rmsprop_step: s");
     for (const Update& part : updates(w, g, s, segments, clock, decay)) {
         rmsprop_segment(weight, gradient, square, part, static_cast<float>(rho),
@@ -154,8 +164,19 @@ void advance(const py::array& clock, const py::array& rates) {
 }  // namespace
 
 void bind_optimizer(py::module_& m) {
-    m.def("clip", &clip);
-    m.def("sgd_step", &sgd_step);
-    m.def("rmsprop_step", &rmsprop_step);
+    using Array = const py::array&;
+    define(m, "clip", &clip<float>, &clip<bf16>);
+    m.def("sgd_step", [](Array w, Array g, Array v, Array segments, Array clock, float momentum,
+                         double decay) {
+        by_type(g, [&](auto t) {
+            sgd_step<decltype(t)>(w, g, v, segments, clock, momentum, decay);
+        });
+    });
+    m.def("rmsprop_step", [](Array w, Array g, Array s, Array segments, Array clock, double rho,
+                             float delta, double decay) {
+        by_type(g, [&](auto t) {
+            rmsprop_step<decltype(t)>(w, g, s, segments, clock, rho, delta, decay);
+        });
+    });
     m.def("advance", &advance);
 }
