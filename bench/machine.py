@@ -13,8 +13,10 @@ from importlib import metadata
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 
 
-def machine(ops) -> dict[str, str]:
-    """Facts that belong beside a measurement on the device `ops`."""
+def machine(ops, peers: dict[str, str]) -> dict[str, str]:
+    """Facts that belong beside a measurement on the device `ops`.
+
+    peers: {package: version} of the other software that took part."""
     model = platform.processor() or platform.machine()
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
@@ -28,6 +30,7 @@ def machine(ops) -> dict[str, str]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
+    versions |= peers
     return {
         "processor": model,
         "cores": str(os.cpu_count()),
@@ -39,10 +42,11 @@ def machine(ops) -> dict[str, str]:
     }
 
 
-def write(path: str | pathlib.Path | None, ops, rows: list[dict], **more) -> None:
+def write(path: str | pathlib.Path | None, ops, rows: list[dict],
+          peers: dict[str, str] | None = None, **more) -> None:
     """{"machine": ..., "rows": [...]} as JSON; nothing without a path."""
     if path is not None:
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"machine": machine(ops), **more, "rows": rows}, indent=1)
+        text = json.dumps({"machine": machine(ops, peers or {}), **more, "rows": rows}, indent=1)
         path.write_text(text + "\n")

@@ -1,156 +1,234 @@
-"""How long a training step takes, and where its time goes.
+"""How long a training step takes, where its time goes, and what PyTorch takes for the same.
 
-    python -m bench.step --net fitnet4
-    python -m bench.step --net fitnet_mnist --batch 64 --json bench/results/step_fitnet_mnist.json
+    python -m bench.step --net fitnet4 --against torch
+    python -m bench.step --net fitnet_mnist --precision bf16 --against torch --json step.json
 
-The step is the training command's own, with its `fast` recipe: gather, forward, loss, backward,
-clip and update. It is checked first (three steps on a few images give the reference's losses), then
-timed: medians over whole steps, and in a second pass by op, with GFLOP/s for the convolutions and
-GB/s for the rest (bytes of the arrays that an op is handed; what lies in the cache can be faster
-than memory).
+Our step is checked first: three steps on a few images give the reference's losses. Then the
+contestants take turns, each in a process of its own (bench/contest.py): ours, our convolutions
+alone (the bound: a step can't be faster), and PyTorch's modes. A turn is --steps training steps, or
+as many as fill --seconds, and the figures are medians over --rounds rounds; a ratio is ours over
+the peer's in images/s, round by round. Then the same for evaluation.
 
-Read next: bench/report.py.
+Both train the same net by the `fast` recipe at equal precision with softmax cross entropy. Ours
+gathers and augments its batch from the uint8 data set within the step; PyTorch's batch lies in
+memory as floats, always the same. Peak memory is a process's own, from its start to the end of the
+training turns: Python, libraries, weights, buffers; of ours also the data set, twice (as read, and
+resident), of torch.compile the compiler.
+
+By op: GFLOP/s of the convolutions, against the faster of a large matrix product and a large
+convolution of our own in that precision; GB/s of the rest, against a copy of 256 MiB by NumPy with
+as many threads (bytes of the arrays that an op is handed; what lies in the cache can be faster than
+memory). Both ceilings are measured in the same run.
+
+Read next: bench/contest.py.
 """
 
-import argparse
+import importlib.util
+import os
 import statistics
 import sys
-import time
-from collections import defaultdict
-
-import numpy as np
 
 import models
+from bench.contest import Contestant, Entry, Refused, one_round
 from bench.machine import write
-from engine.command import run_command
-from engine.data import load
-from engine.feed import Feed, read_clock
-from engine.layers import Conv
-from engine.losses import SoftmaxLoss
-from engine.net import Net
-from engine.optimizers import optimizer_of
+from bench.ours import CONVOLUTIONS, check
+from engine.command import Parser, run_command
+from engine.errors import InputError, RunError
 from kernels import DeviceError, ops_for
-from kernels.clock import LOSS
-from lsuv.fillers import fill
 from models.recipes import recipe
 
-
-class Stopwatch:
-    """Stands between a net and its ops: every call is passed on and timed."""
-
-    def __init__(self, ops):
-        self.ops, self.seconds, self.bytes = ops, defaultdict(float), defaultdict(int)
-
-    def __getattr__(self, name):
-        found = getattr(self.ops, name)
-        if not callable(found):
-            return found
-
-        def timed(*arguments):
-            start = time.perf_counter()
-            result = found(*arguments)
-            self.seconds[name] += time.perf_counter() - start
-            self.bytes[name] += moved(name, arguments)
-            return result
-
-        return timed
+OURS, BOUND = ("ours", "bench.ours:Ours"), ("convolutions alone", "bench.ours:Convolutions")
+TORCH = "bench.torch_nets:Torch"
+PEERS = {"torch": {
+    "torch eager": {},
+    "torch eager amax": {"way": "amax"},
+    "torch eager max": {"way": "max"},
+    "torch eager channels_last": {"channels_last": True},
+    "torch compile": {"compiled": True},
+    "torch compile channels_last": {"channels_last": True, "compiled": True},
+}}
+REMEDY = ("pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu "
+          "(the build without CUDA), or leave --against out")
 
 
-def moved(name: str, arguments) -> int:
-    """Bytes that an op must read or write at least: its arrays, and of the data set a batch."""
-    if name == "gather":
-        x = arguments[6]
-        return x.nbytes + x.size  # floats out, bytes in
-    return sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
-
-
-class Step:
-    """A net, its data and optimizer, and one training step as a call."""
-
-    def __init__(self, ops, name: str, act: str, batch: int, steps: int):
-        model, r = models.NETS[name], recipe(name, act, "lsuv", "fast")
-        data = load("synthetic", size=model.in_shape)
-        self.net = Net(models.build(name, act, 10, r.dropout), SoftmaxLoss(), ops, model.in_shape,
-                       batch)
-        fill(self.net, "ortho", 0, act)
-        self.optimizer = optimizer_of(self.net, r)
-        self.feed = Feed(self.net, data, r.move, r.input_scale)
-        self.rates = self.feed.start(read_clock(self.net), 0, steps, np.full(steps + 1, 1e-3))
-
-    def __call__(self) -> float:
-        net = self.net
-        self.feed.train_batch()
-        net.forward(train=True)
-        net.evaluate_loss()
-        net.backward()
-        self.optimizer.step()
-        net.ops.advance(net.clock, self.rates)
-        return float(net.clock[LOSS])
-
-
-def check(ops, net: str, act: str) -> None:
-    """AssertionError unless three small steps have the losses that the reference has."""
-    ours, reference = (Step(device, net, act, batch=4, steps=3) for device in
-                       (ops, ops_for("numpy")))
-    for _ in range(3):
-        found, wanted = ours(), reference()
-        assert abs(found - wanted) < 1e-3, f"loss {found}, the reference has {wanted}"
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="bench.step", description=__doc__.split("\n")[0])
+def options_of(arguments: list[str] | None):
+    parser = Parser(prog="bench.step", description=__doc__.split("\n")[0])
     parser.add_argument("--net", default="fitnet4", choices=models.NETS)
     parser.add_argument("--act", default="maxout", choices=models.ACTS)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--batch", type=int, default=None, help="images; default the recipe's")
+    parser.add_argument("--against", default=None, choices=PEERS, help="a peer; default none")
+    parser.add_argument("--data", default="auto", help="data set of our step (auto)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=None)
-    parser.add_argument("--steps", type=int, default=20, help="timed steps (20)")
+    parser.add_argument("--steps", type=int, default=5, help="steps of a turn, at least (5)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a turn, at least (1)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contestant (7)")
     parser.add_argument("--json", default=None, help="write the rows to this file")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    for name in ("steps", "rounds"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} {getattr(options, name)}: give at least 1")
+    if options.against and importlib.util.find_spec(options.against) is None:
+        raise InputError(f"--against {options.against}: it is not installed; {REMEDY}")
+    return options
+
+
+def peers_of(options) -> dict[str, dict]:
+    """{name: options} of the peer's modes; the ways to write a maxout only where there is one."""
+    modes = PEERS[options.against] if options.against else {}
+    return {n: m for n, m in modes.items() if options.act == "maxout" or "way" not in m}
+
+
+def start(entry: Entry, peers: dict[str, dict]) -> tuple[list[Contestant], dict[str, str]]:
+    """The contestants, ours and the bound first, and {peer that could not start: why}."""
+    contestants = [Contestant(name, kind, entry) for name, kind in (OURS, BOUND)]
+    left: dict[str, str] = {}
+    try:
+        for name, modes in peers.items():
+            try:
+                contestants.append(Contestant(name, TORCH, entry, **modes))
+            except Refused as error:
+                left[name] = str(error)
+    except BaseException:
+        close(contestants)
+        raise
+    return contestants, left
+
+
+def report(line: str) -> None:
+    """Progress, which is no part of the result: compiling and the rounds take minutes."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def close(contestants: list[Contestant]) -> None:
+    for contestant in contestants:
+        contestant.close()
+
+
+def compete(contestants: list[Contestant], phase: str, options, left: dict[str, str]) -> None:
+    """Warm up, then the rounds; who fails is put into `left`. RunError where we fail."""
+    for contestant in contestants:
+        try:
+            contestant.warm(phase, options.steps, options.seconds)
+            report(f"{contestant.name}: warm for {phase}, {contestant.steps[phase]} steps a turn")
+        except Refused as error:
+            left[contestant.name] = str(error)
+    running = [c for c in contestants if c.name not in left]
+    for number in range(options.rounds):
+        left |= one_round([c for c in running if c.name not in left], phase)
+        report(f"{phase}: round {number + 1} of {options.rounds}")
+    for name, _ in (OURS, BOUND):
+        if name in left:
+            raise RunError(f"{name}: {left[name]}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = options_of(arguments)
     ops = ops_for(options.device, options.threads)
-    batch = options.batch or recipe(options.net, options.act, "lsuv").batch
+    entry = Entry(options.net, options.act,
+                  options.batch or recipe(options.net, options.act, "lsuv").batch,
+                  options.precision, ops.threads or os.cpu_count() or 1, ops.name, options.data)
+    check(ops, entry)
+    print(f"{entry.net} {entry.act}, batch {entry.batch}, {entry.precision}, {ops.description}")
+    contestants, left = start(entry, peers_of(options))
+    try:
+        return measure(contestants, left, ops, entry, options)
+    except Refused as error:
+        raise RunError(str(error)) from error
+    finally:
+        close(contestants)
 
-    check(ops, options.net, options.act)
-    warm = 5
-    step = Step(ops, options.net, options.act, batch, warm + options.steps)
-    for _ in range(warm):
-        step()
-    times = []
-    for _ in range(options.steps):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    median = statistics.median(times)
-    print(f"{options.net} {options.act}, batch {batch}, {ops.description}")
-    print(f"step {1e3 * median:.1f} ms (fastest {1e3 * min(times):.1f}), "
-          f"{batch / median:.0f} images/s")
 
-    watch = Stopwatch(ops)
-    rounds = max(3, options.steps // 4)
-    profiled = Step(watch, options.net, options.act, batch, 1 + rounds)
-    profiled()
-    watch.seconds.clear()
-    watch.bytes.clear()
-    for _ in range(rounds):
-        profiled()
-    convolutions = [layer for layer in profiled.net.weighted() if isinstance(layer, Conv)]
-    adds = sum(layer.multiply_adds for layer in convolutions) * batch
-    first = convolutions[0].multiply_adds * batch  # nobody wants the images' gradient
-    operations = {"conv_forward": 2 * adds, "conv_backward_filter": 2 * adds,
-                  "conv_backward_data": 2 * (adds - first)}
-    rows = [{"name": "ours", "net": options.net, "act": options.act, "batch": batch,
-             "seconds": median, "images_per_second": batch / median}]
-    print(f"{'op':<24}{'ms':>9}{'share':>8}{'rate':>16}")
-    for name, seconds in sorted(watch.seconds.items(), key=lambda item: -item[1]):
-        seconds /= rounds
-        if name in operations:
-            rate = f"{operations[name] / seconds / 1e9:.0f} GFLOP/s"
-        else:
-            rate = f"{watch.bytes[name] / rounds / seconds / 1e9:.1f} GB/s"
-        print(f"{name:<24}{1e3 * seconds:>9.2f}{seconds / median:>8.1%}{rate:>16}")
-        rows.append({"name": name, "seconds": seconds, "share": seconds / median, "rate": rate})
-    write(options.json, ops, rows)
+def measure(contestants, left: dict[str, str], ops, entry: Entry, options) -> int:
+    ours, bound, *peers = contestants
+    facts = ours.ask("facts")
+    versions: dict[str, str] = {}
+    for peer in peers:
+        found = peer.ask("facts")
+        versions |= found["versions"]
+        if found["parameters"] != facts["parameters"]:
+            raise RunError(f"{peer.name} has {found['parameters']} parameters, ours "
+                           f"{facts['parameters']}: not the same net, so nothing to compare")
+    shared = {"net": entry.net, "act": entry.act, "batch": entry.batch,
+              "precision": entry.precision}
+    rows = []
+    compete(contestants, "train", options, left)
+    peaks = {c.name: c.ask("peak_mb") for c in [ours, *peers] if c.name not in left}
+    rows += [row(c, ours, shared, "train", peaks) for c in [ours, *peers] if c.name not in left]
+    alone = row(bound, ours, shared, "train", peaks)
+    del alone["peak_mb"], alone["ratio"], alone["ratios"]
+    share = statistics.median(a / b for a, b in zip(bound.turns["train"], ours.turns["train"]))
+    compete([c for c in [ours, *peers] if c.name not in left], "test", options, left)
+    rows += [row(c, ours, shared, "test", peaks) for c in [ours, *peers] if c.name not in left]
+    rows += [{"name": name, **shared, "phase": "train", "error": why}
+             for name, why in left.items()]
+    rows.append({**alone, "share": share})
+
+    ceilings = bound.ask("ceilings")
+    profile = ours.ask("profile", ours.steps["train"])
+    rows += op_rows(profile, statistics.median(ours.turns["train"]), ceilings)
+    print_ops(rows)
+    print_contest(rows, facts)
+    write(options.json, ops, rows, peers=versions, rounds=options.rounds, ceilings=ceilings,
+          data=facts["data"], data_mb=facts["data_mb"])
     return 0
+
+
+def row(contestant: Contestant, ours: Contestant, shared: dict, phase: str,
+        peaks: dict[str, float]) -> dict:
+    """A contestant's figures in a phase: medians over the rounds."""
+    turns = contestant.turns[phase]
+    ratios = [theirs / mine for theirs, mine in zip(turns, ours.turns[phase])]
+    own = contestant is ours
+    seconds = statistics.median(turns)
+    return {"name": contestant.name, **shared, "phase": phase, "seconds": seconds,
+            "images_per_second": shared["batch"] / seconds,
+            "ratio": None if own else statistics.median(ratios),
+            "ratios": None if own else [min(ratios), max(ratios)],
+            "peak_mb": peaks.get(contestant.name)}
+
+
+def op_rows(profile: dict, step: float, ceilings: dict[str, float]) -> list[dict]:
+    """Where the step's time goes, the longest first."""
+    rows = []
+    fastest = max(ceilings["product_gflops"], ceilings["convolution_gflops"])
+    for name, (seconds, operations, size) in sorted(profile.items(), key=lambda p: -p[1][0]):
+        if name in CONVOLUTIONS:
+            rate, unit, ceiling = operations / seconds / 1e9, "GFLOP/s", fastest
+        else:
+            rate, unit, ceiling = size / seconds / 1e9, "GB/s", ceilings["copy_gbs"]
+        text = f"{rate:.0f} {unit}" if unit == "GFLOP/s" else f"{rate:.1f} {unit}"
+        rows.append({"name": name, "seconds": seconds, "share": seconds / step, "rate": text,
+                     "of_ceiling": rate / ceiling})
+    return rows
+
+
+def print_ops(rows: list[dict]) -> None:
+    print(f"{'op':<28}{'ms':>9}{'share':>8}{'rate':>14}{'of ceiling':>12}")
+    for r in (r for r in rows if "rate" in r):
+        print(f"{r['name']:<28}{1e3 * r['seconds']:>9.2f}{r['share']:>8.1%}{r['rate']:>14}"
+              f"{r['of_ceiling']:>12.0%}")
+
+
+def print_contest(rows: list[dict], facts: dict) -> None:
+    print(f"\n{'phase':<7}{'contestant':<28}{'ms':>9}{'images/s':>10}{'ratio':>7}"
+          f"{'  of the rounds':<17}{'peak MB':>8}")
+    for r in (r for r in rows if "phase" in r):
+        line = f"{r['phase']:<7}{r['name']:<28}"
+        if "error" in r:
+            print(f"{line}  {r['error']}")
+            continue
+        line += f"{1e3 * r['seconds']:>9.1f}{r['images_per_second']:>10.0f}"
+        if "share" in r:
+            line += f"  {r['share']:.1%} of our step"
+        else:
+            span = "  {:.2f} .. {:.2f}".format(*r["ratios"]) if r["ratios"] else ""
+            ratio = f"{r['ratio']:.2f}" if r["ratios"] else ""
+            line += f"{ratio:>7}{span:<17}{r['peak_mb']:>8.0f}"
+        print(line)
+    print(f"ratio: ours over the peer's, in images/s. Ours held {facts['data']} "
+          f"({facts['data_mb']:.0f} MB of images, twice).")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """A list of layers is a layer, and x + chain(x) is a layer.
 
 The two visitors are the engine's only hooks: `before(layer, x)` is called just before a layer with
-weights sees `x` and may end the pass by returning `STOP`; `after(layer)` is called just after such
-a layer's backward, while its `dz` is still valid. LSUV, the tables' statistics and the search for a
-NaN are visitors.
+weights sees `x`; it may end the pass by returning `STOP`, or return the layer's output where it has
+run the layer on `x` itself. `after(layer)` is called just after such a layer's backward, while its
+`dz` is still valid. LSUV, the tables' statistics and the search for a NaN are visitors.
 
 Read next: engine/net.py, which puts a chain, a loss and the memory together.
 """
@@ -37,9 +37,8 @@ class Chain(Layer):
             if isinstance(layer, Chain):
                 x = layer.forward(x, train, before)
             else:
-                if layer.weighted and before is not None and before(layer, x) is STOP:
-                    return STOP
-                x = layer.forward(x, train)
+                found = before(layer, x) if layer.weighted and before is not None else None
+                x = layer.forward(x, train) if found is None else found
             if x is STOP:
                 return STOP
         return x

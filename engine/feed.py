@@ -58,14 +58,14 @@ class Resident:
     W + 2 pad, C) float32. input_scale: factor on every input."""
 
     def __init__(self, net, split, mean_image: np.ndarray, pad: int, input_scale: float):
-        asarray = net.ops.asarray
+        constant = net.ops.constant
         self.net, self.pad, self.input_scale = net, pad, input_scale
         self.count = len(split.images)
-        self.images = asarray(np.ascontiguousarray(split.images, np.uint8))
-        self.labels = asarray(np.ascontiguousarray(split.labels, np.int32))
-        self.shift = asarray(np.ascontiguousarray(split.shift, np.float32))
-        self.scale = asarray(np.ascontiguousarray(split.scale, np.float32))
-        self.mean_image = asarray(np.ascontiguousarray(mean_image, np.float32))
+        self.images = constant(np.ascontiguousarray(split.images, np.uint8))
+        self.labels = constant(np.ascontiguousarray(split.labels, np.int32))
+        self.shift = constant(np.ascontiguousarray(split.shift, np.float32))
+        self.scale = constant(np.ascontiguousarray(split.scale, np.float32))
+        self.mean_image = constant(np.ascontiguousarray(mean_image, np.float32))
 
     def gather(self, order, move: int = 0, mirror: bool = False, augment: bool = False) -> None:
         """Fill net.x and net.labels with the images that the clock's row of `order` names."""

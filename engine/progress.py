@@ -7,9 +7,6 @@ Read next: engine/runs.py, what a run leaves behind.
 import sys
 import time
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
-
 from engine.words import say
 
 PLAIN_SECONDS = 60  # between two plain lines within an epoch
@@ -25,6 +22,9 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self.terminal:
+            from rich.console import Console  # 15 ms, for a terminal alone
+            from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
             self.bar = Bar(TextColumn("epoch {task.fields[epoch]}"), BarColumn(),
                            TextColumn("{task.percentage:>3.0f}%  loss {task.fields[loss]}  "
                                       "{task.fields[speed]} images/s  left"),

@@ -105,6 +105,15 @@ class NumpyOps:
         array[...] = host
         return array
 
+    def constant(self, host) -> np.ndarray:
+        """`asarray` of values that nobody writes to any more: read-only, and here the host array
+        itself where its memory will do, so that a data set is not held twice."""
+        host = np.asarray(host)
+        fits = host.flags.c_contiguous and host.flags.aligned
+        array = host.view() if fits else self.asarray(host)
+        array.flags.writeable = False
+        return array
+
     def tohost(self, array) -> np.ndarray:
         """A copy on the host of a device array."""
         return np.array(array)

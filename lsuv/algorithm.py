@@ -143,6 +143,7 @@ def _one_pass(net, next_batch, options, report) -> None:
             return net.ops.variance(layer.z, layer.pieces)
 
         report.rows += _adjust(net, layer, probe, options)
+        return layer.z  # of the last probe: the weights have not changed since
 
     next_batch()
     report.forwards += 1

@@ -6,6 +6,8 @@ TOLERANCE gives that operation, for inputs of order one. In bfloat16 both round 
 the same float32 value once, so that they may be a unit apart: up to 2^-7 of it.
 """
 
+import tempfile
+
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
@@ -67,6 +69,14 @@ def _devices():
 
 
 DEVICES, MISSING = _devices()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_our_own():
+    """No test, and no program that a test starts, writes into the user's cache folder."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", folder)
+        yield folder
 
 
 def pytest_report_header(config):

@@ -15,7 +15,8 @@ from kernels.reference import NumpyOps
 
 REFERENCE = NumpyOps()
 
-HELPERS = {"empty", "zeros", "asarray", "tohost", "synchronize"}  # tests/test_reference.py has them
+# tests/test_reference.py has them
+HELPERS = {"empty", "zeros", "asarray", "constant", "tohost", "synchronize"}
 OPERATIONS = [name for name, _ in inspect.getmembers(NumpyOps, inspect.isfunction)
               if not name.startswith("_") and name not in HELPERS]
 WIDE = {"clock", "segments", "rates"}  # float64 on every device

@@ -31,7 +31,7 @@ SYNTHETIC = ("--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--
     (["--data", "cifar12"], "cifar10"), (["--recipe", "quick"], "fast"),
     (["--optimizer", "adam"], "sgd"), (["--lsuv-mode", "old"], "fresh"),
     (["--device", "gpu"], "cpu"), (["--device", "cuda"], "no CUDA device"),
-    (["--precision", "bf16"], "fp32"), (["--precision", "fp16"], "'fp16'"),
+    (["--precision", "tf32"], "fp32"), (["--precision", "fp16"], "'fp16'"),
     (["--epochs", "-1"], "--epochs -1 must be 0 or more"), (["--epochs", "nan"], "--epochs nan"),
     (["--epochs", "ten"], "'ten'"), (["--batch", "0"], "--batch 0"), (["--batch", "1.5"], "'1.5'"),
     (["--lr", "0"], "--lr 0 must be above 0"), (["--lr", "nan"], "--lr nan"),

@@ -1,6 +1,6 @@
 """Data sets: forged files of every format, the official files where there are any, and no network.
 
-Read next: engine/data/__init__.py.
+Read next: tests/test_cache.py.
 """
 
 import dataclasses
@@ -49,6 +49,7 @@ def alone(monkeypatch, tmp_path):
     monkeypatch.delenv("LSUV_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(pooch, "retrieve", refuse)
+    monkeypatch.setattr(engine.data.cache, "SETTLED", float("inf"))  # tests/test_cache.py caches
     for name, layout in (("cifar10", SMALL10), ("cifar100", SMALL100), ("mnist", SMALL_MNIST)):
         monkeypatch.setitem(engine.data.OFFICIAL, name, layout)
     return asked

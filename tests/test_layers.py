@@ -131,6 +131,18 @@ def test_stop_ends_the_pass_inside_containers_too():
     assert seen == ["a", "b", "c"]
 
 
+def test_a_visitor_may_run_the_layer_itself():
+    net, runs = small_net("residual"), []
+    scores = net.forward(True).copy()
+    for layer in net.weighted():
+        layer.forward = lambda x, train, layer=layer: (runs.append(layer.name),
+                                                       type(layer).forward(layer, x, train))[1]
+    assert np.array_equal(net.forward(True, lambda layer, x: layer.forward(x, True)), scores)
+    assert runs == ["a", "b", "c", "clf"]
+    net.forward(True, lambda layer, x: 2 * layer.forward(x, True) if layer.name == "clf" else None)
+    assert np.array_equal(net.scores, 2 * scores)
+
+
 def test_resize_keeps_weights_and_scores():
     net = small_net("fitnet")
     x, scores = net.x.copy(), net.forward(train=False).copy()

@@ -605,6 +605,19 @@ def test_advance_refuses_a_step_before_the_table_and_changes_nothing(ops):
 
 # -- memory and errors ----------------------------------------------------------------------------
 
+def test_a_constant_is_shared_where_it_can_be_and_never_written(ops):
+    host = np.arange(24, dtype=np.float32).reshape(4, 6)
+    unaligned = np.frombuffer(b"-" + host.tobytes(), np.float32, offset=1).reshape(4, 6)
+    for given, shared in ((host, True), (host[:, ::2], False), (host.T, False), (unaligned, False)):
+        found = ops.constant(given)
+        assert np.array_equal(ops.tohost(found), given) and found.dtype == given.dtype
+        assert found.flags.c_contiguous and found.flags.aligned
+        assert np.shares_memory(found, given) is shared
+        with pytest.raises(ValueError):
+            found[0, 0] = 1
+    host[0, 0] = 5  # it stays the host's
+
+
 def test_arrays_are_aligned_and_copied(ops):
     for dtype in (np.float32, np.float64, np.uint8, np.int32):
         for shape in ((3, 5), (1,), 7, (0, 4)):

@@ -10,14 +10,13 @@ Read next: engine/data/dataset.py, what a Dataset holds.
 import os
 from pathlib import Path
 
-from engine.data import cifar, download, folder, mnist, synthetic
+from engine.data import cache, cifar, download, mnist, synthetic
 from engine.data.dataset import Dataset, Raw, Split, build
 from engine.errors import InputError, nearest
 
 __all__ = ["NAMES", "Dataset", "Raw", "Split", "build", "load"]
 
 OFFICIAL = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100, "mnist": mnist.MNIST}
-SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3), "mnist": (28, 28, 1)}
 NAMES = ("auto", *OFFICIAL, "synthetic")
 
 
@@ -46,6 +45,8 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None,
     if not os.path.isdir(root):
         raise InputError(f"unknown data {name!r}, and no folder of that name; "
                          f"{nearest(name, NAMES)}, or the path of a folder of images")
+    from engine.data import folder  # Pillow is loaded for this alone
+
     root = root.resolve()
     name = f"{root.name}/"  # the slash tells it from a set of ours
     raw, notes = folder.read(root, size, limit)
@@ -63,7 +64,7 @@ def _auto(wanted: str, data_dir, limit, size, report) -> Dataset:
         return _official(wanted, data_dir, limit, size, report)
     except download.MissingData as missing:
         note = f"data synthetic: {wanted} {missing.why}; to train on {wanted}, {missing.remedy}"
-        return _synthetic(limit, size or SHAPES[wanted], [note])
+        return _synthetic(limit, size or OFFICIAL[wanted].in_shape, [note])
 
 
 def _synthetic(limit, size, notes: list[str]) -> Dataset:
@@ -71,16 +72,21 @@ def _synthetic(limit, size, notes: list[str]) -> Dataset:
 
 
 def _official(name: str, data_dir, limit, size, report) -> Dataset:
-    shape = SHAPES[name]
+    layout = OFFICIAL[name]
+    shape = layout.in_shape
     if size is not None and tuple(size) != shape[:len(size)]:
         raise InputError(f"data {name}: images are {'x'.join(map(str, shape))}, not "
                          f"{'x'.join(map(str, size))}; choose another net or another data set")
-    layout = OFFICIAL[name]
     where = download.obtain(layout, data_dir, report)
-    notes = [f"data {name}: read from {where}"]
-    if name == "mnist":
-        return build(name, mnist.read(where, layout), 0, False, limit, notes, scale=mnist.SCALE)
-    return build(name, cifar.read(where, layout), 8, True, limit, notes)
+    reader = mnist if name == "mnist" else cifar
+
+    def make(*notes: str) -> Dataset:
+        return build(name, reader.read(where, layout), layout.pad, layout.mirror, limit,
+                     list(notes), layout.scale)
+
+    if limit is not None:
+        return make(f"data {name}: read from {where}")
+    return cache.load(layout, where, make)
 
 
 def _check(limit, size) -> None:

@@ -34,6 +34,12 @@ class Layout:
     sha256: str
     megabytes: int
     endings = ("",)  # of a file's name on disk
+    in_shape, pad, mirror, scale = (32, 32, 3), 8, True, None  # as `dataset.build` takes them
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Training and test images."""
+        return sum(rows for _, rows in self.train), sum(rows for _, rows in self.test)
 
     @property
     def sizes(self) -> dict[str, int]:

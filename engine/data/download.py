@@ -4,7 +4,7 @@ Looked for in: the given folder, $LSUV_DATA_DIR, the user's cache folder; in eac
 official subfolder, then directly. What is fetched is checked against pinned hashes and appears in
 the cache folder only when it is whole.
 
-Read next: engine/data/__init__.py, which puts it all together.
+Read next: engine/data/cache.py, which keeps what was read.
 """
 
 import gzip
@@ -37,7 +37,7 @@ class MissingData(InputError):
 
 
 def cache_folder() -> Path:
-    """Where sets are fetched to: ~/.cache/lsuv-engine on Linux, or under $XDG_CACHE_HOME."""
+    """Of fetched and of cached sets: ~/.cache/lsuv-engine on Linux, or under $XDG_CACHE_HOME."""
     return Path(pooch.os_cache("lsuv-engine"))
 
 

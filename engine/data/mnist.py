@@ -32,6 +32,8 @@ class Layout:
     megabytes: int
     md5: dict[str, str]
     endings = ("", ".gz")  # of a file's name on disk
+    in_shape, pad, mirror, scale = (SIDE, SIDE, 1), 0, False, SCALE  # as `dataset.build` takes them
+    classes = tuple("0123456789")
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Dimensions that the file must declare."""
@@ -61,9 +63,9 @@ def read(folder: Path, layout: Layout = MNIST) -> Raw:
     for prefix in ("train", "t10k"):
         images = read_file(folder, f"{prefix}-images-idx3-ubyte", layout)[..., None]
         labels = read_file(folder, f"{prefix}-labels-idx1-ubyte", layout).astype(np.int32)
-        check_labels(str(folder / f"{prefix}-labels-idx1-ubyte"), labels, 10)
+        check_labels(str(folder / f"{prefix}-labels-idx1-ubyte"), labels, len(layout.classes))
         splits += [images, labels]
-    return Raw(*splits, [str(digit) for digit in range(10)])
+    return Raw(*splits, list(layout.classes))
 
 
 def read_file(folder: Path, name: str, layout: Layout = MNIST) -> np.ndarray:

@@ -3,8 +3,9 @@
 What an operation means stands in the reference. Different here: arrays are float32, or bfloat16
 where the contract has activations and gradients (uint8 and int32 where it says so), contiguous,
 aligned, and have exactly the shapes that the contract names; an array or a number out of that contract is a ValueError that names the value,
-before memory is touched, and a value of another Python type is pybind11's TypeError. Convolution
-and the fully connected layer are oneDNN's, everything else is our own, in native/.
+before memory is touched, and a value of another Python type is pybind11's TypeError. The fully
+connected layer and the convolutions that winograd.cpp does not take are oneDNN's, everything else
+is our own, in native/.
 
 Read next: native/module.cpp, then native/maxout.cpp, the shortest kernel.
 """
@@ -21,13 +22,14 @@ class CpuOps(NumpyOps):
     name = "cpu"
     precisions = NumpyOps.precisions if _native.has_bf16() else {"fp32": None}
 
-    def __init__(self, threads: int | None = None):
+    def __init__(self, threads: int | None = None, direct: bool = False):
         """threads: OpenMP threads of every kernel that the calling Python thread starts, in this
         and any other CpuOps; None leaves its count as it is. Other Python threads keep OpenMP's.
+        direct: every convolution by oneDNN, to compare with.
         """
         if threads is not None:
             _native.set_threads(threads)
-        self._convolutions = _native.Convolutions()
+        self._convolutions = _native.Convolutions(direct)
 
     @property
     def threads(self) -> int:
@@ -156,6 +158,11 @@ class CpuOps(NumpyOps):
                mirror, input_scale, augment):
         _native.gather(images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad,
                        move, mirror, input_scale, augment)
+
+    # -- initialisation ---------------------------------------------------------------------------
+
+    def orthonormal(self, rows, cols, key):
+        return _native.orthonormal(rows, cols, *key)
 
     # -- optimisation -----------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-// Convolution by oneDNN, on plain NHWC activations and KRSC weights.
+// Convolution on plain NHWC activations and KRSC weights: 3x3 filters of 16 channels and more by
+// Winograd's algorithm (winograd.cpp), where that pays, and all others by oneDNN.
 //
 // A plan (conv_plan.h) is built at the first use of its shapes and kept, so a training step
 // allocates nothing after the first, but for the vector of a few pointers in which oneDNN's
@@ -8,7 +9,7 @@
 // also rounds, 1.3 %. That is too little to ask whether a copy is current.
 //
 // x, y and their gradients are float, or bf16; W and b are float; dW and db have the type of dy.
-// Read next: columns.h (the bias gradient), linear.cpp.
+// Read next: winograd.cpp, columns.h (the bias gradient), linear.cpp.
 
 #include <omp.h>
 
@@ -22,6 +23,7 @@
 #include "columns.h"
 #include "common.h"
 #include "conv_plan.h"
+#include "winograd.h"
 
 namespace {
 
@@ -93,6 +95,9 @@ struct KeyHash {
 // other.
 class Convolutions {
 public:
+    // direct: all by oneDNN, for comparison.
+    explicit Convolutions(bool direct) : direct_(direct) {}
+
     template <class T>
     void forward(const py::array& x, const py::array& W, const py::array& b, const py::array& y,
                  std::int64_t stride, std::int64_t pad, std::int64_t groups) {
@@ -107,6 +112,10 @@ public:
 
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> guard(lock_);
+        if (minimal<T>(s, false)) {
+            return winograd_forward(x_data, W_data, b_data, y_data,
+                winograd_shape(s), workspace_);
+        }
         ConvPlan& plan = plan_for(Pass::forward, s);
         point(plan.krsc, W_data);
         point(plan.x, x_data);
@@ -129,6 +138,10 @@ public:
 
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> guard(lock_);
+        if (minimal<T>(s, false)) {
+            return winograd_backward_data(dy_data, W_data, dx_data,
+                winograd_shape(s), workspace_);
+        }
         ConvPlan& plan = plan_for(Pass::backward_data, s);
         point(plan.krsc, W_data);
         point(plan.y, dy_data);
@@ -157,6 +170,10 @@ public:
 
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> guard(lock_);
+        if (minimal<T>(s, true)) {
+            return winograd_backward_filter(x_data, dy_data, dW_data, db_data,
+                winograd_shape(s), workspace_);
+        }
         ConvPlan& plan = plan_for(Pass::backward_filter, s);
         point(plan.krsc, dW_data);
         // Not reordered, the primitive's format is KRSC itself, and of floats.
@@ -178,6 +195,15 @@ public:
     }
 
 private:
+    static WinogradShape winograd_shape(const ConvShape& s) { return {s.N, s.H, s.W, s.C, s.K}; }
+
+    // Whether Winograd's minimal filtering computes it.
+    template <class T>
+    bool minimal(const ConvShape& s, bool filter_gradient) const {
+        return !direct_ && s.R == 3 && s.S == 3 && s.stride == 1 && s.pad == 1 && s.groups == 1 &&
+               winograd_pays<T>(winograd_shape(s), filter_gradient);
+    }
+
     ConvPlan& plan_for(Pass pass, const ConvShape& s) {
         const Key key{static_cast<std::int64_t>(pass), s.N, s.H, s.W, s.C, s.K, s.R, s.S, s.stride,
                       s.pad, s.groups, static_cast<std::int64_t>(s.type), omp_get_max_threads()};
@@ -190,7 +216,9 @@ private:
         return plans_.emplace(key, plan_backward_filter(s)).first->second;
     }
 
+    const bool direct_;
     std::unordered_map<Key, ConvPlan, KeyHash> plans_;
+    WinogradWorkspace workspace_;
     ColumnSums bias_;
     static inline std::mutex lock_;
 };
@@ -202,7 +230,7 @@ void bind_conv(py::module_& m) {
     using Array = const py::array&;
     using Whole = std::int64_t;
     py::class_<Convolutions>(m, "Convolutions", "convolution plans by shape, built at first use")
-        .def(py::init<>())
+        .def(py::init<bool>(), "direct"_a = false)
         .def("conv_forward",
              [](Convolutions& all, Array x, Array W, Array b, Array y, Whole stride, Whole pad,
                 Whole groups) {

@@ -1,14 +1,27 @@
 #pragma once
 // Sixteen channels at a time, in one AVX-512 register or what the processor has in its place.
 //
-// For kernels that carry a value and its index from place to place: an array of sixteen would go
-// through memory at every place, since GCC does not keep it in a register across loops.
-// GCC's vector types compile for any processor.
+// For kernels that carry sums, or a value and its index, from place to place: GCC does not keep an
+// array of sixteen in a register across loops. The vectors are GCC's, which compile for any
+// processor; where AVX-512 has one instruction for what takes several of them, it is named. A
+// `Mask` says which lanes exist: the last of a row's vectors may be cut short, and memory beyond it
+// is neither read nor written.
 
 #include <cstdint>
 #include <cstring>
 
 #include "element.h"
+
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+#define LSUV_AVX512 1
+// GCC 12 warns of its own header's deliberately undefined registers (its bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#else
+#define LSUV_AVX512 0
+#endif
 
 namespace lsuv {
 
@@ -16,85 +29,139 @@ constexpr std::int64_t LANES = 16;
 
 using Floats = float __attribute__((vector_size(64)));
 using Wholes = std::int32_t __attribute__((vector_size(64)));
-using Bytes = std::uint8_t __attribute__((vector_size(16)));
-using Halves = std::uint16_t __attribute__((vector_size(32)));
+using Words = std::uint32_t __attribute__((vector_size(64)));
 
 #define LSUV_INLINE inline __attribute__((always_inline))
 
-template <class Vector, class From>
-LSUV_INLINE Vector bits_of(const From& from) {
-    static_assert(sizeof(Vector) == sizeof(From));
-    Vector to;
-    std::memcpy(&to, &from, sizeof to);
-    return to;
+LSUV_INLINE Floats all(float value) { return Floats{} + value; }
+LSUV_INLINE Wholes all(std::int32_t value) { return Wholes{} + value; }
+
+#if LSUV_AVX512
+
+using Mask = __mmask16;
+using Choice = __mmask16;  // a bit a lane
+
+LSUV_INLINE Mask first_lanes(std::int64_t count) {
+    return static_cast<Mask>(count >= LANES ? 0xFFFF : (1u << count) - 1);
 }
 
-// `count` elements, and behind them zeros. Sixteen as a constant is a single load.
-template <class Vector, class T>
-LSUV_INLINE Vector load_bits(const T* from, std::int64_t count) {
-    Vector to = {};
-    if (count == LANES) {
-        std::memcpy(&to, from, sizeof to);
-    } else {
-        for (std::int64_t lane = 0; lane < count; ++lane) {
-            std::memcpy(reinterpret_cast<char*>(&to) + lane * sizeof(T), from + lane, sizeof(T));
-        }
-    }
-    return to;
+LSUV_INLINE Floats load(const float* from, Mask mask) {
+    return reinterpret_cast<Floats>(_mm512_maskz_loadu_ps(mask, from));
 }
 
-template <class Vector, class T>
-LSUV_INLINE void store_bits(T* to, const Vector& from, std::int64_t count) {
-    if (count == LANES) {
-        std::memcpy(to, &from, sizeof from);
-    } else {
-        for (std::int64_t lane = 0; lane < count; ++lane) {
-            std::memcpy(to + lane, reinterpret_cast<const char*>(&from) + lane * sizeof(T),
-                        sizeof(T));
-        }
-    }
+LSUV_INLINE Floats load(const bf16* from, Mask mask) {
+    const __m256i halves = _mm256_maskz_loadu_epi16(mask, from);
+    const __m512i wide = _mm512_cvtepu16_epi32(halves);
+    return reinterpret_cast<Floats>(_mm512_slli_epi32(wide, 16));
 }
 
-LSUV_INLINE Floats load(const float* from, std::int64_t count) {
-    return load_bits<Floats>(from, count);
+LSUV_INLINE Wholes load(const std::uint8_t* from, Mask mask) {
+    return reinterpret_cast<Wholes>(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, from)));
 }
 
-LSUV_INLINE Floats load(const bf16* from, std::int64_t count) {
-    const Halves halves = load_bits<Halves>(from, count);
-    return bits_of<Floats>(__builtin_convertvector(halves, Wholes) << 16);
+LSUV_INLINE void store(std::uint8_t* to, Wholes values, Mask mask) {
+    _mm512_mask_cvtepi32_storeu_epi8(to, mask, reinterpret_cast<__m512i>(values));
 }
 
-LSUV_INLINE Wholes load(const std::uint8_t* from, std::int64_t count) {
-    return __builtin_convertvector(load_bits<Bytes>(from, count), Wholes);
+// Rounded to the nearest element. AVX512_BF16 takes numbers below 1e-38 for zero.
+LSUV_INLINE void store_rounded(float* to, Floats values, Mask mask) {
+    _mm512_mask_storeu_ps(to, mask, reinterpret_cast<__m512>(values));
 }
 
-LSUV_INLINE void store(std::uint8_t* to, Wholes values, std::int64_t count) {
-    store_bits(to, __builtin_convertvector(values, Bytes), count);
-}
-
-// Rounded to the nearest element, as `rounded` in element.h does it.
-LSUV_INLINE void store_rounded(float* to, Floats values, std::int64_t count) {
-    store_bits(to, values, count);
-}
-
-LSUV_INLINE void store_rounded(bf16* to, Floats values, std::int64_t count) {
-    const Wholes wide = bits_of<Wholes>(values);
-    const Wholes nearest = wide + 0x7FFF + (wide >> 16 & 1);
-    const Wholes kept = values == values ? nearest : wide | 0x400000;
-    store_bits(to, __builtin_convertvector(kept >> 16, Halves), count);
+LSUV_INLINE void store_rounded(bf16* to, Floats values, Mask mask) {
+#ifdef __AVX512BF16__
+    const __m256bh nearest = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(values));
+    _mm256_mask_storeu_epi16(to, mask, reinterpret_cast<__m256i>(nearest));
+#else
+    Words wide = reinterpret_cast<Words>(values);
+    wide = values == values ? wide + 0x7FFFu + (wide >> 16 & 1u) : wide | 0x400000u;
+    _mm512_mask_cvtepi32_storeu_epi16(to, mask, reinterpret_cast<__m512i>(wide >> 16));
+#endif
 }
 
 // Of values that are elements: chosen ones, or zero.
-LSUV_INLINE void store_exactly(float* to, Floats values, std::int64_t count) {
-    store_bits(to, values, count);
+LSUV_INLINE void store_exactly(float* to, Floats values, Mask mask) {
+    store_rounded(to, values, mask);
 }
 
-LSUV_INLINE void store_exactly(bf16* to, Floats values, std::int64_t count) {
-    store_bits(to, __builtin_convertvector(bits_of<Wholes>(values) >> 16, Halves), count);
+LSUV_INLINE void store_exactly(bf16* to, Floats values, Mask mask) {
+    const __m512i upper = _mm512_srli_epi32(reinterpret_cast<__m512i>(values), 16);
+    _mm512_mask_cvtepi32_storeu_epi16(to, mask, upper);
 }
+
+// Past the caches: `to` is a whole line, which is not read before it is written.
+LSUV_INLINE void stream(float* to, Floats values) {
+    _mm512_stream_ps(to, reinterpret_cast<__m512>(values));
+}
+
+LSUV_INLINE void finish_streams() { _mm_sfence(); }
 
 // Where `value` takes the place of `old` as the largest: never on a tie, and NaN stays (select.h).
-LSUV_INLINE Wholes beats(Floats value, Floats old) { return ~(old >= value) & (old == old); }
+LSUV_INLINE Choice beats(Floats value, Floats old) {
+    const auto a = reinterpret_cast<__m512>(old), b = reinterpret_cast<__m512>(value);
+    return _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a, b, _CMP_NGE_UQ);
+}
+
+LSUV_INLINE Choice equal(Wholes a, Wholes b) {
+    return _mm512_cmpeq_epi32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b));
+}
+
+// a where chosen, else b.
+LSUV_INLINE Floats choose(Choice choice, Floats a, Floats b) {
+    return reinterpret_cast<Floats>(_mm512_mask_mov_ps(reinterpret_cast<__m512>(b), choice,
+                                                       reinterpret_cast<__m512>(a)));
+}
+
+LSUV_INLINE Wholes choose(Choice choice, Wholes a, Wholes b) {
+    return reinterpret_cast<Wholes>(_mm512_mask_mov_epi32(reinterpret_cast<__m512i>(b), choice,
+                                                          reinterpret_cast<__m512i>(a)));
+}
+
+#else
+
+using Mask = int;       // the number of lanes
+using Choice = Wholes;  // all ones, or 0
+
+LSUV_INLINE Mask first_lanes(std::int64_t count) {
+    return static_cast<Mask>(count < LANES ? count : LANES);
+}
+
+template <class T>
+LSUV_INLINE Floats load(const T* from, Mask mask) {
+    Floats values = {};
+    for (int lane = 0; lane < mask; ++lane) values[lane] = from[lane];
+    return values;
+}
+
+LSUV_INLINE Wholes load(const std::uint8_t* from, Mask mask) {
+    Wholes values = {};
+    for (int lane = 0; lane < mask; ++lane) values[lane] = from[lane];
+    return values;
+}
+
+LSUV_INLINE void store(std::uint8_t* to, Wholes values, Mask mask) {
+    for (int lane = 0; lane < mask; ++lane) to[lane] = static_cast<std::uint8_t>(values[lane]);
+}
+
+template <class T>
+LSUV_INLINE void store_rounded(T* to, Floats values, Mask mask) {
+    for (int lane = 0; lane < mask; ++lane) to[lane] = rounded<T>(values[lane]);
+}
+
+template <class T>
+LSUV_INLINE void store_exactly(T* to, Floats values, Mask mask) {
+    for (int lane = 0; lane < mask; ++lane) to[lane] = exactly<T>(values[lane]);
+}
+
+LSUV_INLINE void stream(float* to, Floats values) { store_rounded(to, values, LANES); }
+LSUV_INLINE void finish_streams() {}
+
+LSUV_INLINE Choice beats(Floats value, Floats old) { return ~(old >= value) & (old == old); }
+LSUV_INLINE Choice equal(Wholes a, Wholes b) { return a == b; }
+LSUV_INLINE Floats choose(Choice choice, Floats a, Floats b) { return choice ? a : b; }
+LSUV_INLINE Wholes choose(Choice choice, Wholes a, Wholes b) { return choice ? a : b; }
+
+#endif
 
 #undef LSUV_INLINE
 

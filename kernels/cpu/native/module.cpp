@@ -21,6 +21,7 @@ void bind_loss(py::module_& m);
 void bind_variance(py::module_& m);
 void bind_gather(py::module_& m);
 void bind_optimizer(py::module_& m);
+void bind_orthonormal(py::module_& m);
 
 namespace {
 
@@ -91,4 +92,5 @@ PYBIND11_MODULE(_native, m) {
     bind_variance(m);
     bind_gather(m);
     bind_optimizer(m);
+    bind_orthonormal(m);
 }

@@ -10,7 +10,7 @@
 // segment. The norm is summed in double over tiles of a fixed length, added in their order, so it
 // has the same bits for any number of threads.
 //
-// Read next: ../ops.py, which calls all this.
+// Read next: orthonormal.cpp.
 #include <algorithm>
 #include <cmath>
 #include <vector>

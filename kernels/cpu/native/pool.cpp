@@ -15,7 +15,7 @@
 // registers (lanes.h). Backward gathers: a place of dx looks at every window that covers it, in
 // rising order, and adds dy where `which` names it, in float. Each dx is written once, by one
 // thread, in one order, so nothing is zeroed first and the sum never depends on the number of
-// threads.
+// threads. The paper's two windows of two pieces are compiled for themselves.
 //
 // Read next: philox.h.
 #include <algorithm>
@@ -33,31 +33,58 @@ struct Shape {
     std::int64_t N, H, W, C, Ho, Wo, size, stride;  // C: of one piece
 };
 
-// PIECES: P where it is known to the compiler, else 0.
-template <int PIECES, class T>
+// One window, sixteen channels. Each row of it is searched for itself, so that the processor finds
+// independent work, and the rows' winners then meet in order. PIECES, SIZE: where they are known to
+// the compiler, else 0, and the window is one row after the other.
+template <int PIECES, int SIZE, class T>
 inline __attribute__((always_inline)) void window_forward(
     const T* x, T* y, std::uint8_t* which, std::int64_t rows, std::int64_t cols,
-    std::int64_t pieces, const Shape& shape, std::int64_t count) {
+    std::int64_t pieces, const Shape& shape, Mask lanes) {
     const std::int64_t P = PIECES ? PIECES : pieces, C = shape.C;
-    Floats best = load(x, count);
-    Wholes winner = {};
-    for (std::int64_t r = 0; r < rows; ++r) {
+    constexpr int CHAINS = SIZE ? SIZE : 1;
+    Floats best[CHAINS];
+    Wholes winner[CHAINS];
+    for (int chain = 0; chain < CHAINS; ++chain) {
+        best[chain] = load(x + chain * shape.W * P * C, lanes);
+        winner[chain] = all(static_cast<std::int32_t>(chain * shape.size * P));
+    }
+    for (std::int64_t first = 0; first < rows; first += CHAINS) {
         for (std::int64_t s = 0; s < cols; ++s) {
-            const T* place = x + (r * shape.W + s) * P * C;
-            const auto index = static_cast<std::int32_t>((r * shape.size + s) * P);
             for (std::int64_t p = 0; p < P; ++p) {
-                const Floats value = load(place + p * C, count);
-                const Wholes better = beats(value, best);
-                best = better ? value : best;
-                winner = better ? index + static_cast<std::int32_t>(p) + Wholes{} : winner;
+#pragma GCC unroll 8
+                for (int chain = 0; chain < CHAINS; ++chain) {
+                    const std::int64_t r = first + chain;
+                    const Floats value = load(x + ((r * shape.W + s) * P + p) * C, lanes);
+                    const Choice better = beats(value, best[chain]);
+                    const auto index = static_cast<std::int32_t>((r * shape.size + s) * P + p);
+                    best[chain] = choose(better, value, best[chain]);
+                    winner[chain] = choose(better, all(index), winner[chain]);
+                }
             }
         }
     }
-    store_exactly(y, best, count);
-    store(which, winner, count);
+#pragma GCC unroll 8
+    for (int chain = 1; chain < CHAINS; ++chain) {
+        const Choice better = beats(best[chain], best[0]);
+        best[0] = choose(better, best[chain], best[0]);
+        winner[0] = choose(better, winner[chain], winner[0]);
+    }
+    store_exactly(y, best[0], lanes);
+    store(which, winner[0], lanes);
 }
 
-template <int PIECES, class T>
+// Asks for `rows` runs of `count` elements: of the next row of windows, what this one has not read.
+template <class T>
+inline void ahead(const T* from, std::int64_t count, std::int64_t row, std::int64_t rows) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const char* run = reinterpret_cast<const char*>(from + r * row);
+        for (std::int64_t byte = 0; byte < count * static_cast<std::int64_t>(sizeof(T)); byte += 64) {
+            __builtin_prefetch(run + byte);
+        }
+    }
+}
+
+template <int PIECES, int SIZE, class T>
 void forward(const T* x, T* y, std::uint8_t* which, std::int64_t P, const Shape& shape) {
     const auto [N, H, W, C, Ho, Wo, size, stride] = shape;
 #pragma omp parallel for schedule(static) if (N * H * W * P * C > SERIAL)
@@ -69,64 +96,97 @@ void forward(const T* x, T* y, std::uint8_t* which, std::int64_t P, const Shape&
             const T* window = x + ((n * H + h) * W + w) * P * C;
             T* best = y + (row * Wo + wo) * C;
             std::uint8_t* winner = which + (row * Wo + wo) * C;
-            std::int64_t c = 0;
-            for (; c + LANES <= C; c += LANES) {
-                window_forward<PIECES>(window + c, best + c, winner + c, rows, cols, P, shape,
-                                       LANES);
-            }
-            if (c < C) {
-                window_forward<PIECES>(window + c, best + c, winner + c, rows, cols, P, shape,
-                                       C - c);
+            ahead(window + size * W * P * C, stride * P * C, W * P * C, stride);
+            for (std::int64_t c = 0; c < C; c += LANES) {
+                const Mask lanes = first_lanes(C - c);
+                if (SIZE && rows == SIZE && cols == SIZE) {
+                    window_forward<PIECES, SIZE>(window + c, best + c, winner + c, SIZE, SIZE, P,
+                                                 shape, lanes);
+                } else {  // clipped, or of another size
+                    window_forward<PIECES, 0>(window + c, best + c, winner + c, rows, cols, P,
+                                              shape, lanes);
+                }
             }
         }
     }
 }
 
-// The windows that cover a place, along both axes.
-struct Cover {
-    std::int64_t top, bottom, left, right;
+// Backward goes by runs of `stride` places of a row, which the same windows cover: those that begin
+// at the run's own place or before it. Their gradients and winners are read once a run, and rows are
+// written from end to end, as the processor expects it.
+struct Run {
+    std::int64_t h, w;                      // first place
+    std::int64_t top, bottom, left, right;  // the windows
 };
 
-template <class T>
-inline __attribute__((always_inline)) void place_backward(
-    const T* dy, const std::uint8_t* which, T* dx, std::int64_t h, std::int64_t w,
-    const Cover& cover, std::int64_t P, const Shape& shape, std::int64_t count) {
-    const std::int64_t C = shape.C;
-    for (std::int64_t p = 0; p < P; ++p) {
-        Floats sum = {};
-        for (std::int64_t ho = cover.top; ho <= cover.bottom; ++ho) {
-            for (std::int64_t wo = cover.left; wo <= cover.right; ++wo) {
-                const std::int64_t at = (ho * shape.Wo + wo) * C;
-                const std::int64_t place =
-                    (h - ho * shape.stride) * shape.size + (w - wo * shape.stride);
-                const auto index = static_cast<std::int32_t>(place * P + p);
-                const Wholes won = load(which + at, count) == index + Wholes{};
-                sum += won ? load(dy + at, count) : Floats{};
-            }
+// Windows over a run, each way; 16 is the most of any.
+constexpr std::int64_t most(std::int64_t size, std::int64_t stride) {
+    return size ? (size + stride - 1) / stride : 16;
+}
+
+// PIECES, SIZE, STRIDE: where they are known to the compiler, else 0. WHOLE: so are the numbers of
+// windows and places, as everywhere but at an image's edges.
+template <int PIECES, int SIZE, int STRIDE, bool WHOLE, class T>
+inline __attribute__((always_inline)) void run_backward(
+    const T* dy, const std::uint8_t* which, T* dx, const Run& run, std::int64_t pieces,
+    const Shape& shape, Mask lanes) {
+    const std::int64_t P = PIECES ? PIECES : pieces, C = shape.C;
+    const std::int64_t size = SIZE ? SIZE : shape.size, stride = STRIDE ? STRIDE : shape.stride;
+    constexpr std::int64_t MOST = most(SIZE, STRIDE);
+    Floats gradient[MOST][MOST];
+    Wholes winner[MOST][MOST];
+    const std::int64_t down = WHOLE ? MOST : run.bottom - run.top + 1;
+    const std::int64_t across = WHOLE ? MOST : run.right - run.left + 1;
+    for (std::int64_t a = 0; a < down; ++a) {
+        for (std::int64_t b = 0; b < across; ++b) {
+            const std::int64_t at = ((run.top + a) * shape.Wo + run.left + b) * C;
+            gradient[a][b] = load(dy + at, lanes);
+            winner[a][b] = load(which + at, lanes);
         }
-        store_rounded(dx + p * C, sum, count);
+    }
+    const std::int64_t places = WHOLE ? stride : std::min(stride, shape.W - run.w);
+    for (std::int64_t j = 0; j < places; ++j) {
+        for (std::int64_t p = 0; p < P; ++p) {
+            Floats sum = {};
+            for (std::int64_t a = 0; a < down; ++a) {
+                const std::int64_t r = run.h - (run.top + a) * stride;
+                for (std::int64_t b = 0; b < across; ++b) {
+                    const std::int64_t s = run.w + j - (run.left + b) * stride;
+                    if (r >= size || s >= size) continue;  // the window ends before it
+                    const auto index = static_cast<std::int32_t>((r * size + s) * P + p);
+                    sum += choose(equal(winner[a][b], all(index)), gradient[a][b], Floats{});
+                }
+            }
+            store_rounded(dx + (j * P + p) * C, sum, lanes);
+        }
     }
 }
 
-template <class T>
+template <int PIECES, int SIZE, int STRIDE, class T>
 void backward(const T* dy, const std::uint8_t* which, T* dx, std::int64_t P, const Shape& shape) {
     const auto [N, H, W, C, Ho, Wo, size, stride] = shape;
+    const std::int64_t reach = (size + stride - 1) / stride - 1;  // earlier windows over a run
 #pragma omp parallel for schedule(static) if (N * H * W * P * C > SERIAL)
     for (std::int64_t row = 0; row < N * H; ++row) {
-        const std::int64_t n = row / H, h = row % H;
+        const std::int64_t n = row / H, h = row % H, a = h / stride;
         const T* gradient = dy + n * Ho * Wo * C;
         const std::uint8_t* winner = which + n * Ho * Wo * C;
-        Cover cover = {h < size ? 0 : (h - size) / stride + 1, std::min(h / stride, Ho - 1), 0, 0};
-        for (std::int64_t w = 0; w < W; ++w) {
-            while (cover.left * stride + size <= w) ++cover.left;
-            while (cover.right + 1 < Wo && (cover.right + 1) * stride <= w) ++cover.right;
+        for (std::int64_t w = 0, b = 0; w < W; w += stride, ++b) {
+            const Run run = {h, w, std::max<std::int64_t>(a - reach, 0), std::min(a, Ho - 1),
+                             std::max<std::int64_t>(b - reach, 0), std::min(b, Wo - 1)};
             T* result = dx + (row * W + w) * P * C;
-            std::int64_t c = 0;
-            for (; c + LANES <= C; c += LANES) {
-                place_backward(gradient + c, winner + c, result + c, h, w, cover, P, shape, LANES);
-            }
-            if (c < C) {
-                place_backward(gradient + c, winner + c, result + c, h, w, cover, P, shape, C - c);
+            constexpr std::int64_t MOST = most(SIZE, STRIDE);
+            const bool whole = SIZE && run.bottom - run.top + 1 == MOST &&
+                               run.right - run.left + 1 == MOST && w + stride <= W;
+            for (std::int64_t c = 0; c < C; c += LANES) {
+                const Mask lanes = first_lanes(C - c);
+                if (whole) {
+                    run_backward<PIECES, SIZE, STRIDE, SIZE != 0>(
+                        gradient + c, winner + c, result + c, run, P, shape, lanes);
+                } else {
+                    run_backward<PIECES, SIZE, STRIDE, false>(
+                        gradient + c, winner + c, result + c, run, P, shape, lanes);
+                }
             }
         }
     }
@@ -168,9 +228,13 @@ void pool_forward(const std::string& op, const py::array& x, const py::array& y,
     const auto* values = input<T>(x, (op + ": x").c_str());
     auto* largest = output<T>(y, (op + ": y").c_str());
     auto* winner = output<std::uint8_t>(which, (op + ": which").c_str());
-    if (P == 1) forward<1>(values, largest, winner, P, shape);
-    if (P == 2) forward<2>(values, largest, winner, P, shape);
-    if (P > 2) forward<0>(values, largest, winner, P, shape);
+    if (P == 2 && size == 2) {
+        forward<2, 2>(values, largest, winner, P, shape);
+    } else if (P == 2 && size == 4) {
+        forward<2, 4>(values, largest, winner, P, shape);
+    } else {
+        forward<0, 0>(values, largest, winner, P, shape);
+    }
 }
 
 template <class T>
@@ -181,7 +245,13 @@ void pool_backward(const std::string& op, const py::array& dy, const py::array& 
     const auto* gradient = input<T>(dy, (op + ": dy").c_str());
     const auto* winner = input<std::uint8_t>(which, (op + ": which").c_str());
     auto* result = output<T>(dx, (op + ": dx").c_str());
-    backward(gradient, winner, result, P, shape);
+    if (P == 2 && size == 2 && stride == 2) {
+        backward<2, 2, 2>(gradient, winner, result, P, shape);
+    } else if (P == 2 && size == 4 && stride == 2) {
+        backward<2, 4, 2>(gradient, winner, result, P, shape);
+    } else {
+        backward<0, 0, 0>(gradient, winner, result, P, shape);
+    }
 }
 
 template <class T>

@@ -1,0 +1,193 @@
+"""How long orthonormal initialisation takes, beside NumPy's QR and SVD and PyTorch's orthogonal_.
+
+    python -m bench.init
+    python -m bench.init --shapes 9216x4096,500x128 --nets fitnet4 --repeats 5
+    python -m bench.init --full --json bench/results/init.json
+
+Single matrices, then all the matrices of the paper's Table 6: FitNet-4 (maxout, a matrix a piece),
+CaffeNet, GoogLeNet with its auxiliary heads; and LSUV whole for FitNet-4 (fill and pass at batch
+128), beside the paper's seconds, which are another machine's. The result is checked first: it must
+be the reference's matrix, and orthonormal at every size, or nothing is timed. The makers take
+turns; seconds are medians, ratio is theirs / ours, error is max |Q'Q - I| in float64. An SVD of the
+largest matrices takes minutes, and only --full waits for it.
+
+Read next: bench/peers.py.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from importlib import metadata
+
+import models
+from bench.imagenet import CAFFENET, googlenet
+from bench.machine import write
+from bench.paper_tables import TABLE_6
+from bench.peers import QUICK_SVD, Worker, available
+from engine.command import run_command
+from engine.data import load
+from engine.errors import InputError, RunError, choose
+from engine.feed import Feed
+from engine.losses import SoftmaxLoss
+from engine.net import Net
+from kernels import DeviceError, ops_for
+from kernels.orthonormal import orthonormal
+from kernels.philox import WEIGHTS
+from lsuv import initialise
+from lsuv.fillers import piece_rows
+from models.recipes import recipe
+
+SHAPES = "9216x4096,4096x4096,128x1152,500x128"
+CHECKED = [(1, 1), (500, 128), (128, 1152), (700, 601)]  # against the reference
+LIMIT = 1e-6
+BATCH = 128                         # images of LSUV
+
+
+def fitnet4_shapes() -> list[tuple[int, int]]:
+    """(outputs, inputs * height * width) of every maxout piece, in order."""
+    net = Net(models.build("fitnet4", "maxout", 10), SoftmaxLoss(), ops_for("numpy"), (32, 32, 3),
+              batch=1)
+    return [(len(layer.W[rows]), layer.W[0].size)
+            for layer in net.weighted() for rows in piece_rows(layer)]
+
+
+NETS = {"fitnet4": fitnet4_shapes, "caffenet": lambda: CAFFENET, "googlenet": googlenet}
+
+
+def check(ops) -> None:
+    """RunError unless `ops` makes the reference's matrices."""
+    for rows, cols in CHECKED:
+        key = 0, WEIGHTS, 1
+        difference = abs(ops.tohost(ops.orthonormal(rows, cols, key))
+                         - orthonormal(rows, cols, key)).max()
+        if not difference <= LIMIT:
+            raise RunError(f"device {ops.name}: {rows} x {cols} differs from the reference by "
+                           f"{difference:.2g}, more than {LIMIT:g}; nothing was timed")
+
+
+def judged(name: str, what: str, error: float) -> float:
+    """The error; RunError where ours is not orthonormal."""
+    if name == "ours" and not error <= LIMIT:
+        raise RunError(f"{what}: max |Q'Q - I| is {error:.2g}, more than {LIMIT:g}; nothing more "
+                       "was timed")
+    return error
+
+
+def compare(what: str, shapes, workers, repeats: int, full: bool) -> list[dict]:
+    """A row a maker: median seconds of all the matrices `shapes`, the makers in turn."""
+    chosen = list(workers)
+    if not full and max(rows * cols * min(rows, cols) for rows, cols in shapes) > QUICK_SVD:
+        chosen = [worker for worker in workers if worker.name != "numpy svd"]
+        print(f"{what:<24}{'numpy svd':<20}left out, it takes minutes; --full waits for it")
+    errors = {w.name: judged(w.name, what, w(shapes, judge=True)[1]) for w in chosen}
+    times = {worker.name: [] for worker in chosen}
+    for _ in range(repeats):
+        for worker in chosen:
+            times[worker.name].append(worker(shapes)[0])
+    seconds = {name: statistics.median(found) for name, found in times.items()}
+    return [{"name": name, "what": what, "seconds": seconds[name],
+             "ratio": seconds[name] / seconds["ours"], "error": errors[name]} for name in seconds]
+
+
+def lsuv_row(ops, data, repeats: int) -> dict:
+    """LSUV whole for FitNet-4: orthonormal fill, then the pass over one batch."""
+    settings = recipe("fitnet4", "maxout", "lsuv")
+    net = Net(models.build("fitnet4", "maxout", 10), SoftmaxLoss(), ops, data.in_shape, BATCH)
+    feed = Feed(net, data, settings.move, settings.input_scale)
+    times = []
+    for _ in range(1 + repeats):
+        start = time.perf_counter()
+        report = initialise(net, "lsuv", feed.first_batches(), 0, "maxout")
+        times.append(time.perf_counter() - start)
+    return {"name": "ours", "what": f"fitnet4 LSUV, {data.name}", "seconds":
+            statistics.median(times[1:]), "ratio": 1.0,
+            "error": max(row.orthogonality_error for row in report.rows)}
+
+
+def paper_row(what: str, seconds: float, ours: float) -> dict:
+    return {"name": "paper", "what": what, "seconds": seconds, "ratio": seconds / ours,
+            "error": None}
+
+
+def show(rows: list[dict]) -> None:
+    for row in rows:
+        error = "" if row["error"] is None else f"{row['error']:.1e}"
+        print(f"{row['what']:<24}{row['name']:<20}{row['seconds']:>11.4f}{row['ratio']:>9.1f}"
+              f"{error:>10}", flush=True)
+
+
+def measure(ops, shapes, nets, threads: int, repeats: int = 3, full: bool = False,
+            data=None) -> list[dict]:
+    """Every row, printed as it is found. shapes: [(rows, cols)]; nets: names of NETS; data: the
+    images of FitNet-4's LSUV, or None to leave it out."""
+    check(ops)
+    print(f"{'matrix or net':<24}{'by':<20}{'seconds':>11}{'ratio':>9}{'error':>10}")
+    rows: list[dict] = []
+
+    def add(*found):
+        rows.extend(found)
+        show(found)
+
+    workers: list[Worker] = []
+    try:
+        for name in ("ours", *available()):
+            workers.append(Worker(name, ops.name, threads))
+        for m, n in shapes:
+            add(*compare(f"{m}x{n}", [(m, n)], workers, repeats, full))
+        for net in nets:
+            found = compare(net, NETS[net](), workers, repeats, full)
+            add(*found, paper_row(net, TABLE_6[net][0], found[0]["seconds"]))
+    finally:
+        for worker in workers:
+            worker.close()
+    if data is not None and "fitnet4" in nets:
+        found = lsuv_row(ops, data, repeats)
+        add(found, paper_row(found["what"], TABLE_6["fitnet4"][1], found["seconds"]))
+    return rows
+
+
+def shapes_of(text: str) -> list[tuple[int, int]]:
+    """"9216x4096,500x128" -> [(9216, 4096), (500, 128)]."""
+    found = []
+    for part in filter(None, text.split(",")):
+        sizes = part.split("x")
+        if len(sizes) != 2 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+            raise InputError(f"--shapes {part!r} is not ROWSxCOLS, such as 500x128")
+        found.append((int(sizes[0]), int(sizes[1])))
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench.init", description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, help="of every maker; default all")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each (3)")
+    parser.add_argument("--shapes", default=SHAPES, help=f"single matrices ({SHAPES})")
+    parser.add_argument("--nets", default=",".join(NETS), help="nets (fitnet4,caffenet,googlenet)")
+    parser.add_argument("--data", default="auto", help="images of LSUV (auto)")
+    parser.add_argument("--data-dir", help="where its files are")
+    parser.add_argument("--full", action="store_true", help="wait for the largest SVDs, minutes")
+    parser.add_argument("--json", metavar="FILE", help="write the rows to this file")
+    options = parser.parse_args(argv)
+    if options.repeats < 1:
+        raise InputError(f"--repeats {options.repeats} must be at least 1")
+    shapes, nets = shapes_of(options.shapes), list(filter(None, options.nets.split(",")))
+    for net in nets:
+        choose("net", net, NETS)
+    threads = options.threads or len(os.sched_getaffinity(0))
+    ops = ops_for(options.device, options.threads)
+    data = load(options.data, options.data_dir) if "fitnet4" in nets else None
+    print(f"device {ops.name}: {ops.description}; every maker in a process of its own, "
+          f"threads {threads}")
+    peers = {name: metadata.version(name.split()[0]) for name in available()}
+    if "torch orthogonal_" not in peers:
+        print("torch is not installed: orthogonal_ is left out")
+    rows = measure(ops, shapes, nets, threads, options.repeats, options.full, data)
+    write(options.json, ops, rows, threads=threads, peers=peers)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("bench.init", main, (DeviceError,)))

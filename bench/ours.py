@@ -1,0 +1,282 @@
+"""Our contestants: the training step itself, its convolutions alone, and where its time goes.
+
+The step is the training command's own, with its `fast` recipe: gather, forward, loss, backward,
+clip and update. Evaluation is the command's too: gather, forward, loss, scores to the host.
+
+Read next: bench/torch_nets.py, the peer.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+
+import models
+from bench.contest import RATE, Entry
+from engine.data import load
+from engine.errors import RunError
+from engine.feed import Feed, read_clock
+from engine.layers import Conv
+from engine.losses import SoftmaxLoss
+from engine.net import Net
+from engine.optimizers import optimizer_of
+from kernels import ops_for
+from kernels.clock import FINITE, LOSS
+from lsuv.fillers import fill
+from models.recipes import recipe
+
+CONVOLUTIONS = ("conv_forward", "conv_backward_filter", "conv_backward_data")
+TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2}  # of a loss near 2.3, against the reference device
+COPIED = 256 << 20  # bytes, far more than a cache holds
+
+
+class Step:
+    """A net, its data and optimizer, and one training step as a call. `start` before it."""
+
+    def __init__(self, ops, entry: Entry, data):
+        r = recipe(entry.net, entry.act, "lsuv", "fast")
+        layers = models.build(entry.net, entry.act, len(data.classes), r.dropout)
+        more = {} if entry.precision == "fp32" else {"precision": entry.precision}
+        self.net = Net(layers, SoftmaxLoss(), ops, data.in_shape, entry.batch, **more)
+        fill(self.net, "ortho", 0, entry.act)
+        self.optimizer = optimizer_of(self.net, r)
+        self.feed = Feed(self.net, data, r.move, r.input_scale)
+        self.done = 0
+
+    def start(self, steps: int, rate: float = RATE) -> None:
+        """Order and rates of the next steps, as a run uploads them once an epoch."""
+        clock = read_clock(self.net)
+        self.rates = self.feed.start(clock, self.done, self.done + steps, np.full(steps + 1, rate))
+        self.done += steps
+
+    def __call__(self) -> float:
+        net = self.net
+        self.feed.train_batch()
+        net.forward(train=True)
+        net.evaluate_loss()
+        net.backward()
+        self.optimizer.step()
+        net.ops.advance(net.clock, self.rates)
+        return float(net.clock[LOSS])
+
+
+def check(ops, entry: Entry) -> None:
+    """RunError unless three small steps have the losses that the reference has."""
+    small = replace(entry, batch=4)
+    data = load("synthetic", size=models.NETS[entry.net].in_shape, limit=40)
+    ours, reference = (Step(device, small, data) for device in (ops, ops_for("numpy")))
+    for step in (ours, reference):
+        step.start(3, rate=1e-3)
+    for number in range(3):
+        found, wanted = ours(), reference()
+        if not abs(found - wanted) < TOLERANCE[entry.precision]:
+            raise RunError(f"step {number}: the loss is {found:.5f} on device {ops.name} and "
+                           f"{wanted:.5f} on the reference; a wrong kernel is not timed, run "
+                           "tests/test_ops.py to find it")
+
+
+def data_of(entry: Entry):
+    """The data set that is timed: the net's own where its files are."""
+    model = models.NETS[entry.net]
+    return load(entry.data, wanted=model.data, size=model.in_shape)
+
+
+def ops_of(entry: Entry):
+    """The operations, with the entry's threads where the device takes them from us."""
+    return ops_for(entry.device, None if entry.device == "numpy" else entry.threads)
+
+
+class Ours:
+    """The training and the evaluation step, with the data set resident."""
+
+    def __init__(self, entry: Entry):
+        self.ops, self.entry = ops_of(entry), entry
+        self.data = data_of(entry)
+        self.step = Step(self.ops, entry, self.data)
+        self.tested = 0
+
+    def facts(self) -> dict:
+        split = self.data.train.images, self.data.test.images
+        return {"parameters": self.step.net.parameters, "data": self.data.name,
+                "data_mb": sum(images.nbytes for images in split) / 1e6}
+
+    def train(self, steps: int) -> float:
+        """Seconds of a training step, the mean over `steps`, after one that is not timed."""
+        self.step.start(1 + steps)
+        self.step()
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.step()
+        seconds = (time.perf_counter() - start) / steps
+        if not self.step.net.clock[FINITE]:
+            raise RunError("the loss is not finite; such a step updates nothing, so it says "
+                           "nothing; give another --act")
+        return seconds
+
+    def test_batch(self) -> None:
+        """One batch of engine/scoring.py, without the confusion table."""
+        net, feed = self.step.net, self.step.feed
+        first = self.tested % (feed.test.count - net.batch + 1)
+        feed.test.batch(np.arange(first, first + net.batch))
+        scores = net.forward(train=False)
+        net.evaluate_loss()
+        net.ops.tohost(scores)
+        self.tested += net.batch
+
+    def test(self, steps: int) -> float:
+        """Seconds of a batch's scores, likewise."""
+        self.test_batch()
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.test_batch()
+        return (time.perf_counter() - start) / steps
+
+    def profile(self, steps: int) -> dict[str, tuple[float, float, float]]:
+        """{op: (seconds, floating-point operations, bytes)} of one training step, by op."""
+        watch = Stopwatch(self.ops)
+        step = Step(watch, self.entry, self.data)
+        step.start(1 + steps)
+        step()
+        watch.seconds.clear()
+        watch.bytes.clear()
+        for _ in range(steps):
+            step()
+        operations = operations_of(step.net)
+        return {name: (seconds / steps, operations.get(name, 0), watch.bytes[name] / steps)
+                for name, seconds in watch.seconds.items()}
+
+
+def operations_of(net: Net) -> dict[str, int]:
+    """Floating-point operations of the convolutions of one training step."""
+    convolutions = [layer for layer in net.weighted() if isinstance(layer, Conv)]
+    adds = sum(layer.multiply_adds for layer in convolutions) * net.batch
+    first = convolutions[0].multiply_adds * net.batch  # nobody wants the images' gradient
+    return dict(zip(CONVOLUTIONS, (2 * adds, 2 * adds, 2 * (adds - first))))
+
+
+class Stopwatch:
+    """Stands between a net and its ops: every call is passed on and timed."""
+
+    def __init__(self, ops):
+        self.ops, self.seconds, self.bytes = ops, defaultdict(float), defaultdict(int)
+
+    def __getattr__(self, name):
+        found = getattr(self.ops, name)
+        if not callable(found):
+            return found
+
+        def timed(*arguments):
+            start = time.perf_counter()
+            result = found(*arguments)
+            self.seconds[name] += time.perf_counter() - start
+            self.bytes[name] += moved(name, arguments)
+            return result
+
+        return timed
+
+
+def moved(name: str, arguments) -> int:
+    """Bytes that an op must read or write at least: its arrays, and of the data set a batch."""
+    if name == "gather":
+        x = arguments[6]
+        return x.nbytes + x.size  # floats out, bytes in
+    return sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
+
+
+class Recorder:
+    """Stands between a net and its ops: every call is passed on, and kept with its arguments."""
+
+    def __init__(self, ops):
+        self.ops, self.calls = ops, []
+
+    def __getattr__(self, name):
+        found = getattr(self.ops, name)
+        if not callable(found):
+            return found
+
+        def kept(*arguments):
+            self.calls.append((name, arguments))
+            return found(*arguments)
+
+        return kept
+
+
+class Convolutions:
+    """The bound: what a training step's convolutions take when nothing else is done.
+
+    One step of a net of its own is recorded, and its convolution calls are made again in their
+    order, on the very buffers, so shapes, dtypes and the reuse of memory are the step's. The first
+    layer has no data gradient there, so it has none here."""
+
+    def __init__(self, entry: Entry):
+        self.ops = Recorder(ops_of(entry))
+        small = load("synthetic", size=models.NETS[entry.net].in_shape, limit=40)
+        step = Step(self.ops, entry, small)
+        step.start(1)
+        step()
+        self.operations = operations_of(step.net)
+        self.calls = [(getattr(self.ops.ops, name), arguments)
+                      for name, arguments in self.ops.calls if name in CONVOLUTIONS]
+        self.threads = entry.threads
+
+    def train(self, steps: int) -> float:
+        """Seconds of a step's convolutions, the mean over `steps`, after one not timed."""
+        self.pass_over()
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.pass_over()
+        return (time.perf_counter() - start) / steps
+
+    def pass_over(self) -> None:
+        for call, arguments in self.calls:
+            call(*arguments)
+
+    def ceilings(self) -> dict[str, float]:
+        """What this machine was measured to reach: GFLOP/s of a matrix product of 2048 by 2048 by
+        2048 and of a 3x3 convolution from 128 to 256 channels on 32 images of 16x16, in the step's
+        dtypes; GB/s (read and written) of copying 256 MiB by NumPy, with as many threads."""
+        size, rng = 2048, np.random.default_rng(0)
+        linear, conv = (next(arguments for found, arguments in self.ops.calls if found == name)
+                        for name in ("linear_forward", "conv_forward"))
+        ops = self.ops.ops
+
+        def like(arguments, *shapes):
+            return [ops.asarray(rng.standard_normal(shape, np.float32).astype(a.dtype))
+                    for a, shape in zip(arguments, shapes)]
+
+        x, W, b, y = like(linear, (size, size), (size, size), (size,), (size, size))
+        product = fastest(lambda: ops.linear_forward(x, W, b, y))
+        images, filters, bias, out = like(conv, (32, 16, 16, 128), (256, 3, 3, 128), (256,),
+                                          (32, 16, 16, 256))
+        filtered = fastest(lambda: ops.conv_forward(images, filters, bias, out, 1, 1, 1))
+        return {"product_gflops": 2 * size**3 / product / 1e9,
+                "convolution_gflops": 2 * out.size * 9 * 128 / filtered / 1e9,
+                "copy_gbs": 2 * COPIED / copy_seconds(self.threads) / 1e9}
+
+
+def fastest(call) -> float:
+    """Seconds of the fastest of ten calls, after one not timed."""
+    call()
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def copy_seconds(threads: int) -> float:
+    """Seconds of copying COPIED bytes; NumPy lets other Python threads run while it copies."""
+    source, target = np.ones(COPIED // 4, np.float32), np.zeros(COPIED // 4, np.float32)
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads)))
+
+    def copy():
+        workers = [threading.Thread(target=np.copyto, args=part) for part in parts]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+
+    return fastest(copy)

@@ -1,0 +1,61 @@
+// Convolution 3x3, stride 1, pad 1 by Winograd's minimal filtering F(4x4, 3x3).
+//
+// Arrays are plain and C-ordered: x, dx (N,H,W,C); y, dy (N,H,W,K); W, dW (K,3,3,C); b, db (K,).
+// x, y and all gradients are T, float or bf16; W and b are float. Arithmetic is float32 in both: a
+// bf16 is widened where it is read, W is rounded to T first, and a result is rounded once, where it
+// is written.
+// Any N, H, W, C, K >= 1; nothing is read or written beyond an array's end. A result depends
+// neither on the number of threads nor on what the workspace held before.
+// Read next: winograd.cpp.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "element.h"
+
+namespace lsuv {
+
+struct WinogradShape {
+    std::int64_t N, H, W, C, K;
+};
+
+// Floats that stay allocated from call to call and only ever grow. One call uses it at a time.
+class WinogradBuffer {
+public:
+    // At least `count` floats, aligned to a cache line; what they hold is not kept when it grows.
+    float* reserve(std::int64_t count);
+
+private:
+    struct Free {
+        void operator()(float* data) const { std::free(data); }
+    };
+    std::unique_ptr<float, Free> data_;
+    std::int64_t count_ = 0;
+};
+
+struct WinogradWorkspace {
+    WinogradBuffer filters;  // 36 C K floats; in the filter gradient 2 to 8 times as many
+    WinogradBuffer blocks;   // about 1 MB for each thread and 128 channels
+    WinogradBuffer outside;  // zeros, which stand for the rows above and below an image
+    WinogradBuffer sums;     // the bias gradient's parts
+};
+
+// Whether a pass of these beats a direct convolution; T: the elements of x and y.
+template <class T>
+bool winograd_pays(const WinogradShape& s, bool filter_gradient);
+
+// y = x * W + b; b may be null.
+template <class T>
+void winograd_forward(const T* x, const float* W, const float* b, T* y, const WinogradShape& s,
+                      WinogradWorkspace& workspace);
+template <class T>
+void winograd_backward_data(const T* dy, const float* W, T* dx, const WinogradShape& s,
+                            WinogradWorkspace& workspace);
+// db may be null; it costs next to nothing, as dy is in the registers anyway.
+template <class T>
+void winograd_backward_filter(const T* x, const T* dy, T* dW, T* db, const WinogradShape& s,
+                              WinogradWorkspace& workspace);
+
+}  // namespace lsuv

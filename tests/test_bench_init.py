@@ -1,0 +1,114 @@
+"""The initialisation bench: whose matrices it makes, what it refuses, its rows.
+
+Read next: bench/init.py.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from bench import imagenet, init, peers
+from engine.command import run_command
+from engine.errors import InputError, RunError
+from kernels import DeviceError, ops_for
+from kernels.reference import NumpyOps
+
+
+def test_the_nets_have_their_published_parameters():
+    assert imagenet.parameters(imagenet.CAFFENET) == 60_965_224
+    assert imagenet.parameters(imagenet.googlenet(heads=False)) == 6_998_552
+    assert imagenet.parameters(imagenet.googlenet()) == 13_378_280
+    shapes = init.fitnet4_shapes()
+    assert imagenet.parameters(shapes) == 2_742_102
+    assert len(shapes) == 17 * 2 + 5 + 1 and shapes[0] == (32, 27)
+
+
+@pytest.mark.parametrize("name", ["ours", *peers.available()])
+@pytest.mark.parametrize("rows, cols", [(7, 5), (5, 7), (64, 64), (1, 3)])
+def test_every_maker_makes_orthonormal_matrices(name, rows, cols):
+    make, tohost = peers.maker(name, "numpy", threads=1)
+    Q, other = tohost(make(rows, cols, 0)), tohost(make(rows, cols, 1))
+    assert Q.shape == (rows, cols) and Q.dtype == np.float32
+    assert peers.orthonormality_error(Q) < 2e-6
+    assert (rows, cols) == (1, 1) or abs(Q - other).max() > 1e-3
+
+
+def test_the_error_is_the_largest_of_the_gram_matrix():
+    Q = np.eye(5, 3, dtype=np.float32)
+    assert peers.orthonormality_error(Q) == peers.orthonormality_error(Q.T) == 0
+    Q[0, 1] = 0.25
+    assert peers.orthonormality_error(Q) == 0.25
+    Q[0, 1] = -0.25
+    assert peers.orthonormality_error(Q.T.copy()) == 0.25
+
+
+def test_rows(tmp_path, capsys):
+    path = tmp_path / "init.json"
+    assert init.main(["--shapes", "9x4,4x9", "--nets", "", "--repeats", "1", "--json",
+                      str(path)]) == 0
+    found = json.loads(path.read_text())
+    names = ["ours", *peers.available()]
+    assert [(row["what"], row["name"]) for row in found["rows"]] == [
+        (what, name) for what in ("9x4", "4x9") for name in names]
+    for row in found["rows"]:
+        ours = next(r for r in found["rows"] if (r["what"], r["name"]) == (row["what"], "ours"))
+        assert row["seconds"] > 0 and 0 <= row["error"] < 2e-6
+        assert row["ratio"] == pytest.approx(row["seconds"] / ours["seconds"])
+    assert set(found["peers"]) == set(peers.available())
+    assert "9x4" in capsys.readouterr().out
+
+
+class Wrong(NumpyOps):
+    """Orthonormal, and not the reference's matrix."""
+
+    def orthonormal(self, rows, cols, key):
+        return -super().orthonormal(rows, cols, key)
+
+
+def test_a_wrong_matrix_is_not_timed():
+    with pytest.raises(RunError, match="differs from the reference by .* nothing was timed"):
+        init.measure(Wrong(), [(4, 4)], [], threads=1)
+    with pytest.raises(RunError, match="9x4: max .* is 2e-06"):
+        init.judged("ours", "9x4", 2e-6)
+    with pytest.raises(RunError):
+        init.judged("ours", "9x4", float("nan"))
+    assert init.judged("numpy qr", "9x4", 1.0) == 1.0
+
+
+def test_a_large_svd_waits_for_full(capsys):
+    class Counted:
+        def __init__(self, name):
+            self.name, self.calls = name, 0
+
+        def __call__(self, shapes, judge=False):
+            self.calls += 1
+            return 0.5, 1e-9 if judge else None
+
+    for full in (False, True):
+        workers = [Counted("ours"), Counted("numpy svd")]
+        rows = init.compare("big", [(5000, 5000)], workers, repeats=3, full=full)
+        assert [worker.calls for worker in workers] == [4, 4 if full else 0]
+        assert [row["name"] for row in rows] == ["ours", "numpy svd"][:1 + full]
+        assert ("left out" in capsys.readouterr().out) is not full
+
+
+@pytest.mark.slow
+def test_lsuv_of_fitnet4_is_timed_beside_the_papers_seconds():
+    from engine.data import load
+
+    row = init.lsuv_row(ops_for("auto"), load("synthetic", limit=256), repeats=1)
+    assert row["name"] == "ours" and row["seconds"] > 0 and row["error"] < 1e-5
+    assert init.paper_row("x", 4, 2.0) == {"name": "paper", "what": "x", "seconds": 4,
+                                           "ratio": 2.0, "error": None}
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["--shapes", "9x"], "'9x' is not ROWSxCOLS"), (["--shapes", "0x3"], "'0x3'"),
+    (["--nets", "fitnet5"], "'fitnet5'"), (["--repeats", "0"], "--repeats 0"),
+    (["--device", "gpu"], "'gpu'"), (["--threads", "0"], "threads 0"),
+])
+def test_bad_input_is_one_line(arguments, said, capsys):
+    code = run_command("bench.init", lambda: init.main(arguments), (DeviceError, InputError))
+    line = capsys.readouterr().err
+    assert code == 2 and said in line and line.count("\n") == 1
