@@ -38,8 +38,8 @@ class Step:
     def __init__(self, ops, entry: Entry, data):
         r = recipe(entry.net, entry.act, "lsuv", "fast")
         layers = models.build(entry.net, entry.act, len(data.classes), r.dropout)
-        more = {} if entry.precision == "fp32" else {"precision": entry.precision}
-        self.net = Net(layers, SoftmaxLoss(), ops, data.in_shape, entry.batch, **more)
+        self.net = Net(layers, SoftmaxLoss(), ops, data.in_shape, entry.batch,
+                       precision=entry.precision)
         fill(self.net, "ortho", 0, entry.act)
         self.optimizer = optimizer_of(self.net, r)
         self.feed = Feed(self.net, data, r.move, r.input_scale)
@@ -83,9 +83,15 @@ def data_of(entry: Entry):
     return load(entry.data, wanted=model.data, size=model.in_shape)
 
 
-def ops_of(entry: Entry):
-    """The operations, with the entry's threads where the device takes them from us."""
-    return ops_for(entry.device, None if entry.device == "numpy" else entry.threads)
+def ops_of(entry: Entry, direct: bool = False):
+    """The operations, with the entry's threads where the device takes them from us. direct: of
+    device cpu, with every convolution by oneDNN."""
+    if direct and entry.device == "cpu":
+        from kernels.cpu.ops import CpuOps
+
+        return CpuOps(entry.threads, direct=True)
+    return ops_for(entry.device, None if entry.device == "numpy" else entry.threads,
+                   entry.precision)
 
 
 class Ours:
@@ -208,10 +214,11 @@ class Convolutions:
 
     One step of a net of its own is recorded, and its convolution calls are made again in their
     order, on the very buffers, so shapes, dtypes and the reuse of memory are the step's. The first
-    layer has no data gradient there, so it has none here."""
+    layer has no data gradient there, so it has none here. direct: on device cpu the convolutions
+    are oneDNN's, all of them."""
 
-    def __init__(self, entry: Entry):
-        self.ops = Recorder(ops_of(entry))
+    def __init__(self, entry: Entry, direct: bool = False):
+        self.ops = Recorder(ops_of(entry, direct))
         small = load("synthetic", size=models.NETS[entry.net].in_shape, limit=40)
         step = Step(self.ops, entry, small)
         step.start(1)
@@ -235,8 +242,8 @@ class Convolutions:
 
     def ceilings(self) -> dict[str, float]:
         """What this machine was measured to reach: GFLOP/s of a matrix product of 2048 by 2048 by
-        2048 and of a 3x3 convolution from 128 to 256 channels on 32 images of 16x16, in the step's
-        dtypes; GB/s (read and written) of copying 256 MiB by NumPy, with as many threads."""
+        2048 and of a direct 3x3 convolution from 128 to 256 channels on 32 images of 16x16, in the
+        step's dtypes; GB/s (read and written) of copying 256 MiB by NumPy, with as many threads."""
         size, rng = 2048, np.random.default_rng(0)
         linear, conv = (next(arguments for found, arguments in self.ops.calls if found == name)
                         for name in ("linear_forward", "conv_forward"))

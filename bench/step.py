@@ -5,18 +5,20 @@
 
 Our step is checked first: three steps on a few images give the reference's losses. Then the
 contestants take turns, each in a process of its own (bench/contest.py): ours, our convolutions
-alone (the bound: a step can't be faster), and PyTorch's modes. A turn is --steps training steps, or
+alone (the bound: a step can't be faster), the same convolutions all by oneDNN (what a step of any
+engine on that library can't beat), and PyTorch's modes. A turn is --steps training steps, or
 as many as fill --seconds, and the figures are medians over --rounds rounds; a ratio is ours over
 the peer's in images/s, round by round. Then the same for evaluation.
 
 Both train the same net by the `fast` recipe at equal precision with softmax cross entropy. Ours
 gathers and augments its batch from the uint8 data set within the step; PyTorch's batch lies in
 memory as floats, always the same. Peak memory is a process's own, from its start to the end of the
-training turns: Python, libraries, weights, buffers; of ours also the data set, twice (as read, and
-resident), of torch.compile the compiler.
+training turns: Python, libraries, weights, buffers; of ours also the data set, of torch.compile the
+compiler.
 
-By op: GFLOP/s of the convolutions, against the faster of a large matrix product and a large
-convolution of our own in that precision; GB/s of the rest, against a copy of 256 MiB by NumPy with
+By op: GFLOP/s of the convolutions, counted as the direct form does them, against the faster of a
+large matrix product and a large direct convolution in that precision (Winograd's algorithm makes
+fewer of them, and goes beyond that ceiling); GB/s of the rest, against a copy of 256 MiB by NumPy with
 as many threads (bytes of the arrays that an op is handed; what lies in the cache can be faster than
 memory). Both ceilings are measured in the same run.
 
@@ -37,7 +39,9 @@ from engine.errors import InputError, RunError
 from kernels import DeviceError, ops_for
 from models.recipes import recipe
 
-OURS, BOUND = ("ours", "bench.ours:Ours"), ("convolutions alone", "bench.ours:Convolutions")
+OURS = ("ours", "bench.ours:Ours", {})
+BOUNDS = (("convolutions alone", "bench.ours:Convolutions", {}),
+          ("convolutions by oneDNN", "bench.ours:Convolutions", {"direct": True}))
 TORCH = "bench.torch_nets:Torch"
 PEERS = {"torch": {
     "torch eager": {},
@@ -81,8 +85,8 @@ def peers_of(options) -> dict[str, dict]:
 
 
 def start(entry: Entry, peers: dict[str, dict]) -> tuple[list[Contestant], dict[str, str]]:
-    """The contestants, ours and the bound first, and {peer that could not start: why}."""
-    contestants = [Contestant(name, kind, entry) for name, kind in (OURS, BOUND)]
+    """The contestants, ours and the bounds first, and {peer that could not start: why}."""
+    contestants = [Contestant(name, kind, entry, **more) for name, kind, more in (OURS, *BOUNDS)]
     left: dict[str, str] = {}
     try:
         for name, modes in peers.items():
@@ -118,14 +122,14 @@ def compete(contestants: list[Contestant], phase: str, options, left: dict[str, 
     for number in range(options.rounds):
         left |= one_round([c for c in running if c.name not in left], phase)
         report(f"{phase}: round {number + 1} of {options.rounds}")
-    for name, _ in (OURS, BOUND):
+    for name, *_ in (OURS, *BOUNDS):
         if name in left:
             raise RunError(f"{name}: {left[name]}")
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = options_of(arguments)
-    ops = ops_for(options.device, options.threads)
+    ops = ops_for(options.device, options.threads, options.precision)
     entry = Entry(options.net, options.act,
                   options.batch or recipe(options.net, options.act, "lsuv").batch,
                   options.precision, ops.threads or os.cpu_count() or 1, ops.name, options.data)
@@ -141,7 +145,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(contestants, left: dict[str, str], ops, entry: Entry, options) -> int:
-    ours, bound, *peers = contestants
+    ours, *rest = contestants
+    bounds, peers = rest[:len(BOUNDS)], rest[len(BOUNDS):]
     facts = ours.ask("facts")
     versions: dict[str, str] = {}
     for peer in peers:
@@ -156,16 +161,13 @@ def measure(contestants, left: dict[str, str], ops, entry: Entry, options) -> in
     compete(contestants, "train", options, left)
     peaks = {c.name: c.ask("peak_mb") for c in [ours, *peers] if c.name not in left}
     rows += [row(c, ours, shared, "train", peaks) for c in [ours, *peers] if c.name not in left]
-    alone = row(bound, ours, shared, "train", peaks)
-    del alone["peak_mb"], alone["ratio"], alone["ratios"]
-    share = statistics.median(a / b for a, b in zip(bound.turns["train"], ours.turns["train"]))
     compete([c for c in [ours, *peers] if c.name not in left], "test", options, left)
     rows += [row(c, ours, shared, "test", peaks) for c in [ours, *peers] if c.name not in left]
     rows += [{"name": name, **shared, "phase": "train", "error": why}
              for name, why in left.items()]
-    rows.append({**alone, "share": share})
+    rows += [bound_row(c, ours, shared) for c in bounds]
 
-    ceilings = bound.ask("ceilings")
+    ceilings = bounds[-1].ask("ceilings")
     profile = ours.ask("profile", ours.steps["train"])
     rows += op_rows(profile, statistics.median(ours.turns["train"]), ceilings)
     print_ops(rows)
@@ -187,6 +189,15 @@ def row(contestant: Contestant, ours: Contestant, shared: dict, phase: str,
             "ratio": None if own else statistics.median(ratios),
             "ratios": None if own else [min(ratios), max(ratios)],
             "peak_mb": peaks.get(contestant.name)}
+
+
+def bound_row(bound: Contestant, ours: Contestant, shared: dict) -> dict:
+    """A bound's figures; `share`: its seconds in those of our step."""
+    turns = bound.turns["train"]
+    seconds = statistics.median(turns)
+    return {"name": bound.name, **shared, "phase": "train", "seconds": seconds,
+            "images_per_second": shared["batch"] / seconds,
+            "share": statistics.median(a / b for a, b in zip(turns, ours.turns["train"]))}
 
 
 def op_rows(profile: dict, step: float, ceilings: dict[str, float]) -> list[dict]:
@@ -228,7 +239,7 @@ def print_contest(rows: list[dict], facts: dict) -> None:
             line += f"{ratio:>7}{span:<17}{r['peak_mb']:>8.0f}"
         print(line)
     print(f"ratio: ours over the peer's, in images/s. Ours held {facts['data']} "
-          f"({facts['data_mb']:.0f} MB of images, twice).")
+          f"({facts['data_mb']:.0f} MB of images).")
 
 
 if __name__ == "__main__":

@@ -35,12 +35,13 @@ def rows_of(tmp_path, *more: str) -> dict:
 def test_rows_of_our_step_alone(tmp_path, capsys, monkeypatch):
     found = rows_of(tmp_path)
     rows = found["rows"]
-    ours, tested, alone, *ops = rows
+    ours, tested, alone, direct, *ops = rows
     for r, phase in ((ours, "train"), (tested, "test")):
         assert (r["name"], r["phase"], r["batch"], r["precision"]) == ("ours", phase, 8, "fp32")
         assert r["ratio"] is None and r["peak_mb"] > 20
         assert r["images_per_second"] == pytest.approx(8 / r["seconds"])
     assert alone["name"] == "convolutions alone" and 0 < alone["share"]
+    assert direct["name"] == "convolutions by oneDNN" and 0 < direct["share"]
     names = {r["name"] for r in ops}
     assert {"gather", "conv_forward", "conv_backward_data", "conv_backward_filter", "clip",
             "rmsprop_step", "advance"} <= names
