@@ -26,8 +26,9 @@ class Chain(Layer):
         return self.setup_in(plan.lane, plan, in_shape)
 
     def setup_in(self, lane, plan, in_shape):
-        for layer in self.layers:
-            in_shape = layer.out_shape = layer.setup(plan.inside(layer, lane), in_shape)
+        for layer, following in zip(self.layers, [*self.layers[1:], None]):
+            inside = plan.inside(layer, lane, following)
+            in_shape = layer.out_shape = layer.setup(inside, in_shape)
             if layer.weighted:
                 plan.shared.input_gradient = True
         return in_shape

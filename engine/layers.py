@@ -5,7 +5,8 @@
 Shapes in `setup` are without the batch: (H, W, C) or (F,). A layer writes only its own buffers and
 keeps what its backward needs. `backward` returns None where nobody wants an input gradient. The two
 layers with weights, `Conv` and `Linear`, expose `z`, their linear output with bias (a maxout's
-pieces side by side on the channels) and, after backward, `dz`.
+pieces side by side on the channels), which lasts until the next layer with weights runs, and after
+backward, as long, `dz`.
 
 Read next: engine/containers.py, where a list of layers becomes a layer.
 """
@@ -24,6 +25,7 @@ class Layer:
     name: str | None = None
     weighted = False
     takes_slot = True  # whether its dx takes one of the lane's two slots
+    keeps_input = True  # whether it wants x after its forward pass, or hands it on
     multiply_adds = 0  # of one image's forward pass
 
     def setup(self, plan, in_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -63,7 +65,7 @@ class Conv(Layer):
         self.multiply_adds = Ho * Wo * K * self.fan_in
         self.W, self.dW = plan.param("W", (K, R, R, C // self.groups))
         self.b, self.db = plan.param("b", (K,), decay=self.bias_decay)
-        self.z = plan.buffer((Ho, Wo, K))
+        self.z = plan.output((Ho, Wo, K))
         self.dx = plan.gradient(in_shape)
         return Ho, Wo, K
 
@@ -96,7 +98,7 @@ class Linear(Layer):
         self.multiply_adds = self.outputs * self.fan_in
         self.W, self.dW = plan.param("W", (self.outputs, self.fan_in))
         self.b, self.db = plan.param("b", (self.outputs,), decay=self.bias_decay)
-        self.z = plan.buffer((self.outputs,))
+        self.z = plan.output((self.outputs,))
         self.dx = plan.gradient(in_shape)
         return (self.outputs,)
 
@@ -120,6 +122,8 @@ class Maxout(Layer):
     filter pass, which has the data in cache. With `pool`, the max pooling of MaxPool(pool, stride)
     that follows is done in the same pass.
     """
+
+    keeps_input = False
 
     def __init__(self, pieces: int = 2, pool: int | None = None, stride: int | None = None,
                  name: str | None = None):
@@ -164,6 +168,8 @@ def pooled(name: str, space, size: int, stride: int) -> tuple[int, int]:
 
 class Elementwise(Layer):
     """A function of each element, whose backward needs only its result."""
+
+    keeps_input = False
 
     def __init__(self, name: str | None = None):
         self.name = name
@@ -235,6 +241,8 @@ class MaxPool(Layer):
     """Max over size x size windows. Caffe's output size: the ceiling, and windows are clipped to
     the image, so 13x13 with size 4, stride 2 gives 6x6."""
 
+    keeps_input = False
+
     def __init__(self, size: int, stride: int | None = None, name: str | None = None):
         self.size, self.stride, self.name = size, stride or size, name
 
@@ -293,6 +301,8 @@ class BatchNorm(Layer):
     are updated in backward, so a forward pass that only looks (LSUV) leaves them as they were, and
     a latched clock keeps a bad batch out of them.
     """
+
+    keeps_input = False
 
     def __init__(self, fraction: float = 0.999, eps: float = 1e-5, name: str | None = None):
         self.fraction, self.eps, self.name = fraction, eps, name

@@ -8,7 +8,9 @@ author writes it once, and a new batch size is the second run with other buffers
 * Parameters live in one arena, their gradients in another of the same layout, so that an update is
   one launch. Tensors with equal multipliers stand together (a segment); each begins on a multiple
   of 256 bytes and the padding is zero, in weights and gradients alike, so norms may run across it.
-* Activations have a buffer each: backward wants them. With precision bf16 they, their gradients
+* Activations have a buffer each: backward wants them. But a convolution's output, the largest of
+  all, is wanted only by the activation behind it, which keeps its own result. It lies in a slot
+  that gradients use in backward: in memory that the caches still hold. With precision bf16 they, their gradients
   and the gradient arena are bfloat16; parameters, optimizer state and statistics stay float32.
 * Gradients of activations reuse two slots a lane: every second layer writes its `dx` into the one
   and reads its `dy` in the other. A container that needs `dy` twice (Residual) gives what it
@@ -104,10 +106,13 @@ class Shared:
 
 
 class Plan:
-    """One layer's view of the setup: its name, and what it may declare. Shapes are without N."""
+    """One layer's view of the setup: its name, and what it may declare. Shapes are without N.
 
-    def __init__(self, shared: Shared, layer, name: str, lane: Lane):
+    passing: whether the layer behind this one keeps no input."""
+
+    def __init__(self, shared: Shared, layer, name: str, lane: Lane, passing: bool = False):
         self.shared, self.layer, self.name, self.lane = shared, layer, name, lane
+        self.passing = passing
         self.slot = lane.level, lane.layers % 2
         self.ops, self.batch, self.clock = shared.ops, shared.batch, shared.clock
         self.seed = shared.seed
@@ -144,6 +149,11 @@ class Plan:
             return None
         return self.ops.empty((self.batch, *shape), dtype or self.shared.dtype)
 
+    def output(self, shape: tuple[int, ...]):
+        """(N, *shape) for the layer's y or z: valid until the next layer has used it where that
+        keeps no input (`Layer.keeps_input`), else a buffer."""
+        return self.slot_of((self.lane.level, 0), shape) if self.passing else self.buffer(shape)
+
     def fixed(self, shape: tuple[int, ...]):
         """Like `buffer`, for statistics, which do not grow with the batch and are never rounded."""
         return self.ops.empty(shape, self.precise) if self.shared.binding else None
@@ -151,21 +161,24 @@ class Plan:
     def gradient(self, shape: tuple[int, ...]):
         """(N, *shape) for the layer's `dx`, valid until the layer before has used it; None where
         no input gradient is wanted."""
-        if not self.input_gradient:
-            return None
+        return self.slot_of(self.slot, shape) if self.input_gradient else None
+
+    def slot_of(self, slot: tuple[int, int], shape: tuple[int, ...]):
+        """(N, *shape) at the start of a slot, which grows to hold the largest."""
         size = self.batch * prod(shape)
         if not self.shared.binding:
-            self.shared.slots[self.slot] = max(size, self.shared.slots.get(self.slot, 0))
+            self.shared.slots[slot] = max(size, self.shared.slots.get(slot, 0))
             return None
-        return self.shared.memory[self.slot][:size].reshape(self.batch, *shape)
+        return self.shared.memory[slot][:size].reshape(self.batch, *shape)
 
     def dropout_number(self) -> int:
         """This dropout's place among the net's dropouts: a part of its random counter."""
         self.shared.dropouts += 1
         return self.shared.dropouts - 1
 
-    def inside(self, layer, lane: Lane) -> "Plan":
-        """The plan for a layer of this container's list, which takes the lane's next slot."""
+    def inside(self, layer, lane: Lane, following=None) -> "Plan":
+        """The plan for a layer of this container's list, which takes the lane's next slot.
+        following: the layer behind it in the list."""
         if layer.name is None:
             kind, number = type(layer).__name__.lower(), 1
             while f"{kind}{number}" in self.shared.names:
@@ -176,6 +189,7 @@ class Plan:
                              "place")
         self.shared.placed.append(layer)
         self.shared.names.add(layer.name)
-        plan = Plan(self.shared, layer, layer.name, lane)
+        passing = following is not None and not following.keeps_input
+        plan = Plan(self.shared, layer, layer.name, lane, passing)
         lane.layers += layer.takes_slot
         return plan
