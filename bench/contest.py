@@ -3,25 +3,40 @@
 Two OpenMP runtimes in one process fight over the cores, and a process has one peak of memory. So
 each contestant is built and warmed up in a process of its own and then sleeps on a pipe; the parent
 wakes one after the other for a few steps, round after round, and whatever else the machine does in
-the meantime falls on all of them alike.
+the meantime falls on all of them alike. bench/step.py, bench/init.py and bench/kernels.py all time
+this way.
 
 Read next: bench/ours.py, our contestants.
 """
 
 import importlib
 import multiprocessing
+import os
 import pathlib
 import resource
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 RATE = 1e-5  # learning rate while timing: a net that trains for long on little stays where it is
 
+# BLAS and OpenMP read these when they are loaded, which is before a contestant could say it.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every contestant is told. threads: of its kernels and its BLAS. device: of ours."""
+
+    threads: int
+    device: str
+
 
 @dataclass(frozen=True)
 class Entry:
-    """What every contestant is told. threads: of the kernels. data: our own contestants' data set.
-    """
+    """What a contestant of a training step is told: a Setting's, and the net. data: the data set of
+    our own contestants."""
 
     net: str
     act: str
@@ -37,16 +52,18 @@ class Refused(Exception):
 
 
 class Contestant:
-    """A process that holds one contestant. `kind` is "module:class": only the process imports it.
+    """A process that holds one contestant, with `entry.threads` threads.
 
+    kind: "module:class", which only the process imports, and calls with the entry and the options.
     Refused where it can't be built, or dies."""
 
-    def __init__(self, name: str, kind: str, entry: Entry, **options):
+    def __init__(self, name: str, kind: str, entry: Setting | Entry, **options):
         self.name = name
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, kind, entry, options))
-        self.process.start()
+        with environment(dict.fromkeys(THREADS, str(entry.threads))):
+            self.process.start()
         theirs.close()
         self.steps: dict[str, int] = {}  # a turn's, by phase
         self.turns: dict[str, list[float]] = {}  # phase -> seconds a step, of every round
@@ -96,7 +113,27 @@ class Contestant:
         self.pipe.close()
 
 
-def serve(pipe, kind: str, entry: Entry, options: dict) -> None:
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """These environment variables, for the processes that are started inside."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def close(contestants: Iterable[Contestant]) -> None:
+    for contestant in contestants:
+        contestant.close()
+
+
+def serve(pipe, kind: str, entry: Setting | Entry, options: dict) -> None:
     """A contestant's process: build it, then answer calls until the parent sends None or is gone.
     """
     try:

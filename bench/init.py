@@ -11,7 +11,7 @@ be the reference's matrix, and orthonormal at every size, or nothing is timed. T
 turns; seconds are medians, ratio is theirs / ours, error is max |Q'Q - I| in float64. An SVD of the
 largest matrices takes minutes, and only --full waits for it.
 
-Read next: bench/peers.py.
+Read next: bench/peers.py, the makers.
 """
 
 import argparse
@@ -22,10 +22,11 @@ import time
 from importlib import metadata
 
 import models
+from bench.contest import Contestant, Refused, Setting, close
 from bench.imagenet import CAFFENET, googlenet
 from bench.machine import write
 from bench.paper_tables import TABLE_6
-from bench.peers import QUICK_SVD, Worker, available
+from bench.peers import QUICK_SVD, available
 from engine.command import run_command
 from engine.data import load
 from engine.errors import InputError, RunError, choose
@@ -42,6 +43,7 @@ from models.recipes import recipe
 SHAPES = "9216x4096,4096x4096,128x1152,500x128"
 CHECKED = [(1, 1), (500, 128), (128, 1152), (700, 601)]  # against the reference
 LIMIT = 1e-6
+MAKER = "bench.peers:Maker"
 BATCH = 128                         # images of LSUV
 
 
@@ -75,17 +77,17 @@ def judged(name: str, what: str, error: float) -> float:
     return error
 
 
-def compare(what: str, shapes, workers, repeats: int, full: bool) -> list[dict]:
+def compare(what: str, shapes, makers, repeats: int, full: bool) -> list[dict]:
     """A row a maker: median seconds of all the matrices `shapes`, the makers in turn."""
-    chosen = list(workers)
+    chosen = list(makers)
     if not full and max(rows * cols * min(rows, cols) for rows, cols in shapes) > QUICK_SVD:
-        chosen = [worker for worker in workers if worker.name != "numpy svd"]
+        chosen = [maker for maker in makers if maker.name != "numpy svd"]
         print(f"{what:<24}{'numpy svd':<20}left out, it takes minutes; --full waits for it")
-    errors = {w.name: judged(w.name, what, w(shapes, judge=True)[1]) for w in chosen}
-    times = {worker.name: [] for worker in chosen}
+    errors = {m.name: judged(m.name, what, m.ask("matrices", shapes, True)[1]) for m in chosen}
+    times = {maker.name: [] for maker in chosen}
     for _ in range(repeats):
-        for worker in chosen:
-            times[worker.name].append(worker(shapes)[0])
+        for maker in chosen:
+            times[maker.name].append(maker.ask("matrices", shapes)[0])
     seconds = {name: statistics.median(found) for name, found in times.items()}
     return [{"name": name, "what": what, "seconds": seconds[name],
              "ratio": seconds[name] / seconds["ours"], "error": errors[name]} for name in seconds]
@@ -130,18 +132,19 @@ def measure(ops, shapes, nets, threads: int, repeats: int = 3, full: bool = Fals
         rows.extend(found)
         show(found)
 
-    workers: list[Worker] = []
+    makers: list[Contestant] = []
     try:
         for name in ("ours", *available()):
-            workers.append(Worker(name, ops.name, threads))
+            makers.append(Contestant(name, MAKER, Setting(threads, ops.name), by=name))
         for m, n in shapes:
-            add(*compare(f"{m}x{n}", [(m, n)], workers, repeats, full))
+            add(*compare(f"{m}x{n}", [(m, n)], makers, repeats, full))
         for net in nets:
-            found = compare(net, NETS[net](), workers, repeats, full)
+            found = compare(net, NETS[net](), makers, repeats, full)
             add(*found, paper_row(net, TABLE_6[net][0], found[0]["seconds"]))
+    except Refused as error:
+        raise RunError(f"a maker of matrices failed: {error}") from error
     finally:
-        for worker in workers:
-            worker.close()
+        close(makers)
     if data is not None and "fitnet4" in nets:
         found = lsuv_row(ops, data, repeats)
         add(found, paper_row(found["what"], TABLE_6["fitnet4"][1], found["seconds"]))
@@ -181,8 +184,10 @@ def main(argv: list[str] | None = None) -> int:
     data = load(options.data, options.data_dir) if "fitnet4" in nets else None
     print(f"device {ops.name}: {ops.description}; every maker in a process of its own, "
           f"threads {threads}")
-    peers = {name: metadata.version(name.split()[0]) for name in available()}
-    if "torch orthogonal_" not in peers:
+    peers = {}
+    if "torch orthogonal_" in available():
+        peers["torch"] = metadata.version("torch")
+    else:
         print("torch is not installed: orthogonal_ is left out")
     rows = measure(ops, shapes, nets, threads, options.repeats, options.full, data)
     write(options.json, ops, rows, threads=threads, peers=peers)

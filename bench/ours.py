@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 import models
-from bench.contest import RATE, Entry
+from bench.contest import RATE, Entry, Setting
 from engine.data import load
 from engine.errors import RunError
 from engine.feed import Feed, read_clock
@@ -83,7 +83,7 @@ def data_of(entry: Entry):
     return load(entry.data, wanted=model.data, size=model.in_shape)
 
 
-def ops_of(entry: Entry, direct: bool = False):
+def ops_of(entry: Setting | Entry, direct: bool = False):
     """The operations, with the entry's threads where the device takes them from us. direct: of
     device cpu, with every convolution by oneDNN."""
     if direct and entry.device == "cpu":
@@ -91,7 +91,7 @@ def ops_of(entry: Entry, direct: bool = False):
 
         return CpuOps(entry.threads, direct=True)
     return ops_for(entry.device, None if entry.device == "numpy" else entry.threads,
-                   entry.precision)
+                   getattr(entry, "precision", "fp32"))
 
 
 class Ours:
@@ -226,7 +226,7 @@ class Convolutions:
         self.operations = operations_of(step.net)
         self.calls = [(getattr(self.ops.ops, name), arguments)
                       for name, arguments in self.ops.calls if name in CONVOLUTIONS]
-        self.threads = entry.threads
+        self.precision, self.threads = entry.precision, entry.threads
 
     def train(self, steps: int) -> float:
         """Seconds of a step's convolutions, the mean over `steps`, after one not timed."""
@@ -241,26 +241,28 @@ class Convolutions:
             call(*arguments)
 
     def ceilings(self) -> dict[str, float]:
-        """What this machine was measured to reach: GFLOP/s of a matrix product of 2048 by 2048 by
-        2048 and of a direct 3x3 convolution from 128 to 256 channels on 32 images of 16x16, in the
-        step's dtypes; GB/s (read and written) of copying 256 MiB by NumPy, with as many threads."""
-        size, rng = 2048, np.random.default_rng(0)
-        linear, conv = (next(arguments for found, arguments in self.ops.calls if found == name)
-                        for name in ("linear_forward", "conv_forward"))
-        ops = self.ops.ops
+        return ceilings(self.ops.ops, self.precision, self.threads)
 
-        def like(arguments, *shapes):
-            return [ops.asarray(rng.standard_normal(shape, np.float32).astype(a.dtype))
-                    for a, shape in zip(arguments, shapes)]
 
-        x, W, b, y = like(linear, (size, size), (size, size), (size,), (size, size))
-        product = fastest(lambda: ops.linear_forward(x, W, b, y))
-        images, filters, bias, out = like(conv, (32, 16, 16, 128), (256, 3, 3, 128), (256,),
-                                          (32, 16, 16, 256))
-        filtered = fastest(lambda: ops.conv_forward(images, filters, bias, out, 1, 1, 1))
-        return {"product_gflops": 2 * size**3 / product / 1e9,
-                "convolution_gflops": 2 * out.size * 9 * 128 / filtered / 1e9,
-                "copy_gbs": 2 * COPIED / copy_seconds(self.threads) / 1e9}
+def ceilings(ops, precision: str, threads: int) -> dict[str, float]:
+    """What this machine was measured to reach: GFLOP/s of a matrix product of 2048 by 2048 by
+    2048 and of a 3x3 convolution from 128 to 256 channels on 32 images of 16x16, by `ops` in a
+    step's dtypes; GB/s (read and written) of copying 256 MiB by NumPy, with as many threads."""
+    size, rng = 2048, np.random.default_rng(0)
+    narrow = ops.precisions[precision] or np.float32
+
+    def made(*shape, dtype=np.float32):
+        return ops.asarray(rng.standard_normal(shape, np.float32).astype(dtype))
+
+    x, y = (made(size, size, dtype=narrow) for _ in range(2))
+    W, b = made(size, size), made(size)
+    product = fastest(lambda: ops.linear_forward(x, W, b, y))
+    images, out = made(32, 16, 16, 128, dtype=narrow), made(32, 16, 16, 256, dtype=narrow)
+    filters, bias = made(256, 3, 3, 128), made(256)
+    filtered = fastest(lambda: ops.conv_forward(images, filters, bias, out, 1, 1, 1))
+    return {"product_gflops": 2 * size**3 / product / 1e9,
+            "convolution_gflops": 2 * out.size * 9 * 128 / filtered / 1e9,
+            "copy_gbs": 2 * COPIED / copy_seconds(threads) / 1e9}
 
 
 def fastest(call) -> float:

@@ -1,28 +1,25 @@
-"""Orthonormal matrices by us and by others, each maker in a process of its own.
+"""Orthonormal matrices by us and by others: the contestants of bench/init.py.
 
-One process each, because two OpenMP runtimes in one process disturb each other's threads. The
-others start from a Gaussian matrix of their own random numbers; drawing it is part of the time, as
-it is of ours. Every maker ends with float32.
+The others start from a Gaussian matrix of their own random numbers; drawing it is part of the time,
+as it is of ours. Every maker ends with float32.
 
     numpy qr             numpy.linalg.qr in float64, signs as R's diagonal says
     numpy svd            numpy.linalg.svd in float64, U or V': what the authors of LSUV do
     torch orthogonal_    torch.nn.init.orthogonal_ in float32, where torch is installed
 
-Read next: bench/init.py.
+Read next: bench/contest.py, which asks the contestants in turn.
 """
 
 import importlib.util
-import multiprocessing
-import os
 import time
 
 import numpy as np
 
+from bench.contest import Setting
 from kernels import ops_for
 from kernels.philox import WEIGHTS
 
 PEERS = ("numpy qr", "numpy svd", "torch orthogonal_")
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 # Up to this many rows * cols * min(rows, cols) an SVD takes seconds; beyond, up to minutes.
 QUICK_SVD = 1.5e10
@@ -81,47 +78,20 @@ def maker(name: str, device: str, threads: int):
     return {"numpy qr": numpy_qr, "numpy svd": numpy_svd}[name], np.asarray
 
 
-def serve(connection, name: str, device: str, threads: int) -> None:
-    """Answer (shapes, whether to judge) with (seconds, error or None) until None comes."""
-    make, tohost = maker(name, device, threads)
-    make(8, 8, 0)  # what a library prepares on its first call
-    for shapes, judge in iter(connection.recv, None):
+class Maker:
+    """The contestant that makes matrices by the maker `by`."""
+
+    def __init__(self, setting: Setting, by: str):
+        self.make, self.tohost = maker(by, setting.device, setting.threads)
+        self.make(8, 8, 0)  # what a library prepares on its first call
+
+    def matrices(self, shapes, judge: bool = False) -> tuple[float, float | None]:
+        """(seconds of all the matrices together, largest error of any if judge)."""
         seconds, error = 0.0, 0.0
         for seed, (rows, cols) in enumerate(shapes):
             start = time.perf_counter()
-            Q = make(rows, cols, seed)
+            Q = self.make(rows, cols, seed)
             seconds += time.perf_counter() - start
             if judge:
-                error = max(error, orthonormality_error(tohost(Q)))
-        connection.send((seconds, error if judge else None))
-
-
-class Worker:
-    """A process that makes matrices by the maker `name`."""
-
-    def __init__(self, name: str, device: str, threads: int):
-        context = multiprocessing.get_context("spawn")
-        self.name = name
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, name, device, threads),
-                                       daemon=True)
-        before = {key: os.environ.get(key) for key in THREADS}
-        os.environ.update(dict.fromkeys(THREADS, str(threads)))  # BLAS reads them when it is loaded
-        try:
-            self.process.start()
-        finally:
-            for key, value in before.items():
-                if value is None:
-                    del os.environ[key]
-                else:
-                    os.environ[key] = value
-        theirs.close()  # so that a worker that ends is an EOFError here
-
-    def __call__(self, shapes, judge: bool = False) -> tuple[float, float | None]:
-        """(seconds of all the matrices together, largest error of any if judge)."""
-        self.connection.send((shapes, judge))
-        return self.connection.recv()
-
-    def close(self) -> None:
-        self.connection.send(None)
-        self.process.join()
+                error = max(error, orthonormality_error(self.tohost(Q)))
+        return seconds, error if judge else None

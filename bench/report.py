@@ -204,6 +204,57 @@ def alone_text(rows: list[list[str]]) -> str:
         table(["net", "act", "batch", "ms", "images/s", "in the convolutions, %"], rows)])
 
 
+def kernels(found: dict) -> str:
+    """A row an operation and precision: the first of its cases, as bench/kernels.py orders them."""
+    cases: dict[tuple[str, str], dict[str, dict]] = {}
+    for row in found["rows"]:
+        of = cases.setdefault((row["op"], row["precision"]), {})
+        if row["case"] == next(iter(of.values()), row)["case"]:
+            of[row["name"]] = row
+    rows = []
+    for (op, precision), by in cases.items():
+        ours = by["ours"]
+        rate = (f"{ours['gflops']:,.0f} GFLOP/s" if "gflops" in ours
+                else f"{ours['gbytes_per_second']:.1f} GB/s")
+        rows.append([f"`{op}`", ours["case"], precision, rate, f"{ours['share']:.2f}",
+                     *(f"{by[peer]['ratio']:.2f}" if peer in by else ""
+                       for peer in ("numpy", "torch", "onednn direct"))])
+    limits = "; ".join(f"{precision} {c['copy_gbs']:.0f} GB/s and {c['product_gflops']:.0f} "
+                       "GFLOP/s" for precision, c in found["ceilings"].items())
+    return "\n".join([
+        "### Every operation alone", "",
+        "Each was compared with the reference in float64 before it was timed. Bytes are those that "
+        "must move at least, and the share is of a copy of 256 MiB, or, of what is counted in "
+        f"operations, of a large matrix product ({limits}). Arrays that fit the cache, and "
+        "Winograd's convolutions, whose operations are counted as the plain ones', can exceed 1. × "
+        "is the peer's time over ours, at equal precision and threads: NumPy's is the reference's, "
+        "PyTorch's its own operation for the same, oneDNN's its convolution where ours is "
+        "Winograd's. Every case is in `bench/results/kernels.json`.", "",
+        table(["operation", "case", "precision", "rate", "share", "× NumPy", "× PyTorch",
+               "× oneDNN"], rows), "", measured_on(found)])
+
+
+def matrices(found: dict) -> str:
+    """A row a matrix, a net, or LSUV whole: our seconds, the others' over ours, the paper's."""
+    cases: dict[str, dict[str, dict]] = {}
+    for row in found["rows"]:
+        cases.setdefault(row["what"], {})[row["name"]] = row
+    rows = [[what, f"{by['ours']['seconds']:.3g}",
+             *(f"{by[peer]['ratio']:.1f}" if peer in by else ""
+               for peer in ("torch orthogonal_", "numpy qr", "numpy svd")),
+             f"{by['paper']['seconds']:g}" if "paper" in by else ""]
+            for what, by in cases.items()]
+    worst = max(row["error"] for row in found["rows"] if row["name"] == "ours")
+    return "\n".join([
+        "### Orthonormal initialisation", "",
+        "A single matrix, all the matrices of a net of the paper's Table 6, and LSUV whole "
+        "(matrices, and a pass over 128 images). × is the other's time over ours with as many "
+        "threads; the SVD is what the authors use. The paper's seconds are another machine's. Of "
+        f"our matrices max |Q'Q - I| was at most {worst:.1e}.", "",
+        table(["matrix or net", "ours, s", "× PyTorch's `orthogonal_`", "× NumPy's QR",
+               "× NumPy's SVD", "the paper, s"], rows), "", measured_on(found)])
+
+
 def initialiser(found: dict) -> str:
     worst: dict[tuple[str, str], tuple[float, str]] = {}
     for row in found["rows"]:
@@ -232,12 +283,16 @@ def initialiser(found: dict) -> str:
 
 def sections() -> str:
     parts = []
-    training, init = read("training.json"), read("lsuv.json")
+    training, deviations = read("training.json"), read("lsuv.json")
     if training:
         parts += [mnist(training), cifar(training)]
-    if init:
-        parts.append(initialiser(init))
+    if deviations:
+        parts.append(initialiser(deviations))
+    if found := read("init.json"):
+        parts.append(matrices(found))
     parts.append(speed())
+    if found := read("kernels.json"):
+        parts.append(kernels(found))
     return "\n\n".join(part for part in parts if part)
 
 

@@ -31,7 +31,7 @@ import statistics
 import sys
 
 import models
-from bench.contest import Contestant, Entry, Refused, one_round
+from bench.contest import Contestant, Entry, Refused, close, one_round
 from bench.machine import write
 from bench.ours import CONVOLUTIONS, check
 from engine.command import Parser, run_command
@@ -103,11 +103,6 @@ def start(entry: Entry, peers: dict[str, dict]) -> tuple[list[Contestant], dict[
 def report(line: str) -> None:
     """Progress, which is no part of the result: compiling and the rounds take minutes."""
     print(line, file=sys.stderr, flush=True)
-
-
-def close(contestants: list[Contestant]) -> None:
-    for contestant in contestants:
-        contestant.close()
 
 
 def compete(contestants: list[Contestant], phase: str, options, left: dict[str, str]) -> None:

@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from bench import imagenet, init, peers
+from bench import imagenet, init, peers, report
+from bench.machine import write
 from engine.command import run_command
 from engine.errors import InputError, RunError
 from kernels import DeviceError, ops_for
@@ -55,7 +56,7 @@ def test_rows(tmp_path, capsys):
         ours = next(r for r in found["rows"] if (r["what"], r["name"]) == (row["what"], "ours"))
         assert row["seconds"] > 0 and 0 <= row["error"] < 2e-6
         assert row["ratio"] == pytest.approx(row["seconds"] / ours["seconds"])
-    assert set(found["peers"]) == set(peers.available())
+    assert ("torch" in found["machine"]["versions"]) == ("torch orthogonal_" in names)
     assert "9x4" in capsys.readouterr().out
 
 
@@ -81,16 +82,35 @@ def test_a_large_svd_waits_for_full(capsys):
         def __init__(self, name):
             self.name, self.calls = name, 0
 
-        def __call__(self, shapes, judge=False):
+        def ask(self, call, shapes, judge=False):
+            assert call == "matrices"
             self.calls += 1
             return 0.5, 1e-9 if judge else None
 
     for full in (False, True):
-        workers = [Counted("ours"), Counted("numpy svd")]
-        rows = init.compare("big", [(5000, 5000)], workers, repeats=3, full=full)
-        assert [worker.calls for worker in workers] == [4, 4 if full else 0]
+        makers = [Counted("ours"), Counted("numpy svd")]
+        rows = init.compare("big", [(5000, 5000)], makers, repeats=3, full=full)
+        assert [maker.calls for maker in makers] == [4, 4 if full else 0]
         assert [row["name"] for row in rows] == ["ours", "numpy svd"][:1 + full]
         assert ("left out" in capsys.readouterr().out) is not full
+
+
+def test_the_report_has_a_row_a_matrix_and_a_net(tmp_path, monkeypatch):
+    def row(name, what, seconds, error=None):
+        return {"name": name, "what": what, "seconds": seconds, "ratio": seconds / 0.5,
+                "error": error}
+
+    rows = [row("ours", "9x4", 0.5, 2e-7), row("numpy qr", "9x4", 1.5, 1e-8),
+            row("numpy svd", "9x4", 2, 1e-8), row("torch orthogonal_", "9x4", 3, 1e-6),
+            row("ours", "fitnet4 LSUV, cifar10", 0.5, 3e-7),
+            init.paper_row("fitnet4 LSUV, cifar10", 4, 0.5)]
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    assert report.sections() == ""
+    write(tmp_path / "init.json", ops_for("numpy"), rows)
+    text = report.sections()
+    assert "| 9x4 | 0.5 | 6.0 | 3.0 | 4.0 |  |" in text
+    assert "| fitnet4 LSUV, cifar10 | 0.5 |  |  |  | 4 |" in text
+    assert "was at most 3.0e-07" in text
 
 
 @pytest.mark.slow

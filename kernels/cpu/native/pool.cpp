@@ -15,10 +15,11 @@
 // registers (lanes.h). Backward gathers: a place of dx looks at every window that covers it, in
 // rising order, and adds dy where `which` names it, in float. Each dx is written once, by one
 // thread, in one order, so nothing is zeroed first and the sum never depends on the number of
-// threads. The paper's two windows of two pieces are compiled for themselves.
+// threads. The windows of the paper's nets are compiled for themselves.
 //
 // Read next: philox.h.
 #include <algorithm>
+#include <type_traits>
 
 #include "common.h"
 #include "lanes.h"
@@ -220,6 +221,24 @@ Shape pooled(const std::string& op, const py::array& x, const py::array& y, std:
     return shape;
 }
 
+template <int VALUE>
+using Known = std::integral_constant<int, VALUE>;
+
+// work(pieces, size, stride), as constants for the windows of the paper's nets, else zeros.
+template <class Work>
+void compiled(std::int64_t P, std::int64_t size, std::int64_t stride, Work work) {
+    const auto is = [=](std::int64_t p, std::int64_t width, std::int64_t step) {
+        return P == p && size == width && stride == step;
+    };
+    if (is(2, 2, 2)) return work(Known<2>(), Known<2>(), Known<2>());
+    if (is(2, 4, 2)) return work(Known<2>(), Known<4>(), Known<2>());
+    if (is(2, 8, 8)) return work(Known<2>(), Known<8>(), Known<8>());
+    if (is(1, 2, 2)) return work(Known<1>(), Known<2>(), Known<2>());
+    if (is(1, 4, 2)) return work(Known<1>(), Known<4>(), Known<2>());
+    if (is(1, 8, 8)) return work(Known<1>(), Known<8>(), Known<8>());
+    return work(Known<0>(), Known<0>(), Known<0>());
+}
+
 template <class T>
 void pool_forward(const std::string& op, const py::array& x, const py::array& y,
                   const py::array& which, std::int64_t P, std::int64_t size, std::int64_t stride) {
@@ -228,13 +247,9 @@ void pool_forward(const std::string& op, const py::array& x, const py::array& y,
     const auto* values = input<T>(x, (op + ": x").c_str());
     auto* largest = output<T>(y, (op + ": y").c_str());
     auto* winner = output<std::uint8_t>(which, (op + ": which").c_str());
-    if (P == 2 && size == 2) {
-        forward<2, 2>(values, largest, winner, P, shape);
-    } else if (P == 2 && size == 4) {
-        forward<2, 4>(values, largest, winner, P, shape);
-    } else {
-        forward<0, 0>(values, largest, winner, P, shape);
-    }
+    compiled(P, size, stride, [&](auto pieces, auto width, auto) {
+        forward<pieces(), width()>(values, largest, winner, P, shape);
+    });
 }
 
 template <class T>
@@ -245,13 +260,9 @@ void pool_backward(const std::string& op, const py::array& dy, const py::array& 
     const auto* gradient = input<T>(dy, (op + ": dy").c_str());
     const auto* winner = input<std::uint8_t>(which, (op + ": which").c_str());
     auto* result = output<T>(dx, (op + ": dx").c_str());
-    if (P == 2 && size == 2 && stride == 2) {
-        backward<2, 2, 2>(gradient, winner, result, P, shape);
-    } else if (P == 2 && size == 4 && stride == 2) {
-        backward<2, 4, 2>(gradient, winner, result, P, shape);
-    } else {
-        backward<0, 0, 0>(gradient, winner, result, P, shape);
-    }
+    compiled(P, size, stride, [&](auto pieces, auto width, auto step) {
+        backward<pieces(), width(), step()>(gradient, winner, result, P, shape);
+    });
 }
 
 template <class T>
