@@ -24,8 +24,10 @@ NATIVE = Path("kernels/cpu/native")  # relative, as setuptools wants its sources
 # -fno-math-errno: a square root that may set errno can't become vector code, and nothing here reads
 # errno.
 # -g0: Python's own flags ask for debug symbols, which cost a quarter of the build time.
+# -Wno-psabi: lanes.h's vectors of 64 bytes only pass through functions that are inlined, whose ABI
+# is nobody's concern on a processor with smaller ones.
 COMPILE = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fvisibility=hidden", "-g0",
-           "-fno-math-errno", "-Wall", "-Wextra"]
+           "-fno-math-errno", "-Wall", "-Wextra", "-Wno-psabi"]
 
 # oneDNN's wheels are for Linux x86-64 with glibc. A requirement's marker can't name the C library,
 # and one without a matching wheel would stop the installation, so they are named only where they

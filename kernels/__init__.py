@@ -3,7 +3,9 @@
     ops = kernels.ops_for("auto")       # the fastest device that works here; ops.why says why
     ops = kernels.ops_for("cpu", threads=2)
 
-Devices: cpu (oneDNN and our own OpenMP kernels), numpy (the reference; runs wherever Python does).
+Devices: cpu (our own OpenMP kernels, and oneDNN's for what those leave over), numpy (the reference;
+runs wherever Python does).
+
 Read next: kernels/reference.py, the definition of every operation.
 """
 

@@ -50,14 +50,15 @@ def rounds(*results: str):
     of a product are bfloat16, and the sum is not.
     """
     def wrap(operation):
-        names = list(inspect.signature(operation).parameters)[1:]
+        signature = inspect.signature(operation)
 
         @functools.wraps(operation)
         def rounded(self, *values, **named):
-            named.update(zip(names, values))
+            if not any(map(_is_bfloat16, (*values, *named.values()))):
+                return operation(self, *values, **named)
+            named = signature.bind(self, *values, **named).arguments
+            del named["self"]
             narrow = {name: value for name, value in named.items() if _is_bfloat16(value)}
-            if not narrow:
-                return operation(self, **named)
             if "W" in named:
                 named["W"] = named["W"].astype(bfloat16).astype(np.float32)
             named |= {name: value.astype(np.float32) for name, value in narrow.items()}

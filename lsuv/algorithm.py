@@ -41,8 +41,9 @@ NORMALISE = tuple(WHAT)
 # iterations. (Four months later it had 0.02 and 20; the paper finds no difference in 0.01 to 0.1.)
 TOLERANCE, MAX_ITER = 0.05, 100
 
-# Below this share of its squared mean, a variance is the rounding of float32, not a signal.
-NOISE = 1e-12
+# Below this share of its squared mean, a variance is the rounding of the activations, not a signal.
+# In bfloat16, with a unit u in the last place, rounding makes up to u^2 / 12; u = 2^-7.
+NOISE = {"fp32": 1e-12, "bf16": 2.0 ** -14}
 
 
 class LsuvError(RunError):
@@ -214,7 +215,7 @@ def _adjust(net, layer, probe, options) -> list[Row]:
     mean, variance = (np.broadcast_to(part, P).copy() for part in probe())
     first = variance.copy()
     while True:
-        _check(layer, mean, variance, finished, options)
+        _check(net, layer, mean, variance, finished, options)
         finished |= np.abs(variance - 1) <= options.tolerance
         if finished.all():
             break
@@ -242,12 +243,13 @@ def _pieces(net, layer) -> list[np.ndarray]:
     return [W[rows] for rows in piece_rows(layer)]
 
 
-def _check(layer, mean, variance, finished, options) -> None:
+def _check(net, layer, mean, variance, finished, options) -> None:
     for p in map(int, np.flatnonzero(~finished)):
         if not np.isfinite(variance[p]):
             raise LsuvError(layer, p, f"{WHAT[options.normalise]} {variance[p]:g}; look for values "
                             "that are not finite in images and weights, or lower the input scale")
-        if variance[p] <= NOISE * mean[p] ** 2 or variance[p] < np.finfo(np.float32).tiny:
+        noise = max(NOISE[net.precision] * mean[p] ** 2, np.finfo(np.float32).tiny)
+        if variance[p] <= noise:
             raise LsuvError(layer, p, f"{WHAT[options.normalise]} {variance[p]:.3g} around a mean "
                             f"of {mean[p]:.3g}, nothing to scale; look for constant images, zero "
                             "weights or an activation that is off everywhere")

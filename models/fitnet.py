@@ -63,7 +63,7 @@ def unit(kind: type, width: int, act: str, name: str,
 
 def pooled(phi: list[Layer], size: int, stride: int | None = None) -> list[Layer]:
     """An activation and the max pooling behind it. A maxout does both in one pass, which spares
-    writing and reading what lies between them (bench.kernels: maxout_pool_forward)."""
+    writing and reading what lies between them."""
     if phi and isinstance(phi[-1], Maxout):
         return [*phi[:-1], Maxout(phi[-1].pieces, size, stride)]
     return [*phi, MaxPool(size, stride)]

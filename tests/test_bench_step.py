@@ -5,6 +5,7 @@ Read next: bench/step.py.
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import pytest
 import models
 from bench import report, step
 from bench.contest import Contestant, Entry, Refused, peak_mb
-from bench.ours import Convolutions, Recorder
+from bench.ours import Convolutions, Recorder, check
+from conftest import DEVICES
 from engine.containers import Residual
 from engine.errors import InputError, RunError
 from engine.layers import Conv, Linear, Maxout, MaxPool
@@ -30,6 +32,13 @@ def rows_of(tmp_path, *more: str) -> dict:
     path = tmp_path / "step_fitnet_mnist_fp32.json"
     assert step.main([*SMALL, *more, "--json", str(path)]) == 0
     return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("net", ["fitnet_mnist", "fitnet4-bn-before"])
+def test_in_bf16_devices_agree_well_enough_to_be_timed(net):
+    for ops in DEVICES:
+        if "bf16" in ops.precisions:
+            check(ops, replace(ENTRY, net=net, precision="bf16"))
 
 
 def test_rows_of_our_step_alone(tmp_path, capsys, monkeypatch):

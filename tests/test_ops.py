@@ -17,6 +17,7 @@ import platform
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -132,6 +133,52 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(name):
                    {key: array.tobytes() for key, array in two.items()}
 
 
+def convolution(ops, number):
+    """A function that computes a convolution of its own, that device cpu takes by Winograd's
+    algorithm, in one of the precisions -> the bytes of its three passes."""
+    rng, dtype = np.random.default_rng(number), (np.float32, bfloat16)[number % 2]
+    N, H, W, C, K = 3, 20 + number, 20, 32 + number, 40 - number
+    x, dy = (rng.standard_normal((N, H, W, n)).astype(dtype) for n in (C, K))
+    w, b = rng.standard_normal((K, 3, 3, C)).astype(np.float32), np.ones(K, np.float32)
+
+    def compute():
+        y, dx, dW, db = (np.zeros(shape, dtype) for shape in (dy.shape, x.shape, w.shape, b.shape))
+        ops.conv_forward(x, w, b, y, 1, 1, 1)
+        ops.conv_backward_data(dy, w, dx, 1, 1, 1)
+        ops.conv_backward_filter(x, dy, dW, db, 1, 1, 1)
+        return [array.tobytes() for array in (y, dx, dW, db)]
+
+    return compute
+
+
+@needs_cpu
+@needs_bf16
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_bits_of_winograds_convolution_do_not_depend_on_the_number_of_threads(number):
+    from kernels.cpu import _native
+    if _native.instructions() != "AVX-512":
+        pytest.skip("without AVX-512 oneDNN computes these")
+    count, compute, found = _native.threads(), convolution(DEVICE, number), []
+    try:
+        for threads in (1, 2, 3, 7):
+            _native.set_threads(threads)
+            found.append(compute())
+    finally:
+        _native.set_threads(count)
+    assert all(other == found[0] for other in found[1:])
+
+
+@needs_cpu
+@needs_bf16
+def test_python_threads_may_share_a_device():
+    """Different shapes and precisions at once, through one object's plans and workspace."""
+    work = [convolution(DEVICE, number) for number in range(5)]
+    with ThreadPoolExecutor(len(work)) as pool:  # each thread's count of threads is OpenMP's own
+        want = [pool.submit(compute).result() for compute in work]
+        again = [(number, pool.submit(work[number])) for number in 8 * list(range(len(work)))]
+        assert all(future.result() == want[number] for number, future in again)
+
+
 # -- errors come before memory is touched ---------------------------------------------------------
 
 def every_second(values):
@@ -198,6 +245,9 @@ ROOM = np.zeros((1, 9, 11, 5), np.float32)
      "63 channels do not split into 2 pieces"),
     ("maxpool_forward", {"size": 17}, "window 17"),
     ("maxpool_forward", {"size": 2, "stride": 3}, "stride 3"),
+    ("maxout_pool_forward", {"pieces": 65}, "65 pieces"),
+    ("maxout_pool_forward", {"pieces": 1 << 62, "x": ROOM[..., :0]}, f"{1 << 62} pieces"),
+    ("maxout_pool_backward", {"pieces": 3}, "10 channels"),
     ("variance", {"groups": 3}, "10 channels do not split into 3 groups"),
     ("variance", {"x": np.ones((0, 10), np.float32)}, "(0, 10) has no elements"),
     ("dropout_forward", {"drop": 1.0}, "is not a probability"),
@@ -210,6 +260,7 @@ ROOM = np.zeros((1, 9, 11, 5), np.float32)
     ("softmax_loss_backward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
     ("hinge_loss_backward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
     ("gather", {"move": 4}, "move 4"),
+    ("gather", {"pad": (1 << 63) - 1, "mean_image": ROOM[0, :7, :9]}, "(7, 9, 5)"),
     ("gather", {"clock": clock(step=9)}, "step 9 has no row"),
     ("gather", {"order": np.full((3, 7), 11, np.int32)}, "image 11"),
     ("sgd_step", {"segments": np.array([[0, 2, 1, 1.0]])}, "in an arena of 1"),

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 
 from conftest import assert_close
 from kernels import philox
@@ -616,6 +617,15 @@ def test_a_constant_is_shared_where_it_can_be_and_never_written(ops):
         with pytest.raises(ValueError):
             found[0, 0] = 1
     host[0, 0] = 5  # it stays the host's
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16])
+def test_an_argument_too_many_is_refused(ops, dtype):
+    a = np.ones(3, dtype)
+    with pytest.raises(TypeError):
+        ops.add(a, a, a.copy(), a)
+    with pytest.raises(TypeError):
+        ops.add(a, a, a.copy(), b=a)
 
 
 def test_arrays_are_aligned_and_copied(ops):

@@ -2,10 +2,10 @@
 
 What an operation means stands in the reference. Different here: arrays are float32, or bfloat16
 where the contract has activations and gradients (uint8 and int32 where it says so), contiguous,
-aligned, and have exactly the shapes that the contract names; an array or a number out of that contract is a ValueError that names the value,
-before memory is touched, and a value of another Python type is pybind11's TypeError. The fully
-connected layer and the convolutions that winograd.cpp does not take are oneDNN's, everything else
-is our own, in native/.
+aligned, and have exactly the shapes that the contract names; an array or a number out of that
+contract is a ValueError that names the value, before memory is touched, and a value of another
+Python type is pybind11's TypeError. The fully connected layer and the convolutions that
+winograd.cpp does not take are oneDNN's, everything else is our own, in native/.
 
 Read next: native/module.cpp, then native/maxout.cpp, the shortest kernel.
 """
@@ -17,7 +17,7 @@ from kernels.reference import NumpyOps
 
 
 class CpuOps(NumpyOps):
-    """Every operation, on NumPy arrays, by oneDNN and OpenMP."""
+    """Every operation, on NumPy arrays, by our own kernels and oneDNN's."""
 
     name = "cpu"
     precisions = NumpyOps.precisions if _native.has_bf16() else {"fp32": None}

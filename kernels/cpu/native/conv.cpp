@@ -5,11 +5,11 @@
 // allocates nothing after the first, but for the vector of a few pointers in which oneDNN's
 // `execute` passes its arguments on. Weights are copied into oneDNN's format, and their gradient
 // back, at every call: 80 -> 160 filters take 0.02 to 0.04 ms beside 14 ms of arithmetic,
-// 128 -> 256 on 8x8 images 0.04 to 0.05 beside 8, never more than 0.6 %, and in bf16, where the copy
-// also rounds, 1.3 %. That is too little to ask whether a copy is current.
+// 128 -> 256 on 8x8 images 0.04 to 0.05 beside 8, never more than 0.6 %, and in bf16, where the
+// copy also rounds, 1.3 %. That is too little to ask whether a copy is current.
 //
 // x, y and their gradients are float, or bf16; W and b are float; dW and db have the type of dy.
-// Read next: winograd.cpp, columns.h (the bias gradient), linear.cpp.
+// Read next: winograd.cpp, columns.h (the bias gradient of the others), linear.cpp.
 
 #include <omp.h>
 

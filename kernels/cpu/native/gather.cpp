@@ -109,6 +109,11 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     shaped(labels, "gather: labels", {M});
     shaped(shift, "gather: shift", {M});
     shaped(scale, "gather: scale", {M});
+    dimensions(mean_image, "gather: mean_image", 3);
+    if (pad > mean_image.shape(0)) {  // so that 2 pad is a number
+        fail("gather: mean_image: shape " + shape_text(mean_image) + " has no border of " +
+             std::to_string(pad));
+    }
     shaped(mean_image, "gather: mean_image", {shape.H + 2 * pad, shape.W + 2 * pad, shape.C});
     const auto* now = read_clock(clock);
     const auto* rows = batch_order(order, M, now);

@@ -1,5 +1,5 @@
 // The extension kernels.cpu._native: every kernel file adds its functions to the one module.
-// Read next: conv.cpp (oneDNN), then maxout.cpp, the shortest of our own kernels.
+// Read next: conv.cpp, then maxout.cpp, the shortest kernel.
 #include <dnnl.hpp>
 #include <omp.h>
 #include <pybind11/pybind11.h>
@@ -34,6 +34,12 @@ void check_processor() {
 #endif
 #ifdef __AVX512F__
     same = same && __builtin_cpu_supports("avx512f");
+#endif
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    same = same && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+#endif
+#ifdef __AVX512BF16__
+    same = same && __builtin_cpu_supports("avx512bf16");
 #endif
     if (!same) {
         throw py::import_error(
@@ -74,7 +80,8 @@ std::string instructions() {
 
 PYBIND11_MODULE(_native, m) {
     check_processor();
-    m.doc() = "CPU kernels of lsuv-engine: oneDNN convolution and our own OpenMP kernels";
+    m.doc() = "CPU kernels of lsuv-engine: our own with OpenMP, and oneDNN's";
+    lsuv::bf16_number();  // imported here, and not while two threads wait for each other
     m.def("set_threads", &set_threads, py::arg("count"),
           "OpenMP threads of every later kernel that this Python thread calls");
     m.def("threads", &omp_get_max_threads, "OpenMP threads that a kernel uses");

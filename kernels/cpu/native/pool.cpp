@@ -79,9 +79,8 @@ template <class T>
 inline void ahead(const T* from, std::int64_t count, std::int64_t row, std::int64_t rows) {
     for (std::int64_t r = 0; r < rows; ++r) {
         const char* run = reinterpret_cast<const char*>(from + r * row);
-        for (std::int64_t byte = 0; byte < count * static_cast<std::int64_t>(sizeof(T)); byte += 64) {
-            __builtin_prefetch(run + byte);
-        }
+        const char* end = reinterpret_cast<const char*>(from + r * row + count);
+        for (; run < end; run += 64) __builtin_prefetch(run);
     }
 }
 
@@ -113,8 +112,8 @@ void forward(const T* x, T* y, std::uint8_t* which, std::int64_t P, const Shape&
 }
 
 // Backward goes by runs of `stride` places of a row, which the same windows cover: those that begin
-// at the run's own place or before it. Their gradients and winners are read once a run, and rows are
-// written from end to end, as the processor expects it.
+// at the run's own place or before it. Their gradients and winners are read once a run, and rows
+// are written from end to end, as the processor expects it.
 struct Run {
     std::int64_t h, w;                      // first place
     std::int64_t top, bottom, left, right;  // the windows
@@ -193,15 +192,16 @@ void backward(const T* dy, const std::uint8_t* which, T* dx, std::int64_t P, con
     }
 }
 
-// The sizes of `x` (N,H,W,P*C) and `y` (N,Ho,Wo,C), checked. With stride <= size <= H, W every window
-// has its first place inside and every place of x is in some window, so all of dx is written.
+// The sizes of `x` (N,H,W,P*C) and `y` (N,Ho,Wo,C), checked. With stride <= size <= H, W every
+// window has its first place inside and every place of x is in some window, so all of dx is
+// written.
 Shape pooled(const std::string& op, const py::array& x, const py::array& y, std::int64_t P,
              std::int64_t size, std::int64_t stride) {
     if (size < 1 || size > 16 || stride < 1 || stride > size) {
         fail(op + ": window " + std::to_string(size) + ", stride " + std::to_string(stride) +
              "; a window is 1 to 16 wide and its stride no wider, or places would be skipped");
     }
-    if (P < 1 || P * size * size > 256) {
+    if (P < 1 || P > 256 / (size * size)) {
         fail(op + ": " + std::to_string(P) + " pieces of a window of " + std::to_string(size) +
              " x " + std::to_string(size) + "; a byte must hold the winner's number");
     }

@@ -19,7 +19,7 @@
 // The largest error beside a float64 convolution is 1.3 to 3 times that of the direct float32 one.
 // Transforms rounded to bf16 would allow products twice as fast, but their error is 1.2 % of the
 // outputs' standard deviation where rounding the outputs to bf16 costs 0.17 %: they stay float32.
-// Read next: winograd.h.
+// Read next: lanes.h, then linear.cpp.
 #include "winograd.h"
 
 #include <omp.h>
@@ -392,8 +392,8 @@ struct Filters {
     int64_t size() const { return begin(panels.count); }
 };
 
-// The nine taps of 16 inputs c.. and 16 outputs k.. as vectors of outputs, from W (K,3,3,C), rounded
-// to T.
+// The nine taps of 16 inputs c.. and 16 outputs k.. as vectors of outputs, from W (K,3,3,C),
+// rounded to T.
 template <class T>
 void taps_forward(const float* W, int64_t C, int64_t K, int64_t c, int64_t k,
                   float taps[LANES][9][LANES]) {
@@ -436,7 +436,8 @@ void transform_filters(const float* W, int64_t inputs, int64_t outputs, bool bac
             for (int64_t vector = 0; vector < width; vector += LANES) {
                 const int64_t output = filters.panels.begin(panel) * LANES + vector;
                 alignas(64) float taps[LANES][9][LANES];
-                (backward ? taps_backward<T> : taps_forward<T>)(W, inputs, outputs, first, output, taps);
+                const auto taps_of = backward ? taps_backward<T> : taps_forward<T>;
+                taps_of(W, inputs, outputs, first, output, taps);
                 const int64_t count = std::min(LANES, inputs - first);
                 for (int64_t i = 0; i < count; ++i) {
                     float* u = U + filters.begin(panel) + (first + i) * width + vector;
