@@ -109,6 +109,30 @@ def cifar(training: dict) -> str:
         "![learning curves](bench/results/curves.png)", "", trained_on(training, fast_cifar)])
 
 
+def precisions(found: dict) -> str:
+    """A net's test errors in each precision, seed by seed."""
+    rows = []
+    nets = sorted({(r["net"], r["recipe"], f"{r['epochs']:g}") for r in found["rows"]})
+    for net, kind, epochs in nets:
+        for precision in ("fp32", "bf16"):
+            runs = sorted((r for r in found["rows"] if r["finished"] and r["recipe"] == kind
+                           and (r["net"], r["precision"]) == (net, precision)),
+                          key=lambda r: r["seed"])
+            errors = [100 * (1 - r["metrics"][-1]["test_accuracy"]) for r in runs]
+            if errors:
+                spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
+                rows.append([f"{net}, {kind}, {epochs} epochs", precision,
+                             f"{statistics.mean(errors):.2f}{spread}",
+                             ", ".join(f"{error:.2f}" for error in errors)])
+    return "\n".join([
+        "### bf16 beside fp32", "",
+        "Test error after training with the same seeds and settings, LSUV, maxout. Of the fp32 "
+        "runs those of FitNet-MNIST and FitNet-1's first seed were made with oneDNN's direct "
+        "convolutions, before there were our own.", "",
+        table(["net", "precision", "error, %", "each seed"], rows), "",
+        trained_on(found, lambda r: True)])
+
+
 def curves(training: dict) -> None:
     """Test accuracy and training loss by epoch, one line a run, told apart without colour."""
     import matplotlib
@@ -286,6 +310,8 @@ def sections() -> str:
     training, deviations = read("training.json"), read("lsuv.json")
     if training:
         parts += [mnist(training), cifar(training)]
+    if found := read("precision.json"):
+        parts.append(precisions(found))
     if deviations:
         parts.append(initialiser(deviations))
     if found := read("init.json"):

@@ -17,7 +17,7 @@ from engine.runs import METRICS, RUN, read_metrics, read_run
 from kernels import ops_for
 
 SETTINGS = ("net", "act", "head", "init", "data", "recipe", "seed", "epochs", "steps", "batch",
-            "optimizer", "lr", "dropout", "limit", "input_scale")
+            "optimizer", "lr", "dropout", "limit", "input_scale", "precision")
 
 
 def folders(path: pathlib.Path) -> list[pathlib.Path]:

@@ -18,9 +18,9 @@ compiler.
 
 By op: GFLOP/s of the convolutions, counted as the direct form does them, against the faster of a
 large matrix product and a large direct convolution in that precision (Winograd's algorithm makes
-fewer of them, and goes beyond that ceiling); GB/s of the rest, against a copy of 256 MiB by NumPy with
-as many threads (bytes of the arrays that an op is handed; what lies in the cache can be faster than
-memory). Both ceilings are measured in the same run.
+fewer of them, and goes beyond that ceiling); GB/s of the rest, against a copy of 256 MiB by NumPy
+with as many threads (bytes of the arrays that an op is handed; what lies in the cache can be faster
+than memory). Both ceilings are measured in the same run.
 
 Read next: bench/contest.py.
 """
@@ -51,8 +51,7 @@ PEERS = {"torch": {
     "torch compile": {"compiled": True},
     "torch compile channels_last": {"channels_last": True, "compiled": True},
 }}
-REMEDY = ("pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu "
-          "(the build without CUDA), or leave --against out")
+REMEDY = "pip install torch==2.13.0 (its build for the CPU will do), or leave --against out"
 
 
 def options_of(arguments: list[str] | None):

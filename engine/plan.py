@@ -10,8 +10,9 @@ author writes it once, and a new batch size is the second run with other buffers
   of 256 bytes and the padding is zero, in weights and gradients alike, so norms may run across it.
 * Activations have a buffer each: backward wants them. But a convolution's output, the largest of
   all, is wanted only by the activation behind it, which keeps its own result. It lies in a slot
-  that gradients use in backward: in memory that the caches still hold. With precision bf16 they, their gradients
-  and the gradient arena are bfloat16; parameters, optimizer state and statistics stay float32.
+  that gradients use in backward: in memory that the caches still hold. With precision bf16
+  activations, their gradients and the gradient arena are bfloat16; parameters, optimizer state and
+  statistics stay float32.
 * Gradients of activations reuse two slots a lane: every second layer writes its `dx` into the one
   and reads its `dy` in the other. A container that needs `dy` twice (Residual) gives what it
   contains a lane of its own, so `dy` stays. It follows that a layer always writes its own `dx` and

@@ -7,8 +7,8 @@
 //
 // Pieces lie side by side, so a row is P contiguous runs of C. One thread computes a run of rows,
 // one vector lane an output. The lowest piece wins a tie, and the first NaN wins over everything.
-// A bf16 is compared and chosen as it is, 32 at a time, where AVX-512 has whole numbers of its size:
-// widened to floats, the two passes would be held up by arithmetic, not by memory.
+// A bf16 is compared and chosen as it is, 32 at a time, where AVX-512 has whole numbers of its
+// size: widened to floats, the two passes would be held up by arithmetic, not by memory.
 //
 // Read next: activation.cpp.
 #include "common.h"

@@ -462,7 +462,7 @@ void transform_filters(const float* W, int64_t inputs, int64_t outputs, bool bac
 
 // Outputs of this many bytes, most of a last-level cache, are written past the caches where that is
 // whole lines (a bf16 vector is half a line). 32 -> 64 on 32x32 images, batch 128, one thread: 6.6
-// instead of 9.0 ms. FitNet-4's step takes 241 ms with this limit, 245 with 16 MiB and 249 with none.
+// instead of 9.0 ms. FitNet-4's step takes 241 ms with this limit, 245 with 16 MiB, 249 with none.
 constexpr int64_t STREAMED = 24 << 20;
 
 // `count` zeros.
