@@ -229,33 +229,42 @@ def alone_text(rows: list[list[str]]) -> str:
 
 
 def kernels(found: dict) -> str:
-    """A row an operation and precision: the first of its cases, as bench/kernels.py orders them."""
-    cases: dict[tuple[str, str], dict[str, dict]] = {}
+    """A row an operation: the first of its cases, as bench/kernels.py orders them."""
+    cases: dict[str, dict[tuple[str, str], dict]] = {}
     for row in found["rows"]:
-        of = cases.setdefault((row["op"], row["precision"]), {})
+        of = cases.setdefault(row["op"], {})
         if row["case"] == next(iter(of.values()), row)["case"]:
-            of[row["name"]] = row
-    rows = []
-    for (op, precision), by in cases.items():
-        ours = by["ours"]
-        rate = (f"{ours['gflops']:,.0f} GFLOP/s" if "gflops" in ours
-                else f"{ours['gbytes_per_second']:.1f} GB/s")
-        rows.append([f"`{op}`", ours["case"], precision, rate, f"{ours['share']:.2f}",
-                     *(f"{by[peer]['ratio']:.2f}" if peer in by else ""
-                       for peer in ("numpy", "torch", "onednn direct"))])
+            of[row["name"], row["precision"]] = row
+
+    def both(by, name: str, text) -> str:
+        """A figure in fp32 / bf16; one of them where there is only one."""
+        found = [text(by[name, p]) for p in ("fp32", "bf16") if (name, p) in by]
+        return " / ".join(found)
+
+    def rate(row) -> str:
+        return (f"{row['gflops']:,.0f} GFLOP/s" if "gflops" in row
+                else f"{row['gbytes_per_second']:.0f} GB/s")
+
+    def ratio(row) -> str:
+        return f"{row['ratio']:.{1 if row['ratio'] >= 10 else 2}f}"
+
+    rows = [[f"`{op}`", next(iter(by.values()))["case"], both(by, "ours", rate),
+             both(by, "ours", lambda row: f"{row['share']:.2f}"),
+             *(both(by, peer, ratio) for peer in ("numpy", "torch", "onednn direct"))]
+            for op, by in cases.items()]
     limits = "; ".join(f"{precision} {c['copy_gbs']:.0f} GB/s and {c['product_gflops']:.0f} "
                        "GFLOP/s" for precision, c in found["ceilings"].items())
     return "\n".join([
         "### Every operation alone", "",
-        "Each was compared with the reference in float64 before it was timed. Bytes are those that "
-        "must move at least, and the share is of a copy of 256 MiB, or, of what is counted in "
-        f"operations, of a large matrix product ({limits}). Arrays that fit the cache, and "
-        "Winograd's convolutions, whose operations are counted as the plain ones', can exceed 1. × "
-        "is the peer's time over ours, at equal precision and threads: NumPy's is the reference's, "
-        "PyTorch's its own operation for the same, oneDNN's its convolution where ours is "
-        "Winograd's. Every case is in `bench/results/kernels.json`.", "",
-        table(["operation", "case", "precision", "rate", "share", "× NumPy", "× PyTorch",
-               "× oneDNN"], rows), "", measured_on(found)])
+        "In fp32 / bf16. Each was compared with the reference in float64 before it was timed. "
+        "Bytes are those that must move at least, and the share is of a copy of 256 MiB, or, of "
+        f"what is counted in operations, of a large matrix product ({limits}). Arrays that fit the "
+        "cache, and Winograd's convolutions, whose operations are counted as the plain ones', can "
+        "exceed 1. × is the peer's time over ours, at equal precision and threads: NumPy's is the "
+        "reference's (fp32), PyTorch's its own operation for the same, oneDNN's its convolution "
+        "where ours is Winograd's. Every case is in `bench/results/kernels.json`.", "",
+        table(["operation", "case", "rate", "share", "× NumPy", "× PyTorch", "× oneDNN"], rows),
+        "", measured_on(found)])
 
 
 def matrices(found: dict) -> str:

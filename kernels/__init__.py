@@ -37,9 +37,11 @@ def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp
                           f"1 .. {MOST_THREADS}")
     ops = _ops_for(name, threads)
     if precision not in ops.precisions:
-        remedy = "use fp32" if ops.name == "numpy" else "use fp32, or device numpy"
+        from kernels.reference import NumpyOps
+
+        elsewhere = ", or device numpy" if precision in NumpyOps.precisions else ""
         raise DeviceError(f"precision {precision}: device {ops.name} computes in "
-                          f"{', '.join(ops.precisions)} ({ops.description}); {remedy}")
+                          f"{', '.join(ops.precisions)} ({ops.description}); use fp32{elsewhere}")
     return ops
 
 
