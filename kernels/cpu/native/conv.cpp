@@ -90,9 +90,7 @@ struct KeyHash {
     }
 };
 
-// The plans of one device object. Its plans' memory and oneDNN's stream, which all objects share,
-// are used by one call at a time: the lock makes calls from several Python threads wait for each
-// other.
+// The plans of one device object, and Winograd's memory; one call at a time uses them (cpu_lock).
 class Convolutions {
 public:
     // direct: all by oneDNN, for comparison.
@@ -111,7 +109,7 @@ public:
         if (s.N == 0) return;
 
         py::gil_scoped_release release;
-        std::lock_guard<std::mutex> guard(lock_);
+        std::lock_guard<std::mutex> guard(cpu_lock());
         if (minimal<T>(s, false)) {
             return winograd_forward(x_data, W_data, b_data, y_data,
                 winograd_shape(s), workspace_);
@@ -137,7 +135,7 @@ public:
         if (s.N == 0) return;
 
         py::gil_scoped_release release;
-        std::lock_guard<std::mutex> guard(lock_);
+        std::lock_guard<std::mutex> guard(cpu_lock());
         if (minimal<T>(s, false)) {
             return winograd_backward_data(dy_data, W_data, dx_data,
                 winograd_shape(s), workspace_);
@@ -169,7 +167,7 @@ public:
         }
 
         py::gil_scoped_release release;
-        std::lock_guard<std::mutex> guard(lock_);
+        std::lock_guard<std::mutex> guard(cpu_lock());
         if (minimal<T>(s, true)) {
             return winograd_backward_filter(x_data, dy_data, dW_data, db_data,
                 winograd_shape(s), workspace_);
@@ -220,7 +218,6 @@ private:
     std::unordered_map<Key, ConvPlan, KeyHash> plans_;
     WinogradWorkspace workspace_;
     ColumnSums bias_;
-    static inline std::mutex lock_;
 };
 
 }  // namespace

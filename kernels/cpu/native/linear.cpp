@@ -5,26 +5,28 @@
 // (9.8 and 8.1 ms against 11.3 and 9.8) and slower forward (19 ms against 10). sgemm allocates its
 // own work memory; nothing else here allocates after the first call.
 //
-// x, y and their gradients are float, or bf16; W and b are float; dW and db have the type of dy. In
-// bf16 the operands are copied to floats, W rounded first, and multiplied as those: on these heads
-// the copies cost less than a step can show.
+// x, y and their gradients are float, or bf16; W and b are float; dW and db have the type of dy.
 // Read next: maxout.cpp.
 
+#include <omp.h>
+
 #include <algorithm>
+#include <array>
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
-#include <vector>
 
 #include "columns.h"
 #include "common.h"
 #include "onednn.h"
-#include "parallel.h"
 
 namespace {
 
 using namespace lsuv;
+using dnnl::memory;
 
 struct Shape {
     std::int64_t N, F, K;
@@ -55,48 +57,80 @@ void product(char turn_a, char turn_b, std::int64_t M, std::int64_t N, std::int6
     }
 }
 
-// `count` elements as floats that bf16 can hold: the array itself, or in bf16 a copy in `memory`,
-// which is kept from call to call. Of `from` floats, the copy rounds them.
-template <class T, class From>
-const float* operand(const From* from, std::int64_t count, std::vector<float>& memory) {
-    if constexpr (std::is_same_v<T, float>) {
-        return from;
-    } else {
-        memory.resize(count);
-        float* const copy = memory.data();
-#pragma omp parallel for simd schedule(static) if (count > SERIAL)
-        for (std::int64_t i = 0; i < count; ++i) copy[i] = rounded<T>(static_cast<float>(from[i]));
-        return copy;
-    }
-}
+// The three products in bf16, which sgemm does not have: oneDNN's matmul, a plan for each shape as in
+// conv_plan.h. The operand that is W comes in floats, and is rounded on its way into oneDNN's format.
+enum class Pass : std::int64_t { forward, backward_data, backward_filter };
 
-// Where a product of floats goes: into the array itself, or in bf16 into `memory`.
-template <class T>
-float* product_of(T* to, std::int64_t count, std::vector<float>& memory) {
-    if constexpr (std::is_same_v<T, float>) {
-        return to;
-    } else {
-        memory.resize(count);
-        return memory.data();
-    }
-}
-
-// Rounds a product into its array, if it isn't there.
-template <class T>
-void deliver(const float* from, T* to, std::int64_t count) {
-    if constexpr (!std::is_same_v<T, float>) {
-#pragma omp parallel for simd schedule(static) if (count > SERIAL)
-        for (std::int64_t i = 0; i < count; ++i) to[i] = rounded<T>(from[i]);
-    }
-}
-
-struct Memory {
-    std::vector<float> left, right, product;
+struct Plan {
+    dnnl::matmul primitive;
+    memory left, right, bias, result;  // views of the caller's arrays
+    memory weights, copy;              // W of floats, a view, and bf16 in oneDNN's format
+    dnnl::reorder reorder;
+    Arguments arguments, reorder_arguments;
 };
 
-Memory& memory() {
-    static thread_local Memory kept;
-    return kept;
+Plan plan_of(Pass pass, const Shape& s) {
+    constexpr auto NARROW = memory::data_type::bf16, WIDE = memory::data_type::f32;
+    const auto [N, F, K] = s;
+    const auto matrix = [](std::int64_t rows, std::int64_t cols, memory::data_type type,
+                           bool turned) {
+        const memory::dims strides = turned ? memory::dims{1, rows} : memory::dims{cols, 1};
+        return memory::desc({rows, cols}, type, strides);
+    };
+    const bool filter = pass == Pass::backward_filter, forward = pass == Pass::forward;
+    const std::int64_t rows = filter ? K : N, inner = filter ? N : forward ? F : K;
+    const std::int64_t cols = forward ? K : F;
+    const memory::desc left = matrix(rows, inner, NARROW, filter);
+    const memory::desc right = filter ? matrix(inner, cols, NARROW, false)
+                                      : memory::desc({inner, cols}, NARROW,
+                                                     memory::format_tag::any);
+    const memory::desc result = matrix(rows, cols, NARROW, false);
+    const memory::desc bias({1, cols}, WIDE, memory::format_tag::ab);
+    dnnl::primitive_attr attributes;
+    attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+    using Desc = dnnl::matmul::primitive_desc;
+    const Desc desc = forward ? Desc(cpu_engine(), left, right, bias, result, attributes)
+                              : Desc(cpu_engine(), left, right, result, attributes);
+    Plan plan;
+    plan.primitive = dnnl::matmul(desc);
+    plan.left = view_of(left);
+    plan.result = view_of(result);
+    plan.right = filter ? view_of(right) : buffer_of(desc.weights_desc());
+    plan.arguments = {{DNNL_ARG_SRC, plan.left}, {DNNL_ARG_WEIGHTS, plan.right},
+                      {DNNL_ARG_DST, plan.result},
+                      {DNNL_ARG_SCRATCHPAD, buffer_of(desc.scratchpad_desc())}};
+    if (forward) {
+        plan.bias = view_of(bias);
+        plan.arguments[DNNL_ARG_BIAS] = plan.bias;
+    }
+    if (!filter) {
+        plan.weights = view_of(matrix(inner, cols, WIDE, forward));
+        plan.reorder = dnnl::reorder(plan.weights, plan.right);
+        plan.reorder_arguments = {{DNNL_ARG_SRC, plan.weights}, {DNNL_ARG_DST, plan.right}};
+    }
+    return plan;
+}
+
+// result = left * right (+ bias); right: W in floats, but in the filter gradient x.
+void multiply(Pass pass, const Shape& s, const bf16* left, const void* right, const float* bias,
+              bf16* result) {
+    static std::map<std::array<std::int64_t, 5>, Plan> plans;
+    std::lock_guard<std::mutex> guard(cpu_lock());
+    const std::array<std::int64_t, 5> key{static_cast<std::int64_t>(pass), s.N, s.F, s.K,
+                                          omp_get_max_threads()};
+    auto found = plans.find(key);
+    if (found == plans.end()) found = plans.emplace(key, plan_of(pass, s)).first;
+    Plan& plan = found->second;
+    point(plan.left, left);
+    point(plan.result, result);
+    if (pass == Pass::forward) point(plan.bias, bias);
+    if (pass == Pass::backward_filter) {
+        point(plan.right, right);
+    } else {
+        point(plan.weights, right);
+        plan.reorder.execute(cpu_stream(), plan.reorder_arguments);
+    }
+    plan.primitive.execute(cpu_stream(), plan.arguments);
 }
 
 // y (N,K) = x (N,F) W' + b
@@ -111,12 +145,13 @@ void linear_forward(const py::array& x, const py::array& W, const py::array& b,
     const float* b_data = input<float>(b, "linear_forward: b");
     T* y_data = output<T>(y, "linear_forward: y");
     py::gil_scoped_release release;
-    const float* left = operand<T>(x_data, s.N * s.F, memory().left);
-    const float* right = operand<T>(W_data, s.K * s.F, memory().right);
-    float* result = product_of(y_data, s.N * s.K, memory().product);
-    for (std::int64_t n = 0; n < s.N; ++n) std::copy_n(b_data, s.K, result + n * s.K);
-    product('N', 'T', s.N, s.K, s.F, left, s.F, right, s.F, 1.0f, result, s.K);
-    deliver(result, y_data, s.N * s.K);
+    if (s.N == 0) return;
+    if constexpr (std::is_same_v<T, bf16>) {
+        multiply(Pass::forward, s, x_data, W_data, b_data, y_data);
+    } else {
+        for (std::int64_t n = 0; n < s.N; ++n) std::copy_n(b_data, s.K, y_data + n * s.K);
+        product('N', 'T', s.N, s.K, s.F, x_data, s.F, W_data, s.F, 1.0f, y_data, s.K);
+    }
 }
 
 // dx (N,F) = dy (N,K) W
@@ -128,11 +163,12 @@ void linear_backward_data(const py::array& dy, const py::array& W, const py::arr
     const float* W_data = input<float>(W, "linear_backward_data: W");
     T* dx_data = output<T>(dx, "linear_backward_data: dx");
     py::gil_scoped_release release;
-    const float* left = operand<T>(dy_data, s.N * s.K, memory().left);
-    const float* right = operand<T>(W_data, s.K * s.F, memory().right);
-    float* result = product_of(dx_data, s.N * s.F, memory().product);
-    product('N', 'N', s.N, s.F, s.K, left, s.K, right, s.F, 0.0f, result, s.F);
-    deliver(result, dx_data, s.N * s.F);
+    if (s.N == 0) return;
+    if constexpr (std::is_same_v<T, bf16>) {
+        multiply(Pass::backward_data, s, dy_data, W_data, nullptr, dx_data);
+    } else {
+        product('N', 'N', s.N, s.F, s.K, dy_data, s.K, W_data, s.F, 0.0f, dx_data, s.F);
+    }
 }
 
 // dW (K,F) = dy' x and db (K,) = the column sums of dy
@@ -147,14 +183,12 @@ void linear_backward_filter(const py::array& x, const py::array& dy, const py::a
     T* dW_data = output<T>(dW, "linear_backward_filter: dW");
     T* db_data = output<T>(db, "linear_backward_filter: db");
     py::gil_scoped_release release;
-    if (s.N == 0) {  // of which sgemm would write nothing
+    if (s.N == 0) {  // of which a product would write nothing
         std::fill_n(dW_data, s.K * s.F, T{});
+    } else if constexpr (std::is_same_v<T, bf16>) {
+        multiply(Pass::backward_filter, s, dy_data, x_data, nullptr, dW_data);
     } else {
-        const float* left = operand<T>(dy_data, s.N * s.K, memory().left);
-        const float* right = operand<T>(x_data, s.N * s.F, memory().right);
-        float* result = product_of(dW_data, s.K * s.F, memory().product);
-        product('T', 'N', s.K, s.F, s.N, left, s.K, right, s.F, 0.0f, result, s.F);
-        deliver(result, dW_data, s.K * s.F);
+        product('T', 'N', s.K, s.F, s.N, dy_data, s.K, x_data, s.F, 0.0f, dW_data, s.F);
     }
     static thread_local ColumnSums sums;  // keeps its memory from call to call
     sums.start(s.K);

@@ -4,6 +4,7 @@
 #include <dnnl.hpp>
 
 #include <cstdint>
+#include <mutex>
 #include <unordered_map>
 
 namespace lsuv {
@@ -18,6 +19,13 @@ inline dnnl::engine& cpu_engine() {
 inline dnnl::stream& cpu_stream() {
     static dnnl::stream stream(cpu_engine());
     return stream;
+}
+
+// Held by a call that uses the stream and the memory of a kept plan: calls from several Python
+// threads wait for each other.
+inline std::mutex& cpu_lock() {
+    static std::mutex lock;
+    return lock;
 }
 
 inline dnnl::memory::desc float_desc(const dnnl::memory::dims& shape,
