@@ -39,6 +39,7 @@ FITS = HERE == "Linux x86_64, glibc"
 ONEDNN = ["onednn-cpu-gomp==2023.2.0"] if FITS else []
 DEPENDENCIES = [
     "numpy>=1.26",       # every array on the host; 1.26 is the first release for Python 3.12
+    "ml_dtypes>=0.4",    # bfloat16 for NumPy; 0.4 is the first release for NumPy 2
     "safetensors>=0.4",  # checkpoints
     "pooch>=1.8",        # data sets: one download, checked against pinned hashes
     "Pillow>=10",        # images of a folder
