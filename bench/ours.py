@@ -10,11 +10,12 @@ import threading
 import time
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 import models
-from bench.contest import RATE, Entry, Setting
+from bench.contest import RATE, Entry, Setting, mean_seconds
 from engine.data import load
 from engine.errors import RunError
 from engine.feed import Feed, read_clock
@@ -117,11 +118,7 @@ class Ours:
     def train(self, steps: int) -> float:
         """Seconds of a training step, the mean over `steps`, after one that is not timed."""
         self.step.start(1 + steps)
-        self.step()
-        start = time.perf_counter()
-        for _ in range(steps):
-            self.step()
-        seconds = (time.perf_counter() - start) / steps
+        seconds = mean_seconds(self.step, steps)
         if not self.step.net.clock[FINITE]:
             raise RunError("the loss is not finite; such a step updates nothing, so it says "
                            "nothing; give another --act")
@@ -139,11 +136,7 @@ class Ours:
 
     def test(self, steps: int) -> float:
         """Seconds of a batch's scores, likewise."""
-        self.test_batch()
-        start = time.perf_counter()
-        for _ in range(steps):
-            self.test_batch()
-        return (time.perf_counter() - start) / steps
+        return mean_seconds(self.test_batch, steps)
 
     def profile(self, steps: int) -> dict[str, tuple[float, float, float]]:
         """{op: (seconds, floating-point operations, bytes)} of one training step, by op."""
@@ -168,25 +161,33 @@ def operations_of(net: Net) -> dict[str, int]:
     return dict(zip(CONVOLUTIONS, (2 * adds, 2 * adds, 2 * (adds - first))))
 
 
-class Stopwatch:
-    """Stands between a net and its ops: every call is passed on and timed."""
+class Between:
+    """Stands between a net and its ops: every call goes through `passed`."""
 
     def __init__(self, ops):
-        self.ops, self.seconds, self.bytes = ops, defaultdict(float), defaultdict(int)
+        self.ops = ops
 
     def __getattr__(self, name):
         found = getattr(self.ops, name)
-        if not callable(found):
-            return found
+        return partial(self.passed, name, found) if callable(found) else found
 
-        def timed(*arguments):
-            start = time.perf_counter()
-            result = found(*arguments)
-            self.seconds[name] += time.perf_counter() - start
-            self.bytes[name] += moved(name, arguments)
-            return result
+    def passed(self, name: str, call, *arguments):
+        raise NotImplementedError
 
-        return timed
+
+class Stopwatch(Between):
+    """Every call is timed."""
+
+    def __init__(self, ops):
+        super().__init__(ops)
+        self.seconds, self.bytes = defaultdict(float), defaultdict(int)
+
+    def passed(self, name: str, call, *arguments):
+        start = time.perf_counter()
+        result = call(*arguments)
+        self.seconds[name] += time.perf_counter() - start
+        self.bytes[name] += moved(name, arguments)
+        return result
 
 
 def moved(name: str, arguments) -> int:
@@ -197,22 +198,16 @@ def moved(name: str, arguments) -> int:
     return sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
 
 
-class Recorder:
-    """Stands between a net and its ops: every call is passed on, and kept with its arguments."""
+class Recorder(Between):
+    """Every call is kept with its arguments."""
 
     def __init__(self, ops):
-        self.ops, self.calls = ops, []
+        super().__init__(ops)
+        self.calls = []
 
-    def __getattr__(self, name):
-        found = getattr(self.ops, name)
-        if not callable(found):
-            return found
-
-        def kept(*arguments):
-            self.calls.append((name, arguments))
-            return found(*arguments)
-
-        return kept
+    def passed(self, name: str, call, *arguments):
+        self.calls.append((name, arguments))
+        return call(*arguments)
 
 
 class Convolutions:
@@ -236,11 +231,7 @@ class Convolutions:
 
     def train(self, steps: int) -> float:
         """Seconds of a step's convolutions, the mean over `steps`, after one not timed."""
-        self.pass_over()
-        start = time.perf_counter()
-        for _ in range(steps):
-            self.pass_over()
-        return (time.perf_counter() - start) / steps
+        return mean_seconds(self.pass_over, steps)
 
     def pass_over(self) -> None:
         for call, arguments in self.calls:

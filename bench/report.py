@@ -168,16 +168,12 @@ def curves(training: dict) -> None:
 
 
 def speed() -> str:
-    """The training step, from every step_*.json: those that name a precision, then those that time
-    our fp32 step alone."""
+    """The training step, from every step_*.json."""
     found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("step_*.json"))]
-    parts = []
-    for rows_of, text in ((contest, contest_text), (alone, alone_text)):
-        chosen = [f for f in found if ("precision" in f["rows"][0]) == (rows_of is contest)]
-        if chosen:
-            machines = dict.fromkeys(measured_on(f) for f in chosen)
-            parts += [text([rows_of(f) for f in chosen]), *machines]
-    return "\n\n".join(["### A training step", *parts]) if parts else ""
+    if not found:
+        return ""
+    return "\n\n".join(["### A training step", contest_text([contest(f) for f in found]),
+                        *dict.fromkeys(measured_on(f) for f in found)])
 
 
 def contest(found: dict) -> list[str]:
@@ -214,19 +210,6 @@ def contest_text(rows: list[list[str]]) -> str:
         "leanest of its modes, one batch.", "",
         table(["net", "batch", "ours", "PyTorch", "ratio", "convolutions alone, %",
                "by oneDNN, %", "evaluation", "ratio", "peak MB", "PyTorch's"], rows)])
-
-
-def alone(found: dict) -> list[str]:
-    ours, *ops = found["rows"]
-    convolutions = sum(op["share"] for op in ops if op["name"].startswith("conv_"))
-    return [ours["net"], ours["act"], str(ours["batch"]), f"{1e3 * ours['seconds']:.1f}",
-            f"{ours['images_per_second']:.0f}", f"{100 * convolutions:.0f}"]
-
-
-def alone_text(rows: list[list[str]]) -> str:
-    return "\n".join([
-        "Gather, forward, loss, backward, clip and update in float32; medians.", "",
-        table(["net", "act", "batch", "ms", "images/s", "in the convolutions, %"], rows)])
 
 
 def kernels(found: dict) -> str:

@@ -10,7 +10,6 @@ lies in memory as floats. It has glibc's allocator, as `pip install torch` leave
 Read next: bench/contest.py, which asks the contestants in turn.
 """
 
-import time
 import warnings
 from math import prod
 
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 import models
-from bench.contest import RATE, Entry
+from bench.contest import RATE, Entry, mean_seconds
 from engine.containers import Residual
 from engine.errors import RunError
 from engine.layers import (BatchNorm, Conv, Dropout, Layer, LeakyReLU, Linear, Maxout, MaxPool,
@@ -174,12 +173,11 @@ class Torch:
 
     def step(self):
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss_of(self.x, self.labels)
-        loss.backward()
+        self.loss = self.loss_of(self.x, self.labels)
+        self.loss.backward()
         if self.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         self.optimizer.step()
-        return loss
 
     def facts(self) -> dict:
         return {"parameters": sum(p.numel() for p in self.parameters),
@@ -188,21 +186,13 @@ class Torch:
     def train(self, steps: int) -> float:
         """Seconds of a training step, the mean over `steps`, after one that is not timed."""
         self.net.train()
-        self.step()
-        start = time.perf_counter()
-        for _ in range(steps):
-            loss = self.step()
-        seconds = (time.perf_counter() - start) / steps
-        if not torch.isfinite(loss):
-            raise RunError(f"loss {loss.item()}")
+        seconds = mean_seconds(self.step, steps)
+        if not torch.isfinite(self.loss):
+            raise RunError(f"loss {self.loss.item()}")
         return seconds
 
     def test(self, steps: int) -> float:
         """Seconds of a batch's scores, likewise."""
         self.net.eval()
         with torch.inference_mode():
-            self.scores_of(self.x)
-            start = time.perf_counter()
-            for _ in range(steps):
-                self.scores_of(self.x)
-            return (time.perf_counter() - start) / steps
+            return mean_seconds(lambda: self.scores_of(self.x), steps)

@@ -29,8 +29,6 @@ namespace {
 
 using namespace lsuv;
 
-enum class Pass : std::int64_t { forward, backward_data, backward_filter };
-
 constexpr std::int64_t FARTHEST = 1 << 20;  // the widest stride and padding
 
 // Checks the shapes against each other; in a backward pass x, W or y is a gradient of that shape.
@@ -111,8 +109,8 @@ public:
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> guard(cpu_lock());
         if (minimal<T>(s, false)) {
-            return winograd_forward(x_data, W_data, b_data, y_data,
-                winograd_shape(s), workspace_);
+            return winograd_forward(x_data, W_data, b_data, y_data, winograd_shape(s),
+                                    workspace_);
         }
         ConvPlan& plan = plan_for(Pass::forward, s);
         point(plan.krsc, W_data);
@@ -137,8 +135,8 @@ public:
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> guard(cpu_lock());
         if (minimal<T>(s, false)) {
-            return winograd_backward_data(dy_data, W_data, dx_data,
-                winograd_shape(s), workspace_);
+            return winograd_backward_data(dy_data, W_data, dx_data, winograd_shape(s),
+                                          workspace_);
         }
         ConvPlan& plan = plan_for(Pass::backward_data, s);
         point(plan.krsc, W_data);
@@ -169,8 +167,8 @@ public:
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> guard(cpu_lock());
         if (minimal<T>(s, true)) {
-            return winograd_backward_filter(x_data, dy_data, dW_data, db_data,
-                winograd_shape(s), workspace_);
+            return winograd_backward_filter(x_data, dy_data, dW_data, db_data, winograd_shape(s),
+                                            workspace_);
         }
         ConvPlan& plan = plan_for(Pass::backward_filter, s);
         point(plan.krsc, dW_data);

@@ -36,18 +36,6 @@ inline __attribute__((always_inline)) T rounded(float value) {
     }
 }
 
-// The element of a value that is one: what was only chosen, or is zero.
-template <class T>
-inline __attribute__((always_inline)) T exactly(float value) {
-    if constexpr (sizeof(T) == sizeof(float)) {
-        return value;
-    } else {
-        std::uint32_t wide;
-        std::memcpy(&wide, &value, sizeof wide);
-        return T{static_cast<std::uint16_t>(wide >> 16)};
-    }
-}
-
 // NumPy's number of ml_dtypes' bfloat16.
 inline int bf16_number() {
     static const int number =

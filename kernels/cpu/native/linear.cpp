@@ -60,8 +60,6 @@ void product(char turn_a, char turn_b, std::int64_t M, std::int64_t N, std::int6
 // The three products in bf16, which sgemm does not have: oneDNN's matmul, a plan for each shape as
 // in conv_plan.h. The operand that is W comes in floats, and is rounded on its way into oneDNN's
 // format.
-enum class Pass : std::int64_t { forward, backward_data, backward_filter };
-
 struct Plan {
     dnnl::matmul primitive;
     memory left, right, bias, result;  // views of the caller's arrays

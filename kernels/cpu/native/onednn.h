@@ -9,6 +9,9 @@
 
 namespace lsuv {
 
+// A pass of a layer with weights, by its plan.
+enum class Pass : std::int64_t { forward, backward_data, backward_filter };
+
 using Arguments = std::unordered_map<int, dnnl::memory>;
 
 inline dnnl::engine& cpu_engine() {
