@@ -24,10 +24,12 @@ from engine.schedules import rates
 
 DEFAULTS = {"net": "fitnet4", "act": "maxout", "head": "softmax", "init": "lsuv", "recipe": "paper",
             "data": "auto", "device": "auto", "precision": "fp32", "seed": 0, "lsuv_mode": "same",
-            "lsuv_tol": 0.05, "lsuv_max_iter": 100}
+            "lsuv_tol": 0.05, "lsuv_max_iter": 100, "lsuv_pre": "ortho", "lsuv_normalise": "output"}
 # Of a run that is resumed. Another device or count of threads sums in another order, so the result
 # is equal up to rounding only, and the run says so.
 MAY_CHANGE = ("device", "threads", "data_dir")
+# Settings that a run folder may lack, because they are younger than it: it had these defaults.
+YOUNGER = ("lsuv_pre", "lsuv_normalise")
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Known:
     inits: Collection[str]
     recipes: Collection[str]
     modes: Collection[str]  # of LSUV
+    normalisations: Collection[str]  # of LSUV
     devices: Collection[str]
     threads: int  # at most
     recipe: Callable
@@ -81,13 +84,23 @@ class Settings:
     lsuv_batch: int
     lsuv_tol: float
     lsuv_max_iter: int
+    lsuv_pre: str
+    lsuv_normalise: str
 
     def as_dict(self) -> dict:
         return asdict(self)
 
+    def lsuv_options(self) -> dict:
+        """What `lsuv.initialise` is to be told; nothing for another initialiser."""
+        if self.init != "lsuv":
+            return {}
+        return {"pre": self.lsuv_pre, "mode": self.lsuv_mode, "tolerance": self.lsuv_tol,
+                "max_iter": self.lsuv_max_iter, "normalise": self.lsuv_normalise}
+
     @classmethod
     def from_dict(cls, values: dict, where: str | Path, known: Known) -> "Settings":
         """The settings that a run folder or a checkpoint holds. InputError if they don't fit."""
+        values = {name: DEFAULTS[name] for name in YOUNGER} | values
         kinds = get_type_hints(cls)
         missing = [name for name in kinds if name not in values]
         if missing:
@@ -132,6 +145,10 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> None:
         f"(default: {DEFAULTS['lsuv_tol']})")
     add("--lsuv-max-iter", metavar="N", type=int, help="LSUV: divisions of a layer at most "
         f"(default: {DEFAULTS['lsuv_max_iter']})")
+    add("--lsuv-pre", metavar="INIT", help="LSUV: the filler before it "
+        f"(default: {DEFAULTS['lsuv_pre']})")
+    add("--lsuv-normalise", metavar="WHAT", help=f"LSUV: {one_of(known.normalisations)}, a layer's "
+        f"own output or the next layer's input (default: {DEFAULTS['lsuv_normalise']})")
     add("--data", metavar="DATA", help=f"{one_of(NAMES)} | a folder with train/CLASS/*.png and "
         "test/CLASS/*.png. auto: the net's own set, else synthetic (default: auto)")
     add("--data-dir", metavar="DIR", help="where the data set's files are (default: "
@@ -175,7 +192,7 @@ def check(args: argparse.Namespace, known: Known) -> None:
     given = options_of(args)
     check_values(given, known)
     if given.get("init", DEFAULTS["init"]) != "lsuv":
-        for name in ("lsuv_mode", "lsuv_batch", "lsuv_tol", "lsuv_max_iter"):
+        for name in (name for name in vars(args) if name.startswith("lsuv_")):
             if name in given:
                 raise InputError(f"{option(name)} is for --init lsuv, not {given['init']}")
     seed, count = given.get("seed", DEFAULTS["seed"]), given.get("runs", 1)
@@ -194,7 +211,9 @@ def check_values(given: dict, known: Known) -> None:
     for name, names in (("net", known.nets), ("act", known.acts), ("head", HEADS),
                         ("init", known.inits), ("recipe", known.recipes),
                         ("device", known.devices), ("optimizer", OPTIMIZERS),
-                        ("lsuv_mode", known.modes), ("precision", ("fp32", "tf32", "bf16"))):
+                        ("lsuv_mode", known.modes), ("lsuv_pre", known.inits),
+                        ("lsuv_normalise", known.normalisations),
+                        ("precision", ("fp32", "tf32", "bf16"))):
         if name in given:
             choose(option(name), given[name], names)
     for name, wanted, fits in (

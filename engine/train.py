@@ -41,12 +41,12 @@ from engine.words import data_words, epoch_line, introduce, last_line, mutter, s
 from kernels import DEVICES, MOST_THREADS, DeviceError, ops_for
 from kernels.clock import CORRECT_SUM, FINITE, LOSS_SUM, SEEN, STEP, new_clock
 from lsuv import INITS, initialise
-from lsuv.algorithm import MODES
+from lsuv.algorithm import MODES, NORMALISE
 from models import ACTS, NETS, build
 from models.recipes import KINDS, recipe
 
 KNOWN = Known(nets=NETS, acts=ACTS, inits=INITS, recipes=KINDS, modes=MODES,
-              devices=DEVICES, threads=MOST_THREADS, recipe=recipe)
+              normalisations=NORMALISE, devices=DEVICES, threads=MOST_THREADS, recipe=recipe)
 
 
 def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
@@ -60,10 +60,8 @@ def first_weights(s: Settings, net: Net, feed: Feed):
     """Fill the weights and, for lsuv, bring every layer's output to unit variance -> the report.
 
     LSUV sees the run's first training batch, or with --lsuv-mode fresh its first batches."""
-    lsuv_options = {"mode": s.lsuv_mode, "tolerance": s.lsuv_tol, "max_iter": s.lsuv_max_iter}
     net.resize(s.lsuv_batch)
-    report = initialise(net, s.init, feed.first_batches(), s.seed, s.act,
-                        **(lsuv_options if s.init == "lsuv" else {}))
+    report = initialise(net, s.init, feed.first_batches(), s.seed, s.act, **s.lsuv_options())
     net.resize(s.batch)
     return report
 

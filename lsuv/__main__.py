@@ -19,15 +19,12 @@ from engine import runs
 from engine import settings as options
 from engine.command import Parser, run_command
 from engine.data import load
-from engine.errors import InputError, choose
+from engine.errors import InputError
 from engine.train import KNOWN, assemble
 from engine.words import data_words, mutter, say
 from kernels import DeviceError, ops_for
-from lsuv import INITS, initialise
-from lsuv.algorithm import NORMALISE
+from lsuv import initialise
 from models import NETS
-
-OURS = ("lsuv_batches", "lsuv_normalise", "lsuv_pre", "lsuv_include", "lsuv_exclude")
 
 
 def parser() -> Parser:
@@ -36,9 +33,6 @@ def parser() -> Parser:
     add = found.add_argument
     add("--lsuv-batches", metavar="N", type=int, help="LSUV: mini-batches pooled in a measurement "
         "(default: 1)")
-    add("--lsuv-normalise", metavar="WHAT", help="LSUV: output | input, a layer's own output or "
-        "the next layer's input (default: output)")
-    add("--lsuv-pre", metavar="INIT", help="LSUV: the filler before it (default: orthonormal)")
     add("--lsuv-include", metavar="NAMES", help="LSUV: scale these layers only, for example "
         "'conv1*,clf'")
     add("--lsuv-exclude", metavar="NAMES", help="LSUV: leave these layers as they are")
@@ -48,12 +42,6 @@ def parser() -> Parser:
 
 def check(args: argparse.Namespace) -> None:
     """What this command alone refuses. InputError."""
-    init = args.init or options.DEFAULTS["init"]
-    for name in OURS:
-        if getattr(args, name) is not None and init != "lsuv":
-            raise InputError(f"{options.option(name)} is for --init lsuv, not {init}")
-    choose("--lsuv-normalise", args.lsuv_normalise or "output", NORMALISE)
-    choose("--lsuv-pre", args.lsuv_pre or "ortho", INITS)
     if args.lsuv_batches is not None and args.lsuv_batches < 1:
         raise InputError(f"--lsuv-batches {args.lsuv_batches} must be 1 or more")
     if args.json is not None and Path(args.json).is_dir():
@@ -79,11 +67,10 @@ def main(argv: list[str] | None = None) -> int:
     net, feed, _ = assemble(s, data, ops)
     asked = {}
     if s.init == "lsuv":
-        asked = {"pre": args.lsuv_pre, "mode": s.lsuv_mode, "tolerance": s.lsuv_tol,
-                 "max_iter": s.lsuv_max_iter, "batches": args.lsuv_batches or 1,
-                 "normalise": args.lsuv_normalise or "output",
+        asked = {"batches": args.lsuv_batches or 1,
                  "include": names(args.lsuv_include) or ["*"], "exclude": names(args.lsuv_exclude)}
-    report = initialise(net, s.init, feed.first_batches(), s.seed, s.act, **asked)
+    report = initialise(net, s.init, feed.first_batches(), s.seed, s.act,
+                        **s.lsuv_options(), **asked)
     report.settings = {"net": s.net, "act": s.act, "init": s.init, "seed": s.seed,
                        "data": data.name, "fingerprint": data.fingerprint,
                        "input_scale": s.input_scale, "device": ops.name, **report.settings}

@@ -28,6 +28,7 @@ from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReL
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
+from engine.settings import YOUNGER
 from kernels import DeviceError, ops_for
 from kernels.clock import FIRST, RATE, STEP
 from lsuv import fill, lsuv
@@ -293,6 +294,32 @@ def test_run_folder_and_output(straight, capsys):
 def plain(act: str, classes: int, dropout: bool = True):
     return [Conv(12, name="conv1"), ReLU(), MaxPool(2), Conv(16, name="conv2"), ReLU(), MaxPool(8),
             Linear(classes, name="clf")]
+
+
+@pytest.mark.parametrize("options, wanted", [
+    ([], {"pre": "ortho", "normalise": "output"}),
+    (["--lsuv-pre", "gaussian"], {"pre": "gaussian", "normalise": "output"}),
+    (["--lsuv-normalise", "input", "--lsuv-tol", "0.02", "--net", "plain"],
+     {"normalise": "input", "tolerance": 0.02})])
+def test_lsuv_options_reach_the_initialiser(tmp_path, monkeypatch, options, wanted):
+    layers = [Conv(4, name="conv1"), ReLU(), Linear(10, name="clf")]
+    monkeypatch.setitem(NETS, "plain", Model(lambda *args: layers, (8, 8, 3)))
+    out = tmp_path / "run"
+    assert command(*SMALL, "--epochs", 0.2, "--init", "lsuv", *options, "--out", out) == 0
+    report = json.loads((out / "init.json").read_text())
+    assert {name: report["settings"][name] for name in wanted} == wanted
+
+
+def test_a_run_older_than_a_setting_goes_on(tmp_path, straight, monkeypatch):
+    stopped = tmp_path / "stopped"
+    stop_at(monkeypatch, 8)
+    assert command(*SMALL, "--epochs", 3, "--out", stopped) == 143
+    record = json.loads((stopped / runs.RUN).read_text())
+    for name in YOUNGER:
+        del record["settings"][name]
+    (stopped / runs.RUN).write_text(json.dumps(record))
+    assert command("--resume", stopped) == 0
+    assert_same_run(straight, stopped)
 
 
 def test_it_learns(tmp_path, monkeypatch):
