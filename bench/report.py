@@ -16,14 +16,14 @@ import statistics
 import sys
 
 from bench.machine import RESULTS
+from bench.paper.rows import OFF, VERDICTS, number, ours_of
 
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 BEGIN, END = "<!-- report:begin -->", "<!-- report:end -->"
-PAPER_ERROR = {"softmax": 0.0048, "svm": 0.0038}  # Table 2: FitNet-LSUV, FitNet-LSUV-SVM
 STYLES = {"lsuv": "-", "xavier": "--", "msra": ":", "ortho": "-."}
 
 
-def read(name: str) -> dict | None:
+def read(name: str) -> dict | list | None:
     path = RESULTS / name
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -37,13 +37,6 @@ def measured_on(found: dict) -> str:
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in lines)
-
-
-def full_mnist(r: dict) -> bool:
-    """A row of the paper's MNIST table: LSUV, maxout, the whole recipe on the whole set."""
-    wanted = {"net": "fitnet_mnist", "act": "maxout", "init": "lsuv", "data": "mnist",
-              "recipe": "paper", "steps": 50_000, "limit": None, "finished": True}
-    return all(r[key] == value for key, value in wanted.items())
 
 
 def fast_cifar(r: dict) -> bool:
@@ -60,28 +53,6 @@ def trained_on(training: dict, chosen) -> str:
     return (f"*{training['machine']['processor']}, device {' and '.join(devices)}, Python "
             f"{versions['python']}, NumPy {versions['numpy']}, {' to '.join(dates)}; the machine "
             "was shared with other work, so for speed see the training step below.*")
-
-
-def mnist(training: dict) -> str:
-    rows = []
-    for head, name in (("softmax", "FitNet-LSUV"), ("svm", "FitNet-LSUV-SVM")):
-        runs = [r for r in training["rows"] if r["head"] == head and full_mnist(r)]
-        if not runs:
-            continue
-        errors = [1 - r["metrics"][-1]["test_accuracy"] for r in runs]
-        spread = f" ± {100 * statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
-        each = ", ".join(f"{100 * e:.2f}" for e in errors)
-        minutes = statistics.mean(r["metrics"][-1]["seconds"] for r in runs) / 60
-        rows.append([name, f"{100 * PAPER_ERROR[head]:.2f}",
-                     f"{100 * statistics.mean(errors):.2f}{spread}", each,
-                     f"{minutes:.0f}"])
-    if not rows:
-        return ""
-    return "\n".join([
-        "### MNIST, full recipe", "",
-        "FitNet-MNIST, maxout, LSUV, RMSProp, 50,000 updates of 64 images; error at the last one.",
-        "", table(["net", "paper, error %", "ours, error %", "each seed", "minutes a run"], rows),
-        "", trained_on(training, full_mnist)])
 
 
 def cifar(training: dict) -> str:
@@ -272,41 +243,46 @@ def matrices(found: dict) -> str:
                "× NumPy's SVD", "the paper, s"], rows), "", measured_on(found)])
 
 
-def initialiser(found: dict) -> str:
-    worst: dict[tuple[str, str], tuple[float, str]] = {}
-    for row in found["rows"]:
-        key = row["table"], row["column"]
-        factor = max(row["ours"] / row["paper"], row["paper"] / row["ours"])
-        if row["verdict"] != "typo" and factor >= worst.get(key, (0, ""))[0]:
-            worst[key] = factor, row["row"]
-    rows = []
-    for (name, column), (factor, layer) in worst.items():
-        cells = [r for r in found["rows"] if (r["table"], r["column"]) == (name, column)]
-        good = sum(r["verdict"] == "ok" for r in cells)
-        typos = sum(r["verdict"] == "typo" for r in cells)
-        rows.append([name, column, f"{good} of {len(cells) - typos}",
-                     f"{factor:.3f} ({layer})", str(typos) if typos else ""])
-    error = max(found["largest_variance_error"].values())
-    return "\n".join([
-        "### The paper's weight deviations", "",
-        "Standard deviation of FitNet-4's weights on CIFAR-10 by layer, mean of "
-        f"{found['seeds']} seeds, ours against the paper's (bounds: Table 8 a factor 1.05; Table 9 "
-        "1.25, tanh 1.10, conv11 1.03; the authors' own two ReLU runs differ by up to 1.23). Every "
-        "cell is in `bench/results/lsuv.json`. After LSUV the variance of every layer's output was "
-        f"within {error:.2g} of 1 on its batch (tolerance 0.05).", "",
-        table(["table", "column", "cells within the bound", "largest factor", "the paper's typos"],
-              rows), "", measured_on(found)])
+def paper(rows: list[dict]) -> str:
+    """How the paper's tables and figures came out, and its MNIST table, the one run in full."""
+    verdicts = [v for v in VERDICTS if any(r["verdict"] == v for r in rows)]
+    summary = []
+    for name in dict.fromkeys(r["table"] for r in rows):
+        cells = [r for r in rows if r["table"] == name]
+        counts = (sum(r["verdict"] == v for r in cells) for v in verdicts)
+        summary.append([name, str(len(cells)), *(str(n) if n else "" for n in counts)])
+    mnist = [[r["row"], number(r["paper"], r["unit"], printed=True), ours_of(r),
+              ", ".join(f"{value:.2f}" for value in r["seeds"]), r["verdict"]]
+             for r in rows if r["column"] == "MNIST error"]
+    off = "; ".join(f"{r['table']} {r['row']} {r['column']}: {ours_of(r)}, the paper "
+                    f"{number(r['paper'], r['unit'], printed=True)}"
+                    for r in rows if r["verdict"] == OFF)
+    legend = "; ".join(f"*{v}*: {VERDICTS[v]}" for v in verdicts)
+    parts = [
+        "### The paper, table by table", "",
+        "Every cell with the paper's number beside it, what it was judged by, how long it was "
+        "trained and how to run it again is in [bench/results/paper/report.md]"
+        "(bench/results/paper/report.md), and as one page in `bench/results/paper/report.html`. "
+        f"Cells by verdict ({legend}):", "",
+        table(["", "cells", *verdicts], summary), "",
+        f"Outside their bounds: {off or 'none'}."]
+    if mnist:
+        parts += ["", "MNIST in full: FitNet-MNIST, maxout, RMSProp, 50,000 updates of 64 images; "
+                  "error in % at the last one.", "",
+                  table(["net", "paper", "ours", "each seed", "verdict"], mnist)]
+    machines = sorted({r["machine"] for r in rows if r["machine"]})
+    dates = sorted({r["date"] for r in rows if r["date"]})
+    return "\n".join([*parts, "", f"*{dates[0]} to {dates[-1]}; {'; '.join(machines)}.*"])
 
 
 def sections() -> str:
     parts = []
-    training, deviations = read("training.json"), read("lsuv.json")
-    if training:
-        parts += [mnist(training), cifar(training)]
+    if rows := read("paper/rows.json"):
+        parts.append(paper(rows))
+    if training := read("training.json"):
+        parts.append(cifar(training))
     if found := read("precision.json"):
         parts.append(precisions(found))
-    if deviations:
-        parts.append(initialiser(deviations))
     if found := read("init.json"):
         parts.append(matrices(found))
     parts.append(speed())

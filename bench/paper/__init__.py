@@ -1,0 +1,1 @@
+"""The paper's tables and figures, measured: `python -m bench.paper table8`."""

@@ -1,0 +1,213 @@
+"""The paper's tables and figures, measured and judged. Commands to paste:
+
+    python -m bench.paper table8                     weight deviations by initialiser, seconds
+    python -m bench.paper table9 table10             the same by activation; the first gradients
+    python -m bench.paper table2 --only 'FitNet-*'   MNIST, the whole of the paper's recipe
+    python -m bench.paper table3 --recipe fast --epochs 2 --budget 1h
+    python -m bench.paper figure1                    the size of the updates
+    python -m bench.paper figure5 --data FOLDER      GoogLeNet on a folder of images
+    python -m bench.paper all --budget 20m           everything, as far as 20 minutes go
+    python -m bench.paper report                     one page of all that is there: report.html
+
+Whatever is finished is kept in --folder and not run again; a training that --budget or Ctrl-C cuts
+short is continued by the next call, and its cell is marked with its epochs.
+
+Read next: bench/paper/study.py.
+"""
+
+import datetime
+import math
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from bench.paper import claims, curves, grids, imagenet, page, plots, statistics, timing, updates
+from bench.paper.figure import Figure
+from bench.paper.rows import NOT_RUN, VERDICTS, Row
+from bench.paper.study import FOLDER, ROWS, Cell, Study, record, run
+from engine import runs
+from engine.command import Parser, run_command
+from engine.errors import InputError, choose
+from engine.words import say
+from kernels import DEVICES, DeviceError
+from models.recipes import KINDS
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """cells(study); draw(study, rows) -> a Figure or None, and may add rows."""
+
+    cells: Callable[[Study], list[Cell]]
+    draw: Callable[[Study, list[Row]], Figure | None] | None = None
+    folder: bool = False  # wants --data FOLDER
+
+
+EXPERIMENTS = {  # the cheapest first: the order of `all`
+    "table8": Experiment(statistics.table8),
+    "table9": Experiment(statistics.table9),
+    "table10": Experiment(statistics.table10),
+    "table6": Experiment(timing.table6),
+    "figure1": Experiment(updates.figure1, updates.draw),
+    "claims": Experiment(claims.claims),
+    "section51": Experiment(grids.section51),
+    "table2": Experiment(grids.table2),
+    "table3": Experiment(grids.table3),
+    "figure2": Experiment(curves.figure2, curves.draw2),
+    "table5": Experiment(grids.table5),
+    "figure3": Experiment(curves.figure3, curves.draw3),
+    "table7": Experiment(grids.table7),
+    "table4": Experiment(grids.table4),
+    **{name: Experiment(partial(imagenet.cells_of, figure=name),
+                        partial(imagenet.draw, figure=name), folder=True)
+       for name in imagenet.NETS},
+}
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds_of(text: str) -> float:
+    """"20m" -> 1200.0; a number alone is minutes. InputError."""
+    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([smh]?)", text)
+    value = float(found[1]) * UNITS[found[2] or "m"] if found else math.nan
+    if not 0 < value < math.inf:
+        raise InputError(f"--budget {text!r}: a time such as 90s, 20m or 2h")
+    return value
+
+
+def parser() -> Parser:
+    found = Parser(prog="bench.paper", description=__doc__.split("\n\nWhatever")[0])
+    add = found.add_argument
+    add("what", nargs="+", metavar="TABLE", help=", ".join((*EXPERIMENTS, "all", "report")))
+    add("--data-dir", metavar="DIR", help="where the data sets' files are")
+    add("--data", metavar="FOLDER", help="the images of figure4 and figure5")
+    add("--device", metavar="NAME", help=f"{' | '.join(DEVICES)} (default: auto)")
+    add("--threads", metavar="N", type=int, help="CPU threads (default: all)")
+    add("--seeds", metavar="N", type=int, help="runs a cell (default: 5 where nothing is trained, "
+        "3 on MNIST and for claims, else 1)")
+    add("--recipe", metavar="NAME", help=f"{' | '.join(KINDS)}, of what is trained "
+        "(default: paper)")
+    add("--epochs", metavar="N", type=float, help="at most N epochs: a cell so cut says so")
+    add("--precision", metavar="P", help="fp32 | bf16 (default: bf16 for the FitNet-4 family where "
+        "the device has it, else fp32)")
+    add("--batch", metavar="N", type=int, help="images in a step of figure4 and figure5")
+    add("--budget", metavar="TIME", help="90s, 20m, 2h: what is not finished then says so")
+    add("--only", metavar="ROW[:COLUMN]", action="append", help="these cells alone, for example "
+        "'LSUV:tanh' or 'FitNet-*'; may be given again")
+    add("--json", metavar="FILE", help="write the rows there, a list")
+    add("--folder", metavar="DIR", help=f"where cells, runs and rows are kept (default: {FOLDER})")
+    add("--out", metavar="DIR", help="of report: where the page goes (default: --folder)")
+    return found
+
+
+def check(args) -> None:
+    """Refuse what can't work before anything is measured. InputError."""
+    for name in args.what:
+        choose("table or figure", name, (*EXPERIMENTS, "all", "report"))
+    if args.recipe is not None:
+        choose("recipe", args.recipe, KINDS)
+    if args.precision is not None:
+        choose("precision", args.precision, ("fp32", "bf16"))
+    for name in ("seeds", "batch"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} {value} must be at least 1")
+    if args.epochs is not None and not 0 < args.epochs < math.inf:
+        raise InputError(f"--epochs {args.epochs:g} must be above 0")
+    if args.json is not None and not Path(args.json).absolute().parent.is_dir():
+        raise InputError(f"--json {args.json}: no folder {Path(args.json).parent}; make it first")
+    if args.out is not None and "report" not in args.what:
+        raise InputError(f"--out {args.out} is for report; cells are kept in --folder")
+
+
+def study_of(args) -> Study:
+    given = {name: getattr(args, name) for name in (
+        "device", "threads", "data_dir", "data", "seeds", "recipe", "epochs", "precision", "batch",
+        "only") if getattr(args, name) is not None}
+    if args.folder is not None:
+        given["folder"] = Path(args.folder)
+    if args.budget is not None:
+        given["budget"] = seconds_of(args.budget)
+    return Study(**given)
+
+
+def chosen(args) -> list[str]:
+    """The experiments asked for, in order; `all` leaves out those that want a folder of images
+    that was not given."""
+    names = []
+    for name in args.what:
+        more = [name] if name != "all" else [
+            key for key, e in EXPERIMENTS.items() if args.data is not None or not e.folder]
+        names += [key for key in more if key not in names and key != "report"]
+    return names
+
+
+def measure(study: Study, name: str) -> list[Row]:
+    """Run one table or figure, draw it, and put its rows on record."""
+    experiment = EXPERIMENTS[name]
+    say(f"{name}: {(experiment.cells.__doc__ or name).splitlines()[0]}"
+        if not isinstance(experiment.cells, partial) else name)
+    rows = run(study, experiment.cells(study))
+    figure = experiment.draw(study, rows) if experiment.draw is not None else None
+    if figure is not None:
+        study.write(ROWS, f"{name}.figure", figure.as_dict())
+        plots.draw(figure, study.folder)
+        say(f"{study.folder / name}.png and .csv")
+    record(study, name, rows)
+    return rows
+
+
+def counts(rows: list[Row]) -> str:
+    words = [f"{sum(row.verdict == verdict for row in rows)} {verdict}" for verdict in VERDICTS
+             if any(row.verdict == verdict for row in rows)]
+    return f"{len(rows)} cells: {', '.join(words)}" if rows else "no cells"
+
+
+def report(study: Study, out: Path) -> None:
+    """The page, its Markdown twin and the figures, of all rows that are on record."""
+    rows, figures = [], []
+    for name in page.TABLES:
+        path = study.folder / ROWS / f"{name}.json"
+        if path.exists():
+            rows += runs.read_json(path)
+        drawn = study.folder / ROWS / f"{name}.figure.json"
+        if drawn.exists():
+            figures.append(Figure.from_dict(runs.read_json(drawn)))
+    if not rows:
+        raise InputError(f"{study.folder}: nothing is measured there yet; run a table first, for "
+                         "example python -m bench.paper table8")
+    out.mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        plots.draw(figure, out)
+    runs.write_json(out / "rows.json", rows)
+    page.write(rows, figures, out, {
+        "machine": study.machine, "date": datetime.date.today().isoformat(),
+        "again": "python -m bench.paper all"})
+    say(f"{out / 'report.html'}, report.md, rows.json: {len(rows)} cells, {len(figures)} figures")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    check(args)
+    study, rows = study_of(args), []
+    names = chosen(args)
+    try:
+        for name in names:
+            rows += measure(study, name)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on where it was")
+        raise
+    if args.json is not None:
+        runs.write_json(Path(args.json), [row.as_dict() for row in rows])
+    if names:
+        say(counts(rows))
+    if any(row.verdict == NOT_RUN for row in rows) and study.left <= 0:
+        say("the budget is over; the same command goes on where it stopped")
+    if "report" in args.what:
+        report(study, Path(args.out) if args.out is not None else study.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("bench.paper", main, (DeviceError,)))

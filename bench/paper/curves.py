@@ -1,0 +1,101 @@
+"""Figures 2 and 3: test accuracy by epoch, and by training time with batch normalisation.
+
+The curves are those of the runs that the tables train, an epoch a point. Time is the epochs times
+the seconds that an epoch of that net takes on the machine alone: what the runs themselves took says
+nothing where they shared the machine.
+
+Read next: bench/paper/timing.py.
+"""
+
+from bench.paper.figure import Figure, Series
+from bench.paper.rows import OFF, OK, Row
+from bench.paper.study import Cell, Progress, Study
+from bench.paper.timing import seconds_per_epoch
+from bench.paper.training import Run, cell, folder_of, multiply_adds, outcome, plan
+from bench.paper_tables import ACTS, INITS, TABLE_3
+
+RUNS_3 = {
+    "LSUV": Run("fitnet4", "maxout", "lsuv"),
+    "BN before": Run("fitnet4-bn-before", "maxout", "xavier"),
+    "BN after": Run("fitnet4-bn-after", "maxout", "xavier"),
+    "BN-half before": Run("fitnet4-bn-before", "maxout", "xavier", share=0.5),
+    "BN-half after": Run("fitnet4-bn-after", "maxout", "xavier", share=0.5),
+}
+OVERHEAD, AROUND = 30.0, 1.5        # % of an iteration, as the paper says; factor
+
+
+def figure2(study: Study) -> list[Cell]:
+    """The runs of Table 3, whose curves are drawn."""
+    return [cell(study, "figure2", init, act, TABLE_3[init][act],
+                 Run("fitnet4", ACTS[act], INITS[init]))
+            for act in ACTS for init in TABLE_3 if act in TABLE_3[init]]
+
+
+def curve(study: Study, run: Run, label: str, panel: str, seconds: float | None = None):
+    """Test accuracy of a run's first seed by epoch, or by minutes at `seconds` an epoch."""
+    there = outcome(folder_of(study, plan(study, run), 0))
+    if there is None or not there.rows:
+        return None
+    x = [float(row["epoch"]) for row in there.rows]
+    x[-1] = min(x[-1], float(there.epochs))
+    if seconds is not None:
+        x = [epoch * seconds / 60 for epoch in x]
+    return Series(label, x, [100 * row["test_accuracy"] for row in there.rows], panel)
+
+
+def draw2(study: Study, rows: list[Row]) -> Figure | None:
+    series = [curve(study, Run("fitnet4", ACTS[act], INITS[init]), init, act)
+              for act in ACTS for init in TABLE_3 if act in TABLE_3[init]]
+    return accuracy_figure("figure2", "FitNet-4: accuracy by activation and initialiser", "epoch",
+                           series, f"CIFAR-10, {study.recipe} recipe; a point is the test accuracy "
+                           "after an epoch, of seed 0.")
+
+
+def figure3(study: Study) -> list[Cell]:
+    """LSUV and batch normalisation, whole and with half the iterations in each step of the rate;
+    and what the normalisation adds to an iteration."""
+    return [overhead(study), *(cell(study, "figure3", row, "accuracy", None, run)
+                               for row, run in RUNS_3.items())]
+
+
+def overhead(study: Study) -> Cell:
+    """The seconds that batch normalisation adds to a training step, in % of one without."""
+    columns = {"BN before": "fitnet4-bn-before", "BN after": "fitnet4-bn-after"}
+    precision = plan(study, RUNS_3["LSUV"]).precision
+    more = {"settings": f"FitNet-4, maxout, batch 128, {precision}: median step, the nets in turn"}
+
+    def measure(progress: Progress) -> list[Row]:
+        seconds = seconds_per_epoch(study, ("fitnet4", *columns.values()), "maxout", precision)
+        study.keep_series(f"figure3-seconds-{precision}", seconds)
+        rows = []
+        for column, net in columns.items():
+            ours = 100 * (seconds[net] / seconds["fitnet4"] - 1)
+            good = OVERHEAD / AROUND <= ours <= OVERHEAD * AROUND
+            rows.append(study.row("figure3", "overhead", column, OVERHEAD, "% of a step", ours=ours,
+                                  verdict=OK if good else OFF,
+                                  note=f"{seconds[net]:.1f} s an epoch, {seconds['fitnet4']:.1f} "
+                                  "without", **more))
+        return rows
+
+    return Cell(f"figure3-overhead-{precision}", "figure3 overhead of batch normalisation",
+                0.02 * multiply_adds("fitnet4", "maxout"), measure,
+                [study.row("figure3", "overhead", column, OVERHEAD, "% of a step", **more)
+                 for column in columns])
+
+
+def draw3(study: Study, rows: list[Row]) -> Figure | None:
+    seconds = study.series(f"figure3-seconds-{plan(study, RUNS_3['LSUV']).precision}")
+    if seconds is None:
+        return None
+    series = [curve(study, run, row, "", seconds[run.net]) for row, run in RUNS_3.items()]
+    return accuracy_figure("figure3", "FitNet-4: accuracy by training time", "minutes of training",
+                           series, f"CIFAR-10, maxout, {study.recipe} recipe. Minutes are epochs "
+                           "times the seconds an epoch of that net takes on the machine alone, "
+                           "evaluation left out.")
+
+
+def accuracy_figure(name: str, title: str, x_label: str, series, caption: str) -> Figure | None:
+    found = [s for s in series if s is not None]
+    if not found:
+        return None
+    return Figure(name, title, x_label, "test accuracy, %", found, caption=caption)

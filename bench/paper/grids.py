@@ -1,0 +1,94 @@
+"""Tables 2, 3, 4, 5 and 7, and the claim of section 5.1, as grids of trained cells.
+
+Each is a list of cells with the paper's number; what is trained, and for how long, is the recipe's
+affair (`--recipe`, `--epochs`). CIFAR accuracies are judged within 0.5 points of the paper's single
+run (CIFAR-100: 1), MNIST errors within 0.1, or within two standard errors of our own mean where
+that is more; and only where the whole of the paper's recipe was run.
+
+Read next: bench/paper/training.py, which trains a cell.
+"""
+
+from bench.paper.rows import AGREES, CUT, DIFFERS, NOT_RUN, OTHER
+from bench.paper.study import Cell, Study
+from bench.paper.training import Run, cell
+from bench.paper_tables import (ACTS, INITS, NC, TABLE_2, TABLE_3, TABLE_4, TABLE_5, TABLE_7)
+
+MNIST_SEEDS = 3
+NETS_2 = {"Fitnet4-LSUV": "lsuv", "Fitnet4-OrthoInit": "ortho"}
+DATA_2 = {"CIFAR-10": ("cifar10", None), "CIFAR-100": ("cifar100", None),
+          "CIFAR-100 RMSProp": ("cifar100", "rmsprop")}
+OPTIMIZERS = {"SGD": None, "RMSProp": "rmsprop"}
+
+
+def table2(study: Study) -> list[Cell]:
+    """Accuracy on CIFAR-10 and CIFAR-100, error on MNIST; the rows of the paper's own nets."""
+    cells = []
+    for row, columns in TABLE_2.items():
+        for column, paper in columns.items():
+            if column == "MNIST error":
+                init = "lsuv" if "LSUV" in row else "ortho"
+                run = Run("fitnet_mnist", "maxout", init, "mnist",
+                          head="svm" if row.endswith("SVM") else "softmax")
+                cells.insert(0, cell(study, "table2", row, column, paper, run, MNIST_SEEDS,
+                                     error=True))
+            else:
+                data, optimizer = DATA_2[column]
+                run = Run("fitnet4", "maxout", NETS_2[row], data, optimizer=optimizer)
+                cells.append(cell(study, "table2", row, column, paper, run))
+    return cells
+
+
+def grid(study: Study, table: str, net: str, paper: dict[str, dict]) -> list[Cell]:
+    return [cell(study, table, row, column, printed, Run(net, ACTS[column], INITS[row]))
+            for row, columns in paper.items() for column, printed in columns.items()]
+
+
+def table3(study: Study) -> list[Cell]:
+    """FitNet-4, initialiser by activation."""
+    return grid(study, "table3", "fitnet4", TABLE_3)
+
+
+def table4(study: Study) -> list[Cell]:
+    """FitResNet-4, initialiser by activation."""
+    return grid(study, "table4", "fitresnet4", TABLE_4)
+
+
+def table5(study: Study) -> list[Cell]:
+    """Batch-normalised FitNet-4, Xavier, the norm before or after the activation."""
+    return [cell(study, "table5", row, column, printed,
+                 Run(f"fitnet4-bn-{row}", ACTS[column], "xavier"))
+            for row, columns in TABLE_5.items() for column, printed in columns.items()]
+
+
+def table7(study: Study) -> list[Cell]:
+    """FitNet-4 with tanh, by the images of LSUV's batch; the training batch is 128."""
+    return [cell(study, "table7", str(images), "accuracy", printed,
+                 Run("fitnet4", "tanh", "lsuv",
+                     more=() if images == 128 else (("lsuv_batch", images),)))
+            for images, printed in TABLE_7.items()]
+
+
+def section51(study: Study) -> list[Cell]:
+    """FitNet-1 "trains with every activation, optimizer and initialisation"."""
+    def trains(found: Cell) -> Cell:
+        def measure(progress):
+            rows = found.measure(progress)
+            for row in rows:
+                row.verdict = claimed(row)
+            return rows
+        return Cell(found.key, found.title, found.cost, measure, found.blank)
+
+    return [trains(cell(study, "section51", f"{init}, {optimizer}", act, "trains",
+                        Run("fitnet1", ACTS[act], INITS[init], optimizer=OPTIMIZERS[optimizer])))
+            for optimizer in OPTIMIZERS for init in ("LSUV", "OrthoNorm", "Xavier", "MSRA")
+            for act in ACTS]
+
+
+def claimed(row) -> str:
+    """A claim to train is shown by a short run that trains; a short run that does not shows
+    nothing."""
+    if row.ours is None:
+        return NOT_RUN
+    if row.ours != NC:
+        return AGREES
+    return CUT if row.verdict in (CUT, OTHER) else DIFFERS

@@ -1,0 +1,109 @@
+"""Figures 4 and 5: CaffeNet and GoogLeNet on a folder of images, LSUV beside the original weights.
+
+The loss of every step of the first epoch, and the test accuracy of each epoch. The paper has
+ImageNet; any folder of images with train/CLASS and test/CLASS does.
+
+Read next: models/caffenet.py.
+"""
+
+import math
+import statistics
+
+from bench.paper.figure import Figure, Series
+from bench.paper.curves import curve
+from bench.paper.rows import OFF, OTHER, Row, within
+from bench.paper.steps import walk
+from bench.paper.study import Cell, Progress, Study
+from bench.paper.training import Run, cell, multiply_adds, plan, settings_options, slug
+from bench.paper_tables import NC
+from engine.data import load
+from engine.errors import InputError
+from engine.settings import resolve, train_parser
+from engine.train import KNOWN, assemble, first_weights
+from engine.words import mutter
+
+FLAT = 0.98                         # of the loss of guessing: until there the loss is flat
+IMAGENET = 1000                     # classes: elsewhere the plateau is another one, not judged
+FACTOR = 2.0
+NETS = {"figure4": ("caffenet", "CaffeNet"), "figure5": ("googlenet", "GoogLeNet")}
+INITS = {"LSUV": "lsuv", "original": "original"}
+# Final accuracy in %, and epochs until the loss leaves its plateau, where the text gives them.
+PAPER = {("figure4", "flat loss"): {"LSUV": 0.05, "original": 0.5},
+         ("figure5", "accuracy"): {"LSUV": 68.0, "original": 67.2}}
+
+
+def folder_run(study: Study, figure: str, init: str) -> Run:
+    """InputError without a folder of images."""
+    if study.data is None:
+        raise InputError(f"{figure} wants --data FOLDER, a folder of images with train/CLASS/*.jpg "
+                         "and test/CLASS/*.jpg, such as ImageNet's")
+    more = () if study.batch is None else (("batch", study.batch),)
+    return Run(NETS[figure][0], "relu", init, study.data, more=more)
+
+
+def cells_of(study: Study, figure: str) -> list[Cell]:
+    """Training with LSUV and with the net's original initialisation."""
+    cells = []
+    for column, init in INITS.items():
+        run = folder_run(study, figure, init)
+        cells += [first_epoch(study, figure, column, run),
+                  cell(study, figure, "accuracy", column,
+                       PAPER.get((figure, "accuracy"), {}).get(column), run)]
+    return cells
+
+
+def first_epoch(study: Study, figure: str, column: str, run: Run) -> Cell:
+    """The loss of every step of the first epoch, and when it leaves its plateau."""
+    paper = PAPER.get((figure, "flat loss"), {}).get(column)
+    planned = plan(study, run)
+    key = f"{figure}-first-epoch-{planned.name}"
+    more = {"of_epochs": planned.full, "rerun": study.command(
+        figure, f"--data {run.data}", *settings_options(study, 1)),
+        "settings": f"{planned.words}; epochs until a mean of ten losses is below {FLAT:g} of ln "
+        "classes"}
+
+    def measure(progress: Progress) -> list[Row]:
+        data = load(run.data, study.data_dir, size=KNOWN.nets[run.net].in_shape, report=mutter)
+        s, _ = resolve(train_parser(KNOWN, "").parse_args(planned.arguments), KNOWN, data)
+        net, feed, optimizer = assemble(s, data, study.ops)
+        first_weights(s, net, feed)
+        steps = min(s.steps, len(data.train) // s.batch)
+        losses, _ = walk(net, feed, optimizer, s.policy, steps, look=False)
+        study.keep_series(key, {"loss": losses, "steps": len(data.train) / s.batch})
+        flat = left_plateau(losses, math.log(len(data.classes)))
+        epochs = steps * s.batch / len(data.train)
+        ours = NC if flat is None else flat * s.batch / len(data.train)
+        verdict = OTHER if len(data.classes) != IMAGENET or paper is None else (
+            OFF if ours == NC else within(ours, paper, FACTOR))
+        return [study.row(figure, "flat loss", column, paper, "epochs", ours=ours, epochs=epochs,
+                          verdict=verdict, **more)]
+
+    return Cell(key, f"{figure} first epoch, {column}",
+                2 * multiply_adds(run.net, run.act), measure,
+                [study.row(figure, "flat loss", column, paper, "epochs", **more)])
+
+
+def left_plateau(losses: list[float], guessing: float) -> int | None:
+    """The first step after which ten losses on average are below FLAT of guessing's."""
+    for step in range(10, len(losses) + 1):
+        if statistics.fmean(losses[step - 10:step]) < FLAT * guessing:
+            return step
+    return None
+
+
+def draw(study: Study, figure: str) -> Figure | None:
+    series = []
+    for column, init in INITS.items():
+        run = folder_run(study, figure, init)
+        found = study.series(f"{figure}-first-epoch-{plan(study, run).name}")
+        if found is not None:
+            x = [(step + 1) / found["steps"] for step in range(len(found["loss"]))]
+            series.append(Series(column, x, found["loss"], "loss in the first epoch"))
+        series.append(curve(study, run, column, "test accuracy, %"))
+    found = [s for s in series if s is not None]
+    if not found:
+        return None
+    name = NETS[figure][1]
+    return Figure(figure, f"{name}: LSUV and its original initialisation", "epoch",
+                  "loss, or test accuracy in %", found, caption=f"{name} on the images of "
+                  f"{slug(study.data)}.")

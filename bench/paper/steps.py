@@ -1,0 +1,44 @@
+"""A training run under the magnifying glass: the loss and the size of every single update.
+
+Read next: bench/paper/figures.py, which draws it.
+"""
+
+import numpy as np
+
+from engine.feed import read_clock
+from engine.schedules import rates
+from kernels.clock import FINITE, LOSS
+
+
+def walk(net, feed, optimizer, policy: dict, steps: int,
+         look: bool = True) -> tuple[list[float], list[float]]:
+    """Train `steps` steps -> (losses, ratios), a number a step; fewer where the loss stops being
+    finite.
+
+    A ratio is mean |dW| / mean |W| of the step's update over all weights, biases left out: the
+    quantity of the paper's Figure 1. Without `look` there are none."""
+    table = rates(policy, 0, steps + 1)
+    device_table = feed.start(read_clock(net), 0, steps, table)
+    weights = [net.arenas.view(np.arange(net.weights.size), name).reshape(-1)
+               for name in net.named_params() if name.endswith(".W")]
+    place = np.concatenate(weights)  # of every weight in the arena, without padding and biases
+    losses, ratios = [], []
+    before = net.ops.tohost(net.weights)[place]
+    for _ in range(steps):
+        feed.train_batch()
+        net.forward(train=True)
+        net.evaluate_loss()
+        net.backward()
+        optimizer.step()
+        net.ops.advance(net.clock, device_table)
+        clock = read_clock(net)
+        if not clock[FINITE]:
+            break
+        losses.append(float(clock[LOSS]))
+        if not look:
+            continue
+        after = net.ops.tohost(net.weights)[place]
+        ratios.append(float(np.abs(after - before).mean(dtype=np.float64)
+                            / np.abs(before).mean(dtype=np.float64)))
+        before = after
+    return losses, ratios

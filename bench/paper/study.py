@@ -1,0 +1,200 @@
+"""What all the tables share: the device, the data, the time that is left, and the folder of cells.
+
+A table is a list of cells. A measured cell (a column of deviations, a timing) is kept in
+FOLDER/cells, a trained one in a run folder of its own, so whatever is finished is not done again;
+FOLDER/rows has the rows of each table for the report. A cell whose settings differ has another
+name, so nothing is mixed up.
+
+Read next: bench/paper/statistics.py, the tables that train nothing.
+"""
+
+import datetime
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+
+from bench.machine import machine
+from bench.paper.rows import NOT_RUN, Row, line
+from engine import runs
+from engine.data import load
+from engine.errors import InputError
+from engine.words import mutter, say
+from kernels import ops_for
+
+FOLDER = Path("runs") / "paper"
+CELLS, ROWS = "cells", "rows"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Some rows of a table that are measured together.
+
+    key: their name in the folder; None where `measure` keeps what it finds by itself. cost: in
+    units of the table's own. blank: the rows as they are where there is no time to measure them.
+    """
+
+    key: str | None
+    title: str
+    cost: float
+    measure: Callable[["Progress"], list[Row]]
+    blank: list[Row]
+
+
+@dataclass
+class Study:
+    """What the command line asked for. epochs: in place of the recipe's. precision: None leaves it
+    to the table. only: patterns of rows and columns, "LSUV" or "LSUV:tanh"."""
+
+    folder: Path = FOLDER
+    device: str = "auto"
+    threads: int | None = None
+    data_dir: str | None = None
+    data: str | None = None
+    seeds: int | None = None
+    batch: int | None = None
+    recipe: str = "paper"
+    epochs: float | None = None
+    precision: str | None = None
+    budget: float = float("inf")
+    only: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
+
+    @cached_property
+    def ops(self):
+        return ops_for(self.device, self.threads)
+
+    def dataset(self, name: str):
+        """A data set by name, read once."""
+        found = self.__dict__.setdefault("_data", {})
+        if name not in found:
+            found[name] = load(name, self.data_dir, report=mutter)
+        return found[name]
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left."""
+        return self.budget - (time.monotonic() - self.began)
+
+    @cached_property
+    def machine(self) -> str:
+        m = machine(self.ops, {})
+        return (f"{m['processor']}, {m['cores']} cores, device {m['device']} ({m['description']}), "
+                f"Python {m['python']}, {m['versions']}")
+
+    def command(self, table: str, *options: str) -> str:
+        """What measures a cell of `table` again, with the options that decide its value."""
+        given = ["python -m bench.paper", table, *options]
+        return " ".join(given)
+
+    def row(self, table: str, row: str, column: str, paper, unit: str, **more) -> Row:
+        """A row of today on this machine; nothing measured unless `more` says so."""
+        blank = {"ours": None, "spread": None, "epochs": None, "verdict": NOT_RUN}
+        return Row(table, row, column, paper, unit=unit, **{
+            **blank, "rerun": self.command(table), "date": datetime.date.today().isoformat(),
+            "machine": self.machine, **more})
+
+    def wanted(self, row: Row) -> bool:
+        """Whether the patterns of --only, if any, name this row."""
+        return not self.only or any(
+            fnmatchcase(row.row, pattern.partition(":")[0])
+            and fnmatchcase(row.column, pattern.partition(":")[2] or "*") for pattern in self.only)
+
+    def kept(self, key: str | None) -> list[Row] | None:
+        """The rows of a cell that is there already."""
+        path = self.folder / CELLS / f"{key}.json"
+        if key is None or not path.exists():
+            return None
+        try:
+            return [Row(**row) for row in runs.read_json(path)]
+        except TypeError:
+            raise InputError(f"{path}: not a cell of this version; remove it, and it is measured "
+                             "again") from None
+
+    def keep(self, key: str, rows: list[Row]) -> None:
+        self.write(CELLS, key, [row.as_dict() for row in rows])
+
+    def series(self, key: str) -> dict | None:
+        """The numbers behind a curve, as `keep_series` was given them."""
+        path = self.folder / CELLS / f"{key}-series.json"
+        return runs.read_json(path) if path.exists() else None
+
+    def keep_series(self, key: str, values: dict) -> None:
+        self.write(CELLS, f"{key}-series", values)
+
+    def write(self, room: str, name: str, value) -> None:
+        path = self.folder / room / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        runs.write_json(path, value)
+
+
+class Progress:
+    """Which cell of how many, and how long the rest will take at the pace so far."""
+
+    def __init__(self, cells: list[Cell], left: Callable[[], float]):
+        self.count, self.total = len(cells), sum(cell.cost for cell in cells)
+        self.number, self.done, self.worked, self.left = 0, 0.0, 0.0, left
+        self.began = time.monotonic()
+
+    def begin(self, cell: Cell) -> None:
+        self.number, self.cell = self.number + 1, cell
+        self.say("")
+
+    def end(self, measured: bool) -> None:
+        """The cell is over; one that was there already says nothing of the pace."""
+        self.done += self.cell.cost
+        self.worked += self.cell.cost if measured else 0
+
+    def say(self, text: str, share: float = 0.0) -> None:
+        """A line; share: how much of the present cell is done."""
+        worked = self.worked + share * self.cell.cost
+        remaining = self.total - self.done - share * self.cell.cost
+        rest = ""
+        if worked:
+            seconds = (time.monotonic() - self.began) / worked * remaining
+            beyond = ", more than the budget" if seconds > self.left() else ""
+            rest = f"  [{minutes(seconds)} left{beyond}]"
+        say(f"{self.number}/{self.count} {self.cell.title}{': ' if text else ''}{text}{rest}")
+
+
+def minutes(seconds: float) -> str:
+    """A duration for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def run(study: Study, cells: list[Cell]) -> list[Row]:
+    """Measure what is not there yet, in order, while there is time -> every row."""
+    cells = [cell for cell in cells if any(map(study.wanted, cell.blank))]
+    progress, found = Progress(cells, lambda: study.left), []
+    for cell in cells:
+        progress.begin(cell)
+        rows = study.kept(cell.key)
+        fresh = rows is None
+        if fresh and study.left <= 0:
+            rows = cell.blank
+        elif fresh:
+            rows = cell.measure(progress)
+            if cell.key is not None:
+                study.keep(cell.key, rows)
+        progress.end(fresh)
+        rows = [row for row in rows if study.wanted(row)]
+        for row in rows:
+            say(line(row.as_dict()))
+        found += rows
+    return found
+
+
+def record(study: Study, table: str, rows: list[Row]) -> None:
+    """Put the rows into the table's file for the report, in the place of those of the same cell. A
+    row that was not run leaves what is there."""
+    path = study.folder / ROWS / f"{table}.json"
+    there = {(r["row"], r["column"]): r for r in runs.read_json(path)} if path.exists() else {}
+    for row in rows:
+        cell = row.row, row.column
+        if row.verdict != NOT_RUN or cell not in there:
+            there[cell] = row.as_dict()
+    study.write(ROWS, table, list(there.values()))

@@ -1,0 +1,107 @@
+"""Table 6, seconds of initialisation, and how long an epoch takes on the machine alone.
+
+FitNet-4 is initialised on CIFAR-10; CaffeNet and GoogLeNet on made-up images, since how long it
+takes does not depend on what they show. The paper's seconds are another machine's, so a cell is ok
+where ours are not more.
+
+Read next: bench/step.py, which times a step beside PyTorch's.
+"""
+
+import statistics
+import time
+
+import numpy as np
+
+import models
+from bench.paper.rows import OFF, OK, Row
+from bench.paper.study import Cell, Progress, Study
+from bench.paper_tables import TABLE_6, TABLE_6_NAMES
+from engine.feed import Feed, read_clock
+from engine.losses import SoftmaxLoss
+from engine.net import Net
+from engine.optimizers import optimizer_of
+from lsuv import fill, initialise
+from models.recipes import recipe
+
+REPEATS, BATCH = 3, 128
+ROUNDS, STEPS = 5, 3                # of a timed step: rounds over the nets, steps in a turn
+
+
+def table6(study: Study) -> list[Cell]:
+    """Orthonormal weights, and the whole of LSUV."""
+    def cell(net: str, paper: tuple[float, float], cost: float) -> Cell:
+        def rows(ortho=(), lsuv=(), words="") -> list[Row]:
+            out = []
+            for column, printed, seconds in (("OrthoNorm", paper[0], ortho),
+                                             ("LSUV", paper[1], lsuv)):
+                found = {} if not seconds else {
+                    "ours": statistics.median(seconds), "seeds": list(seconds),
+                    "verdict": OK if statistics.median(seconds) <= printed else OFF}
+                out.append(study.row("table6", TABLE_6_NAMES[net], column, float(printed),
+                                     "s", settings=words, **found))
+            return out
+
+        def measure(progress: Progress) -> list[Row]:
+            built, next_batch, words = prepared(study, net)
+            ortho = timed(lambda seed: fill(built, "ortho", seed, words[0]))
+            lsuv = timed(lambda seed: initialise(built, "lsuv", next_batch, seed, words[0]))
+            return rows(ortho, lsuv, f"{', '.join(words)}; median of {REPEATS}")
+
+        return Cell(f"table6-{net}", f"table6 {TABLE_6_NAMES[net]}", cost, measure, rows())
+
+    costs = {"fitnet4": 1, "googlenet": 10, "caffenet": 15}
+    return [cell(net, paper, costs[net]) for net, paper in TABLE_6.items()]
+
+
+def prepared(study: Study, name: str):
+    """A net, what gives it a batch, and its activation and images in words."""
+    model, act = models.NETS[name], "maxout" if name == "fitnet4" else "relu"
+    net = Net(models.build(name, act, 10 if name == "fitnet4" else 1000), SoftmaxLoss(), study.ops,
+              model.in_shape, BATCH)
+    if name == "fitnet4":
+        settings = recipe(name, act, "lsuv")
+        feed = Feed(net, study.dataset("cifar10"), settings.move, settings.input_scale)
+        return net, feed.first_batches(), (act, f"{BATCH} images of CIFAR-10")
+    noise = np.random.default_rng(0).standard_normal((BATCH, *model.in_shape), np.float32)
+    net.x[...] = study.ops.asarray(noise)
+    return net, lambda: None, (act, f"{BATCH} made-up images")
+
+
+def timed(work) -> list[float]:
+    """Seconds of REPEATS calls of work(seed), after one that is not counted."""
+    seconds = []
+    for seed in range(1 + REPEATS):
+        start = time.perf_counter()
+        work(seed)
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def seconds_per_epoch(study: Study, nets: tuple[str, ...], act: str,
+                      precision: str) -> dict[str, float]:
+    """{net: seconds of an epoch of CIFAR-10 at the median training step}, the nets in turn."""
+    data, times, turns = study.dataset("cifar10"), {net: [] for net in nets}, []
+    for name in nets:
+        settings = recipe(name, act, "lsuv")
+        net = Net(models.build(name, act, 10), SoftmaxLoss(), study.ops, data.in_shape,
+                  settings.batch, precision=precision)
+        fill(net, "ortho", 0, act)
+        feed = Feed(net, data, settings.move, settings.input_scale)
+        steps = (ROUNDS + 1) * STEPS
+        table = feed.start(read_clock(net), 0, steps, np.full(steps + 1, 1e-5))
+        turns.append((name, net, feed, optimizer_of(net, settings), table))
+    for number in range(ROUNDS + 1):
+        for name, net, feed, optimizer, table in turns:
+            for _ in range(STEPS):
+                start = time.perf_counter()
+                feed.train_batch()
+                net.forward(train=True)
+                net.evaluate_loss()
+                net.backward()
+                optimizer.step()
+                net.ops.advance(net.clock, table)
+                net.ops.synchronize()
+                if number:  # the first round warms up
+                    times[name].append(time.perf_counter() - start)
+    steps = len(data.train) / turns[0][1].batch
+    return {name: steps * statistics.median(found) for name, found in times.items()}

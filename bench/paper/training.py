@@ -1,0 +1,316 @@
+"""A trained cell: engine.train in a process of its own, with a run folder a seed.
+
+The folder's name is the run's settings, so the same run serves every table and figure that wants
+it, is continued where it was stopped, and is not trained twice. When the budget is over the run is
+asked to stop; it saves, and its cell is marked with the epochs that it has.
+
+A run has failed to converge, n/c, if its loss stopped being finite, or if at its end the test
+accuracy is at most twice that of guessing (20 % of ten classes, 2 % of a hundred).
+
+Read next: bench/paper/grids.py, the tables made of such cells.
+"""
+
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import models
+from bench.paper.rows import (AGREES, CUT, DIFFERS, NOT_RUN, OFF, OK, OTHER, Row,
+                              mean_and_spread)
+from bench.paper.study import Cell, Progress, Study
+from bench.paper_tables import NC
+from engine import runs
+from engine.errors import InputError, RunError
+from engine.losses import SoftmaxLoss
+from engine.net import Net
+from kernels import ops_for
+from models.recipes import recipe
+
+FAILED = "failed.txt"               # in a run folder: why it can't go on
+GUESSING = 2                        # times the accuracy of guessing is still n/c
+# How far our mean may be from the paper's single run: in points, or two standard errors of ours.
+POINTS = {"cifar10": 0.5, "cifar100": 1.0, "mnist": 0.1}
+NARROW = ("fitnet4", "fitresnet4")  # trained in bf16 unless told otherwise: faster there
+
+
+@dataclass(frozen=True)
+class Run:
+    """What engine.train is told beside the recipe. more: further options, ("lsuv_batch", 16)."""
+
+    net: str
+    act: str
+    init: str
+    data: str = "cifar10"
+    head: str = "softmax"
+    optimizer: str | None = None
+    more: tuple[tuple[str, object], ...] = ()
+    share: float = 1.0  # of the recipe's epochs
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A Run under a study's recipe, epochs and precision."""
+
+    run: Run
+    kind: str
+    epochs: float
+    precision: str
+
+    @property
+    def full(self) -> float:
+        """The epochs of the whole recipe."""
+        r = self.run
+        return recipe(r.net, r.act, r.init, self.kind, r.optimizer).epochs * r.share
+
+    @property
+    def whole(self) -> bool:
+        return abs(self.epochs - self.full) < 1e-9 * self.full
+
+    @property
+    def name(self) -> str:
+        """The run folder's name: the settings, each in its place."""
+        r = self.run
+        more = [f"{key.replace('_', '-')}-{value}" for key, value in r.more]
+        parts = [r.net, r.act, r.init, *(["svm"] if r.head == "svm" else []),
+                 *([r.optimizer] if r.optimizer else []), *more, slug(r.data), self.kind,
+                 *([] if self.whole and r.share == 1 else [f"{self.epochs:g}ep"]),
+                 *([] if self.precision == "fp32" else [self.precision])]
+        return "-".join(parts)
+
+    @property
+    def arguments(self) -> list[str]:
+        """engine.train's, without seed, folder, device."""
+        r = self.run
+        found = ["--net", r.net, "--act", r.act, "--init", r.init, "--data", r.data, "--head",
+                 r.head, "--recipe", self.kind, "--precision", self.precision]
+        if r.optimizer:
+            found += ["--optimizer", r.optimizer]
+        if not (self.whole and r.share == 1):
+            found += ["--epochs", f"{self.epochs:g}"]
+        for key, value in r.more:
+            found += [f"--{key.replace('_', '-')}", str(value)]
+        return found
+
+    @property
+    def words(self) -> str:
+        """The settings in a line."""
+        r = self.run
+        more = [f"{key.replace('_', '-')} {value}" for key, value in r.more]
+        return ", ".join([r.net, r.act, r.init, r.head, *([r.optimizer] if r.optimizer else []),
+                          *more, Path(r.data).name, f"{self.kind} recipe", self.precision])
+
+
+def slug(data: str) -> str:
+    """A data set in a folder's name: a folder of images by its last part."""
+    return Path(data).name or "data"
+
+
+def plan(study: Study, run: Run) -> Planned:
+    kind, epochs = study.recipe, study.epochs
+    full = recipe(run.net, run.act, run.init, kind, run.optimizer).epochs
+    precision = study.precision
+    if precision is None:
+        narrow = run.net.startswith(NARROW) and "bf16" in study.ops.precisions
+        precision = "bf16" if narrow else "fp32"
+    epochs = full if epochs is None else min(epochs, full)
+    return Planned(run, kind, epochs * run.share, precision)
+
+
+@dataclass
+class Outcome:
+    """What a run folder holds. epochs: those done; rows: of metrics.csv."""
+
+    folder: Path
+    record: dict
+    rows: list[dict]
+    failed: str
+
+    @property
+    def finished(self) -> bool:
+        return self.record["result"] is not None
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.rows[-1]["test_accuracy"] if self.rows else None
+
+    @cached_property
+    def epochs(self) -> float:
+        if self.finished:
+            return self.record["settings"]["epochs"]
+        return float(self.rows[-1]["epoch"]) if self.rows else 0.0
+
+    @property
+    def converged(self) -> bool:
+        guess = 1 / len(self.record["data"]["classes"])
+        return not self.failed and self.accuracy is not None and self.accuracy > GUESSING * guess
+
+
+def outcome(folder: Path) -> Outcome | None:
+    """None where no run has begun."""
+    if not (folder / runs.RUN).exists():
+        return None
+    failed = folder / FAILED
+    return Outcome(folder, runs.read_run(folder), runs.read_metrics(folder),
+                   failed.read_text() if failed.exists() else "")
+
+
+def folder_of(study: Study, planned: Planned, seed: int) -> Path:
+    return study.folder / planned.name / f"seed{seed}"
+
+
+def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
+    """Train, or go on training, while there is time -> what the folder holds then.
+
+    report(line, epochs done) hears of every epoch. RunError where engine.train fails for another
+    reason than a loss that is not finite."""
+    folder = folder_of(study, planned, seed)
+    there = outcome(folder)
+    if there is not None:
+        check(there, planned, seed)
+        if there.finished or there.failed:
+            return there
+    if study.left <= 0:
+        return there
+    options = ["--resume", str(folder)] if there is not None else [
+        *planned.arguments, "--seed", str(seed), "--out", str(folder)]
+    options += ["--device", study.device] if there is None or study.device != "auto" else []
+    for name in ("threads", "data_dir"):
+        if getattr(study, name) is not None:
+            options += [f"--{name.replace('_', '-')}", str(getattr(study, name))]
+    process = subprocess.Popen([sys.executable, "-m", "engine.train", *options], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    timer = threading.Timer(max(study.left, 0.01), process.terminate)
+    if study.left < float("inf"):
+        timer.daemon = True
+        timer.start()
+    errors: list[str] = []
+    reader = threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True)
+    reader.start()
+    try:
+        for line in process.stdout:
+            if line.startswith("epoch "):
+                report(line.strip(), int(line.split()[1].split("/")[0]))
+        code = process.wait()
+    except KeyboardInterrupt:  # the run has had the signal too, and saves
+        process.wait()
+        raise
+    finally:
+        timer.cancel()
+        process.stdout.close()
+        reader.join()
+        process.stderr.close()
+    message = errors[-1].strip() if errors else ""
+    if code == 1 and "not finite" in message:
+        runs.write_atomic(folder / FAILED, (message + "\n").encode())
+    elif code not in (0, 143):
+        raise (InputError if code == 2 else RunError)(
+            f"{planned.name} seed {seed}: {message or f'ended with exit code {code}'}")
+    return outcome(folder)
+
+
+def check(there: Outcome, planned: Planned, seed: int) -> None:
+    """InputError where the folder holds another run than its name says."""
+    r, settings = planned.run, there.record["settings"]
+    wanted = {"net": r.net, "act": r.act, "init": r.init, "head": r.head, "recipe": planned.kind,
+              "precision": planned.precision, "seed": seed, "limit": None}
+    for key, value in {**wanted, **dict(r.more)}.items():
+        if settings.get(key, value) != value:
+            raise InputError(f"{there.folder}: its {key} is {settings[key]}, not {value}; move it "
+                             "away, or give another --folder")
+    if abs(settings["epochs"] - planned.epochs) > 1e-6 * planned.epochs:
+        raise InputError(f"{there.folder}: a run of {settings['epochs']:g} epochs, not "
+                         f"{planned.epochs:g}; move it away, or give another --folder")
+
+
+@cache
+def multiply_adds(net: str, act: str) -> int:
+    """Of one image's forward pass: what a cell costs."""
+    layers, shape = models.build(net, act, 10), models.NETS[net].in_shape
+    chain = Net(layers, SoftmaxLoss(), ops_for("numpy"), shape, 1).chain
+    return sum(layer.multiply_adds for layer in chain.leaves())
+
+
+def cell(study: Study, table: str, row: str, column: str, paper, run: Run, seeds: int = 1,
+         error: bool = False, options: tuple[str, ...] = ()) -> Cell:
+    """A cell of a table: `seeds` runs, and their mean accuracy in %, or error in %.
+
+    options: what `bench.paper TABLE` was given that decides the cell."""
+    planned, seeds = plan(study, run), study.seeds or seeds
+    unit = "% error" if error else "% accuracy"
+    rerun = study.command(table, *settings_options(study, seeds))
+    more = {"of_epochs": planned.full, "settings": f"{planned.words}, {seeds} "
+            f"seed{'s' if seeds > 1 else ''}", "rerun": rerun}
+
+    def measure(progress: Progress) -> list[Row]:
+        found = []
+        for seed in range(seeds):
+            def report(line, epoch, seed=seed):
+                progress.say(f"seed {seed}, {line}",
+                             (seed + min(epoch / planned.epochs, 1)) / seeds)
+
+            found.append(train(study, planned, seed, report))
+        return [summary(study, table, row, column, paper, unit, planned, found, more)]
+
+    return Cell(None, f"{table} {row}, {column}", seeds * planned.epochs
+                * multiply_adds(run.net, run.act), measure,
+                [study.row(table, row, column, paper, unit, **more)])
+
+
+def settings_options(study: Study, seeds: int) -> list[str]:
+    """The options of this invocation that decide a trained cell's value."""
+    found = [f"--seeds {seeds}", f"--recipe {study.recipe}"]
+    if study.epochs is not None:
+        found.append(f"--epochs {study.epochs:g}")
+    if study.precision is not None:
+        found.append(f"--precision {study.precision}")
+    return found
+
+
+def summary(study: Study, table: str, row: str, column: str, paper, unit: str, planned: Planned,
+            found: list[Outcome | None], more: dict) -> Row:
+    """The row of a cell's runs, one a seed; None or no epoch where a run has nothing yet."""
+    begun = [o for o in found if o is not None and (o.rows or o.failed)]
+    if not begun:
+        return study.row(table, row, column, paper, unit, **more)
+    good = [o for o in begun if o.converged]
+    values = [100 * (1 - o.accuracy if unit == "% error" else o.accuracy) for o in good]
+    ours, spread = mean_and_spread(values) if values else (NC, None)
+    notes = []
+    if len(begun) < len(found):
+        notes.append(f"{len(begun)} of {len(found)} seeds")
+    if good and len(good) < len(begun):
+        notes.append(f"{len(begun) - len(good)} of {len(begun)} seeds n/c")
+    notes += sorted({o.failed.split(": ", 1)[-1].split(";")[0].strip() for o in begun if o.failed})
+    # A run that broke off at a loss that is not finite is over; any other has the epochs it has.
+    epochs = min(planned.epochs if o.failed else o.epochs for o in begun)
+    done = len(begun) == len(found) and epochs > planned.epochs - 1e-6
+    return study.row(
+        table, row, column, paper, unit, **{
+            **more, "ours": ours, "spread": spread, "epochs": epochs, "seeds": values,
+            "verdict": judge(planned, paper, ours, values, done), "note": "; ".join(notes),
+            "date": begun[-1].record["started"][:10], "machine": ran_on(begun[-1].record)})
+
+
+def judge(planned: Planned, paper, ours, values: list[float], done: bool) -> str:
+    """The verdict on a cell: of numbers only where the whole paper recipe was run."""
+    if not done or not planned.whole:
+        return CUT
+    if planned.kind != "paper" or planned.run.data not in POINTS:  # the paper's own images
+        return OTHER
+    if paper is None:
+        return NOT_RUN if ours is None else OTHER
+    if NC in (paper, ours):
+        return AGREES if paper == ours else DIFFERS
+    spread = mean_and_spread(values)[1] or 0.0
+    bound = max(POINTS[planned.run.data], 2 * spread / len(values) ** 0.5)
+    return OK if abs(ours - paper) <= bound else OFF
+
+
+def ran_on(record: dict) -> str:
+    """The machine of a run, from its own record."""
+    versions = record["versions"]
+    return (f"device {record['device']} ({record['device_description']}), Python "
+            f"{versions['python']}, numpy {versions['numpy']}, {versions['system']}")

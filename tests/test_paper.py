@@ -1,0 +1,428 @@
+"""The paper's tables: cells are judged by the stated bounds, kept, cut short and gone on with.
+
+Trainings run in processes of their own on a small synthetic set; what needs the real data is marked
+and wants $LSUV_DATA_DIR.
+
+Read next: tests/test_paper_page.py.
+"""
+
+import json
+import math
+import os
+import pathlib
+import re
+import shlex
+import types
+
+import numpy as np
+import pytest
+
+from bench import paper_tables
+from bench.paper import (__main__ as command, claims, curves, grids, imagenet, page, rows,
+                         statistics, steps, study, training, updates)
+from bench.paper.rows import AGREES, CUT, DIFFERS, NOT_RUN, OFF, OK, OTHER, TYPO
+from bench.paper.study import Cell, Study
+from bench.paper.training import Planned, Run
+from engine import runs
+from engine.arrays import batches
+from engine.data import load
+from engine.errors import InputError
+from engine.layers import Conv, Linear, ReLU
+from engine.losses import SoftmaxLoss
+from engine.net import Net
+from engine.optimizers import SGD
+from kernels.reference import NumpyOps
+
+KEYS = ["table", "row", "column", "paper", "ours", "spread", "unit", "epochs", "verdict"]
+SMALL = Run("fitnet1", "relu", "lsuv", "synthetic", more=(("limit", 64), ("batch", 16)))
+
+
+def small_study(tmp_path, **more) -> Study:
+    return Study(**{"folder": tmp_path / "paper", "threads": 1, "recipe": "fast", "epochs": 2.0,
+                    "seeds": 1, **more})
+
+
+def main(*arguments) -> int:
+    return command.main([str(a) for a in arguments])
+
+
+# -- the paper's numbers --------------------------------------------------------------------------
+
+def test_the_ratio_row_of_table_10_is_that_of_its_own_cells():
+    for column in paper_tables.TABLE_10.values():
+        ratio = column["ip1"] / column["conv11"]
+        assert column[paper_tables.RATIO] == pytest.approx(ratio, rel=0.04)
+
+
+def test_tables_have_as_many_cells_as_the_paper():
+    count = {name: sum(len(column) for column in table.values()) for name, table in (
+        ("2", paper_tables.TABLE_2), ("3", paper_tables.TABLE_3), ("4", paper_tables.TABLE_4),
+        ("5", paper_tables.TABLE_5), ("8", paper_tables.TABLE_8), ("9", paper_tables.TABLE_9),
+        ("10", paper_tables.TABLE_10))}
+    assert count == {"2": 10, "3": 23, "4": 20, "5": 6, "8": 72, "9": 72, "10": 76}
+
+
+# -- a cell without training ----------------------------------------------------------------------
+
+def test_table_8_by_command(tmp_path, capsys):
+    """The columns that need no data: every cell ok but the three typos; JSON as documented."""
+    out, folder = tmp_path / "rows.json", tmp_path / "paper"
+    assert main("table8", "--only", "*:Ortho", "--only", "*:MSRA", "--only", "*:Xavier", "--seeds",
+                2, "--json", out, "--folder", folder) == 0
+    found = json.loads(out.read_text())
+    assert len(found) == 54 and all(list(row)[:9] == KEYS for row in found)
+    assert {(r["column"], r["row"]) for r in found if r["verdict"] == TYPO} == \
+        paper_tables.TABLE_8_SLIPS
+    assert sum(r["verdict"] == OK for r in found) == 51
+    for row in found:
+        assert row["ours"] == pytest.approx(np.mean(row["seeds"])) and len(row["seeds"]) == 2
+    assert "54 cells: 51 ok, 3 typo" in capsys.readouterr().out
+
+
+def test_a_finished_cell_is_not_measured_again(tmp_path, monkeypatch):
+    arguments = ["table8", "--only", "*:Xavier", "--seeds", 1, "--folder", tmp_path, "--json",
+                 tmp_path / "rows.json"]
+    main(*arguments)
+    first = (tmp_path / "rows.json").read_text()
+    monkeypatch.setattr(statistics, "fill", lambda *a: pytest.fail("measured again"))
+    main(*arguments)
+    assert (tmp_path / "rows.json").read_text() == first
+    with pytest.raises(pytest.fail.Exception):
+        main(*arguments[:4], 2, *arguments[5:])  # of two seeds there is none yet
+
+
+def test_a_budget_that_is_over_leaves_cells_not_run(tmp_path, capsys):
+    out = tmp_path / "rows.json"
+    assert main("table8", "--only", "*:MSRA", "--budget", "0.000001s", "--json", out, "--folder",
+                tmp_path) == 0
+    assert {r["verdict"] for r in json.loads(out.read_text())} == {NOT_RUN}
+    assert "the same command goes on" in capsys.readouterr().out
+    main("table8", "--only", "*:MSRA", "--json", out, "--folder", tmp_path)
+    assert {r["verdict"] for r in json.loads(out.read_text())} == {OK, TYPO}
+
+
+def test_rows_on_record_are_replaced_cell_by_cell(tmp_path):
+    s = small_study(tmp_path)
+    first = [s.row("table3", "LSUV", "tanh", 89.28, "% accuracy", ours=88.0, verdict=CUT),
+             s.row("table3", "MSRA", "tanh", 89.54, "% accuracy")]
+    study.record(s, "table3", first)
+    study.record(s, "table3", [s.row("table3", "LSUV", "tanh", 89.28, "% accuracy"),
+                               s.row("table3", "MSRA", "tanh", 89.54, "% accuracy", ours=87.0,
+                                     verdict=CUT)])
+    found = runs.read_json(s.folder / "rows" / "table3.json")
+    assert [row["ours"] for row in found] == [88.0, 87.0]
+
+
+def test_gradient_variances_are_those_of_the_outputs(tmp_path, monkeypatch):
+    """Against a backward pass by hand: the variance over all of dz, and the loss."""
+    s = small_study(tmp_path, device="numpy", threads=None)
+    data = load("synthetic", limit=40)
+    layers = [Conv(4, name="conv11"), ReLU(), Linear(10, name="ip1")]
+    net = Net(layers, SoftmaxLoss(), NumpyOps(), data.in_shape, 8)
+    feed = statistics.Feed(net, data, 2, 0.53)
+    monkeypatch.setattr(statistics, "fitnet4", lambda *a: (net, feed))
+    monkeypatch.setattr(statistics, "BATCHES", 1)
+    found, losses = statistics.gradient_variances(s, "msra", 1)
+    next_batch = feed.first_batches()
+    next_batch()
+    scores = net.forward(train=True)
+    p = np.exp(scores - scores.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    onehot = net.labels[:, None] == np.arange(10)
+    assert losses == pytest.approx([-np.log(p[onehot]).mean()], rel=1e-5)
+    assert found["ip1"] == pytest.approx([((p - onehot) / 8).var()], rel=1e-4)
+    dx = (((p - onehot) / 8) @ layers[2].W).reshape(8, 32, 32, 4) * (layers[0].z > 0)
+    assert found["conv11"] == pytest.approx([dx.var()], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("LSUV_DATA_DIR" not in os.environ, reason="needs CIFAR-10 in $LSUV_DATA_DIR")
+@pytest.mark.parametrize("table", ["table8", "table9", "table10"])
+def test_statistics_are_the_papers(tmp_path, table):
+    """Five seeds; the one cell that is off is one whose second run in the paper agrees with us."""
+    out = tmp_path / "rows.json"
+    main(table, "--seeds", 5, "--json", out, "--folder", tmp_path)
+    off = [r for r in json.loads(out.read_text()) if r["verdict"] not in (OK, TYPO)]
+    assert [(r["table"], r["column"], r["row"]) for r in off] == (
+        [("table8", "LSUV", "conv21")] if table == "table8" else [])
+    for row in off:
+        again = paper_tables.TABLE_9["ReLU"][row["row"]]
+        assert rows.within(row["ours"], again, statistics.LSUV) == OK
+
+
+# -- a trained cell -------------------------------------------------------------------------------
+
+def every_run() -> list[Run]:
+    s = Study(device="numpy")
+    found = [run for run in curves.RUNS_3.values()]
+    found += [run for claim in claims.CLAIMS for run in (claim.base, claim.other)]
+    caught: list[Run] = []
+
+    def catch(study, table, row, column, paper, run, *rest, **more):
+        caught.append(run)
+        return Cell(None, "", 1, lambda progress: [], [])
+
+    for name in ("table2", "table3", "table4", "table5", "table7", "section51"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(grids, "cell", catch)
+            getattr(grids, name)(s)
+    return found + caught
+
+
+def test_runs_that_differ_have_folders_that_differ():
+    """And every one is a command line that engine.train accepts."""
+    from engine.settings import check, train_parser
+    from engine.train import KNOWN
+
+    names: dict[str, Planned] = {}
+    for run in every_run():
+        for kind, epochs, precision in (("paper", None, None), ("fast", 1.0, "fp32"),
+                                        ("fast", None, "bf16")):
+            planned = training.plan(Study(device="numpy", recipe=kind, epochs=epochs,
+                                          precision=precision), run)
+            assert names.setdefault(planned.name, planned).arguments == planned.arguments
+            args = train_parser(KNOWN, "").parse_args(planned.arguments)
+            check(args, KNOWN)
+    assert len(names) > 250
+
+
+def test_half_the_iterations_are_half_of_every_step_of_the_rate():
+    s = Study(device="numpy")
+    whole, half = (training.plan(s, curves.RUNS_3[name]) for name in ("BN after", "BN-half after"))
+    assert half.epochs == whole.epochs / 2 == 115.2 and half.whole
+    assert "--epochs" not in whole.arguments and "115.2" in half.arguments
+
+
+@pytest.mark.parametrize("planned, paper, ours, values, done, verdict", [
+    (("paper", 230.4), 93.94, 93.5, [93.5], True, OK),
+    (("paper", 230.4), 93.94, 93.3, [93.3], True, OFF),
+    (("paper", 230.4), 93.94, 93.3, [92.8, 93.8], True, OK),  # within two standard errors
+    (("paper", 230.4), 93.94, 93.9, [93.9], False, CUT),
+    (("paper", 3.0), 93.94, 93.9, [93.9], True, CUT),
+    (("fast", 20.0), 93.94, 93.9, [93.9], True, OTHER),
+    (("fast", 2.0), 93.94, 93.9, [93.9], True, CUT),
+    (("paper", 230.4), "n/c", "n/c", [], True, AGREES),
+    (("paper", 230.4), "n/c", 90.0, [90.0], True, DIFFERS),
+    (("paper", 230.4), 91.0, "n/c", [], True, DIFFERS),
+    (("paper", 2.0), "n/c", "n/c", [], True, CUT),
+])
+def test_verdicts(planned, paper, ours, values, done, verdict):
+    kind, epochs = planned
+    found = Planned(Run("fitnet4", "relu", "lsuv"), kind, epochs, "fp32")
+    assert training.judge(found, paper, ours, values, done) == verdict
+
+
+@pytest.mark.parametrize("accuracy, failed, good", [(0.19, "", False), (0.21, "", True),
+                                                    (0.9, "loss is not finite", False),
+                                                    (None, "", False)])
+def test_the_rule_of_convergence(tmp_path, accuracy, failed, good):
+    record = {"data": {"classes": list("abcdefghij")}, "result": None}
+    found = [] if accuracy is None else [{"test_accuracy": accuracy, "epoch": 1}]
+    assert training.Outcome(tmp_path, record, found, failed).converged is good
+
+
+def over_after_the_first_epoch(patch) -> list:
+    """Let the budget's timer ring when the first epoch is reported -> what rang."""
+    timers, rang = [], []
+
+    class Timer:
+        def __init__(self, seconds, ring):
+            assert seconds > 1e5
+            self.ring = ring
+
+        def start(self):
+            timers.append(self)
+
+        def cancel(self):
+            pass
+
+    say = study.Progress.say
+
+    def rings(self, text, share=0.0):
+        say(self, text, share)
+        if "epoch 1/" in text and not rang:
+            rang.append(timers[-1])
+            timers[-1].ring()
+
+    patch.setattr(training.threading, "Timer", Timer)
+    patch.setattr(study.Progress, "say", rings)
+    return rang
+
+
+def test_a_training_is_stopped_by_the_budget_and_gone_on_with(tmp_path, capsys):
+    """Its cell is marked with its epochs; the whole is what an uninterrupted run gives."""
+    def one(s):
+        return study.run(s, [training.cell(s, "table3", "LSUV", "ReLU", 92.11, SMALL)])[0]
+
+    straight = small_study(tmp_path / "a")
+    whole = one(straight)
+    assert (whole.verdict, whole.epochs, whole.of_epochs) == (CUT, 2.0, 20)
+    cut = small_study(tmp_path / "b", epochs=None, budget=1e6)
+    with pytest.MonkeyPatch.context() as patch:
+        over = over_after_the_first_epoch(patch)
+        row = one(cut)
+        assert over and row.verdict == CUT and 1 <= row.epochs < 20 == row.of_epochs
+    folder = training.folder_of(cut, training.plan(cut, SMALL), 0)
+    assert runs.read_run(folder)["result"] is None
+    calls = []
+    real = training.subprocess.Popen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.subprocess, "Popen",
+                      lambda *a, **k: calls.append(a[0]) or real(*a, **k))
+        assert one(straight).seeds == whole.seeds and not calls  # finished: not run again
+        again = small_study(tmp_path / "b", epochs=None)
+        done = one(again)
+    assert "--resume" in calls[0] and done.epochs == 20 and done.verdict == OTHER
+    assert runs.read_run(folder)["result"] is not None
+
+
+def test_a_run_that_diverges_is_n_c_and_is_not_tried_again(tmp_path, monkeypatch):
+    s = small_study(tmp_path)
+    run = Run("fitnet1", "relu", "lsuv", "synthetic",
+              more=(("limit", 64), ("batch", 16), ("lr", 1e9), ("clip", 0)))
+    cell = training.cell(s, "section51", "LSUV, SGD", "ReLU", "trains", run)
+    row = study.run(s, [cell])[0]
+    assert row.ours == "n/c" and "not finite" in row.note and row.verdict == CUT
+    monkeypatch.setattr(training.subprocess, "Popen", lambda *a, **k: pytest.fail("tried again"))
+    assert study.run(s, [cell])[0].ours == "n/c"
+
+
+def test_a_training_that_fails_otherwise_is_one_line(tmp_path):
+    s = small_study(tmp_path)
+    run = Run("fitnet1", "relu", "lsuv", "synthetic", more=(("limit", 8), ("batch", 16)))
+    with pytest.raises(InputError, match="batch 16 is more than the 8 training images"):
+        study.run(s, [training.cell(s, "table3", "LSUV", "ReLU", 92.11, run)])
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    s = small_study(tmp_path)
+    planned = training.plan(s, SMALL)
+    record = {"settings": {"net": "fitnet4", "epochs": 2.0}}
+    with pytest.raises(InputError, match="its net is fitnet4, not fitnet1"):
+        training.check(training.Outcome(tmp_path, record, [], ""), planned, 0)
+
+
+def outcomes(*accuracies):
+    """Finished runs of these accuracies."""
+    record = {"result": {}, "started": "2026-01-01 00:00", "device": "cpu", "settings":
+              {"epochs": 2.0}, "device_description": "", "data": {"classes": list(range(10))},
+              "versions": {"python": "", "numpy": "", "system": ""}}
+    return [training.Outcome(None, record, [{"test_accuracy": a, "epoch": 2}], "")
+            for a in accuracies]
+
+
+def test_a_claim_is_a_difference_between_paired_seeds(tmp_path, monkeypatch):
+    s = small_study(tmp_path, seeds=3)
+    found = iter(outcomes(0.80, 0.79, 0.82, 0.80, 0.81, 0.81))
+    monkeypatch.setattr(claims, "train", lambda *a: next(found))
+    row = study.run(s, [claims.difference(s, claims.CLAIMS[0])])[0]
+    assert row.seeds == pytest.approx([-1, -2, 0]) and row.ours == pytest.approx(-1)
+    assert row.verdict == CUT and row.spread == pytest.approx(1)
+
+
+def test_a_short_run_that_trains_shows_the_claim_of_section_5_1(tmp_path):
+    row = small_study(tmp_path).row("section51", "LSUV, SGD", "ReLU", "trains", "%")
+    for ours, verdict, claimed in ((60.0, CUT, AGREES), ("n/c", CUT, CUT), ("n/c", OK, DIFFERS),
+                                   (None, NOT_RUN, NOT_RUN)):
+        row.ours, row.verdict = ours, verdict
+        assert grids.claimed(row) == claimed
+
+
+# -- figures --------------------------------------------------------------------------------------
+
+def test_walk_measures_every_update():
+    """Ratios and losses against the weights themselves; biases are left out."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(16, 6, 6, 3)).astype(np.float32)
+    labels = (np.arange(16) % 3).astype(np.int32)
+    net = Net([Conv(4, name="a"), ReLU(), Linear(3, name="b")], SoftmaxLoss(), NumpyOps(),
+              (6, 6, 3), 8)
+    for name, p in net.named_params().items():
+        p.value[...] = rng.normal(size=p.shape) * 0.1
+    next_batch = batches(net, images, labels)
+    seen = []
+
+    class Look(SGD):
+        def step(self):
+            before = [p.value.copy() for n, p in net.named_params().items() if n.endswith(".W")]
+            super().step()
+            after = [p.value for n, p in net.named_params().items() if n.endswith(".W")]
+            moved = np.concatenate([np.abs(a - b).ravel() for a, b in zip(after, before)]).mean()
+            seen.append(moved / np.concatenate([np.abs(b).ravel() for b in before]).mean())
+
+    feed = types.SimpleNamespace(
+        start=lambda clock, first, stop, table: statistics.Feed.start(feed, clock, first, stop,
+                                                                      table),
+        train_batch=next_batch, net=net,
+        order_of=types.SimpleNamespace(images=lambda first, count: np.zeros(count, np.int32)))
+    losses, ratios = steps.walk(net, feed, Look(net), {"policy": "fixed", "rate": 0.1}, 4)
+    assert len(losses) == 4 and all(map(math.isfinite, losses))
+    assert ratios == pytest.approx(seen, rel=1e-5)
+
+
+def test_the_best_gain_has_the_lowest_loss(tmp_path):
+    s = small_study(tmp_path)
+    for gain in updates.GAINS:
+        loss = 2.0 + abs(gain - 1.2)
+        s.keep_series(updates.key_of("ReLU", gain), {"loss": [loss] * updates.STEPS,
+                                                     "ratio": [0.005] * updates.STEPS})
+    s.keep_series(updates.key_of("ReLU", 2.0), {"loss": [1.0] * 5, "ratio": [0.1] * 5})  # broke off
+    found = []
+    figure = updates.draw(s, found)
+    assert [(r.row, r.column, r.ours, r.verdict) for r in found] == [("best gain", "ReLU", 1.2, OK)]
+    assert figure.band[:2] == (0.001, 0.01) and len(figure.series) == len(updates.GAINS)
+
+
+@pytest.mark.parametrize("losses, step", [([2.3] * 40, None), ([2.3] * 20 + [1.0] * 20, 21),
+                                          ([1.0] * 9, None)])
+def test_the_end_of_the_plateau(losses, step):
+    assert imagenet.left_plateau(losses, math.log(10)) == step
+
+
+# -- the command ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("arguments, message", [
+    (["tabel8"], "did you mean 'table8'"),
+    (["table8", "--budget", "soon"], "--budget 'soon': a time such as 90s, 20m or 2h"),
+    (["table8", "--seeds", "0"], "--seeds 0 must be at least 1"),
+    (["table3", "--recipe", "fats"], "did you mean 'fast'"),
+    (["table3", "--epochs", "0"], "--epochs 0 must be above 0"),
+    (["table8", "--json", "nowhere/at/all.json"], "no folder"),
+    (["figure4"], "figure4 wants --data FOLDER"),
+    (["report"], "nothing is measured there yet"),
+    (["table8", "--folders", "x"], "did you mean --folder"),
+])
+def test_bad_input_is_one_line(tmp_path, arguments, message):
+    folder = [] if "--folders" in arguments else ["--folder", tmp_path / "none"]
+    with pytest.raises(InputError, match=message):
+        main(*arguments, *folder)
+
+
+@pytest.mark.parametrize("text, seconds", [("90s", 90), ("20m", 1200), ("2h", 7200), ("1.5h", 5400),
+                                           ("3", 180)])
+def test_budgets(text, seconds):
+    assert command.seconds_of(text) == seconds
+
+
+def test_all_leaves_out_what_wants_a_folder():
+    args = command.parser().parse_args(["all"])
+    assert "figure4" not in command.chosen(args) and "table4" in command.chosen(args)
+    args.data = "pictures"
+    assert set(command.chosen(args)) == set(command.EXPERIMENTS) == set(page.TABLES)
+
+
+def test_the_commands_of_the_readme_are_good():
+    text = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
+    found = re.findall(r"^python -m bench\.paper ([^#\n]*)", text, re.M)
+    assert len(found) >= 7
+    for line in found:
+        command.check(command.parser().parse_args(shlex.split(line)))
+
+
+def test_report_of_what_is_there(tmp_path):
+    pytest.importorskip("matplotlib")
+    main("table8", "--only", "*:Ortho", "--seeds", 1, "--folder", tmp_path)
+    assert main("report", "--folder", tmp_path, "--out", tmp_path / "page") == 0
+    text = (tmp_path / "page" / "report.html").read_text()
+    assert "conv11" in text and (tmp_path / "page" / "report.md").exists()
+    assert len(json.loads((tmp_path / "page" / "rows.json").read_text())) == 18
