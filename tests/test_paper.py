@@ -26,6 +26,7 @@ from bench.paper.training import Planned, Run
 from engine import runs
 from engine.arrays import batches
 from engine.data import load
+from engine.data.download import MissingData
 from engine.errors import InputError
 from engine.layers import Conv, Linear, ReLU
 from engine.losses import SoftmaxLoss
@@ -426,3 +427,13 @@ def test_report_of_what_is_there(tmp_path):
     text = (tmp_path / "page" / "report.html").read_text()
     assert "conv11" in text and (tmp_path / "page" / "report.md").exists()
     assert len(json.loads((tmp_path / "page" / "rows.json").read_text())) == 18
+
+
+def test_without_the_data_no_other_set_is_offered(tmp_path, monkeypatch):
+    def missing(*a, **k):
+        raise MissingData("cifar10", "not found in a", "put it into a")
+
+    monkeypatch.setattr(study, "load", missing)
+    with pytest.raises(InputError) as error:
+        main("table9", "--folder", tmp_path)
+    assert str(error.value) == "data cifar10: not found in a; put it into a"

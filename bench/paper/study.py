@@ -20,6 +20,7 @@ from bench.machine import machine
 from bench.paper.rows import NOT_RUN, Row, line
 from engine import runs
 from engine.data import load
+from engine.data.download import MissingData
 from engine.errors import InputError
 from engine.words import mutter, say
 from kernels import ops_for
@@ -70,7 +71,10 @@ class Study:
         """A data set by name, read once."""
         found = self.__dict__.setdefault("_data", {})
         if name not in found:
-            found[name] = load(name, self.data_dir, report=mutter)
+            try:
+                found[name] = load(name, self.data_dir, report=mutter)
+            except MissingData as missing:  # no table is of the synthetic set
+                raise InputError(f"data {name}: {missing.why}; {missing.remedy}") from None
         return found[name]
 
     @property

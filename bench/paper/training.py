@@ -202,7 +202,7 @@ def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
         process.stdout.close()
         reader.join()
         process.stderr.close()
-    message = errors[-1].strip() if errors else ""
+    message = errors[-1].strip().removesuffix(", or take --data synthetic") if errors else ""
     if code == 1 and "not finite" in message:
         runs.write_atomic(folder / FAILED, (message + "\n").encode())
     elif code not in (0, 143):
