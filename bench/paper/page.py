@@ -16,7 +16,8 @@ from engine.errors import InputError
 TITLE = "All you need is a good init, measured again"
 LEAD = ("Each table and figure of Mishkin and Matas (arXiv 1511.06422) as lsuv-engine measures it, "
         "beside what the paper prints. What was not run to the end of its recipe says so and is "
-        "not judged.")
+        "not judged. Each table names the command that measures it; --only 'ROW:COLUMN' picks a "
+        "cell, and what is kept is measured again only in another --folder.")
 ACCURACY = ("only after the whole of the paper's recipe, within 0.5 points of its single run (1 on "
             "CIFAR-100, 0.1 on MNIST) or two standard errors of our mean; a run cut short or of "
             "another recipe is shown and not judged. Of n/c, failed to converge, only whether a "

@@ -18,7 +18,7 @@ VERDICTS = {
     TYPO: "the printed number contradicts the paper's own arithmetic",
     CUT: "trained for fewer epochs than the recipe has: not the full result, and not judged",
     OTHER: "a whole run, of another recipe than the paper's: not judged",
-    NOT_RUN: "not run",
+    NOT_RUN: "there is nothing yet; its command measures it",
     NO_VALUE: "the paper prints no value to judge by",
     AGREES: "trains where the paper's trains, or fails to converge where it fails",
     DIFFERS: "trains where the paper's fails to converge, or fails where it trains",

@@ -313,4 +313,4 @@ def ran_on(record: dict) -> str:
     """The machine of a run, from its own record."""
     versions = record["versions"]
     return (f"device {record['device']} ({record['device_description']}), Python "
-            f"{versions['python']}, numpy {versions['numpy']}, {versions['system']}")
+            f"{versions['python']}, numpy {versions['numpy']}")
