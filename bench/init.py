@@ -5,11 +5,12 @@
     python -m bench.init --full --json bench/results/init.json
 
 Single matrices, then all the matrices of the paper's Table 6: FitNet-4 (maxout, a matrix a piece),
-CaffeNet, GoogLeNet with its auxiliary heads; and LSUV whole for FitNet-4 (fill and pass at batch
-128), beside the paper's seconds, which are another machine's. The result is checked first: it must
-be the reference's matrix, and orthonormal at every size, or nothing is timed. The makers take
-turns; seconds are medians, ratio is theirs / ours, error is max |Q'Q - I| in float64. An SVD of the
-largest matrices takes minutes, and only --full waits for it.
+CaffeNet, GoogLeNet with its side exits; and LSUV whole (fill and pass), for FitNet-4 at batch 128,
+for the other two at batch 32 on images of noise, since ImageNet is not there. The paper's seconds
+are another machine's. The result is checked first: it must be the reference's matrix, and
+orthonormal at every size, or nothing is timed. The makers take turns; seconds are medians, ratio is
+theirs / ours, error is max |Q'Q - I| in float64. An SVD of the largest matrices takes minutes, and
+only --full waits for it.
 
 Read next: bench/peers.py, the makers.
 """
@@ -21,14 +22,15 @@ import sys
 import time
 from importlib import metadata
 
+import numpy as np
+
 import models
 from bench.contest import Contestant, Refused, Setting, close
-from bench.imagenet import CAFFENET, googlenet
 from bench.machine import write
 from bench.paper_tables import TABLE_6
 from bench.peers import QUICK_SVD, available
 from engine.command import run_command
-from engine.data import load
+from engine.data import FOLDER, Dataset, Raw, build, load
 from engine.errors import InputError, RunError, choose
 from engine.feed import Feed
 from engine.losses import SoftmaxLoss
@@ -44,18 +46,32 @@ SHAPES = "9216x4096,4096x4096,128x1152,500x128"
 CHECKED = [(1, 1), (500, 128), (128, 1152), (700, 601)]  # against the reference
 LIMIT = 1e-6
 MAKER = "bench.peers:Maker"
-BATCH = 128                         # images of LSUV
+BATCH = {"fitnet4": 128, "caffenet": 32, "googlenet": 32}  # images of LSUV
+NETS = tuple(TABLE_6)
 
 
-def fitnet4_shapes() -> list[tuple[int, int]]:
-    """(outputs, inputs * height * width) of every maxout piece, in order."""
-    net = Net(models.build("fitnet4", "maxout", 10), SoftmaxLoss(), ops_for("numpy"), (32, 32, 3),
-              batch=1)
+def made(name: str, ops, batch: int) -> Net:
+    """A net of the paper's Table 6, with its own activation and number of classes."""
+    model = models.NETS[name]
+    return Net(models.build(name, model.act, model.classes), SoftmaxLoss(), ops, model.in_shape,
+               batch)
+
+
+def shapes_of_net(name: str) -> list[tuple[int, int]]:
+    """(outputs, inputs * height * width) of every matrix, of each maxout piece one, in order; of a
+    convolution of g groups a row has the inputs of one."""
+    net = made(name, ops_for("numpy"), 1)
     return [(len(layer.W[rows]), layer.W[0].size)
             for layer in net.weighted() for rows in piece_rows(layer)]
 
 
-NETS = {"fitnet4": fitnet4_shapes, "caffenet": lambda: CAFFENET, "googlenet": googlenet}
+def noise(name: str) -> Dataset:
+    """Images of random bytes of the net's size, one LSUV batch of them and one to test."""
+    shape, count, rng = models.NETS[name].in_shape, BATCH[name], np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (count + 1, *shape), np.uint8), np.arange(count + 1) % 2
+    labels = labels.astype(np.int32)
+    raw = Raw(images[:count], labels[:count], images[count:], labels[count:], ["even", "odd"])
+    return build("noise", raw, min(shape[:2]) // 4, True, None, [])
 
 
 def check(ops) -> None:
@@ -93,17 +109,17 @@ def compare(what: str, shapes, makers, repeats: int, full: bool) -> list[dict]:
              "ratio": seconds[name] / seconds["ours"], "error": errors[name]} for name in seconds]
 
 
-def lsuv_row(ops, data, repeats: int) -> dict:
-    """LSUV whole for FitNet-4: orthonormal fill, then the pass over one batch."""
-    settings = recipe("fitnet4", "maxout", "lsuv")
-    net = Net(models.build("fitnet4", "maxout", 10), SoftmaxLoss(), ops, data.in_shape, BATCH)
+def lsuv_row(ops, name: str, data, repeats: int) -> dict:
+    """LSUV whole: orthonormal fill, then the pass over one batch."""
+    act = models.NETS[name].act
+    settings, net = recipe(name, act, "lsuv"), made(name, ops, BATCH[name])
     feed = Feed(net, data, settings.move, settings.input_scale)
     times = []
     for _ in range(1 + repeats):
         start = time.perf_counter()
-        report = initialise(net, "lsuv", feed.first_batches(), 0, "maxout")
+        report = initialise(net, "lsuv", feed.first_batches(), 0, act)
         times.append(time.perf_counter() - start)
-    return {"name": "ours", "what": f"fitnet4 LSUV, {data.name}", "seconds":
+    return {"name": "ours", "what": f"{name} LSUV, {data.name}", "seconds":
             statistics.median(times[1:]), "ratio": 1.0,
             "error": max(row.orthogonality_error for row in report.rows)}
 
@@ -123,7 +139,7 @@ def show(rows: list[dict]) -> None:
 def measure(ops, shapes, nets, threads: int, repeats: int = 3, full: bool = False,
             data=None) -> list[dict]:
     """Every row, printed as it is found. shapes: [(rows, cols)]; nets: names of NETS; data: the
-    images of FitNet-4's LSUV, or None to leave it out."""
+    images of FitNet-4's LSUV."""
     check(ops)
     print(f"{'matrix or net':<24}{'by':<20}{'seconds':>11}{'ratio':>9}{'error':>10}")
     rows: list[dict] = []
@@ -139,15 +155,16 @@ def measure(ops, shapes, nets, threads: int, repeats: int = 3, full: bool = Fals
         for m, n in shapes:
             add(*compare(f"{m}x{n}", [(m, n)], makers, repeats, full))
         for net in nets:
-            found = compare(net, NETS[net](), makers, repeats, full)
+            found = compare(net, shapes_of_net(net), makers, repeats, full)
             add(*found, paper_row(net, TABLE_6[net][0], found[0]["seconds"]))
     except Refused as error:
         raise RunError(f"a maker of matrices failed: {error}") from error
     finally:
         close(makers)
-    if data is not None and "fitnet4" in nets:
-        found = lsuv_row(ops, data, repeats)
-        add(found, paper_row(found["what"], TABLE_6["fitnet4"][1], found["seconds"]))
+    for net in nets:
+        images = noise(net) if models.NETS[net].data == FOLDER else data
+        found = lsuv_row(ops, net, images, repeats)
+        add(found, paper_row(found["what"], TABLE_6[net][1], found["seconds"]))
     return rows
 
 
@@ -169,7 +186,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each (3)")
     parser.add_argument("--shapes", default=SHAPES, help=f"single matrices ({SHAPES})")
     parser.add_argument("--nets", default=",".join(NETS), help="nets (fitnet4,caffenet,googlenet)")
-    parser.add_argument("--data", default="auto", help="images of LSUV (auto)")
+    parser.add_argument("--data", default="auto", help="images of FitNet-4's LSUV (auto)")
     parser.add_argument("--data-dir", help="where its files are")
     parser.add_argument("--full", action="store_true", help="wait for the largest SVDs, minutes")
     parser.add_argument("--json", metavar="FILE", help="write the rows to this file")

@@ -1,9 +1,9 @@
 """Every operation on the shapes of the paper's nets: what bench/kernels.py times.
 
-`cases()` are FitNet-4's at its batch of 128 and FitNet-MNIST's at 64; `cases(small=True)` the same
-on two images. A case makes its arguments when it is asked for them, always the same; `Out` is a
-buffer that the operation fills. Arguments that no operation has ("x" of a backward) are what its
-forward had read: a peer's backward reads it again.
+`cases()` are FitNet-4's at its batch of 128, FitNet-MNIST's at 64, CaffeNet's and GoogLeNet's at
+32; `cases(small=True)` the same on two images. A case makes its arguments when it is asked for
+them, always the same; `Out` is a buffer that the operation fills. Arguments that no operation has
+("x" of a backward) are what its forward had read: a peer's backward reads it again.
 
 Read next: bench/kernel_calls.py, which calls an operation with them.
 """
@@ -109,13 +109,16 @@ def labels(N: int, K: int) -> np.ndarray:
 
 def cases(small: bool = False) -> list[Case]:
     """small: two images and a short arena, to try what is timed elsewhere."""
-    N, mnist = (2, 2) if small else (128, 64)
+    N, mnist, imagenet = (2, 2, 2) if small else (128, 64, 32)
     return [
         *conv(N, 32, 32, 64), *conv(N, 16, 80, 160), *conv(N, 8, 128, 256),
         *conv(mnist, 28, 16, 32),
         *linear(N, 128, 2500), *linear(N, 500, 10),
         *maxout((N, 32, 32), 32, 2), *maxout((N,), 500, 5),
-        *pool(N, 32, 48, 2, 2), *pool(mnist, 28, 16, 4, 2),
+        *pool(N, 32, 48, 2, 2), *pool(mnist, 28, 16, 4, 2), *pool(imagenet, 55, 96, 3, 2),
+        *pool(imagenet, 28, 192, 3, 1, 1),
+        *average(imagenet, 14, 512, 5, 3), *average(imagenet, 7, 1024, 7, 7),
+        *lrn((imagenet, 27, 27, 96)), *concat((imagenet, 28, 28, 256), 64, 128),
         *maxout_pool(N, 32, 48, 2, 2, 2), *maxout_pool(mnist, 28, 16, 2, 4, 2),
         *elementwise((N, 32, 32, 32)), *dropout((N, 16, 16, 48)),
         *batchnorm((N, 32, 32, 32)), *loss(N, 10),
@@ -172,17 +175,46 @@ def maxout(places: tuple[int, ...], C: int, P: int) -> list[Case]:
             Case("maxout_backward", text, lambda: backward("maxout", forward(), thin, wide))]
 
 
-def pool(N: int, size: int, C: int, window: int, stride: int) -> list[Case]:
-    wide, out = (N, size, size, C), -(-(size - window) // stride) + 1
+def pool(N: int, size: int, C: int, window: int, stride: int, pad: int = 0) -> list[Case]:
+    wide, out = (N, size, size, C), -(-(size + 2 * pad - window) // stride) + 1
     thin = (N, out, out, C)
-    text = f"{times(*wide)}, {window}x{window} by {stride}"
+    text = f"{times(*wide)}, {window}x{window} by {stride}" + (f", pad {pad}" if pad else "")
 
     def forward():
         return {"x": randn(*wide), "y": Out(thin), "which": Out(thin, np.uint8), "size": window,
-                "stride": stride}
+                "stride": stride, "pad": pad}
 
     return [Case("maxpool_forward", text, forward),
             Case("maxpool_backward", text, lambda: backward("maxpool", forward(), thin, wide))]
+
+
+def average(N: int, size: int, C: int, window: int, stride: int) -> list[Case]:
+    wide, out = (N, size, size, C), -(-(size - window) // stride) + 1
+    thin, options = (N, out, out, C), {"size": window, "stride": stride}
+    text = f"{times(*wide)}, {window}x{window} by {stride}"
+    return [
+        Case("avgpool_forward", text, lambda: {"x": randn(*wide), "y": Out(thin), **options}),
+        Case("avgpool_backward", text, lambda: {"dy": randn(*thin), "dx": Out(wide), **options})]
+
+
+def lrn(shape: tuple[int, ...]) -> list[Case]:
+    text = f"{times(*shape)}, 5 channels"
+    options = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0}
+    return [
+        Case("lrn_forward", text, lambda: {"x": randn(*shape), "y": Out(shape), **options}),
+        Case("lrn_backward", text, lambda: {
+            "dy": randn(*shape)[::-1].copy(), "x": randn(*shape), "dx": Out(shape), **options})]
+
+
+def concat(shape: tuple[int, ...], first: int, C: int) -> list[Case]:
+    """C channels of `shape`, from the one that is number `first` on."""
+    part = (*shape[:-1], C)
+    text = f"{times(*part)} of {shape[-1]}"
+    return [
+        Case("concat_forward", text, lambda: {
+            "x": randn(*part), "y": randn(*shape), "first": first}),
+        Case("concat_backward", text, lambda: {
+            "dy": randn(*shape), "dx": Out(part), "first": first})]
 
 
 def maxout_pool(N: int, size: int, C: int, P: int, window: int, stride: int) -> list[Case]:
@@ -204,7 +236,7 @@ def backward(name: str, forward: dict, thin, wide) -> dict:
     """The backward's arguments, with the winners that the forward has on its x."""
     x, y, which, *options = (v.array() if isinstance(v, Out) else v for v in forward.values())
     getattr(REFERENCE, f"{name}_forward")(x, y, which, *options)
-    named = {key: forward[key] for key in ("pieces", "size", "stride") if key in forward}
+    named = {key: forward[key] for key in ("pieces", "size", "stride", "pad") if key in forward}
     return {"dy": randn(*thin), "which": which, "dx": Out(wide), **named, "x": x}
 
 
@@ -280,7 +312,8 @@ def loss(N: int, K: int) -> list[Case]:
                 "clock": clock()}
 
     def backward(name, values):
-        return lambda: {name: values(), "labels": labels(N, K), "dscores": Out((N, K))}
+        return lambda: {name: values(), "labels": labels(N, K), "dscores": Out((N, K)),
+                        "weight": 1.0}
 
     return [
         Case("softmax", text, lambda: {"scores": randn(N, K), "prob": Out((N, K))}),

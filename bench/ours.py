@@ -195,6 +195,8 @@ def moved(name: str, arguments) -> int:
     if name == "gather":
         x = arguments[6]
         return x.nbytes + x.size  # floats out, bytes in
+    if name.startswith("concat"):
+        return 2 * min(arguments[0].nbytes, arguments[1].nbytes)  # of the whole only the part
     return sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
 
 

@@ -35,6 +35,7 @@ from bench.contest import Contestant, Entry, Refused, close, one_round
 from bench.machine import write
 from bench.ours import CONVOLUTIONS, check
 from engine.command import Parser, run_command
+from engine.data import FOLDER
 from engine.errors import InputError, RunError
 from kernels import DeviceError, ops_for
 from models.recipes import recipe
@@ -56,7 +57,8 @@ REMEDY = "pip install torch==2.13.0 (its build for the CPU will do), or leave --
 
 def options_of(arguments: list[str] | None):
     parser = Parser(prog="bench.step", description=__doc__.split("\n")[0])
-    parser.add_argument("--net", default="fitnet4", choices=models.NETS)
+    timed = [name for name, model in models.NETS.items() if model.data != FOLDER]
+    parser.add_argument("--net", default="fitnet4", choices=timed)
     parser.add_argument("--act", default="maxout", choices=models.ACTS)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--batch", type=int, default=None, help="images; default the recipe's")

@@ -18,10 +18,10 @@ from torch import nn
 
 import models
 from bench.contest import RATE, Entry, mean_seconds
-from engine.containers import Residual
+from engine.containers import Branches, Head, Residual
 from engine.errors import RunError
-from engine.layers import (BatchNorm, Conv, Dropout, Layer, LeakyReLU, Linear, Maxout, MaxPool,
-                           Sigmoid, Tanh)
+from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Layer, LeakyReLU, Linear, Maxout,
+                           MaxPool, Sigmoid, Tanh, pooled)
 from models.recipes import recipe
 
 CLASSES = 10
@@ -55,9 +55,28 @@ class TorchResidual(nn.Module):
         return x + self.inner(x)
 
 
-def pooled(n: int, size: int, stride: int) -> int:
-    """Caffe's output size of a pooling, the ceiling."""
-    return -(-(n - size) // stride) + 1
+class TorchBranches(nn.Module):
+    """What each inner net makes of x, side by side on the channels."""
+
+    def __init__(self, inner: list[nn.Module]):
+        super().__init__()
+        self.inner = nn.ModuleList(inner)
+
+    def forward(self, x):
+        return torch.cat([net(x) for net in self.inner], 1)
+
+
+class TorchHead(nn.Module):
+    """x; in training `scores` is what the inner net makes of it, for a loss of that weight."""
+
+    def __init__(self, inner: nn.Module, weight: float):
+        super().__init__()
+        self.inner, self.weight = inner, weight
+
+    def forward(self, x):
+        if self.training:
+            self.scores = self.inner(x)
+        return x
 
 
 def module(layers: list[Layer], in_shape: tuple[int, ...], way: str = "maximum") -> nn.Sequential:
@@ -83,6 +102,13 @@ def peer(layer: Layer, shape: tuple[int, ...],
     if isinstance(layer, Residual):
         inner, after = walk(layer.layers, shape, way)
         return [TorchResidual(nn.Sequential(*inner))], after
+    if isinstance(layer, Branches):
+        found = [walk(chain.layers, shape, way) for chain in layer.chains]
+        after = (*found[0][1][:-1], sum(out[-1] for _, out in found))
+        return [TorchBranches([nn.Sequential(*inner) for inner, _ in found])], after
+    if isinstance(layer, Head):
+        inner, _ = walk(layer.layers, shape, way)
+        return [TorchHead(nn.Sequential(*inner), layer.weight)], shape
     if isinstance(layer, Conv):
         H, W, C = shape
         conv = nn.Conv2d(C, layer.outputs, layer.size, layer.stride, layer.pad, groups=layer.groups)
@@ -99,7 +125,12 @@ def peer(layer: Layer, shape: tuple[int, ...],
         drop = getattr(layer, "drop", 0)
         return [*found, *([nn.Dropout(drop)] if drop else [])], shape
     if isinstance(layer, MaxPool):
-        return pooling(layer.size, layer.stride, shape)
+        return pooling(layer.size, layer.stride, shape, layer.pad)
+    if isinstance(layer, AvgPool):
+        found = nn.AvgPool2d(layer.size, layer.stride, ceil_mode=True, count_include_pad=False)
+        return [found], (*pooled("", shape[:2], layer.size, layer.stride), shape[-1])
+    if isinstance(layer, LRN):
+        return [nn.LocalResponseNorm(*layer.constants)], shape
     if isinstance(layer, Dropout):
         return [nn.Dropout(layer.drop)], shape
     if isinstance(layer, LeakyReLU):
@@ -115,10 +146,9 @@ def peer(layer: Layer, shape: tuple[int, ...],
     raise ValueError(f"{type(layer).__name__}: no peer in PyTorch; add one to bench/torch_nets.py")
 
 
-def pooling(size: int, stride: int, shape: tuple[int, ...]):
-    H, W, C = shape
-    return ([nn.MaxPool2d(size, stride, ceil_mode=True)],
-            (pooled(H, size, stride), pooled(W, size, stride), C))
+def pooling(size: int, stride: int, shape: tuple[int, ...], pad: int = 0):
+    return ([nn.MaxPool2d(size, stride, pad, ceil_mode=True)],
+            (*pooled("", shape[:2], size, stride, pad), shape[-1]))
 
 
 def decayed(made: nn.Module, layer: Layer) -> nn.Module:

@@ -7,8 +7,8 @@ graph that was made before. What it draws, a dropout's mask or a matrix, has PyT
 numbers; its maxima keep no winner, which its maxout's backward finds again.
 
 Operations without a counterpart are left out: the running sums of batch normalisation (part of
-PyTorch's forward), the one-against-all hinge, gather, advance, and optimizers of float32 weights
-with bfloat16 gradients.
+PyTorch's forward), the one-against-all hinge, gather, advance, and in bf16 optimizers of float32
+weights with bfloat16 gradients and local response normalisation.
 
 Read next: bench/contest.py, which asks the contestants in turn.
 """
@@ -68,7 +68,7 @@ class Made:
 def call_of(case: Case, precision: str) -> Made | None:
     """None where PyTorch has no counterpart."""
     make = COUNTERPARTS.get(case.op)
-    if make is None or (case.op.endswith("_step") and precision == "bf16"):
+    if make is None or (precision == "bf16" and (case.op.endswith("_step") or "lrn" in case.op)):
         return None
     return make(given_to(case, precision))
 
@@ -117,7 +117,7 @@ def largest(x, pieces):
 
 
 def windows(g):
-    return [g["size"]] * 2, [g["stride"]] * 2, [0, 0], [1, 1], True
+    return [g["size"]] * 2, [g["stride"]] * 2, [g.get("pad", 0)] * 2, [1, 1], True
 
 
 def maxout_forward(g):
@@ -156,6 +156,46 @@ def maxout_pool_backward(g):
         return functional.max_pool2d(largest(x, g["pieces"]), g["size"], g["stride"],
                                      ceil_mode=True)
     return Made(gradient(pooled, g["x"], g["dy"]), "dx")
+
+
+def averages(g):
+    return [g["size"]] * 2, [g["stride"]] * 2, [0, 0], True, False, None
+
+
+def avgpool_forward(g):
+    return Made(lambda: aten.avg_pool2d(g["x"], *averages(g)), "y")
+
+
+def avgpool_backward(g):
+    call = aten.avg_pool2d_backward
+    return Made(lambda: call(g["dy"], g["dx"], *averages(g)), "dx")
+
+
+# -- normalisation across channels, and concatenation ---------------------------------------------
+
+def normalised(g):
+    return lambda x: functional.local_response_norm(x, g["size"], g["alpha"], g["beta"], g["k"])
+
+
+def lrn_forward(g):
+    call = normalised(g)
+    return Made(lambda: call(g["x"]), "y")
+
+
+def lrn_backward(g):
+    return Made(gradient(normalised(g), g["x"], g["dy"]), "dx")
+
+
+def concat_forward(g):
+    """Into the place that it has: what torch.cat does with each of its inputs."""
+    x, y, first = g["x"], g["y"], g["first"]
+    place = y[:, first:first + x.shape[1]]
+    return Made(lambda: place.copy_(x), after={"y": lambda: y})
+
+
+def concat_backward(g):
+    place = g["dy"][:, g["first"]:g["first"] + g["dx"].shape[1]]
+    return Made(lambda: g["dx"].copy_(place), "dx")
 
 
 # -- activations, dropout, sum --------------------------------------------------------------------
@@ -292,7 +332,8 @@ COUNTERPARTS = {make.__name__: make for make in (
     conv_forward, conv_backward_data, conv_backward_filter,
     linear_forward, linear_backward_data, linear_backward_filter,
     maxout_forward, maxout_backward, maxpool_forward, maxpool_backward,
-    maxout_pool_forward, maxout_pool_backward,
+    maxout_pool_forward, maxout_pool_backward, avgpool_forward, avgpool_backward,
+    lrn_forward, lrn_backward, concat_forward, concat_backward,
     leaky_forward, leaky_backward, tanh_forward, tanh_backward, sigmoid_forward, sigmoid_backward,
     dropout_forward, dropout_backward, add,
     batchnorm_forward, batchnorm_backward, batchnorm_inference,

@@ -5,7 +5,7 @@ Read next: engine/containers.py for the visitors.
 
 import numpy as np
 
-from engine.containers import STOP
+from engine.containers import STOP, Head
 from engine.feed import Feed
 from kernels.clock import LOSS
 
@@ -40,4 +40,7 @@ def first_not_finite(net, feed: Feed) -> str:
     if not np.isfinite(net.ops.tohost(net.clock)[LOSS]):
         return "the loss"
     net.backward(after)
+    heads = [layer for layer in net.chain.every() if isinstance(layer, Head)]
+    found += [f"the loss of {head.name}" for head in heads
+              if not np.isfinite(net.ops.tohost(head.own_clock)[LOSS])]
     return found[0] if found else "the gradient's norm"

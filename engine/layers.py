@@ -11,6 +11,7 @@ backward, as long, `dz`.
 Read next: engine/containers.py, where a list of layers becomes a layer.
 """
 
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -38,19 +39,32 @@ class Layer:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class Original:
+    """How the public file of a net fills a layer, for `--init original`: a filler of
+    lsuv/fillers.py (with its deviation if it is gaussian), and the value of every bias."""
+
+    filler: str
+    std: float | None = None
+    bias: float = 0.0
+
+
 class Conv(Layer):
     """Convolution with bias. W is (P*C, R, S, inputs/groups), z is (N, Ho, Wo, P*C).
 
     `outputs` counts the channels of one maxout piece, `pieces` the pieces. Weight decay is off for
-    the bias unless `bias_decay` says otherwise (the authors' CIFAR nets: 0, their MNIST net: 1).
+    the bias unless `bias_decay` says otherwise (the authors' CIFAR nets: 0, their MNIST net: 1),
+    and its rate is `bias_rate` times that of the weights (Caffe's ImageNet nets: 2).
     """
 
     weighted = True
 
     def __init__(self, outputs: int, size: int = 3, stride: int = 1, pad: int = 1, groups: int = 1,
-                 pieces: int = 1, bias_decay: float = 0.0, name: str | None = None):
+                 pieces: int = 1, bias_decay: float = 0.0, bias_rate: float = 1.0,
+                 original: Original | None = None, name: str | None = None):
         self.outputs, self.size, self.stride, self.pad = pieces * outputs, size, stride, pad
-        self.groups, self.pieces, self.bias_decay, self.name = groups, pieces, bias_decay, name
+        self.groups, self.pieces, self.name = groups, pieces, name
+        self.bias_decay, self.bias_rate, self.original = bias_decay, bias_rate, original
 
     def setup(self, plan, in_shape):
         H, W, C = in_shape
@@ -64,7 +78,7 @@ class Conv(Layer):
         self.ops, self.in_shape, self.fan_in = plan.ops, in_shape, R * R * C // self.groups
         self.multiply_adds = Ho * Wo * K * self.fan_in
         self.W, self.dW = plan.param("W", (K, R, R, C // self.groups))
-        self.b, self.db = plan.param("b", (K,), decay=self.bias_decay)
+        self.b, self.db = plan.param("b", (K,), self.bias_rate, self.bias_decay)
         self.z = plan.output((Ho, Wo, K))
         self.dx = plan.gradient(in_shape)
         return Ho, Wo, K
@@ -89,15 +103,16 @@ class Linear(Layer):
     weighted = True
 
     def __init__(self, outputs: int, pieces: int = 1, bias_decay: float = 0.0,
+                 bias_rate: float = 1.0, original: Original | None = None,
                  name: str | None = None):
-        self.outputs, self.pieces = pieces * outputs, pieces
-        self.bias_decay, self.name = bias_decay, name
+        self.outputs, self.pieces, self.name = pieces * outputs, pieces, name
+        self.bias_decay, self.bias_rate, self.original = bias_decay, bias_rate, original
 
     def setup(self, plan, in_shape):
         self.ops, self.in_shape, self.fan_in = plan.ops, in_shape, prod(in_shape)
         self.multiply_adds = self.outputs * self.fan_in
         self.W, self.dW = plan.param("W", (self.outputs, self.fan_in))
-        self.b, self.db = plan.param("b", (self.outputs,), decay=self.bias_decay)
+        self.b, self.db = plan.param("b", (self.outputs,), self.bias_rate, self.bias_decay)
         self.z = plan.output((self.outputs,))
         self.dx = plan.gradient(in_shape)
         return (self.outputs,)
@@ -158,12 +173,14 @@ class Maxout(Layer):
         return self.dx
 
 
-def pooled(name: str, space, size: int, stride: int) -> tuple[int, int]:
-    """Caffe's output size of a pooling of (H, W): the ceiling. InputError if no window fits."""
+def pooled(name: str, space, size: int, stride: int, pad: int = 0) -> tuple[int, int]:
+    """Caffe's output size of a pooling of (H, W): the ceiling, less a last window that would start
+    beyond the image. InputError if no window fits."""
     H, W = space
-    if min(H, W) < size:
+    if min(H, W) + 2 * pad < size:
         raise InputError(f"{name}: a {H}x{W} input is smaller than the {size}x{size} window")
-    return tuple(-(-(n - size) // stride) + 1 for n in (H, W))
+    counts = [(n, -(-(n + 2 * pad - size) // stride) + 1) for n in (H, W)]
+    return tuple(count - ((count - 1) * stride >= n + pad) for n, count in counts)
 
 
 class Elementwise(Layer):
@@ -239,7 +256,36 @@ class Sigmoid(Elementwise):
 
 class MaxPool(Layer):
     """Max over size x size windows. Caffe's output size: the ceiling, and windows are clipped to
-    the image, so 13x13 with size 4, stride 2 gives 6x6."""
+    the image, so 13x13 with size 4, stride 2 gives 6x6. Padding moves windows and never wins."""
+
+    keeps_input = False
+
+    def __init__(self, size: int, stride: int | None = None, pad: int = 0,
+                 name: str | None = None):
+        self.size, self.stride, self.pad, self.name = size, stride or size, pad, name
+
+    def setup(self, plan, in_shape):
+        H, W, C = in_shape
+        Ho, Wo = pooled(plan.name, (H, W), self.size, self.stride, self.pad)
+        self.ops = plan.ops
+        self.y = plan.buffer((Ho, Wo, C))
+        self.which = plan.buffer((Ho, Wo, C), np.uint8)
+        self.dx = plan.gradient(in_shape)
+        return Ho, Wo, C
+
+    def forward(self, x, train):
+        self.ops.maxpool_forward(x, self.y, self.which, self.size, self.stride, self.pad)
+        return self.y
+
+    def backward(self, dy):
+        if self.dx is not None:
+            self.ops.maxpool_backward(dy, self.which, self.dx, self.size, self.stride, self.pad)
+        return self.dx
+
+
+class AvgPool(Layer):
+    """Mean over size x size windows, of Caffe's output size; of a window that is clipped, the mean
+    of what is inside the image."""
 
     keeps_input = False
 
@@ -249,19 +295,40 @@ class MaxPool(Layer):
     def setup(self, plan, in_shape):
         H, W, C = in_shape
         Ho, Wo = pooled(plan.name, (H, W), self.size, self.stride)
-        self.ops = plan.ops
-        self.y = plan.buffer((Ho, Wo, C))
-        self.which = plan.buffer((Ho, Wo, C), np.uint8)
-        self.dx = plan.gradient(in_shape)
+        self.ops, self.y, self.dx = plan.ops, plan.buffer((Ho, Wo, C)), plan.gradient(in_shape)
         return Ho, Wo, C
 
     def forward(self, x, train):
-        self.ops.maxpool_forward(x, self.y, self.which, self.size, self.stride)
+        self.ops.avgpool_forward(x, self.y, self.size, self.stride)
         return self.y
 
     def backward(self, dy):
         if self.dx is not None:
-            self.ops.maxpool_backward(dy, self.which, self.dx, self.size, self.stride)
+            self.ops.avgpool_backward(dy, self.dx, self.size, self.stride)
+        return self.dx
+
+
+class LRN(Layer):
+    """Local response normalisation across `size` channels: x / (1 + alpha / size * sum x^2)^beta.
+
+    Krizhevsky et al. 2012, with Caffe's constants. Backward reads x again."""
+
+    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75,
+                 name: str | None = None):
+        self.constants, self.name = (size, alpha, beta, 1.0), name
+
+    def setup(self, plan, in_shape):
+        self.ops, self.y, self.dx = plan.ops, plan.buffer(in_shape), plan.gradient(in_shape)
+        return in_shape
+
+    def forward(self, x, train):
+        self.x = x
+        self.ops.lrn_forward(x, self.y, *self.constants)
+        return self.y
+
+    def backward(self, dy):
+        if self.dx is not None:
+            self.ops.lrn_backward(dy, self.x, self.dx, *self.constants)
         return self.dx
 
 

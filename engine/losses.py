@@ -23,8 +23,9 @@ class SoftmaxLoss(Layer):
         self.scores, self.labels = scores, labels
         self.ops.softmax_loss_forward(scores, labels, self.prob, self.clock)
 
-    def backward(self):
-        self.ops.softmax_loss_backward(self.prob, self.labels, self.dscores)
+    def backward(self, weight: float = 1.0):
+        """Gradient of `weight` times the loss, (N, classes)."""
+        self.ops.softmax_loss_backward(self.prob, self.labels, self.dscores, weight)
         return self.dscores
 
 
@@ -37,8 +38,8 @@ class HingeLoss(SoftmaxLoss):
         self.scores, self.labels = scores, labels
         self.ops.hinge_loss_forward(scores, labels, self.prob, self.clock)
 
-    def backward(self):
-        self.ops.hinge_loss_backward(self.scores, self.labels, self.dscores)
+    def backward(self, weight: float = 1.0):
+        self.ops.hinge_loss_backward(self.scores, self.labels, self.dscores, weight)
         return self.dscores
 
 

@@ -40,8 +40,9 @@ class Net:
     def _arenas(self) -> Arenas:
         return Arenas(self.ops, self.dtype, self.activation_dtype)
 
-    def _shared(self, batch: int, arenas: Arenas, **more) -> Shared:
-        return Shared(self.ops, batch, self.activation_dtype, self.seed, self.clock, arenas, **more)
+    def _shared(self, batch: int, arenas: Arenas, labels=None, **more) -> Shared:
+        return Shared(self.ops, batch, self.activation_dtype, self.seed, self.clock, labels, arenas,
+                      **more)
 
     def _setup(self, batch: int, shared: Shared) -> Shared:
         plan = Plan(shared, self.chain, "net", Lane(0))
@@ -54,10 +55,11 @@ class Net:
     def _bind(self, batch: int, declared: Shared) -> None:
         memory = {slot: self.ops.empty((size,), self.activation_dtype)
                   for slot, size in declared.slots.items()}
-        self._setup(batch, self._shared(batch, self.arenas, binding=True, memory=memory))
         self.batch = batch
         self.x = self.ops.zeros((batch, *self.in_shape), self.activation_dtype)
         self.labels = self.ops.zeros((batch,), np.int32)
+        self._setup(batch, self._shared(batch, self.arenas, self.labels, binding=True,
+                                        memory=memory))
 
     def resize(self, batch: int) -> None:
         """New buffers for another batch size; weights, states and clock stay. Contents of the old

@@ -14,9 +14,10 @@ author writes it once, and a new batch size is the second run with other buffers
   activations, their gradients and the gradient arena are bfloat16; parameters, optimizer state and
   statistics stay float32.
 * Gradients of activations reuse two slots a lane: every second layer writes its `dx` into the one
-  and reads its `dy` in the other. A container that needs `dy` twice (Residual) gives what it
-  contains a lane of its own, so `dy` stays. It follows that a layer always writes its own `dx` and
-  never returns `dy` itself.
+  and reads its `dy` in the other. A container that needs `dy` more than once (Residual, Branches,
+  Head) gives what it contains a lane of its own, so `dy` stays; Branches gives two, so that one
+  branch's `dx` stays while the next runs. It follows that a layer always writes its own `dx`, in
+  the lane that it stands in, and never returns `dy` itself.
 
 Read next: engine/layers.py, whose every `setup` talks to this.
 """
@@ -96,6 +97,7 @@ class Shared:
     dtype: type  # of activations and their gradients; parameters and statistics have the arenas'
     seed: int
     clock: object
+    labels: object  # (N,) int32, of the batch; None while shapes are only declared
     arenas: Arenas
     binding: bool = False  # False: the first run, which only declares
     input_gradient: bool = False
@@ -116,7 +118,7 @@ class Plan:
         self.passing = passing
         self.slot = lane.level, lane.layers % 2
         self.ops, self.batch, self.clock = shared.ops, shared.batch, shared.clock
-        self.seed = shared.seed
+        self.seed, self.labels = shared.seed, shared.labels
         self.precise = shared.arenas.dtype  # of parameters, statistics and probabilities
 
     @property

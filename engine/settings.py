@@ -10,7 +10,7 @@ Read next: engine/train.py, which turns settings into a run.
 import argparse
 import math
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_type_hints
@@ -22,9 +22,10 @@ from engine.losses import HEADS
 from engine.optimizers import OPTIMIZERS
 from engine.schedules import rates
 
-DEFAULTS = {"net": "fitnet4", "act": "maxout", "head": "softmax", "init": "lsuv", "recipe": "paper",
-            "data": "auto", "device": "auto", "precision": "fp32", "seed": 0, "lsuv_mode": "same",
-            "lsuv_tol": 0.05, "lsuv_max_iter": 100, "lsuv_pre": "ortho", "lsuv_normalise": "output"}
+DEFAULTS = {"net": "fitnet4", "head": "softmax", "init": "lsuv", "recipe": "paper", "data": "auto",
+            "device": "auto", "precision": "fp32", "seed": 0, "lsuv_mode": "same", "lsuv_tol": 0.05,
+            "lsuv_max_iter": 100, "lsuv_pre": "ortho", "lsuv_normalise": "output"}
+# ... and the activation: each net has its own, see `defaults`.
 # Of a run that is resumed. Another device or count of threads sums in another order, so the result
 # is equal up to rounding only, and the run says so.
 MAY_CHANGE = ("device", "threads", "data_dir")
@@ -34,9 +35,10 @@ YOUNGER = ("lsuv_pre", "lsuv_normalise")
 
 @dataclass(frozen=True)
 class Known:
-    """Names that exist, and `recipe(net, act, init, kind, optimizer)`."""
+    """Names that exist, and `recipe(net, act, init, kind, optimizer)`. A net has `act`, its own
+    activation, and `acts`, those that it may have."""
 
-    nets: Collection[str]
+    nets: Mapping[str, object]
     acts: Collection[str]
     inits: Collection[str]
     recipes: Collection[str]
@@ -135,7 +137,8 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> None:
 
     add = parser.add_argument
     add("--net", metavar="NET", help=f"{one_of(known.nets)} (default: {DEFAULTS['net']})")
-    add("--act", metavar="ACT", help=f"{one_of(known.acts)} (default: {DEFAULTS['act']})")
+    add("--act", metavar="ACT", help=f"{one_of(known.acts)} (default: the net's own: "
+        f"{one_of(sorted({net.act for net in known.nets.values()}))})")
     add("--head", metavar="HEAD", help=f"{one_of(HEADS)} (default: {DEFAULTS['head']})")
     add("--init", metavar="INIT", help=f"{one_of(known.inits)} (default: {DEFAULTS['init']})")
     add("--lsuv-mode", metavar="MODE", help="same: one kept mini-batch | fresh: a new one for "
@@ -201,6 +204,11 @@ def check(args: argparse.Namespace, known: Known) -> None:
                          "smaller --seed")
 
 
+def defaults(given: dict, known: Known) -> dict:
+    """The default of every setting that has one. Of the activation it is that of the net."""
+    return DEFAULTS | {"act": known.nets[given.get("net", DEFAULTS["net"])].act}
+
+
 def options_of(args: argparse.Namespace) -> dict:
     """What stands on the command line, by name."""
     return {name: value for name, value in vars(args).items() if value is not None}
@@ -216,6 +224,9 @@ def check_values(given: dict, known: Known) -> None:
                         ("precision", ("fp32", "tf32", "bf16"))):
         if name in given:
             choose(option(name), given[name], names)
+    if "act" in given:
+        net = given.get("net", DEFAULTS["net"])
+        choose(f"--act for --net {net}", given["act"], known.nets[net].acts)
     for name, wanted, fits in (
             ("epochs", "0 or more", lambda v: v >= 0), ("batch", "1 or more", lambda v: v >= 1),
             ("lr", "above 0", lambda v: v > 0), ("momentum", "in [0, 1)", lambda v: 0 <= v < 1),
@@ -250,7 +261,7 @@ def option(name: str) -> str:
 def recipe_of(args: argparse.Namespace, known: Known):
     """The recipe that the options ask for. InputError for one that its optimizer can't use."""
     given = options_of(args)
-    names = {**DEFAULTS, **given}
+    names = {**defaults(given, known), **given}
     found = known.recipe(*(names[key] for key in ("net", "act", "init", "recipe")),
                          given.get("optimizer"))
     if "momentum" in given and found.optimizer != "sgd":
@@ -276,7 +287,7 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
         origins[name] = "command line" if name in given else origin
         return given.get(name, default)
 
-    plain = {name: pick(name, value, "default") for name, value in DEFAULTS.items()}
+    plain = {name: pick(name, value, "default") for name, value in defaults(given, known).items()}
     for name in ("data_dir", "limit", "threads"):
         plain[name] = pick(name, None, "default")
     if plain["data"] == "auto":

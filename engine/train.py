@@ -340,10 +340,12 @@ def summary(args, model, ops) -> str:
     """The table of --summary. Only a folder of images is looked into, for its number of classes."""
     name = args.data or "auto"
     if name in NAMES:
-        classes = 100 if name == "cifar100" else 10
+        classes = {"auto": model.classes, "cifar100": 100}.get(name, 10)
     else:
         classes = len(load_data(name, args.data_dir, size=model.in_shape, report=mutter).classes)
-    net, act, head = (getattr(args, key) or options.DEFAULTS[key] for key in ("net", "act", "head"))
+    given = options.options_of(args)
+    named = options.defaults(given, KNOWN) | given
+    net, act, head = (named[key] for key in ("net", "act", "head"))
     layers = build(net, act, classes, options.recipe_of(args, KNOWN).dropout)
     return Net(layers, HEADS[head](), ops, model.in_shape, batch=1).summary()
 

@@ -224,69 +224,119 @@ class NumpyOps:
             dx[..., p * C:(p + 1) * C] = np.where(which == p, dy, 0)
 
     @rounds("y")
-    def maxpool_forward(self, x, y, which, size, stride):
+    def maxpool_forward(self, x, y, which, size, stride, pad):
         """The largest of each size x size window.  x (N,H,W,C)  y, which (N,Ho,Wo,C), uint8.
 
-        Caffe's output size, Ho = ceil((H - size) / stride) + 1; a window that reaches over the
-        bottom or right edge is clipped there. which = r * size + s, the place in the unclipped
-        window, so size <= 16.
+        Caffe's output size, Ho = ceil((H + 2 pad - size) / stride) + 1, less a last window that
+        would start beyond the image, in the padding. A window is clipped to the image: padding
+        never wins. which = r * size + s, the place in the unclipped window, so size <= 16.
         """
-        _check_pool("maxpool_forward", x, y, size, stride)
-        _, H, width, _ = x.shape
-        _, Ho, Wo, _ = y.shape
-        y[...] = x[:, _tap(0, Ho, stride), _tap(0, Wo, stride)]
-        which[...] = 0
+        _check_pool("maxpool_forward", x, y, size, stride, pad)
+        y[...], which[...] = 0, 0
+        untouched = np.ones((1, *y.shape[1:3], 1), bool)
         for r, s in np.ndindex(size, size):
-            ho, wo = _inside(r, H, Ho, stride), _inside(s, width, Wo, stride)
-            value = x[:, _tap(r, ho, stride), _tap(s, wo, stride)]
-            larger = _beats(value, y[:, :ho, :wo])
-            np.copyto(y[:, :ho, :wo], value, where=larger)
-            np.copyto(which[:, :ho, :wo], np.uint8(r * size + s), where=larger)
+            windows, places = _clipped(r, s, x, y, stride, pad)
+            larger = _beats(x[places], y[windows]) | untouched[windows]
+            np.copyto(y[windows], x[places], where=larger)
+            np.copyto(which[windows], np.uint8(r * size + s), where=larger)
+            untouched[windows] = False
 
     @rounds("dx")
-    def maxpool_backward(self, dy, which, dx, size, stride):
+    def maxpool_backward(self, dy, which, dx, size, stride, pad):
         """Each dy is added where its window was won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,C)."""
-        _check_pool("maxpool_backward", dx, dy, size, stride)
-        _, H, width, _ = dx.shape
-        _, Ho, Wo, _ = dy.shape
+        _check_pool("maxpool_backward", dx, dy, size, stride, pad)
         dx[...] = 0
         for r, s in np.ndindex(size, size):
-            ho, wo = _inside(r, H, Ho, stride), _inside(s, width, Wo, stride)
-            won = which[:, :ho, :wo] == r * size + s
-            dx[:, _tap(r, ho, stride), _tap(s, wo, stride)] += np.where(won, dy[:, :ho, :wo], 0)
+            windows, places = _clipped(r, s, dx, dy, stride, pad)
+            dx[places] += np.where(which[windows] == r * size + s, dy[windows], 0)
 
     @rounds("y")
     def maxout_pool_forward(self, x, y, which, pieces, size, stride):
-        """Max pooling of a maxout, in one: maxout_forward, then maxpool_forward.
+        """Max pooling of a maxout, in one: maxout_forward, then maxpool_forward without padding.
 
         x (N,H,W,P*C)  y, which (N,Ho,Wo,C). which = place * P + piece, place as in maxpool_forward:
         a byte, so P * size^2 <= 256.
         """
         _check_maxout_pool("maxout_pool_forward", x, y, pieces, size, stride)
-        _, H, width, _ = x.shape
-        _, Ho, Wo, C = y.shape
-        y[...] = x[:, _tap(0, Ho, stride), _tap(0, Wo, stride), :C]
-        which[...] = 0
+        C = y.shape[-1]
+        _, places = _clipped(0, 0, x, y, stride)
+        y[...], which[...] = x[places][..., :C], 0
         for r, s, p in np.ndindex(size, size, pieces):
-            ho, wo = _inside(r, H, Ho, stride), _inside(s, width, Wo, stride)
-            value = x[:, _tap(r, ho, stride), _tap(s, wo, stride), p * C:(p + 1) * C]
-            larger = _beats(value, y[:, :ho, :wo])
-            np.copyto(y[:, :ho, :wo], value, where=larger)
-            np.copyto(which[:, :ho, :wo], np.uint8((r * size + s) * pieces + p), where=larger)
+            windows, places = _clipped(r, s, x, y, stride)
+            value = x[places][..., p * C:(p + 1) * C]
+            larger = _beats(value, y[windows])
+            np.copyto(y[windows], value, where=larger)
+            np.copyto(which[windows], np.uint8((r * size + s) * pieces + p), where=larger)
 
     @rounds("dx")
     def maxout_pool_backward(self, dy, which, dx, pieces, size, stride):
         """Each dy is added to the piece and place that won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,P*C).
         """
         _check_maxout_pool("maxout_pool_backward", dx, dy, pieces, size, stride)
-        _, H, width, _ = dx.shape
-        _, Ho, Wo, C = dy.shape
+        C = dy.shape[-1]
         dx[...] = 0
         for r, s, p in np.ndindex(size, size, pieces):
-            ho, wo = _inside(r, H, Ho, stride), _inside(s, width, Wo, stride)
-            won = which[:, :ho, :wo] == (r * size + s) * pieces + p
-            part = dx[:, _tap(r, ho, stride), _tap(s, wo, stride), p * C:(p + 1) * C]
-            part += np.where(won, dy[:, :ho, :wo], 0)
+            windows, places = _clipped(r, s, dx, dy, stride)
+            won = which[windows] == (r * size + s) * pieces + p
+            dx[places][..., p * C:(p + 1) * C] += np.where(won, dy[windows], 0)
+
+    @rounds("y")
+    def avgpool_forward(self, x, y, size, stride):
+        """The mean of each size x size window.  x (N,H,W,C)  y (N,Ho,Wo,C).
+
+        Sizes and clipping as in maxpool_forward without padding: the mean is that of the places
+        inside the image, as in Caffe, whose divisor counts the places in image and padding.
+        """
+        _check_average("avgpool_forward", x, y, size, stride)
+        y[...] = 0
+        for r, s in np.ndindex(size, size):
+            windows, places = _clipped(r, s, x, y, stride)
+            y[windows] += x[places]
+        y /= _window_sizes(x, y, size, stride)
+
+    @rounds("dx")
+    def avgpool_backward(self, dy, dx, size, stride):
+        """Each place gets its share of every window that it is in.  dy (N,Ho,Wo,C)  dx (N,H,W,C).
+        """
+        _check_average("avgpool_backward", dx, dy, size, stride)
+        share = dy / _window_sizes(dx, dy, size, stride)
+        dx[...] = 0
+        for r, s in np.ndindex(size, size):
+            windows, places = _clipped(r, s, dx, dy, stride)
+            dx[places] += share[windows]
+
+    # -- normalisation across channels, and concatenation -----------------------------------------
+
+    @rounds("y")
+    def lrn_forward(self, x, y, size, alpha, beta, k):
+        """y = x / S^beta, S = k + alpha / size * (sum of x^2 over `size` channels around its own).
+
+        Local response normalisation across channels (Krizhevsky et al. 2012, with Caffe's division
+        of alpha by size); x, y (...,C). size is odd; channels that do not exist add nothing.
+        """
+        _check_lrn("lrn_forward", x, y, size, alpha, k)
+        y[...] = x * _lrn_sums(x, size, alpha, k) ** -beta
+
+    @rounds("dx")
+    def lrn_backward(self, dy, x, dx, size, alpha, beta, k):
+        """dx = dy / S^beta - 2 alpha beta / size * x * (sum over channels of dy x / S^(beta + 1)).
+
+        S is computed again from x: that is fewer bytes than keeping it would move.
+        """
+        _check_lrn("lrn_backward", x, dx, size, alpha, k)
+        _check("lrn_backward", dy, x.shape)
+        sums = _lrn_sums(x, size, alpha, k)
+        power = sums ** -beta
+        dx[...] = dy * power
+        dx -= (2 * alpha * beta / size) * x * _neighbours(dy * x * power / sums, size)
+
+    def concat_forward(self, x, y, first):
+        """Copy x (...,C) to channels first .. first + C - 1 of y; its others stay as they are."""
+        y[..., _channels("concat_forward", x, y, first)] = x
+
+    def concat_backward(self, dy, dx, first):
+        """dx (...,C) = channels first .. first + C - 1 of dy."""
+        dx[...] = dy[..., _channels("concat_backward", dx, dy, first)]
 
     # -- activations ------------------------------------------------------------------------------
 
@@ -427,14 +477,14 @@ class NumpyOps:
         _record(scores, labels, losses, clock)
 
     @rounds("dscores")
-    def softmax_loss_backward(self, prob, labels, dscores):
-        """dscores = (prob - onehot(label)) / the number of images with a label; 0 in padding rows.
-        """
+    def softmax_loss_backward(self, prob, labels, dscores, weight):
+        """dscores = weight * (prob - onehot(label)) / the number of images with a label; 0 in
+        padding rows."""
         _check("softmax_loss_backward", dscores, prob.shape)
         _check_labels("softmax_loss_backward", labels, prob)
         onehot = labels[:, None] == np.arange(prob.shape[1])
         count = max(_seen(labels), 1)
-        dscores[...] = np.where(labels[:, None] >= 0, (prob - onehot) / count, 0)
+        dscores[...] = np.where(labels[:, None] >= 0, weight * (prob - onehot) / count, 0)
 
     @rounds()
     def hinge_loss_forward(self, scores, labels, prob, clock):
@@ -449,14 +499,14 @@ class NumpyOps:
         _record(scores, labels, prob.sum(axis=1), clock)
 
     @rounds("dscores")
-    def hinge_loss_backward(self, scores, labels, dscores):
-        """dscores = -t / the number of images with a label where 1 - t s > 0, else 0; 0 in padding
-        rows."""
+    def hinge_loss_backward(self, scores, labels, dscores, weight):
+        """dscores = -t * weight / the number of images with a label where 1 - t s > 0, else 0; 0 in
+        padding rows."""
         _check("hinge_loss_backward", dscores, scores.shape)
         _check_labels("hinge_loss_backward", labels, scores)
         t = _targets(labels, scores)
         violated = (1 - t * scores > 0) & (labels[:, None] >= 0)
-        dscores[...] = np.where(violated, -t / max(_seen(labels), 1), 0)
+        dscores[...] = np.where(violated, -t * (weight / max(_seen(labels), 1)), 0)
 
     # -- statistics and initialisation ------------------------------------------------------------
 
@@ -645,14 +695,35 @@ def _check_maxout(op, x, y, pieces) -> None:
     _check(op, y, (*x.shape[:-1], x.shape[-1] // pieces))
 
 
-def _check_pool(op, x, y, size, stride) -> None:
-    N, H, width, C = x.shape
+def _check_pool(op, x, y, size, stride, pad) -> None:
     if not 1 <= size <= 16 or not 1 <= stride <= size:
         raise ValueError(f"{op}: window {size}, stride {stride}; a window is 1 .. 16 wide and its "
                          "stride is no wider, or places would be skipped")
-    if size > H or size > width:
-        raise ValueError(f"{op}: a window of {size} does not fit into {H} x {width}")
-    _check(op, y, (N, -(-(H - size) // stride) + 1, -(-(width - size) // stride) + 1, C))
+    if not 0 <= pad < size:
+        raise ValueError(f"{op}: pad {pad} is not in 0 .. {size - 1}; a window of {size} could lie "
+                         "in the padding alone")
+    _check_windows(op, x, y, size, stride, pad)
+
+
+def _check_average(op, x, y, size, stride) -> None:
+    if not 1 <= stride <= size:
+        raise ValueError(f"{op}: window {size}, stride {stride}; a stride is 1 or more and no "
+                         "wider than its window, or places would be skipped")
+    _check_windows(op, x, y, size, stride, 0)
+
+
+def _check_windows(op, x, y, size, stride, pad) -> None:
+    N, H, width, C = x.shape
+    if size > H + 2 * pad or size > width + 2 * pad:
+        raise ValueError(f"{op}: a window of {size} does not fit into {H} x {width} with pad "
+                         f"{pad}")
+    _check(op, y, (N, *(_pooled(n, size, stride, pad) for n in (H, width)), C))
+
+
+def _pooled(length, size, stride, pad) -> int:
+    """How many windows an axis has: Caffe's ceiling, and none that starts beyond the image."""
+    count = -(-(length + 2 * pad - size) // stride) + 1
+    return count - ((count - 1) * stride >= length + pad)
 
 
 def _check_maxout_pool(op, x, y, pieces, size, stride) -> None:
@@ -660,7 +731,25 @@ def _check_maxout_pool(op, x, y, pieces, size, stride) -> None:
         raise ValueError(f"{op}: {x.shape[-1]} channels, {pieces} pieces, a window of {size} x "
                          f"{size}: the pieces must divide the channels, and a byte must hold the "
                          "winner's number")
-    _check_pool(op, x[..., :x.shape[-1] // pieces], y, size, stride)
+    _check_pool(op, x[..., :x.shape[-1] // pieces], y, size, stride, 0)
+
+
+def _check_lrn(op, x, y, size, alpha, k) -> None:
+    if size < 1 or size % 2 == 0:
+        raise ValueError(f"{op}: size {size}; the channels around one are an odd number")
+    if not (0 <= alpha < math.inf and 0 < k < math.inf):
+        raise ValueError(f"{op}: alpha {alpha:g}, k {k:g}; alpha must be 0 or more and k above 0, "
+                         "or the sum could be 0")
+    _check(op, y, x.shape)
+
+
+def _channels(op, part, whole, first) -> slice:
+    """The channels of `whole` that `part` is, checked."""
+    C = part.shape[-1]
+    if first < 0 or first + C > whole.shape[-1]:
+        raise ValueError(f"{op}: {C} channels from {first} on are not among {whole.shape[-1]}")
+    _check(op, part, (*whole.shape[:-1], C))
+    return slice(first, first + C)
 
 
 def _check_labels(op, labels, scores) -> None:
@@ -696,9 +785,38 @@ def _tap(offset, count, stride):
     return slice(offset, offset + (count - 1) * stride + 1, stride)
 
 
-def _inside(offset, length, count, stride):
-    """How many of `count` windows have their tap `offset` inside an axis of `length`."""
-    return min(count, -(-(length - offset) // stride))
+def _clipped(r, s, x, y, stride, pad=0):
+    """Which windows of y (N,Ho,Wo,C) have their tap (r, s) inside x (N,H,W,C), and the places that
+    it reads there: an index into y and one into x."""
+    windows, places = [slice(None)], [slice(None)]
+    for offset, length, count in zip((r - pad, s - pad), x.shape[1:3], y.shape[1:3]):
+        first = max(0, -(offset // stride))                # offset + first * stride >= 0
+        stop = max(first, min(count, -(-(length - offset) // stride)))
+        windows.append(slice(first, stop))
+        start = offset + first * stride
+        places.append(slice(start, start + (stop - first) * stride, stride))
+    return tuple(windows), tuple(places)
+
+
+def _window_sizes(x, y, size, stride):
+    """How many places of x each window of y has: (1, Ho, Wo, 1) in the dtype of y."""
+    rows, cols = (np.minimum(size, length - stride * np.arange(count))
+                  for length, count in zip(x.shape[1:3], y.shape[1:3]))
+    return np.multiply.outer(rows, cols).astype(y.dtype)[None, :, :, None]
+
+
+def _neighbours(values, size):
+    """For each place of the last axis the sum over the `size` places around it."""
+    total = values.copy()
+    for d in range(1, min(size // 2 + 1, values.shape[-1])):
+        total[..., d:] += values[..., :-d]
+        total[..., :-d] += values[..., d:]
+    return total
+
+
+def _lrn_sums(x, size, alpha, k):
+    """What lrn_forward raises to a power, in the dtype of x."""
+    return k + (alpha / size) * _neighbours(x * x, size)
 
 
 # -- comparisons, sums, losses and updates --------------------------------------------------------

@@ -27,7 +27,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from engine.containers import STOP, Chain
+from engine.containers import STOP, Branches, Container, Head
 from engine.errors import InputError, RunError, choose, nearest
 from engine.layers import BatchNorm
 from lsuv.fillers import fill, piece_rows
@@ -103,6 +103,11 @@ def lsuv(net, next_batch: Callable[[], None], mode: str = "same", tolerance: flo
         if not good:
             wanted = "between 0 and 1" if name == "tolerance" else "at least 1"
             raise InputError(f"LSUV {name} {value}: must be {wanted}")
+    if normalise == "input":
+        for layer in net.chain.every():
+            if isinstance(layer, (Branches, Head)):
+                raise InputError(f"LSUV normalisation input: {layer.name} has no next layer of its "
+                                 "own; normalise output instead")
     include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
     options = _Options(mode, tolerance, max_iter, batches, normalise,
                        _chosen(net, include, exclude))
@@ -287,11 +292,12 @@ def _notes(net, options) -> list[str]:
             "LSUV changes nothing there but the relative size of an update"]
 
 
-def _before_batchnorm(chain: Chain) -> list[str]:
+def _before_batchnorm(container: Container) -> list[str]:
     names = []
-    for layer, following in zip(chain.layers, chain.layers[1:] + [None]):
-        if isinstance(layer, Chain):
-            names += _before_batchnorm(layer)
-        elif layer.weighted and isinstance(following, BatchNorm):
-            names.append(layer.name)
+    for chain in container.chains:
+        for layer, following in zip(chain.layers, chain.layers[1:] + [None]):
+            if isinstance(layer, Container):
+                names += _before_batchnorm(layer)
+            elif layer.weighted and isinstance(following, BatchNorm):
+                names.append(layer.name)
     return names

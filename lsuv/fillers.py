@@ -17,6 +17,7 @@ float32; a gain other than 1 multiplies them after that.)
     ortho-msra        orthonormal, gain sqrt(2 / (1 + a^2))              the paper's Table 3
     delta-orthogonal  orthonormal at the centre tap, zero elsewhere      Xiao et al. 2018
     lsuv              orthonormal; then lsuv/algorithm.py scales it      the paper's Algorithm 1
+    original          what each layer of the net declares, biases too    the net's own public file
 
 An orthonormal matrix has orthonormal rows where outputs <= fan_in, else orthonormal columns.
 
@@ -26,10 +27,11 @@ Read next: lsuv/algorithm.py.
 from math import prod, sqrt
 
 from engine.errors import InputError, choose
+from engine.layers import Original
 from kernels.philox import WEIGHTS, normal, uniform
 
 INITS = ("lsuv", "ortho", "ortho-msra", "delta-orthogonal", "xavier", "xavier-fan-out",
-         "xavier-average", "msra", "msra-slope", "gaussian", "uniform")
+         "xavier-average", "msra", "msra-slope", "gaussian", "uniform", "original")
 
 GAINED = ("ortho", "ortho-msra", "delta-orthogonal", "lsuv")
 
@@ -44,12 +46,12 @@ GAUSSIAN_STD, UNIFORM_BOUND = 0.01, 0.05
 
 def fill(net, init: str, seed: int, act: str = "relu", gain: float | None = None,
          std: float | None = None) -> None:
-    """Write every weight of `net` and zero every bias.
+    """Write every weight of `net`, and zero every bias or, with init original, give it its value.
 
     act: the activation between the layers, for the gain of ortho-msra and msra-slope. gain: in
     place of the filler's own, for the orthonormal fillers. std: gaussian's. Raises InputError for
-    an unknown name, for a gain or std that the filler has no use for, and for a delta-orthogonal
-    layer with more inputs than outputs.
+    an unknown name, for a gain or std that the filler has no use for, for a delta-orthogonal layer
+    with more inputs than outputs, and for original weights of a net that declares none.
     """
     choose("init", init, INITS)
     choose("activation", act, SLOPES)
@@ -59,17 +61,28 @@ def fill(net, init: str, seed: int, act: str = "relu", gain: float | None = None
         raise InputError(f"std {std} with init {init!r}: only gaussian takes a standard deviation")
     if gain is None:
         gain = sqrt(2 / (1 + SLOPES[act] ** 2)) if init == "ortho-msra" else 1.0
+    if init == "original":
+        _need_originals(net)
     index = 0  # of the matrix: every piece of every layer draws from its own stream
     for layer in net.weighted():
-        layer.b[...] = 0
+        own = layer.original if init == "original" else Original(init, std)
+        layer.b[...] = own.bias
         for rows in piece_rows(layer):
             piece = layer.W[rows]
             if init in GAINED:
                 _orthonormal(net, layer, piece, init, (seed, WEIGHTS, index), gain)
             else:
-                values = _independent(piece.shape, init, seed, index, act, std)
+                values = _independent(piece.shape, own.filler, seed, index, act, own.std)
                 piece[...] = net.ops.asarray(values.astype(net.dtype))
             index += 1
+
+
+def _need_originals(net) -> None:
+    """InputError unless every layer with weights declares its original filler."""
+    for layer in net.weighted():
+        if layer.original is None:
+            raise InputError(f"init 'original': {layer.name} declares no filler of a public file, "
+                             "as caffenet and googlenet do; use another init, such as lsuv")
 
 
 def piece_rows(layer) -> list[slice]:

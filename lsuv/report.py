@@ -65,7 +65,7 @@ class Report:
         return max((abs(row.variance_after - 1) for row in self.rows if row.chosen), default=None)
 
     def table(self) -> str:
-        """Aligned text, at most 100 columns, a line a layer."""
+        """Aligned text, a line a layer; at most 100 columns where names of layers are short."""
         head = [("layer", "inputs -> outputs", "weight std", "", "mean", "variance", "", "scale",
                  "times", "ortho"),
                 ("", "", "before", "after", "", "before", "after", "", "", "error")]

@@ -8,16 +8,24 @@ from dataclasses import dataclass
 
 from engine.errors import choose
 from engine.layers import Layer
-from models import fitnet
+from models import caffenet, fitnet, googlenet
+
+ACTS = tuple(fitnet.ACTS)
+ELEMENTWISE = tuple(act for act in ACTS if act != "maxout")
 
 
 @dataclass(frozen=True)
 class Model:
-    """A family's builder, its input's shape (H, W, C) and its usual data set."""
+    """A family's builder, its input's shape (H, W, C), its usual data set ("folder": images of
+    one's own) and how many classes that has, the activation it has unless another is named, and all
+    that it may have."""
 
     build: Callable[..., list[Layer]]
     in_shape: tuple[int, int, int] = (32, 32, 3)
     data: str = "cifar10"
+    classes: int = 10
+    act: str = "maxout"
+    acts: tuple[str, ...] = ACTS
 
 
 NETS = {
@@ -27,11 +35,15 @@ NETS = {
     "fitnet4-bn-before": Model(fitnet.fitnet4_bn_before),
     "fitnet4-bn-after": Model(fitnet.fitnet4_bn_after),
     "fitnet_mnist": Model(fitnet.fitnet_mnist, (28, 28, 1), "mnist"),
+    "caffenet": Model(caffenet.caffenet, caffenet.IN_SHAPE, "folder", 1000, "relu", ELEMENTWISE),
+    "googlenet": Model(googlenet.googlenet, googlenet.IN_SHAPE, "folder", 1000, "relu",
+                       ELEMENTWISE),
 }
-ACTS = tuple(fitnet.ACTS)
 
 
 def build(name: str, act: str, classes: int, dropout: bool = True) -> list[Layer]:
-    """The layers of the net called `name`, new ones every time. InputError on an unknown name."""
+    """The layers of the net called `name`, new ones every time. InputError on an unknown name, or
+    an activation that the net is not made for."""
     choose("activation", act, ACTS)
-    return NETS[choose("net", name, NETS)].build(act, classes, dropout)
+    model = NETS[choose("net", name, NETS)]
+    return model.build(choose(f"activation of {name}", act, model.acts), classes, dropout)

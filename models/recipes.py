@@ -11,6 +11,10 @@ net take a high rate. FitNet-1 takes a rate of 0.2, the best of 0.05, 0.1 and 0.
 input scales, clips and decays at 0.1) in three-epoch trials with LSUV on 15,000 images, by test
 accuracy; the deeper nets take 0.05, which was not searched.
 
+CaffeNet's and GoogLeNet's `paper` is BVLC's solver file (GoogLeNet's the quick one), for the 1.28
+million images of ImageNet; their crops come out of 256 x 256, so they move by 14 and 16 pixels.
+Their `fast` is ours, for a folder of some thousand images, and no rate was searched.
+
 Read next: engine/schedules.py for the policies.
 """
 
@@ -20,6 +24,7 @@ from engine.errors import choose
 from engine.schedules import stretched
 
 KINDS = ("paper", "fast")
+IMAGENET = 1_281_167  # training images of ILSVRC 2012
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,35 @@ FAST_MNIST = Recipe(
 FAST_MNIST_SGD = replace(FAST_MNIST, optimizer="sgd", clip=1.0,
                          policy={**FAST_MNIST.policy, "rate": 0.05})
 
-RECIPES = {  # (kind, is it the MNIST net, optimizer); the first optimizer of a pair is the default
-    ("paper", False): (PAPER_CIFAR, PAPER_CIFAR_RMSPROP),
-    ("paper", True): (PAPER_MNIST, PAPER_MNIST_SGD),
-    ("fast", False): (FAST_CIFAR, FAST_CIFAR_RMSPROP),
-    ("fast", True): (FAST_MNIST, FAST_MNIST_SGD),
+PAPER_CAFFENET = Recipe(
+    "paper", "sgd", {"policy": "step", "rate": 0.01, "gamma": 0.1, "size": 100_000},
+    steps=450_000, epochs=450_000 * 256 / IMAGENET, batch=256, move=14)
+
+PAPER_GOOGLENET = Recipe(
+    "paper", "sgd", {"policy": "poly", "rate": 0.01, "power": 0.5, "total": 2_400_000},
+    steps=2_400_000, epochs=2_400_000 * 32 / IMAGENET, batch=32, decay=2e-4, move=16)
+
+FAST_CAFFENET = Recipe(
+    "fast", "sgd", {"policy": "cosine", "rate": 0.01, "total": 3_000, "warmup": 150},
+    steps=3_000, epochs=20, batch=32, clip=1.0, dropout=False, move=14)
+
+FAST_GOOGLENET = replace(FAST_CAFFENET, decay=2e-4, move=16)
+
+
+def with_rmsprop(found: Recipe) -> Recipe:
+    """Not in any solver file: those of the ImageNet nets are SGD's."""
+    return replace(found, optimizer="rmsprop", policy={**found.policy, "rate": 1e-4})
+
+
+RECIPES = {  # (kind, family); the first optimizer of a pair is the default
+    ("paper", "cifar"): (PAPER_CIFAR, PAPER_CIFAR_RMSPROP),
+    ("paper", "fitnet_mnist"): (PAPER_MNIST, PAPER_MNIST_SGD),
+    ("paper", "caffenet"): (PAPER_CAFFENET, with_rmsprop(PAPER_CAFFENET)),
+    ("paper", "googlenet"): (PAPER_GOOGLENET, with_rmsprop(PAPER_GOOGLENET)),
+    ("fast", "cifar"): (FAST_CIFAR, FAST_CIFAR_RMSPROP),
+    ("fast", "fitnet_mnist"): (FAST_MNIST, FAST_MNIST_SGD),
+    ("fast", "caffenet"): (FAST_CAFFENET, with_rmsprop(FAST_CAFFENET)),
+    ("fast", "googlenet"): (FAST_GOOGLENET, with_rmsprop(FAST_GOOGLENET)),
 }
 
 
@@ -91,7 +120,8 @@ def recipe(net: str, act: str, init: str, kind: str = "paper",
 
     The authors ran FitNet-4 maxout with Xavier at momentum 0.5, and with MSRA at a tenth of the
     rate too, with clipping and a single step; those are the recipes of these two here."""
-    pair = RECIPES[choose("recipe", kind, KINDS), net == "fitnet_mnist"]
+    choose("recipe", kind, KINDS)
+    pair = RECIPES[kind, net if (kind, net) in RECIPES else "cifar"]
     names = [r.optimizer for r in pair]
     found = pair[names.index(choose("optimizer", optimizer, names)) if optimizer else 0]
     if kind == "fast" and not net.startswith("fitnet1") and found is FAST_CIFAR:

@@ -50,6 +50,12 @@ def ties(*shape):
     return np.random.default_rng(shape).integers(-1, 2, shape).astype(np.float32)
 
 
+def caffe(length, size, stride, pad=0):
+    """How many windows a pooling has: the ceiling, less one that starts beyond the image."""
+    count = -(-(length + 2 * pad - size) // stride) + 1
+    return count - ((count - 1) * stride >= length + pad)
+
+
 def clock(step=3, first=1, rate=0.05, factor=0.5):
     values = new_clock()
     values[[STEP, FIRST, RATE, CLIP]] = step, first, rate, factor
@@ -96,24 +102,53 @@ for shape, P in [((7, 9, 11, 5), 2), ((7, 9, 11, 5), 3), ((7, 33), 1), ((1, 1), 
                                 for fill in (shuffled, ties)]
     CASES["maxout_backward"].append((randn(*shape), won, Out(*wide), P))
 
-for N, H, W, C, size, stride in [
-    (7, 9, 11, 5, 2, 2), (7, 9, 11, 5, 3, 2), (7, 9, 11, 5, 4, 2), (3, 8, 8, 35, 8, 8),
-    (1, 1, 1, 1, 1, 1), (2, 16, 17, 3, 16, 5), (0, 4, 4, 2, 2, 2), (5, 32, 32, 33, 2, 2),
-    (5, 32, 30, 17, 4, 2),
+for N, H, W, C, size, stride, pad in [
+    (7, 9, 11, 5, 2, 2, 0), (7, 9, 11, 5, 3, 2, 0), (7, 9, 11, 5, 4, 2, 0), (3, 8, 8, 35, 8, 8, 0),
+    (1, 1, 1, 1, 1, 1, 0), (2, 16, 17, 3, 16, 5, 0), (0, 4, 4, 2, 2, 2, 0),
+    (5, 32, 32, 33, 2, 2, 0), (5, 32, 30, 17, 4, 2, 0), (3, 14, 15, 37, 3, 2, 0),
+    (7, 9, 11, 5, 3, 1, 1), (3, 14, 15, 37, 3, 1, 1), (1, 1, 1, 1, 3, 1, 1), (2, 8, 9, 5, 3, 3, 1),
+    (5, 32, 30, 17, 4, 2, 3), (2, 6, 7, 3, 16, 5, 15), (2, 5, 7, 18, 3, 2, 1),
+    (2, 7, 5, 3, 2, 2, 1),
 ]:
-    pooled = (N, -(-(H - size) // stride) + 1, -(-(W - size) // stride) + 1, C)
+    pooled = (N, caffe(H, size, stride, pad), caffe(W, size, stride, pad), C)
+    options = (size, stride, pad)
     for fill in (shuffled, ties):
         x, y, won = fill(N, H, W, C), np.zeros(pooled, np.float32), np.zeros(pooled, np.uint8)
-        REFERENCE.maxpool_forward(x, y, won, size, stride)
-        CASES["maxpool_forward"].append((x, Out(*pooled), which(*pooled), size, stride))
-        CASES["maxpool_backward"].append((randn(*pooled), won, Out(N, H, W, C), size, stride))
+        REFERENCE.maxpool_forward(x, y, won, *options)
+        CASES["maxpool_forward"].append((x, Out(*pooled), which(*pooled), *options))
+        CASES["maxpool_backward"].append((randn(*pooled), won, Out(N, H, W, C), *options))
+
+for N, H, W, C, size, stride in [
+    (7, 9, 11, 5, 2, 2), (7, 9, 11, 5, 3, 2), (3, 14, 14, 33, 5, 3), (3, 7, 7, 35, 7, 7),
+    (1, 1, 1, 1, 1, 1), (2, 20, 21, 3, 20, 7), (0, 4, 4, 2, 2, 2), (5, 32, 30, 17, 4, 1),
+]:
+    pooled = (N, caffe(H, size, stride), caffe(W, size, stride), C)
+    CASES["avgpool_forward"].append((randn(N, H, W, C), Out(*pooled), size, stride))
+    CASES["avgpool_backward"].append((randn(*pooled), Out(N, H, W, C), size, stride))
+
+for shape, size, alpha, beta, k in [
+    ((7, 9, 11, 5), 5, 1e-4, 0.75, 1.0), ((7, 9, 11, 5), 3, 0.7, 0.75, 2.0),
+    ((3, 67), 5, 2.0, 0.5, 1.0), ((1, 1), 5, 1.0, 0.75, 1.0), ((2, 3), 9, 0.9, 1.3, 0.5),
+    ((0, 5), 5, 1e-4, 0.75, 1.0), ((5,), 1, 1.0, 0.75, 1.0), ((3, 9, 9, 96), 5, 1.5, 0.75, 1.0),
+    ((2, 4), 5, 0.0, 0.75, 2.0),
+]:
+    options = (size, alpha, beta, k)
+    x, dy = 2 * randn(*shape), randn(*shape)[::-1].copy()
+    CASES["lrn_forward"].append((x, Out(*shape), *options))
+    CASES["lrn_backward"].append((dy, x, Out(*shape), *options))
+
+for shape, C, first in [((7, 9, 11, 5), 2, 1), ((7, 9, 11, 5), 5, 0), ((3, 67), 33, 34),
+                        ((1, 1), 1, 0), ((0, 5), 2, 3), ((9, 16, 16, 48), 17, 31)]:
+    x, whole = randn(*shape[:-1], C), randn(*shape)
+    CASES["concat_forward"].append((x, whole, first))
+    CASES["concat_backward"].append((whole, Out(*x.shape), first))
 
 for N, H, W, C, P, size, stride in [
     (7, 9, 11, 5, 2, 2, 2), (7, 9, 11, 5, 3, 3, 2), (3, 13, 13, 16, 2, 4, 2),
     (3, 8, 8, 35, 2, 8, 8), (1, 1, 1, 1, 1, 1, 1),
     (2, 7, 9, 3, 5, 7, 3), (0, 4, 4, 2, 2, 2, 2), (5, 32, 32, 33, 2, 2, 2),
 ]:
-    pooled = (N, -(-(H - size) // stride) + 1, -(-(W - size) // stride) + 1, C)
+    pooled = (N, caffe(H, size, stride), caffe(W, size, stride), C)
     for fill in (shuffled, ties):
         x, y, won = fill(N, H, W, P * C), np.zeros(pooled, np.float32), np.zeros(pooled, np.uint8)
         REFERENCE.maxout_pool_forward(x, y, won, P, size, stride)
@@ -151,7 +186,7 @@ for N, K in [(7, 5), (1, 1), (0, 3), (130, 10), (257, 101)]:
     CASES["softmax"].append((scores, Out(N, K)))
     for name, given in (("softmax_loss", prob), ("hinge_loss", scores)):
         CASES[f"{name}_forward"].append((scores, truth, Out(N, K), clock()))
-        CASES[f"{name}_backward"].append((given, truth, Out(N, K)))
+        CASES[f"{name}_backward"] += [(given, truth, Out(N, K), weight) for weight in (1.0, 0.3)]
 
 CASES["variance"] = [(x, groups) for groups in (1, 2, 5) for x in (
     randn(7, 9, 11, 10), randn(1, 10), 1e3 + randn(3001, 10), 1e3 + randn(40, 9, 11, 30),

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import imagenet, init, peers, report
+from bench import init, peers, report
 from bench.machine import write
 from engine.command import run_command
 from engine.errors import InputError, RunError
@@ -16,13 +16,20 @@ from kernels import DeviceError, ops_for
 from kernels.reference import NumpyOps
 
 
-def test_the_nets_have_their_published_parameters():
-    assert imagenet.parameters(imagenet.CAFFENET) == 60_965_224
-    assert imagenet.parameters(imagenet.googlenet(heads=False)) == 6_998_552
-    assert imagenet.parameters(imagenet.googlenet()) == 13_378_280
-    shapes = init.fitnet4_shapes()
-    assert imagenet.parameters(shapes) == 2_742_102
-    assert len(shapes) == 17 * 2 + 5 + 1 and shapes[0] == (32, 27)
+def test_the_nets_matrices_are_all_of_their_weights():
+    found = {net: init.shapes_of_net(net) for net in init.NETS}
+    parameters = {net: sum(outputs * (inputs + 1) for outputs, inputs in shapes)
+                  for net, shapes in found.items()}
+    assert parameters == {"fitnet4": 2_742_102, "caffenet": 60_965_224, "googlenet": 13_378_280}
+    assert len(found["fitnet4"]) == 17 * 2 + 5 + 1 and found["fitnet4"][0] == (32, 27)
+    assert found["caffenet"][1] == (256, 48 * 5 * 5)  # two groups
+    assert len(found["googlenet"]) == 3 + 9 * 6 + 2 * 3 + 1
+
+
+def test_noise_is_a_batch_of_every_imagenet_net():
+    data = init.noise("caffenet")
+    assert data.name == "noise" and data.train.images.shape == (32, 227, 227, 3)
+    assert abs(data.train.images.mean() - 127.5) < 0.1 and len(data.test.images) == 1
 
 
 @pytest.mark.parametrize("name", ["ours", *peers.available()])
@@ -117,7 +124,8 @@ def test_the_report_has_a_row_a_matrix_and_a_net(tmp_path, monkeypatch):
 def test_lsuv_of_fitnet4_is_timed_beside_the_papers_seconds():
     from engine.data import load
 
-    row = init.lsuv_row(ops_for("auto"), load("synthetic", limit=256), repeats=1)
+    row = init.lsuv_row(ops_for("auto"), "fitnet4", load("synthetic", limit=256), repeats=1)
+    assert row["what"] == "fitnet4 LSUV, synthetic"
     assert row["name"] == "ours" and row["seconds"] > 0 and row["error"] < 1e-5
     assert init.paper_row("x", 4, 2.0) == {"name": "paper", "what": "x", "seconds": 4,
                                            "ratio": 2.0, "error": None}

@@ -22,6 +22,8 @@ from engine.losses import SoftmaxLoss
 from engine.net import Net
 from kernels import ops_for
 from lsuv.fillers import fill
+from models.caffenet import caffenet
+from models.googlenet import googlenet
 
 SMALL = ["--net", "fitnet_mnist", "--data", "synthetic", "--batch", "8", "--steps", "1",
          "--seconds", "0", "--rounds", "2"]
@@ -173,12 +175,29 @@ def scores_of_both(layers, in_shape, train: bool):
     return net.forward(train=train).copy(), got
 
 
+FITNETS = [name for name, model in models.NETS.items() if model.in_shape[0] <= 32]
+
+
 @pytest.mark.parametrize("act", models.ACTS)
-@pytest.mark.parametrize("net", models.NETS)
+@pytest.mark.parametrize("net", FITNETS)
 def test_the_peer_is_the_same_net(net, act):
     layers = models.build(net, act, 10, dropout=False)
     train = "bn" in net  # running statistics are kept differently, a batch's are the same
     ours, theirs = scores_of_both(layers, models.NETS[net].in_shape, train)
+    assert np.abs(ours).max() > 1e-3
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3 * np.abs(ours).max())
+
+
+def without_fc7():
+    """CaffeNet, but for a matrix whose orthogonal values take PyTorch many seconds."""
+    *most, _, _, last = caffenet("relu", 10, dropout=False)
+    return [*most, last]
+
+
+@pytest.mark.parametrize("layers, size", [(without_fc7, 67),
+                                          (lambda: googlenet("relu", 10, False, last=2), 80)])
+def test_the_peer_of_an_imagenet_net_is_the_same(layers, size):
+    ours, theirs = scores_of_both(layers(), (size, size, 3), train=True)
     assert np.abs(ours).max() > 1e-3
     np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3 * np.abs(ours).max())
 

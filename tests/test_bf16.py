@@ -16,10 +16,11 @@ import engine
 from conftest import DEVICES
 from engine import checkpoint
 from engine.arrays import put
-from engine.containers import Residual
+from engine.containers import Branches, Head, Residual
 from engine.diagnosis import first_not_finite
 from engine.evaluate import main as evaluate
-from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, ReLU, Sigmoid, Tanh
+from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU,
+                           Sigmoid, Tanh)
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp
@@ -90,6 +91,16 @@ def choosing():
             Conv(16, pieces=2, name="c"), Maxout(2, pool=2), Linear(10)]
 
 
+def branching():
+    side = Head([AvgPool(4, 4), Conv(8, name="s"), Tanh(), Linear(10, name="t")], SoftmaxLoss(),
+                0.3)
+    return [Conv(24, name="a"), Tanh(), LRN(5, 0.5), side, Branches([
+        [Conv(16, size=1, pad=0, name="b"), Sigmoid()],
+        [MaxPool(3, 1, 1), Conv(9, name="c"), Tanh()],
+        [], [Conv(8, name="d"), Tanh(), Residual([Conv(8, name="e")])]]),
+        AvgPool(3, 2), Dropout(0.2), Linear(10)]
+
+
 def own_net(layers, device, precision, loss=SoftmaxLoss, batch=16):
     """A net of these layers after LSUV, with random images and labels in place."""
     net = Net(layers(), loss(), ops_for(device, precision=precision), (12, 13, 3), batch,
@@ -101,7 +112,7 @@ def own_net(layers, device, precision, loss=SoftmaxLoss, batch=16):
     return net
 
 
-@pytest.mark.parametrize("layers, bound", [(smooth, 0.01), (choosing, 0.1)])
+@pytest.mark.parametrize("layers, bound", [(smooth, 0.01), (choosing, 0.1), (branching, 0.1)])
 @pytest.mark.parametrize("loss", [SoftmaxLoss, HingeLoss])
 def test_the_gradient_is_float32s_but_for_rounding(layers, bound, loss):
     """Of the whole gradient's norm. Where a rounding makes another value the largest, or moves it

@@ -27,6 +27,9 @@ SYNTHETIC = ("--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--
 
 @pytest.mark.parametrize("arguments, said", [
     (["--net", "fitnet5"], "'fitnet5'"), (["--net", "fitnet5"], "fitnet4"),
+    (["--net", "caffenet"], "give --data FOLDER"), (["--net", "googlenet"], "test/CLASS/*.png"),
+    (["--net", "caffenet", "--act", "maxout"], "--act for --net caffenet 'maxout'; known: relu"),
+    ([*SYNTHETIC, "--batch", "32", "--init", "original"], "use another init"),
     (["--act", "rellu"], "'relu'"), (["--head", "hinge"], "svm"), (["--init", "lsvu"], "'lsuv'"),
     (["--data", "cifar12"], "cifar10"), (["--recipe", "quick"], "fast"),
     (["--optimizer", "adam"], "sgd"), (["--lsuv-mode", "old"], "fresh"),
@@ -219,3 +222,7 @@ def test_help_and_summary(capsys):
     assert train(*SYNTHETIC, "--batch", "32", "--act", "relu", "--summary") == 0
     out = capsys.readouterr().out
     assert "128,102" in out and "conv11" in out
+    for net, count in (("caffenet", "60,965,224"), ("googlenet", "13,378,280")):
+        assert train("--net", net, "--summary") == 0
+        out = capsys.readouterr().out
+        assert "ReLU" in out and count in out

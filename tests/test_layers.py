@@ -7,12 +7,15 @@ Read next: tests/test_models.py.
 import numpy as np
 import pytest
 
-from engine.containers import STOP, Chain, Residual
+from engine.containers import STOP, Branches, Chain, Head, Residual
+from engine.diagnosis import first_not_finite
 from engine.errors import InputError
-from engine.layers import (BatchNorm, Conv, Dropout, LeakyReLU, Linear, Maxout, MaxPool, ReLU,
-                           Sigmoid, Tanh, VLReLU)
+from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, LeakyReLU, Linear, Maxout,
+                           MaxPool, ReLU, Sigmoid, Tanh, VLReLU)
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
+from engine.optimizers import SGD
+from kernels.clock import FINITE, LOSS, RATE, SEEN, new_clock
 from kernels.reference import NumpyOps
 
 BODIES = {
@@ -26,6 +29,26 @@ BODIES = {
     "tanh": lambda: [Conv(5, name="a"), Tanh()],
     "sigmoid": lambda: [Conv(5, name="a"), Sigmoid()],
     "pool": lambda: [Conv(5, name="a"), MaxPool(3, 2)],
+    "pool pad": lambda: [Conv(5, name="a"), MaxPool(3, 1, pad=1), Conv(4, name="b"),
+                         MaxPool(3, 2, pad=2)],
+    "average": lambda: [Conv(5, name="a"), AvgPool(4, 3), Tanh(), Conv(4, name="b"), AvgPool(3)],
+    "lrn": lambda: [Conv(5, name="a"), LRN(3, 0.7), Conv(7, name="b"), ReLU(), LRN(5, 2.0, 0.5)],
+    "branches": lambda: [Conv(5, name="a"), Tanh(), Branches([
+        [Conv(3, size=1, pad=0, name="b")], [Conv(2, name="c"), Tanh(), Conv(4, name="d"), Tanh()],
+        [MaxPool(3, 1, 1), Conv(2, name="e"), Sigmoid()], [Tanh(), Conv(3, name="f"), Tanh()]]),
+        Conv(3, name="g")],
+    "two branches": lambda: [Conv(5, name="a"), Branches([[Conv(3, name="b")], [Tanh()]]), Tanh()],
+    "branches of nothing": lambda: [Conv(3, name="a"), Branches([[], [], [Conv(2, name="b")], []]),
+                                    Branches([[Tanh(), Conv(2, name="c")], [], []])],
+    "branches first": lambda: [Branches([[Conv(3, name="a")], [MaxPool(3, 1, 1)],
+                                         [Tanh(), Conv(2, name="b"), Tanh()]]), Tanh()],
+    "branches in branches": lambda: [Conv(4, name="a"), Branches([
+        [Branches([[Conv(2, name="b"), Tanh()], [], [Tanh(), Conv(3, name="c")]]),
+         Residual([Conv(9, name="d"), Tanh(),
+                   Branches([[Conv(4, name="e")], [Conv(5, name="f")]])])],
+        [Residual([Branches([[Tanh()], [], [Conv(3, name="g")]]), Conv(4, name="h")]), Sigmoid()],
+        [Branches([[Residual([Conv(4, name="i")])], [Conv(2, name="j"), Tanh()]]),
+         Chain([Tanh(), Conv(3, name="k")])]]), Tanh()],
     "conv dropout conv": lambda: [Conv(5, name="a"), Dropout(0.3), Conv(4, name="b"), Tanh()],
     "maxout pool": lambda: [Conv(4, pieces=2, name="a"), Maxout(2, pool=4, stride=2),
                             Conv(3, pieces=3, name="b"), Maxout(3, pool=3)],
@@ -43,9 +66,32 @@ BODIES = {
 }
 
 
+def exit_of(name: str, weight: float = 0.3, loss=SoftmaxLoss) -> Head:
+    """A side exit of two layers with weights."""
+    return Head([AvgPool(5, 3), Conv(2, size=1, pad=0, name=f"{name}/conv"), Tanh(),
+                 Linear(4, name=f"{name}/clf")], loss(), weight, name)
+
+
+# Nets with side exits, whose loss is a sum: the names are of the heads, in forward order.
+EXITS = {
+    "exit": lambda: [Conv(5, name="a"), Tanh(), exit_of("one"), Conv(3, name="b"), Tanh()],
+    "exit first": lambda: [exit_of("one", 0.7), Conv(3, name="b"), Tanh(), exit_of("two")],
+    "exits everywhere": lambda: [
+        Conv(5, name="a"), exit_of("one", 0.5, HingeLoss), ReLU(), Branches([
+            [Conv(3, name="b"), exit_of("two", 1.5), Tanh()],
+            [exit_of("three"), Residual([Tanh(), exit_of("four"), Conv(5, name="c"), Tanh()])],
+            [Branches([[], [Conv(2, name="d"), exit_of("five")]]), Tanh(), Conv(3, name="e")]]),
+        exit_of("six", 0.1), exit_of("seven"), Tanh()],
+    "exit in an exit": lambda: [Conv(5, name="a"), Tanh(), Head(
+        [Conv(4, name="b"), Tanh(), exit_of("inner", 0.5), Residual([Conv(4, name="c")]),
+         Branches([[Tanh(), Conv(2, name="d")], [Conv(1, name="e"), Tanh()]]),
+         Linear(4, name="f")], SoftmaxLoss(), 0.4, "outer"), Tanh()],
+}
+
+
 def small_net(body: str, loss=None) -> Net:
     batch = 7
-    net = Net([*BODIES[body](), Linear(4, name="clf")], loss or SoftmaxLoss(), NumpyOps(),
+    net = Net([*(BODIES | EXITS)[body](), Linear(4, name="clf")], loss or SoftmaxLoss(), NumpyOps(),
               in_shape=(9, 11, 3), batch=batch, seed=3, dtype=np.float64)
     rng = np.random.default_rng(1)
     for p in net.named_params().values():
@@ -57,12 +103,24 @@ def small_net(body: str, loss=None) -> Net:
 
 
 def loss_of(net: Net) -> float:
+    """The net's loss, and its heads' by their weights."""
     net.forward(train=True)
     net.evaluate_loss()
-    return float(net.clock[5])
+    total = float(net.clock[LOSS])
+    for head in heads_of(net):
+        clock = new_clock()
+        head.loss.clock = clock
+        head.loss.forward(head.scores, net.labels)
+        head.loss.clock = head.own_clock
+        total += head.weight * clock[LOSS]
+    return total
 
 
-@pytest.mark.parametrize("body", BODIES)
+def heads_of(net: Net) -> list[Head]:
+    return [layer for layer in net.chain.every() if isinstance(layer, Head)]
+
+
+@pytest.mark.parametrize("body", [*BODIES, *EXITS])
 @pytest.mark.parametrize("loss", [SoftmaxLoss, HingeLoss])
 def test_gradient_of_a_net_is_its_directional_derivative(body, loss):
     net = small_net(body, loss())
@@ -82,7 +140,7 @@ def test_gradient_of_a_net_is_its_directional_derivative(body, loss):
         assert measured == pytest.approx(expected, rel=1e-5, abs=1e-8), p.name
 
 
-@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("body", [*BODIES, *EXITS])
 def test_declared_shapes_are_actual_shapes(body):
     net = small_net(body)
     seen = []
@@ -163,6 +221,109 @@ def test_a_visitor_may_run_the_layer_itself():
     assert np.array_equal(net.scores, 2 * scores)
 
 
+@pytest.mark.parametrize("body", EXITS)
+def test_a_head_counts_in_the_gradient_alone(body):
+    """Not in loss, accuracy and images seen; and outside training it does nothing."""
+    net = small_net(body)
+    net.forward(train=True)
+    net.evaluate_loss()
+    clock = net.clock.copy()
+    net.backward()
+    np.testing.assert_array_equal(net.clock, clock)
+    assert clock[SEEN] == net.batch
+    names = [layer.name for layer in net.chain.leaves()]
+    for head in heads_of(net):
+        assert set(layer.name for layer in head.leaves()) < set(names)
+        for layer in head.leaves():
+            layer.forward = None  # not callable
+    scores = net.forward(train=False)
+    assert np.array_equal(scores, net.scores)
+
+
+def test_every_layer_with_weights_has_a_gradient_and_a_visit_behind_exits_and_branches():
+    net, seen, back = small_net("exits everywhere"), [], []
+    names = [layer.name for layer in net.weighted()]
+    assert len(set(names)) == len(names) == 6 + 2 * 7
+    net.forward(True, lambda layer, x: seen.append((layer.name, x.copy())))
+    assert [name for name, _ in seen] == names
+    net.evaluate_loss()
+    net.backward(lambda layer: back.append(layer.name))
+    assert sorted(back) == sorted(names) and back[0] == "clf" and back[-1] == "a"
+    assert all(p.gradient.any() for p in net.named_params().values())
+    for stop in names:
+        found = []
+        assert net.forward(True, lambda layer, x: found.append(layer.name) or (
+            STOP if layer.name == stop else None)) is STOP
+        assert found == names[:names.index(stop) + 1]
+
+
+def test_branches_are_the_chains_side_by_side():
+    net = small_net("branches")
+    net.forward(train=True)
+    branches = net.chain.layers[2]
+    outputs = [chain.layers[-1].z if chain.layers[-1].weighted else chain.layers[-1].y
+               for chain in branches.chains]
+    assert branches.out_shape == (9, 11, 12)
+    np.testing.assert_array_equal(branches.y, np.concatenate(outputs, -1))
+
+
+def test_where_nobody_wants_the_images_gradient_no_branch_computes_it():
+    net = small_net("branches first")
+    a, pool, tanh, b, *rest = net.chain.leaves()
+    assert a.dx is pool.dx is tanh.dx is None and b.dx is None
+    assert net.chain.layers[0].dx is None and rest[0].dx is not None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_heads_loss_that_is_not_finite_latches_the_step(ops, bad):
+    """Minus infinity as the score of the label is an infinite loss with a finite gradient."""
+    net = Net([Conv(4, name="a"), Tanh(), Head([Linear(3, name="aux")], SoftmaxLoss(), 0.3),
+               Linear(3, name="clf")], SoftmaxLoss(), ops, (5, 4, 3), 2)
+    rng = np.random.default_rng(0)
+    for p in net.named_params().values():
+        p.value[...] = rng.normal(0, 0.1, p.shape)
+    net.x[...] = rng.normal(0, 1, net.x.shape)
+    net.labels[...] = 1
+    bias, optimizer = net.named_params()["aux.b"].value, SGD(net, 0.9)
+    net.clock[RATE] = 0.1
+
+    def step():
+        """One step from a clear latch -> how many weights moved."""
+        before = net.weights.copy()
+        net.clock[FINITE] = 1
+        net.forward(train=True)
+        net.evaluate_loss()
+        assert net.clock[FINITE] == 1
+        net.backward()
+        latched = net.clock[FINITE] == 0
+        optimizer.step()
+        return latched, (net.weights != before)[np.isfinite(before)].sum()
+
+    kept = bias.copy()
+    bias[1] = bad
+    with np.errstate(invalid="ignore"):
+        assert step() == (True, 0)
+    bias[...] = kept
+    latched, moved = step()
+    assert not latched and moved > 100
+
+
+def test_a_heads_loss_that_is_not_finite_is_named():
+    """Of finite scores and gradients: the sum of a hinge overflows."""
+    net = Net([Conv(4, name="a"), Head([Linear(3, name="aux")], HingeLoss(), 1.0, "side"),
+               Linear(3, name="clf")], SoftmaxLoss(), NumpyOps(), (5, 4, 3), 2)
+    net.named_params()["aux.b"].value[...] = 3e38
+
+    class Ready:
+        def train_batch(self):
+            pass
+
+    with np.errstate(over="ignore"):
+        assert first_not_finite(net, Ready()) == "the loss of side"
+    net.named_params()["aux.b"].value[1] = np.nan
+    assert first_not_finite(net, Ready()) == "the weights of aux"
+
+
 def test_resize_keeps_weights_and_scores():
     net = small_net("fitnet")
     x, scores = net.x.copy(), net.forward(train=False).copy()
@@ -235,9 +396,14 @@ def test_misfits_are_one_line_that_names_the_layer():
         ([Conv(4, name="last")], "a loss wants"),
         ([Conv(4, name="a"), Conv(4, name="a"), Linear(4)], "two layers are named 'a'"),
         ([Residual([Conv(4, name="r")]), Linear(4)], "a residual sum needs equal shapes"),
+        ([Branches([[Conv(4)], [MaxPool(2)]]), Linear(4)], "may differ in their channels only"),
+        ([Head([Conv(4)], SoftmaxLoss(), 0.3, "aux"), Linear(4)], "aux: its last layer gives"),
+        ([AvgPool(10), Linear(4)], "smaller than the 10x10 window"),
     ]
     for layers, text in cases:
         with pytest.raises(ValueError, match=text):
             Net(layers, SoftmaxLoss(), ops, (9, 11, 3), 2)
+    with pytest.raises(InputError, match="Branches of 1 chain: give two or more"):
+        Branches([[Conv(4)]])
     with pytest.raises(InputError, match=r"dropout 1\.5"):
         Dropout(1.5)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from engine.containers import STOP, Chain, Residual
+from engine.containers import STOP, Branches, Chain, Head, Residual
 from engine.errors import InputError
 from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU, Tanh
 from engine.losses import SoftmaxLoss
@@ -394,3 +394,40 @@ def test_command_measures_every_other_initialiser(capsys):
 def test_command_refuses_in_one_line(wrong, message):
     with pytest.raises(InputError, match=message):
         main([*SMALL, *wrong])
+
+
+def branched_layers():
+    return [Conv(8, name="conv1"), ReLU(), Head([Conv(4, name="aux1"), ReLU(), Dropout(0.5),
+            Linear(4, name="aux2")], SoftmaxLoss(), 0.3, "side"), Branches([
+                [Conv(6, pieces=2, name="left"), Maxout(2)], [],
+                [Conv(5, name="right"), BatchNorm(name="bn_right"), ReLU()]], "fork"),
+            Dropout(0.2), Linear(4, name="clf")]
+
+
+@pytest.mark.parametrize("mode, batches", [("same", 1), ("same", 3), ("fresh", 1)])
+def test_branches_and_side_exits_have_unit_variance_too(ops, mode, batches):
+    net, next_batch = make(branched_layers(), ops)
+    clock = net.clock.copy()
+    report = lsuv(net, next_batch, mode=mode, batches=batches, tolerance=0.1)
+    assert [row.layer for row in report.rows] == ["conv1", "aux1", "aux2", "left", "left", "right",
+                                                  "clf"]
+    assert report.largest_deviation <= 0.1
+    assert report.notes and "right after right divides" in report.notes[0]
+    np.testing.assert_array_equal(net.clock, clock)
+    if (mode, batches) == ("same", 1):
+        net.clock[STEP] = next_batch.calls - 1
+        net.forward(train=True)
+        for layer in net.weighted():
+            if layer.name != "conv1":  # whose z is a slot
+                variance = net.ops.variance(layer.forward(layer.x, True), layer.pieces)[1]
+                assert np.abs(variance - 1).max() <= 0.1, layer.name
+
+
+@pytest.mark.parametrize("number, name", [(2, "side"), (3, "fork")])
+def test_input_normalisation_wants_a_plain_chain(number, name):
+    layers = branched_layers()
+    net, next_batch = make([layers[0], layers[1], layers[number], layers[-1]])
+    before = net.weights.copy()
+    with pytest.raises(InputError, match=f"{name} has no next layer of its own"):
+        lsuv(net, next_batch, normalise="input")
+    np.testing.assert_array_equal(net.weights, before)

@@ -14,6 +14,7 @@ from engine.layers import Dropout
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp
+from engine.schedules import rates
 from kernels import ops_for
 from kernels.reference import NumpyOps
 from lsuv import fill, initialise
@@ -142,6 +143,15 @@ def test_recipes_are_the_authors():
     msra = recipe("fitnet4", "maxout", "msra")
     assert (msra.policy["rate"], msra.policy["steps"], msra.clip) == (1e-3, [80_000], 50.0)
     assert recipe("fitnet4", "relu", "msra") == recipe("fitnet4", "relu", "lsuv")
+    caffenet, googlenet = (recipe(net, "relu", "original") for net in ("caffenet", "googlenet"))
+    assert (caffenet.decay, caffenet.batch, caffenet.momentum) == (5e-4, 256, 0.9)
+    lowered = rates(caffenet.policy, 0, caffenet.steps)[[0, 99_999, 100_000, 449_999]]
+    assert np.allclose(lowered, [0.01, 0.01, 0.001, 1e-6])
+    assert (googlenet.decay, googlenet.batch, round(googlenet.epochs)) == (2e-4, 32, 60)
+    assert rates(googlenet.policy, 1_800_000, 1)[0] == pytest.approx(0.01 * 0.5)
+    assert {recipe(net, "relu", "lsuv", kind, optimizer).optimizer
+            for net in ("caffenet", "googlenet") for kind in ("paper", "fast")
+            for optimizer in ("rmsprop",)} == {"rmsprop"}
     rms = recipe("fitnet4", "maxout", "lsuv", optimizer="rmsprop")
     assert round(rms.epochs * 50_000 / 128) == rms.steps == 190_000
     mnist = recipe("fitnet_mnist", "maxout", "lsuv")

@@ -128,7 +128,7 @@ def test_every_float_is_rounded_as_ml_dtypes_does(ops):
     prob = np.append(FLOATS, np.float32(0))[None]
     dscores = np.zeros(prob.shape, bfloat16)
     with np.errstate(all="ignore"):
-        ops.softmax_loss_backward(prob, np.array([len(FLOATS)], np.int32), dscores)
+        ops.softmax_loss_backward(prob, np.array([len(FLOATS)], np.int32), dscores, 1.0)
         same_bits(dscores[0, :-1], FLOATS.astype(bfloat16))
 
 
@@ -147,7 +147,7 @@ def test_every_sum_is_rounded_once(ops, factor):
         dy, dx = np.stack([a, b])[None, None], np.zeros((1, 2, 3, len(a)), bfloat16)
         which = np.zeros(dy.shape, np.uint8)
         which[0, 0, 0] = 1  # the middle of the upper row is the first window's second place
-        ops.maxpool_backward(dy, which, dx, 2, 1)
+        ops.maxpool_backward(dy, which, dx, 2, 1, 0)
     normal = ~(abs(want.astype(np.float32)) < np.finfo(np.float32).tiny)
     same_bits(dx[0, 0, 1][normal], want[normal])
     assert (abs(dx[0, 0, 1][~normal].astype(np.float32)) < np.finfo(np.float32).tiny).all()

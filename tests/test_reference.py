@@ -140,38 +140,130 @@ def test_maxout(shape, pieces):
     check_derivative(forward, x, dx, dy, step=1e-6 / math.sqrt(x.size))
 
 
-POOLS = [  # H, W, size, stride
-    (28, 28, 4, 2), (13, 13, 4, 2), (6, 6, 2, 2), (9, 11, 3, 2), (5, 7, 5, 5), (1, 1, 1, 1),
-    (5, 4, 3, 1), (7, 8, 3, 3),
+POOLS = [  # H, W, size, stride, pad
+    (28, 28, 4, 2, 0), (13, 13, 4, 2, 0), (6, 6, 2, 2, 0), (9, 11, 3, 2, 0), (5, 7, 5, 5, 0),
+    (1, 1, 1, 1, 0), (5, 4, 3, 1, 0), (7, 8, 3, 3, 0), (9, 11, 3, 1, 1), (1, 1, 3, 1, 1),
+    (8, 7, 3, 2, 1), (6, 7, 3, 3, 1), (2, 3, 5, 4, 3), (7, 5, 2, 2, 1),
 ]
 
 
-@pytest.mark.parametrize("H, width, size, stride", POOLS)
-def test_maxpool(H, width, size, stride):
+def windows_of(length, size, stride, pad):
+    """Caffe's windows along an axis, by counting: from -pad on by stride until one reaches the end
+    of image and padding, but none that starts beyond the image -> [(start, first place inside,
+    end)]."""
+    starts = [-pad]
+    while starts[-1] + size < length + pad and starts[-1] + stride < length:
+        starts.append(starts[-1] + stride)
+    return [(start, max(start, 0), min(start + size, length)) for start in starts]
+
+
+@pytest.mark.parametrize("H, width, size, stride, pad", POOLS)
+def test_maxpool(H, width, size, stride, pad):
     N, C = 2, 3
-    x = shuffled(N, H, width, C)
-    Ho, Wo = math.ceil((H - size) / stride) + 1, math.ceil((width - size) / stride) + 1
+    x = shuffled(N, H, width, C) - 10  # padding of zeros would win
+    rows, cols = windows_of(H, size, stride, pad), windows_of(width, size, stride, pad)
+    Ho, Wo = len(rows), len(cols)
     which = np.full((N, Ho, Wo, C), 255, np.uint8)
 
     def forward(x):
-        return output(lambda y: REFERENCE.maxpool_forward(x, y, which, size, stride), which.shape)
+        return output(lambda y: REFERENCE.maxpool_forward(x, y, which, size, stride, pad),
+                      which.shape)
 
     y = forward(x)
     for n, i, j, c in np.ndindex(y.shape):
-        window = x[n, i * stride:i * stride + size, j * stride:j * stride + size, c]
+        (top, h, bottom), (left, w, right) = rows[i], cols[j]
+        window = x[n, h:bottom, w:right, c]
         assert y[n, i, j, c] == window.max()
         r, s = divmod(int(window.argmax()), window.shape[1])
-        assert which[n, i, j, c] == r * size + s
+        assert which[n, i, j, c] == (h - top + r) * size + w - left + s
     dy, dx = randn(*y.shape, seed=1), np.full_like(x, np.nan)
-    REFERENCE.maxpool_backward(dy, which, dx, size, stride)
+    REFERENCE.maxpool_backward(dy, which, dx, size, stride, pad)
     check_derivative(forward, x, dx, dy, step=1e-6 / math.sqrt(x.size))
+
+
+@pytest.mark.parametrize("H, width, size, stride", [
+    (9, 11, 3, 2), (14, 14, 5, 3), (7, 7, 7, 7), (1, 1, 1, 1), (5, 4, 3, 1), (8, 10, 4, 3)])
+def test_avgpool(H, width, size, stride):
+    x = randn(2, H, width, 3)
+    rows, cols = windows_of(H, size, stride, 0), windows_of(width, size, stride, 0)
+
+    def forward(x):
+        return output(lambda y: REFERENCE.avgpool_forward(x, y, size, stride),
+                      (2, len(rows), len(cols), 3))
+
+    y = forward(x)
+    for i, j in np.ndindex(y.shape[1:3]):
+        (_, h, bottom), (_, w, right) = rows[i], cols[j]
+        np.testing.assert_allclose(y[:, i, j], x[:, h:bottom, w:right].mean((1, 2)), rtol=1e-12)
+    dy, dx = randn(*y.shape, seed=1), np.full_like(x, np.nan)
+    REFERENCE.avgpool_backward(dy, dx, size, stride)
+    check_derivative(forward, x, dx, dy)
+
+
+@pytest.mark.parametrize("shape, size", [((7, 9, 11, 5), 5), ((2, 3, 4, 12), 3), ((3, 1), 5),
+                                         ((2, 3), 9), ((13,), 1)])
+@pytest.mark.parametrize("alpha, beta, k", [(1e-4, 0.75, 1.0), (1.5, 0.75, 2.0), (0.8, 1.3, 0.5)])
+def test_lrn(shape, size, alpha, beta, k):
+    x = randn(*shape)
+
+    def forward(x):
+        return output(lambda y: REFERENCE.lrn_forward(x, y, size, alpha, beta, k), shape)
+
+    y, C = forward(x), shape[-1]
+    for c in range(C):
+        around = x[..., max(c - size // 2, 0):c + size // 2 + 1]
+        want = x[..., c] / (k + alpha / size * (around ** 2).sum(-1)) ** beta
+        np.testing.assert_allclose(y[..., c], want, rtol=1e-12)
+    dy, dx = randn(*shape, seed=1), np.full_like(x, np.nan)
+    REFERENCE.lrn_backward(dy, x, dx, size, alpha, beta, k)
+    check_derivative(forward, x, dx, dy)
+
+
+def test_concat(ops):
+    parts = [randn(7, 3, 2, C, seed=C).astype(np.float32) for C in (5, 1, 17)]
+    y, first = ops.empty((7, 3, 2, 23)), 0
+    for part in parts:
+        ops.concat_forward(ops.asarray(part), y, first)
+        first += part.shape[-1]
+    np.testing.assert_array_equal(ops.tohost(y), np.concatenate(parts, -1))
+    for first, part in ((0, parts[0]), (5, parts[1]), (6, parts[2])):
+        dx = ops.empty(part.shape)
+        ops.concat_backward(y, dx, first)
+        np.testing.assert_array_equal(ops.tohost(dx), part)
+
+
+def test_padding_never_wins(ops):
+    """Not over a window of minus infinity, whose first place inside is then the winner."""
+    x = ops.asarray(np.full((1, 3, 4, 18), -np.inf, np.float32))
+    y, which = ops.empty((1, 3, 4, 18)), ops.empty((1, 3, 4, 18), np.uint8)
+    ops.maxpool_forward(x, y, which, 3, 1, 1)
+    assert (ops.tohost(y) == -np.inf).all()
+    want = [[4, 3, 3, 3], [1, 0, 0, 0], [1, 0, 0, 0]]
+    np.testing.assert_array_equal(ops.tohost(which)[0], np.repeat(want, 18).reshape(3, 4, 18))
+
+
+def test_what_is_not_finite_shows_behind_pooling_and_lrn(ops):
+    x = randn(1, 5, 5, 20).astype(np.float32)
+    x[0, 2, 3, 7] = np.nan
+    y, which = ops.empty(x.shape), ops.empty(x.shape, np.uint8)
+    ops.maxpool_forward(ops.asarray(x), y, which, 3, 1, 1)
+    assert np.isnan(ops.tohost(y)[0, 1:4, 2:, 7]).all() and np.isnan(ops.tohost(y)).sum() == 9
+    mean = ops.empty((1, 2, 2, 20))
+    ops.avgpool_forward(ops.asarray(x), mean, 3, 2)
+    assert np.isnan(ops.tohost(mean)[0, :, 1, 7]).all() and np.isnan(ops.tohost(mean)).sum() == 2
+    ops.lrn_forward(ops.asarray(x), y, 5, 1e-4, 0.75, 1.0)
+    assert np.isnan(ops.tohost(y)[0, 2, 3, 5:10]).all() and np.isnan(ops.tohost(y)).sum() == 5
+    x[0, 2, 3, 7] = np.inf
+    with np.errstate(invalid="ignore"):
+        ops.lrn_forward(ops.asarray(x), y, 5, 1e-4, 0.75, 1.0)
+    assert not np.isfinite(ops.tohost(y)[0, 2, 3, 7])
 
 
 def test_caffe_pooling_sizes_of_the_mnist_net(ops):
     x = ops.asarray(shuffled(2, 28, 28, 16).astype(np.float32))
     for size, stride, length in ((4, 2, 13), (4, 2, 6), (2, 2, 3)):
         y = ops.empty((2, length, length, 16))
-        ops.maxpool_forward(x, y, ops.empty(y.shape, np.uint8), size, stride)
+        ops.maxpool_forward(x, y, ops.empty(y.shape, np.uint8), size, stride, 0)
         assert ops.tohost(y).max() == ops.tohost(x).max()
         x = y
 
@@ -192,14 +284,14 @@ def test_maxout_pool_is_maxout_then_maxpool(H, width, P, size, stride):
     REFERENCE.maxout_forward(x, between, piece, P)
     shape = (2, -(-(H - size) // stride) + 1, -(-(width - size) // stride) + 1, C)
     y, which, place = np.empty(shape), np.empty(shape, np.uint8), np.empty(shape, np.uint8)
-    REFERENCE.maxpool_forward(between, y, place, size, stride)
+    REFERENCE.maxpool_forward(between, y, place, size, stride, 0)
     fused = np.empty(shape)
     REFERENCE.maxout_pool_forward(x, fused, which, P, size, stride)
     np.testing.assert_array_equal(fused, y)
     np.testing.assert_array_equal(which // P, place)
 
     dy, dbetween, dx, dfused = rng.standard_normal(shape), between, np.empty(x.shape), x
-    REFERENCE.maxpool_backward(dy, place, dbetween, size, stride)
+    REFERENCE.maxpool_backward(dy, place, dbetween, size, stride, 0)
     REFERENCE.maxout_backward(dbetween, piece, dx, P)
     REFERENCE.maxout_pool_backward(dy, which, dfused, P, size, stride)
     np.testing.assert_array_equal(dfused, dx)
@@ -223,7 +315,7 @@ def test_the_first_nan_of_a_window_wins(ops, size, H, width):
         x = np.tile(values.reshape(size, size, C), (2, 2, 1))[:H, :width]
         Ho, Wo = 1 + (H > size), 1 + (width > size)
         y, which = ops.empty((1, Ho, Wo, C)), ops.empty((1, Ho, Wo, C), np.uint8)
-        ops.maxpool_forward(ops.asarray(x[None].copy()), y, which, size, 2)
+        ops.maxpool_forward(ops.asarray(x[None].copy()), y, which, size, 2, 0)
         for i, j in np.ndindex(Ho, Wo):
             window = x[2 * i:2 * i + size, 2 * j:2 * j + size]
             places = window.reshape(-1, C)
@@ -241,12 +333,12 @@ def test_ties_go_to_the_first(ops):
     ops.maxout_forward(ops.asarray(np.tile(row, (1, 4, 4, 1))), y, which, 3)
     assert (ops.tohost(which) == [2, 0]).all()
     y, which = ops.empty((1, 2, 2, 6)), ops.empty((1, 2, 2, 6), np.uint8)
-    ops.maxpool_forward(x, y, which, 3, 2)
+    ops.maxpool_forward(x, y, which, 3, 2, 0)
     assert not ops.tohost(which).any()
     x = np.zeros((1, 3, 3, 6), np.float32)
     x[:, 1, 2] = x[:, 2, 0] = 5
     y, which = ops.empty((1, 1, 1, 6)), ops.empty((1, 1, 1, 6), np.uint8)
-    ops.maxpool_forward(ops.asarray(x), y, which, 3, 3)
+    ops.maxpool_forward(ops.asarray(x), y, which, 3, 3, 0)
     assert (ops.tohost(which) == 5).all()
 
 
@@ -396,16 +488,19 @@ def test_losses(name, formula, N, K):
     assert (clock[CORRECT_SUM], clock[SEEN], clock[FINITE]) == (correct, N, 1)
     dscores = np.full_like(scores, np.nan)
     back = getattr(REFERENCE, f"{name}_loss_backward")
-    back(prob if name == "softmax" else scores, labels, dscores)
+    back(prob if name == "softmax" else scores, labels, dscores, 1.0)
     check_derivative(lambda s: np.array(loss(name, s, labels)[1][LOSS]), scores, dscores,
                      np.array(1.0), step=1e-6)
+    share = np.full_like(scores, np.nan)
+    back(prob if name == "softmax" else scores, labels, share, 0.3)
+    np.testing.assert_allclose(share, 0.3 * dscores, rtol=1e-12)
 
     padded = np.where(np.arange(N) % 2 == 1, -1, labels).astype(np.int32)
     _, clock = loss(name, scores, padded, clock)                        # sums go on
     assert clock[SEEN] == N + (padded >= 0).sum()
     assert clock[LOSS] == pytest.approx(formula(scores[padded >= 0], padded[padded >= 0]))
     masked = np.full_like(scores, np.nan)
-    back(prob if name == "softmax" else scores, padded, masked)
+    back(prob if name == "softmax" else scores, padded, masked, 1.0)
     assert not masked[padded < 0].any()
     check_derivative(lambda s: np.array(loss(name, s, padded)[1][LOSS]), scores, masked,
                      np.array(1.0), step=1e-6)
@@ -418,11 +513,11 @@ def test_a_gradient_is_that_of_the_mean_over_the_labelled_rows(ops, name):
     back, kept, found = getattr(ops, f"{name}_loss_backward"), labels >= 0, []
     for part in (slice(None), kept):
         dscores = ops.empty(given[part].shape)
-        back(ops.asarray(given[part]), ops.asarray(labels[part]), dscores)
+        back(ops.asarray(given[part]), ops.asarray(labels[part]), dscores, 1.0)
         found.append(ops.tohost(dscores))
     np.testing.assert_array_equal(found[0][kept], found[1])
     dscores = ops.empty(given.shape)
-    back(ops.asarray(given), ops.asarray(np.full(5, -1, np.int32)), dscores)
+    back(ops.asarray(given), ops.asarray(np.full(5, -1, np.int32)), dscores, 1.0)
     assert not ops.tohost(dscores).any()
 
 
@@ -647,7 +742,7 @@ def test_arrays_are_aligned_and_copied(ops):
     (lambda o: o.maxout_forward(np.ones((2, 63)), np.ones((2, 31)), np.ones((2, 31), np.uint8), 2),
      "63 channels do not split into 2 pieces"),
     (lambda o: o.variance(np.ones((2, 7)), 2), "7 channels do not split into 2 groups"),
-    (lambda o: o.maxpool_forward(np.ones((1, 5, 5, 1)), np.ones((1, 2, 2, 1)), None, 17, 2),
+    (lambda o: o.maxpool_forward(np.ones((1, 5, 5, 1)), np.ones((1, 2, 2, 1)), None, 17, 2, 0),
      "window 17"),
     (lambda o: o.conv_forward(np.ones((1, 5, 5, 3)), np.ones((4, 3, 3, 3)), np.ones(4),
                               np.ones((1, 5, 5, 4)), 1, 0, 1), "(1, 3, 3, 4)"),

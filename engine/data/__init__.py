@@ -14,10 +14,11 @@ from engine.data import cache, cifar, download, mnist, synthetic
 from engine.data.dataset import Dataset, Raw, Split, build
 from engine.errors import InputError, nearest
 
-__all__ = ["NAMES", "Dataset", "Raw", "Split", "build", "load"]
+__all__ = ["FOLDER", "NAMES", "Dataset", "Raw", "Split", "build", "load"]
 
 OFFICIAL = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100, "mnist": mnist.MNIST}
 NAMES = ("auto", *OFFICIAL, "synthetic")
+FOLDER = "folder"  # what `auto` has for a net whose data no program may fetch
 
 
 def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None,
@@ -27,7 +28,8 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None,
 
     data_dir: searched first, before $LSUV_DATA_DIR and the cache folder; official sets only.
     limit: keep this many training and this many test images, classes taken in turn.
-    wanted: the official set that `auto` tries (cifar10 by default) before it takes synthetic.
+    wanted: the official set that `auto` tries (cifar10 by default) before it takes synthetic, or
+    FOLDER, which `auto` can't find.
     size: (H, W) or (H, W, C) of a folder's or synthetic images; an official set has its own.
     report: called with a line before something is fetched.
     """
@@ -56,6 +58,9 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None,
 
 
 def _auto(wanted: str, data_dir, limit, size, report) -> Dataset:
+    if wanted == FOLDER:
+        raise InputError("data auto: this net's data are images of your own; give --data FOLDER, "
+                         "with train/CLASS/*.png and test/CLASS/*.png in it")
     if wanted == "synthetic":
         return _synthetic(limit, size, [])
     if wanted not in OFFICIAL:

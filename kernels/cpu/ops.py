@@ -73,17 +73,37 @@ class CpuOps(NumpyOps):
     def maxout_backward(self, dy, which, dx, pieces):
         _native.maxout_backward(dy, which, dx, pieces)
 
-    def maxpool_forward(self, x, y, which, size, stride):
-        _native.maxpool_forward(x, y, which, size, stride)
+    def maxpool_forward(self, x, y, which, size, stride, pad):
+        _native.maxpool_forward(x, y, which, size, stride, pad)
 
-    def maxpool_backward(self, dy, which, dx, size, stride):
-        _native.maxpool_backward(dy, which, dx, size, stride)
+    def maxpool_backward(self, dy, which, dx, size, stride, pad):
+        _native.maxpool_backward(dy, which, dx, size, stride, pad)
 
     def maxout_pool_forward(self, x, y, which, pieces, size, stride):
         _native.maxout_pool_forward(x, y, which, pieces, size, stride)
 
     def maxout_pool_backward(self, dy, which, dx, pieces, size, stride):
         _native.maxout_pool_backward(dy, which, dx, pieces, size, stride)
+
+    def avgpool_forward(self, x, y, size, stride):
+        _native.avgpool_forward(x, y, size, stride)
+
+    def avgpool_backward(self, dy, dx, size, stride):
+        _native.avgpool_backward(dy, dx, size, stride)
+
+    # -- normalisation across channels, and concatenation -----------------------------------------
+
+    def lrn_forward(self, x, y, size, alpha, beta, k):
+        _native.lrn_forward(x, y, size, alpha, beta, k)
+
+    def lrn_backward(self, dy, x, dx, size, alpha, beta, k):
+        _native.lrn_backward(dy, x, dx, size, alpha, beta, k)
+
+    def concat_forward(self, x, y, first):
+        _native.concat_forward(x, y, first)
+
+    def concat_backward(self, dy, dx, first):
+        _native.concat_backward(dy, dx, first)
 
     # -- activations ------------------------------------------------------------------------------
 
@@ -140,14 +160,14 @@ class CpuOps(NumpyOps):
     def softmax_loss_forward(self, scores, labels, prob, clock):
         _native.softmax_loss_forward(scores, labels, prob, clock)
 
-    def softmax_loss_backward(self, prob, labels, dscores):
-        _native.softmax_loss_backward(prob, labels, dscores)
+    def softmax_loss_backward(self, prob, labels, dscores, weight):
+        _native.softmax_loss_backward(prob, labels, dscores, weight)
 
     def hinge_loss_forward(self, scores, labels, prob, clock):
         _native.hinge_loss_forward(scores, labels, prob, clock)
 
-    def hinge_loss_backward(self, scores, labels, dscores):
-        _native.hinge_loss_backward(scores, labels, dscores)
+    def hinge_loss_backward(self, scores, labels, dscores, weight):
+        _native.hinge_loss_backward(scores, labels, dscores, weight)
 
     # -- statistics and data ----------------------------------------------------------------------
 

@@ -7,6 +7,7 @@
 // `Mask` says which lanes exist: the last of a row's vectors may be cut short, and memory beyond it
 // is neither read nor written.
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -127,6 +128,10 @@ LSUV_INLINE Choice beats(Floats value, Floats old) {
     return _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a, b, _CMP_NGE_UQ);
 }
 
+LSUV_INLINE Floats square_root(Floats x) {
+    return reinterpret_cast<Floats>(_mm512_sqrt_ps(reinterpret_cast<__m512>(x)));
+}
+
 LSUV_INLINE Choice equal(Wholes a, Wholes b) {
     return _mm512_cmpeq_epi32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b));
 }
@@ -210,6 +215,11 @@ LSUV_INLINE void store_exactly(bf16* to, Floats values, Mask mask) {
 
 LSUV_INLINE void stream(float* to, Floats values) { store_rounded(to, values, LANES); }
 LSUV_INLINE void finish_streams() {}
+
+LSUV_INLINE Floats square_root(Floats x) {
+    for (int lane = 0; lane < LANES; ++lane) x[lane] = std::sqrt(x[lane]);
+    return x;
+}
 
 LSUV_INLINE Choice beats(Floats value, Floats old) { return ~(old >= value) & (old == old); }
 LSUV_INLINE Choice equal(Wholes a, Wholes b) { return a == b; }

@@ -134,20 +134,20 @@ void softmax_loss_forward(const py::array& scores, const py::array& labels, cons
 
 template <class T>
 void softmax_loss_backward(const py::array& prob, const py::array& labels,
-                           const py::array& dscores) {
+                           const py::array& dscores, double weight) {
     const Batch size = batch(prob, dscores, "softmax_loss_backward");
     const auto* label = classes(labels, size, "softmax_loss_backward");
     const auto* values = input<float>(prob, "softmax_loss_backward: prob");
     auto* result = output<T>(dscores, "softmax_loss_backward: dscores");
     const auto [N, K] = size;
-    const auto count = static_cast<float>(labelled(label, N));
+    const auto count = static_cast<float>(labelled(label, N)), part = static_cast<float>(weight);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
     for (std::int64_t n = 0; n < N; ++n) {
         const float* row = values + n * K;
         T* out = result + n * K;
         for (std::int64_t k = 0; k < K; ++k) {
             const float difference = k == label[n] ? row[k] - 1.0f : row[k];
-            out[k] = rounded<T>(label[n] < 0 ? 0.0f : difference / count);
+            out[k] = rounded<T>(label[n] < 0 ? 0.0f : part * difference / count);
         }
     }
 }
@@ -179,13 +179,13 @@ void hinge_loss_forward(const py::array& scores, const py::array& labels, const 
 
 template <class T>
 void hinge_loss_backward(const py::array& scores, const py::array& labels,
-                         const py::array& dscores) {
+                         const py::array& dscores, double weight) {
     const Batch size = batch(scores, dscores, "hinge_loss_backward");
     const auto* label = classes(labels, size, "hinge_loss_backward");
     const auto* values = input<T>(scores, "hinge_loss_backward: scores");
     auto* result = output<T>(dscores, "hinge_loss_backward: dscores");
     const auto [N, K] = size;
-    const float step = 1.0f / static_cast<float>(labelled(label, N));
+    const float step = static_cast<float>(weight) / static_cast<float>(labelled(label, N));
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
     for (std::int64_t n = 0; n < N; ++n) {
         const T* row = values + n * K;
@@ -204,9 +204,10 @@ void bind_loss(py::module_& m) {
     define(m, "softmax", &softmax<float>, &softmax<bf16>);
     define(m, "softmax_loss_forward", &softmax_loss_forward<float>, &softmax_loss_forward<bf16>);
     m.def("softmax_loss_backward",
-          [](const py::array& prob, const py::array& labels, const py::array& dscores) {
+          [](const py::array& prob, const py::array& labels, const py::array& dscores,
+             double weight) {
               by_type(dscores, [&](auto t) {
-                  softmax_loss_backward<decltype(t)>(prob, labels, dscores);
+                  softmax_loss_backward<decltype(t)>(prob, labels, dscores, weight);
               });
           });
     define(m, "hinge_loss_forward", &hinge_loss_forward<float>, &hinge_loss_forward<bf16>);

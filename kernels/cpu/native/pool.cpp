@@ -1,5 +1,5 @@
-// Max pooling over size x size windows, Caffe's ceil output size, windows clipped at the far edges;
-// alone, and of a maxout's pieces in the same pass.
+// Max pooling over size x size windows, Caffe's ceil output size, windows clipped to the image;
+// alone, with padding, and of a maxout's pieces in the same pass.
 //
 //   forward    x (N,H,W,P*C) -> y (N,Ho,Wo,C), which (N,Ho,Wo,C) uint8
 //              reads 4 bytes an input (overlapping windows again from the cache), writes 5
@@ -8,8 +8,9 @@
 //              reads 5 bytes an output (likewise), writes 4 an input (bf16: 3 and 2)
 //
 // P = 1 is max pooling. which = (r * size + s) * P + p: the winner's place in the unclipped window,
-// and its piece; the first one wins a tie, and the first NaN wins over everything. A maxout and the
-// pooling behind it, in one, neither write nor read what lies between them, twice its bytes.
+// and its piece; the first one wins a tie, and the first NaN wins over everything. Padding is never
+// read: it only moves windows. A maxout and the pooling behind it, in one, neither write nor read
+// what lies between them, twice its bytes.
 //
 // One thread computes rows of one image; for each output, sixteen channels go through the window in
 // registers (lanes.h). Backward gathers: a place of dx looks at every window that covers it, in
@@ -17,7 +18,7 @@
 // thread, in one order, so nothing is zeroed first and the sum never depends on the number of
 // threads. The windows of the paper's nets are compiled for themselves.
 //
-// Read next: philox.h.
+// Read next: avgpool.cpp.
 #include <algorithm>
 #include <type_traits>
 
@@ -25,29 +26,31 @@
 #include "lanes.h"
 #include "parallel.h"
 #include "shapes.h"
+#include "windows.h"
 
 using namespace lsuv;
 
 namespace {
 
 struct Shape {
-    std::int64_t N, H, W, C, Ho, Wo, size, stride;  // C: of one piece
+    std::int64_t N, H, W, C, Ho, Wo, size, stride, pad;  // C: of one piece
 };
 
 // One window, sixteen channels. Each row of it is searched for itself, so that the processor finds
 // independent work, and the rows' winners then meet in order. PIECES, SIZE: where they are known to
-// the compiler, else 0, and the window is one row after the other.
+// the compiler, else 0, and the window is one row after the other. skipped: how many of the
+// window's numbers come before its first place inside the image.
 template <int PIECES, int SIZE, class T>
 inline __attribute__((always_inline)) void window_forward(
     const T* x, T* y, std::uint8_t* which, std::int64_t rows, std::int64_t cols,
-    std::int64_t pieces, const Shape& shape, Mask lanes) {
+    std::int64_t skipped, std::int64_t pieces, const Shape& shape, Mask lanes) {
     const std::int64_t P = PIECES ? PIECES : pieces, C = shape.C;
     constexpr int CHAINS = SIZE ? SIZE : 1;
     Floats best[CHAINS];
     Wholes winner[CHAINS];
     for (int chain = 0; chain < CHAINS; ++chain) {
         best[chain] = load(x + chain * shape.W * P * C, lanes);
-        winner[chain] = all(static_cast<std::int32_t>(chain * shape.size * P));
+        winner[chain] = all(static_cast<std::int32_t>(skipped + chain * shape.size * P));
     }
     for (std::int64_t first = 0; first < rows; first += CHAINS) {
         for (std::int64_t s = 0; s < cols; ++s) {
@@ -57,7 +60,8 @@ inline __attribute__((always_inline)) void window_forward(
                     const std::int64_t r = first + chain;
                     const Floats value = load(x + ((r * shape.W + s) * P + p) * C, lanes);
                     const Choice better = beats(value, best[chain]);
-                    const auto index = static_cast<std::int32_t>((r * shape.size + s) * P + p);
+                    const auto index =
+                        static_cast<std::int32_t>(skipped + (r * shape.size + s) * P + p);
                     best[chain] = choose(better, value, best[chain]);
                     winner[chain] = choose(better, all(index), winner[chain]);
                 }
@@ -86,13 +90,15 @@ inline void ahead(const T* from, std::int64_t count, std::int64_t row, std::int6
 
 template <int PIECES, int SIZE, class T>
 void forward(const T* x, T* y, std::uint8_t* which, std::int64_t P, const Shape& shape) {
-    const auto [N, H, W, C, Ho, Wo, size, stride] = shape;
+    const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
 #pragma omp parallel for schedule(static) if (N * H * W * P * C > SERIAL)
     for (std::int64_t row = 0; row < N * Ho; ++row) {
-        const std::int64_t n = row / Ho, h = row % Ho * stride;
-        const std::int64_t rows = std::min(size, H - h);
+        const std::int64_t n = row / Ho, top = row % Ho * stride - pad;
+        const std::int64_t h = std::max<std::int64_t>(top, 0), rows = std::min(top + size, H) - h;
         for (std::int64_t wo = 0; wo < Wo; ++wo) {
-            const std::int64_t w = wo * stride, cols = std::min(size, W - w);
+            const std::int64_t left = wo * stride - pad, w = std::max<std::int64_t>(left, 0);
+            const std::int64_t cols = std::min(left + size, W) - w;
+            const std::int64_t skipped = ((h - top) * size + w - left) * P;
             const T* window = x + ((n * H + h) * W + w) * P * C;
             T* best = y + (row * Wo + wo) * C;
             std::uint8_t* winner = which + (row * Wo + wo) * C;
@@ -100,11 +106,11 @@ void forward(const T* x, T* y, std::uint8_t* which, std::int64_t P, const Shape&
             for (std::int64_t c = 0; c < C; c += LANES) {
                 const Mask lanes = first_lanes(C - c);
                 if (SIZE && rows == SIZE && cols == SIZE) {
-                    window_forward<PIECES, SIZE>(window + c, best + c, winner + c, SIZE, SIZE, P,
+                    window_forward<PIECES, SIZE>(window + c, best + c, winner + c, SIZE, SIZE, 0, P,
                                                  shape, lanes);
                 } else {  // clipped, or of another size
-                    window_forward<PIECES, 0>(window + c, best + c, winner + c, rows, cols, P,
-                                              shape, lanes);
+                    window_forward<PIECES, 0>(window + c, best + c, winner + c, rows, cols,
+                                              skipped, P, shape, lanes);
                 }
             }
         }
@@ -113,9 +119,10 @@ void forward(const T* x, T* y, std::uint8_t* which, std::int64_t P, const Shape&
 
 // Backward goes by runs of `stride` places of a row, which the same windows cover: those that begin
 // at the run's own place or before it. Their gradients and winners are read once a run, and rows
-// are written from end to end, as the processor expects it.
+// are written from end to end, as the processor expects it. Padding makes an image's first run
+// shorter, and its last.
 struct Run {
-    std::int64_t h, w;                      // first place
+    std::int64_t h, w, places;              // first place, counted with the padding; how many
     std::int64_t top, bottom, left, right;  // the windows
 };
 
@@ -144,7 +151,7 @@ inline __attribute__((always_inline)) void run_backward(
             winner[a][b] = load(which + at, lanes);
         }
     }
-    const std::int64_t places = WHOLE ? stride : std::min(stride, shape.W - run.w);
+    const std::int64_t places = WHOLE ? stride : run.places;
     for (std::int64_t j = 0; j < places; ++j) {
         for (std::int64_t p = 0; p < P; ++p) {
             Floats sum = {};
@@ -164,20 +171,21 @@ inline __attribute__((always_inline)) void run_backward(
 
 template <int PIECES, int SIZE, int STRIDE, class T>
 void backward(const T* dy, const std::uint8_t* which, T* dx, std::int64_t P, const Shape& shape) {
-    const auto [N, H, W, C, Ho, Wo, size, stride] = shape;
+    const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
     const std::int64_t reach = (size + stride - 1) / stride - 1;  // earlier windows over a run
 #pragma omp parallel for schedule(static) if (N * H * W * P * C > SERIAL)
     for (std::int64_t row = 0; row < N * H; ++row) {
-        const std::int64_t n = row / H, h = row % H, a = h / stride;
+        const std::int64_t n = row / H, h = row % H + pad, a = h / stride;
         const T* gradient = dy + n * Ho * Wo * C;
         const std::uint8_t* winner = which + n * Ho * Wo * C;
-        for (std::int64_t w = 0, b = 0; w < W; w += stride, ++b) {
-            const Run run = {h, w, std::max<std::int64_t>(a - reach, 0), std::min(a, Ho - 1),
+        for (std::int64_t b = pad / stride, w = pad; w < W + pad; w = ++b * stride) {
+            const Run run = {h, w, std::min((b + 1) * stride, W + pad) - w,
+                             std::max<std::int64_t>(a - reach, 0), std::min(a, Ho - 1),
                              std::max<std::int64_t>(b - reach, 0), std::min(b, Wo - 1)};
-            T* result = dx + (row * W + w) * P * C;
+            T* result = dx + (row * W + w - pad) * P * C;
             constexpr std::int64_t MOST = most(SIZE, STRIDE);
             const bool whole = SIZE && run.bottom - run.top + 1 == MOST &&
-                               run.right - run.left + 1 == MOST && w + stride <= W;
+                               run.right - run.left + 1 == MOST && run.places == stride;
             for (std::int64_t c = 0; c < C; c += LANES) {
                 const Mask lanes = first_lanes(C - c);
                 if (whole) {
@@ -192,14 +200,17 @@ void backward(const T* dy, const std::uint8_t* which, T* dx, std::int64_t P, con
     }
 }
 
-// The sizes of `x` (N,H,W,P*C) and `y` (N,Ho,Wo,C), checked. With stride <= size <= H, W every
-// window has its first place inside and every place of x is in some window, so all of dx is
-// written.
+// The sizes of `x` (N,H,W,P*C) and `y` (N,Ho,Wo,C), checked. With stride <= size, pad < size and no
+// window beyond the image every window has a place inside.
 Shape pooled(const std::string& op, const py::array& x, const py::array& y, std::int64_t P,
-             std::int64_t size, std::int64_t stride) {
+             std::int64_t size, std::int64_t stride, std::int64_t pad) {
     if (size < 1 || size > 16 || stride < 1 || stride > size) {
         fail(op + ": window " + std::to_string(size) + ", stride " + std::to_string(stride) +
              "; a window is 1 to 16 wide and its stride no wider, or places would be skipped");
+    }
+    if (pad < 0 || pad >= size) {
+        fail(op + ": pad " + std::to_string(pad) + " is not in 0 .. " + std::to_string(size - 1) +
+             "; a window of " + std::to_string(size) + " could lie in the padding alone");
     }
     if (P < 1 || P > 256 / (size * size)) {
         fail(op + ": " + std::to_string(P) + " pieces of a window of " + std::to_string(size) +
@@ -207,16 +218,16 @@ Shape pooled(const std::string& op, const py::array& x, const py::array& y, std:
     }
     dimensions(x, (op + ": x").c_str(), 4);
     const std::int64_t N = x.shape(0), H = x.shape(1), W = x.shape(2), channels = x.shape(3);
-    if (H < size || W < size) {
+    if (H + 2 * pad < size || W + 2 * pad < size) {
         fail(op + ": a window of " + std::to_string(size) + " does not fit into " +
-             std::to_string(H) + " x " + std::to_string(W));
+             std::to_string(H) + " x " + std::to_string(W) + " with pad " + std::to_string(pad));
     }
     if (channels % P) {
         fail(op + ": " + std::to_string(channels) + " channels do not split into " +
              std::to_string(P) + " pieces");
     }
-    const Shape shape = {N, H, W, channels / P, ceil_div(H - size, stride) + 1,
-                         ceil_div(W - size, stride) + 1, size, stride};
+    const Shape shape = {N, H, W, channels / P, windows(H, size, stride, pad),
+                         windows(W, size, stride, pad), size, stride, pad};
     shaped(y, (op + ": y").c_str(), {N, shape.Ho, shape.Wo, shape.C});
     return shape;
 }
@@ -234,6 +245,8 @@ void compiled(std::int64_t P, std::int64_t size, std::int64_t stride, Work work)
     if (is(2, 4, 2)) return work(Known<2>(), Known<4>(), Known<2>());
     if (is(2, 8, 8)) return work(Known<2>(), Known<8>(), Known<8>());
     if (is(1, 2, 2)) return work(Known<1>(), Known<2>(), Known<2>());
+    if (is(1, 3, 1)) return work(Known<1>(), Known<3>(), Known<1>());
+    if (is(1, 3, 2)) return work(Known<1>(), Known<3>(), Known<2>());
     if (is(1, 4, 2)) return work(Known<1>(), Known<4>(), Known<2>());
     if (is(1, 8, 8)) return work(Known<1>(), Known<8>(), Known<8>());
     return work(Known<0>(), Known<0>(), Known<0>());
@@ -241,8 +254,9 @@ void compiled(std::int64_t P, std::int64_t size, std::int64_t stride, Work work)
 
 template <class T>
 void pool_forward(const std::string& op, const py::array& x, const py::array& y,
-                  const py::array& which, std::int64_t P, std::int64_t size, std::int64_t stride) {
-    const Shape shape = pooled(op, x, y, P, size, stride);
+                  const py::array& which, std::int64_t P, std::int64_t size, std::int64_t stride,
+                  std::int64_t pad) {
+    const Shape shape = pooled(op, x, y, P, size, stride, pad);
     same_shape(y, "y", which, "which");
     const auto* values = input<T>(x, (op + ": x").c_str());
     auto* largest = output<T>(y, (op + ": y").c_str());
@@ -254,8 +268,9 @@ void pool_forward(const std::string& op, const py::array& x, const py::array& y,
 
 template <class T>
 void pool_backward(const std::string& op, const py::array& dy, const py::array& which,
-                   const py::array& dx, std::int64_t P, std::int64_t size, std::int64_t stride) {
-    const Shape shape = pooled(op, dx, dy, P, size, stride);
+                   const py::array& dx, std::int64_t P, std::int64_t size, std::int64_t stride,
+                   std::int64_t pad) {
+    const Shape shape = pooled(op, dx, dy, P, size, stride, pad);
     same_shape(dy, "dy", which, "which");
     const auto* gradient = input<T>(dy, (op + ": dy").c_str());
     const auto* winner = input<std::uint8_t>(which, (op + ": which").c_str());
@@ -267,26 +282,26 @@ void pool_backward(const std::string& op, const py::array& dy, const py::array& 
 
 template <class T>
 void maxpool_forward(const py::array& x, const py::array& y, const py::array& which,
-                     std::int64_t size, std::int64_t stride) {
-    pool_forward<T>("maxpool_forward", x, y, which, 1, size, stride);
+                     std::int64_t size, std::int64_t stride, std::int64_t pad) {
+    pool_forward<T>("maxpool_forward", x, y, which, 1, size, stride, pad);
 }
 
 template <class T>
 void maxpool_backward(const py::array& dy, const py::array& which, const py::array& dx,
-                      std::int64_t size, std::int64_t stride) {
-    pool_backward<T>("maxpool_backward", dy, which, dx, 1, size, stride);
+                      std::int64_t size, std::int64_t stride, std::int64_t pad) {
+    pool_backward<T>("maxpool_backward", dy, which, dx, 1, size, stride, pad);
 }
 
 template <class T>
 void maxout_pool_forward(const py::array& x, const py::array& y, const py::array& which,
                          std::int64_t pieces, std::int64_t size, std::int64_t stride) {
-    pool_forward<T>("maxout_pool_forward", x, y, which, pieces, size, stride);
+    pool_forward<T>("maxout_pool_forward", x, y, which, pieces, size, stride, 0);
 }
 
 template <class T>
 void maxout_pool_backward(const py::array& dy, const py::array& which, const py::array& dx,
                           std::int64_t pieces, std::int64_t size, std::int64_t stride) {
-    pool_backward<T>("maxout_pool_backward", dy, which, dx, pieces, size, stride);
+    pool_backward<T>("maxout_pool_backward", dy, which, dx, pieces, size, stride, 0);
 }
 
 }  // namespace

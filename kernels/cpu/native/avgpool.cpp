@@ -1,0 +1,124 @@
+// Average pooling over size x size windows, Caffe's ceil output size; a window at the far edges is
+// the mean of its places inside the image.
+//
+//   forward    x (N,H,W,C) -> y (N,Ho,Wo,C)      reads 4 bytes an input, writes 4 an output
+//   backward   dy (N,Ho,Wo,C) -> dx (N,H,W,C)    reads 4 bytes an output, writes 4 an input
+//              (bf16: half of all; overlapping windows are read again from the cache)
+//
+// One thread computes rows of one image, sixteen channels at a time in registers, in float.
+// Backward gathers, as max pooling's does: a place of dx adds up its shares of the windows that it
+// is in, in rising order, so each dx is written once and no sum depends on the number of threads.
+//
+// Read next: lrn.cpp.
+#include <algorithm>
+
+#include "common.h"
+#include "lanes.h"
+#include "parallel.h"
+#include "windows.h"
+
+using namespace lsuv;
+
+namespace {
+
+struct Shape {
+    std::int64_t N, H, W, C, Ho, Wo, size, stride;
+};
+
+// The sizes of `x` (N,H,W,C) and `y` (N,Ho,Wo,C), checked.
+Shape averaged(const std::string& op, const py::array& x, const py::array& y, std::int64_t size,
+               std::int64_t stride) {
+    if (stride < 1 || stride > size) {
+        fail(op + ": window " + std::to_string(size) + ", stride " + std::to_string(stride) +
+             "; a stride is 1 or more and no wider than its window, or places would be skipped");
+    }
+    dimensions(x, (op + ": x").c_str(), 4);
+    const std::int64_t N = x.shape(0), H = x.shape(1), W = x.shape(2), C = x.shape(3);
+    if (size > H || size > W) {
+        fail(op + ": a window of " + std::to_string(size) + " does not fit into " +
+             std::to_string(H) + " x " + std::to_string(W));
+    }
+    const Shape shape = {N, H, W, C, windows(H, size, stride), windows(W, size, stride), size,
+                         stride};
+    shaped(y, (op + ": y").c_str(), {N, shape.Ho, shape.Wo, C});
+    return shape;
+}
+
+template <class T>
+void forward(const T* x, T* y, const Shape& shape) {
+    const auto [N, H, W, C, Ho, Wo, size, stride] = shape;
+#pragma omp parallel for schedule(static) if (N * H * W * C > SERIAL)
+    for (std::int64_t row = 0; row < N * Ho; ++row) {
+        const std::int64_t n = row / Ho, h = row % Ho * stride, rows = std::min(size, H - h);
+        for (std::int64_t wo = 0; wo < Wo; ++wo) {
+            const std::int64_t w = wo * stride, cols = std::min(size, W - w);
+            const T* window = x + ((n * H + h) * W + w) * C;
+            const Floats count = all(static_cast<float>(rows * cols));
+            for (std::int64_t c = 0; c < C; c += LANES) {
+                const Mask lanes = first_lanes(C - c);
+                Floats sum = {};
+                for (std::int64_t r = 0; r < rows; ++r) {
+                    for (std::int64_t s = 0; s < cols; ++s) {
+                        sum += load(window + (r * W + s) * C + c, lanes);
+                    }
+                }
+                store_rounded(y + (row * Wo + wo) * C + c, sum / count, lanes);
+            }
+        }
+    }
+}
+
+// The first window along an axis that has place `at`.
+inline std::int64_t earliest(std::int64_t at, std::int64_t size, std::int64_t stride) {
+    return at < size ? 0 : (at - size) / stride + 1;
+}
+
+template <class T>
+void backward(const T* dy, T* dx, const Shape& shape) {
+    const auto [N, H, W, C, Ho, Wo, size, stride] = shape;
+#pragma omp parallel for schedule(static) if (N * H * W * C > SERIAL)
+    for (std::int64_t row = 0; row < N * H; ++row) {
+        const std::int64_t n = row / H, h = row % H;
+        const std::int64_t top = earliest(h, size, stride), bottom = std::min(h / stride, Ho - 1);
+        for (std::int64_t w = 0; w < W; ++w) {
+            const std::int64_t left = earliest(w, size, stride);
+            const std::int64_t right = std::min(w / stride, Wo - 1);
+            for (std::int64_t c = 0; c < C; c += LANES) {
+                const Mask lanes = first_lanes(C - c);
+                Floats sum = {};
+                for (std::int64_t a = top; a <= bottom; ++a) {
+                    const std::int64_t rows = std::min(size, H - a * stride);
+                    for (std::int64_t b = left; b <= right; ++b) {
+                        const std::int64_t cols = std::min(size, W - b * stride);
+                        const Floats share = load(dy + ((n * Ho + a) * Wo + b) * C + c, lanes);
+                        sum += share / all(static_cast<float>(rows * cols));
+                    }
+                }
+                store_rounded(dx + (row * W + w) * C + c, sum, lanes);
+            }
+        }
+    }
+}
+
+template <class T>
+void avgpool_forward(const py::array& x, const py::array& y, std::int64_t size,
+                     std::int64_t stride) {
+    const Shape shape = averaged("avgpool_forward", x, y, size, stride);
+    const auto* values = input<T>(x, "avgpool_forward: x");
+    forward(values, output<T>(y, "avgpool_forward: y"), shape);
+}
+
+template <class T>
+void avgpool_backward(const py::array& dy, const py::array& dx, std::int64_t size,
+                      std::int64_t stride) {
+    const Shape shape = averaged("avgpool_backward", dx, dy, size, stride);
+    const auto* gradient = input<T>(dy, "avgpool_backward: dy");
+    backward(gradient, output<T>(dx, "avgpool_backward: dx"), shape);
+}
+
+}  // namespace
+
+void bind_avgpool(py::module_& m) {
+    define(m, "avgpool_forward", &avgpool_forward<float>, &avgpool_forward<bf16>);
+    define(m, "avgpool_backward", &avgpool_backward<float>, &avgpool_backward<bf16>);
+}
