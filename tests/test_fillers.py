@@ -176,6 +176,16 @@ def test_bad_options_are_named(wrong, message):
         fill(small_net(), seed=0, **wrong)
 
 
+def test_orthogonality_error_of_some_vectors_against_all():
+    """A vector that is too long, or not orthogonal to one of those looked at, is seen."""
+    Q = NumpyOps().orthonormal(40, 60, (0, 1, 2)).astype(np.float64)
+    assert orthogonality_error(Q, most=3) < 1e-6
+    leaning = Q.copy()
+    leaning[17] += 0.3 * Q[0]  # the first is always looked at
+    assert orthogonality_error(leaning, most=3) > 0.25
+    assert orthogonality_error(2 * Q, most=40) == pytest.approx(orthogonality_error(Q), abs=1e-9)
+
+
 def test_orthogonality_error_sees_what_is_not_orthonormal():
     Q = np.linalg.qr(np.random.default_rng(0).normal(size=(9, 5)))[0]
     assert orthogonality_error(3 * Q) < 1e-12

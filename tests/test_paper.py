@@ -16,6 +16,7 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bench import paper_tables
 from bench.paper import (__main__ as command, claims, curves, grids, imagenet, page, rows,
@@ -437,3 +438,31 @@ def test_without_the_data_no_other_set_is_offered(tmp_path, monkeypatch):
     with pytest.raises(InputError) as error:
         main("table9", "--folder", tmp_path)
     assert str(error.value) == "data cifar10: not found in a; put it into a"
+
+
+def test_figure_5_on_a_tiny_folder(tmp_path, capsys):
+    """The whole road: the first epoch's losses, a training of each initialisation, the plot.
+    Figure 4 is the same with CaffeNet, whose checkpoints of 490 MB take a minute."""
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 1)):
+        for k, name in enumerate(("dark", "light")):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(100 * k, 100 + 100 * k, (30 + i, 40, 3), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "set" / split / name / f"{i}.png")
+    folder, out = tmp_path / "paper", tmp_path / "rows.json"
+    arguments = ["figure5", "--data", tmp_path / "set", "--recipe", "fast", "--epochs", 1, "--batch",
+                 4, "--threads", 1, "--folder", folder, "--json", out]
+    assert main(*arguments) == 0
+    found = {(r["row"], r["column"]): r for r in json.loads(out.read_text())}
+    assert set(found) == {(row, column) for row in ("flat loss", "accuracy")
+                          for column in ("LSUV", "original")}
+    assert found["accuracy", "LSUV"]["verdict"] == CUT
+    assert found["flat loss", "LSUV"]["verdict"] == OTHER  # two classes are not ImageNet
+    lines = (folder / "figure5.csv").read_text().splitlines()
+    assert sum(line.startswith("loss in the first epoch") for line in lines) == 2 * 3
+    assert (folder / "figure5.png").stat().st_size > 5000
+    capsys.readouterr()
+    main(*arguments)  # nothing is trained again
+    assert "epoch 1/1" not in capsys.readouterr().out

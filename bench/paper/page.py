@@ -86,8 +86,8 @@ TABLES = {
                "Statements of the paper that stand in no table: the pre-initialisation, what is "
                "normalised, the tolerance, the number of iterations.",
                "a small decrease is one of less than 2 points; no difference is at most 0.5 "
-               "points, and no improvement none beyond two standard errors; each after the whole of the "
-               "paper's recipe. Iterations are ok up to 5."),
+               "points, and no improvement none beyond two standard errors; each after the whole "
+               "of the paper's recipe. Iterations are ok up to 5."),
 }
 
 

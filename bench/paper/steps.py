@@ -19,11 +19,8 @@ def walk(net, feed, optimizer, policy: dict, steps: int,
     quantity of the paper's Figure 1. Without `look` there are none."""
     table = rates(policy, 0, steps + 1)
     device_table = feed.start(read_clock(net), 0, steps, table)
-    weights = [net.arenas.view(np.arange(net.weights.size), name).reshape(-1)
-               for name in net.named_params() if name.endswith(".W")]
-    place = np.concatenate(weights)  # of every weight in the arena, without padding and biases
     losses, ratios = [], []
-    before = net.ops.tohost(net.weights)[place]
+    before = weights_of(net) if look else None
     for _ in range(steps):
         feed.train_batch()
         net.forward(train=True)
@@ -37,8 +34,15 @@ def walk(net, feed, optimizer, policy: dict, steps: int,
         losses.append(float(clock[LOSS]))
         if not look:
             continue
-        after = net.ops.tohost(net.weights)[place]
+        after = weights_of(net)
         ratios.append(float(np.abs(after - before).mean(dtype=np.float64)
                             / np.abs(before).mean(dtype=np.float64)))
         before = after
     return losses, ratios
+
+
+def weights_of(net) -> np.ndarray:
+    """A copy of all weights, without biases."""
+    arena = net.ops.tohost(net.weights)
+    return np.concatenate([net.arenas.view(arena, name).reshape(-1)
+                           for name in net.named_params() if name.endswith(".W")])
