@@ -362,17 +362,36 @@ def test_walk_measures_every_update():
     assert ratios == pytest.approx(seen, rel=1e-5)
 
 
-def test_the_best_gain_has_the_lowest_loss(tmp_path):
+def test_the_gain_nearest_the_band(tmp_path, monkeypatch):
+    """By the first updates' median, on a log scale; a run that breaks off counts as it is."""
+    s = small_study(tmp_path, only=["*:ReLU"])
+    ratios = dict(zip(updates.GAINS, (5e-5, 5e-5, 1e-4, 4e-4, 2e-3, 6e-2, 1.0)))
+    for gain, ratio in ratios.items():
+        steps = 5 if gain == 2.0 else updates.STEPS
+        s.keep_series(updates.key_of("ReLU", gain), {
+            "loss": [2.3] * steps, "ratio": [ratio] * min(steps, 10) + [1e-5] * (steps - 10),
+            "date": "2026-01-01", "machine": "a machine"})
+    monkeypatch.setattr(updates, "walk", lambda *a: pytest.fail("walked again"))
+    s.keep_series(updates.key_of("ReLU", None), s.series(updates.key_of("ReLU", 1.4)))
+    found = {row.row: row for row in study.run(s, updates.figure1(s))}
+    assert [found[updates.name_of(gain)].ours for gain in updates.GAINS] == list(ratios.values())
+    best = found["gain nearest the band"]
+    assert (best.ours, best.paper, best.verdict) == (1.4, 1.4, OK)
+    assert "not finite after 5 steps" in found["gain 2"].note
+    figure = updates.draw(s)
+    assert figure.band[:2] == (0.001, 0.01) and len(figure.series) == len(updates.GAINS) + 1
+
+
+def test_a_budget_that_is_over_does_not_hide_what_is_there(tmp_path):
     s = small_study(tmp_path)
-    for gain in updates.GAINS:
-        loss = 2.0 + abs(gain - 1.2)
-        s.keep_series(updates.key_of("ReLU", gain), {"loss": [loss] * updates.STEPS,
-                                                     "ratio": [0.005] * updates.STEPS})
-    s.keep_series(updates.key_of("ReLU", 2.0), {"loss": [1.0] * 5, "ratio": [0.1] * 5})  # broke off
-    found = []
-    figure = updates.draw(s, found)
-    assert [(r.row, r.column, r.ours, r.verdict) for r in found] == [("best gain", "ReLU", 1.2, OK)]
-    assert figure.band[:2] == (0.001, 0.01) and len(figure.series) == len(updates.GAINS)
+    cells = [training.cell(s, "table3", "LSUV", "ReLU", 92.11, SMALL)]
+    first = study.run(s, cells)[0]
+    over = small_study(tmp_path, budget=-1.0)
+    cells = [training.cell(over, "table3", row, "ReLU", 92.11, run) for row, run in (
+        ("LSUV", SMALL), ("MSRA", Run("fitnet1", "relu", "msra", "synthetic", more=SMALL.more)))]
+    again = study.run(over, cells)
+    assert again[0].ours == first.ours and again[0].verdict == CUT
+    assert again[1].verdict == NOT_RUN
 
 
 @pytest.mark.parametrize("losses, step", [([2.3] * 40, None), ([2.3] * 20 + [1.0] * 20, 21),

@@ -38,10 +38,10 @@ from models.recipes import KINDS
 
 @dataclass(frozen=True)
 class Experiment:
-    """cells(study); draw(study, rows) -> a Figure or None, and may add rows."""
+    """cells(study); draw(study) -> a Figure, or None where there is nothing to draw yet."""
 
     cells: Callable[[Study], list[Cell]]
-    draw: Callable[[Study, list[Row]], Figure | None] | None = None
+    draw: Callable[[Study], Figure | None] | None = None
     folder: bool = False  # wants --data FOLDER
 
 
@@ -149,7 +149,7 @@ def measure(study: Study, name: str) -> list[Row]:
     say(f"{name}: {(experiment.cells.__doc__ or name).splitlines()[0]}"
         if not isinstance(experiment.cells, partial) else name)
     rows = run(study, experiment.cells(study))
-    figure = experiment.draw(study, rows) if experiment.draw is not None else None
+    figure = experiment.draw(study) if experiment.draw is not None else None
     if figure is not None:
         study.write(ROWS, f"{name}.figure", figure.as_dict())
         plots.draw(figure, study.folder)

@@ -44,7 +44,7 @@ def curve(study: Study, run: Run, label: str, panel: str, seconds: float | None 
     return Series(label, x, [100 * row["test_accuracy"] for row in there.rows], panel)
 
 
-def draw2(study: Study, rows: list[Row]) -> Figure | None:
+def draw2(study: Study) -> Figure | None:
     series = [curve(study, Run("fitnet4", ACTS[act], INITS[init]), init, act)
               for act in ACTS for init in TABLE_3 if act in TABLE_3[init]]
     return accuracy_figure("figure2", "FitNet-4: accuracy by activation and initialiser", "epoch",
@@ -84,7 +84,7 @@ def overhead(study: Study) -> Cell:
                  for column in columns])
 
 
-def draw3(study: Study, rows: list[Row]) -> Figure | None:
+def draw3(study: Study) -> Figure | None:
     seconds = study.series(f"figure3-seconds-{plan(study, RUNS_3['LSUV']).precision}")
     if seconds is None:
         return None

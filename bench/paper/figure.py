@@ -22,7 +22,8 @@ class Series:
 @dataclass
 class Figure:
     """name: that of its files, such as "figure1". x_label and y_label name their units. band: a
-    range of y that is shaded, and what it is called: (low, high, name)."""
+    range of y that is shaded, and what it is called: (low, high, name). y_top: where the picture
+    ends; the CSV has what lies above."""
 
     name: str
     title: str
@@ -33,6 +34,7 @@ class Figure:
     log_x: bool = False
     log_y: bool = False
     band: tuple[float, float, str] | None = None
+    y_top: float | None = None
 
     def __post_init__(self):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):

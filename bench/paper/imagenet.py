@@ -91,7 +91,7 @@ def left_plateau(losses: list[float], guessing: float) -> int | None:
     return None
 
 
-def draw(study: Study, rows: list[Row], figure: str) -> Figure | None:
+def draw(study: Study, figure: str) -> Figure | None:
     series = []
     for column, init in INITS.items():
         run = folder_run(study, figure, init)

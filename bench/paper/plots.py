@@ -133,6 +133,8 @@ def frame(axes, figure: Figure, panel: str) -> None:
     if figure.band:
         low, high, _ = figure.band
         axes.axhspan(low, high, facecolor="0.88", edgecolor="0.55", linewidth=0.8, zorder=0)
+    if figure.y_top is not None:
+        axes.set_ylim(top=figure.y_top)
     axes.set(title=plain(panel), xlabel=plain(figure.x_label), ylabel=plain(figure.y_label))
     axes.grid(color="0.8", linewidth=0.6)
     axes.set_axisbelow(True)

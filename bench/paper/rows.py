@@ -76,9 +76,9 @@ def number(value: float | str | None, unit: str, printed: bool = False) -> str:
     if unit == "variance":
         return f"{value:.2e}"
     digits = 3 if unit in TIMES or unit == "std" else 4
-    if size >= 10**digits:
+    if 10**digits <= size < 1e9:
         return f"{value:,.0f}"
-    if 0 < size < 1e-4:
+    if 0 < size < 1e-4 or size >= 1e9:
         return f"{value:.2e}"
     # A measured second keeps its zeros; what the paper or a count gives as 4 stays 4.
     return (f"{value:#.{digits}g}".rstrip(".") if unit in TIMES and not printed

@@ -33,8 +33,8 @@ CELLS, ROWS = "cells", "rows"
 class Cell:
     """Some rows of a table that are measured together.
 
-    key: their name in the folder; None where `measure` keeps what it finds by itself. cost: in
-    units of the table's own. blank: the rows as they are where there is no time to measure them.
+    key: their name in the folder; None where `measure` keeps what it finds, and to the budget, by
+    itself. cost: in units of the table's own. blank: the rows where there is no time to measure.
     """
 
     key: str | None
@@ -82,6 +82,10 @@ class Study:
         """Seconds of the budget that are left."""
         return self.budget - (time.monotonic() - self.began)
 
+    @property
+    def today(self) -> str:
+        return datetime.date.today().isoformat()
+
     @cached_property
     def machine(self) -> str:
         m = machine(self.ops, {})
@@ -97,8 +101,8 @@ class Study:
         """A row of today on this machine; nothing measured unless `more` says so."""
         blank = {"ours": None, "spread": None, "epochs": None, "verdict": NOT_RUN}
         return Row(table, row, column, paper, unit=unit, **{
-            **blank, "rerun": self.command(table), "date": datetime.date.today().isoformat(),
-            "machine": self.machine, **more})
+            **blank, "rerun": self.command(table), "date": self.today, "machine": self.machine,
+            **more})
 
     def wanted(self, row: Row) -> bool:
         """Whether the patterns of --only, if any, name this row."""
@@ -178,7 +182,7 @@ def run(study: Study, cells: list[Cell]) -> list[Row]:
         progress.begin(cell)
         rows = study.kept(cell.key)
         fresh = rows is None
-        if fresh and study.left <= 0:
+        if fresh and cell.key is not None and study.left <= 0:
             rows = cell.blank
         elif fresh:
             rows = cell.measure(progress)
