@@ -20,7 +20,7 @@ from PIL import Image
 
 from bench import paper_tables
 from bench.paper import (__main__ as command, claims, curves, grids, imagenet, page, rows,
-                         statistics, steps, study, training, updates)
+                         statistics, steps, study, timing, training, updates)
 from bench.paper.rows import AGREES, CUT, DIFFERS, NOT_RUN, OFF, OK, OTHER, TYPO
 from bench.paper.study import Cell, Study
 from bench.paper.training import Planned, Run
@@ -485,3 +485,21 @@ def test_figure_5_on_a_tiny_folder(tmp_path, capsys):
     capsys.readouterr()
     main(*arguments)  # nothing is trained again
     assert "epoch 1/1" not in capsys.readouterr().out
+
+
+def test_what_decides_a_cell_is_in_its_name(tmp_path):
+    """Two folders of images of one name, two devices, two counts of threads."""
+    runs_of = [Run("googlenet", "relu", "lsuv", str(tmp_path / part / "images")) for part in "ab"]
+    s = small_study(tmp_path)
+    assert len({training.plan(s, run).name for run in runs_of}) == 2
+    devices = [small_study(tmp_path, device=name, threads=None) for name in ("cpu", "numpy")
+               if name == "numpy" or s.ops.name == "cpu"]
+    assert len({d.cells for d in devices}) == len(devices)
+    for key in (curves.overhead_key, lambda study: timing.table6(study)[0].key):
+        names = set()
+        for threads in (1, 2):
+            one = small_study(tmp_path)
+            one.__dict__["ops"] = types.SimpleNamespace(name="cpu", threads=threads, precisions={},
+                                                        description="")
+            names.add(key(one))
+        assert len(names) == 2

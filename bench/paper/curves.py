@@ -10,7 +10,7 @@ Read next: bench/paper/timing.py.
 from bench.paper.figure import Figure, Series
 from bench.paper.rows import OFF, OK, Row
 from bench.paper.study import Cell, Progress, Study
-from bench.paper.timing import seconds_per_epoch
+from bench.paper.timing import seconds_per_epoch, threads_of
 from bench.paper.training import Run, cell, folder_of, multiply_adds, outcome, plan
 from bench.paper_tables import ACTS, INITS, TABLE_3
 
@@ -59,15 +59,19 @@ def figure3(study: Study) -> list[Cell]:
                                for row, run in RUNS_3.items())]
 
 
+def overhead_key(study: Study) -> str:
+    return f"figure3-overhead-{plan(study, RUNS_3['LSUV']).precision}-{threads_of(study)}"
+
+
 def overhead(study: Study) -> Cell:
     """The seconds that batch normalisation adds to a training step, in % of one without."""
     columns = {"BN before": "fitnet4-bn-before", "BN after": "fitnet4-bn-after"}
-    precision = plan(study, RUNS_3["LSUV"]).precision
+    precision, key = plan(study, RUNS_3["LSUV"]).precision, overhead_key(study)
     more = {"settings": f"FitNet-4, {ACT_3}, batch 128, {precision}: median step, the nets in turn"}
 
     def measure(progress: Progress) -> list[Row]:
         seconds = seconds_per_epoch(study, ("fitnet4", *columns.values()), ACT_3, precision)
-        study.keep_series(f"figure3-seconds-{precision}", seconds)
+        study.keep_series(f"{key}-seconds", seconds)
         rows = []
         for column, net in columns.items():
             ours = 100 * (seconds[net] / seconds["fitnet4"] - 1)
@@ -78,14 +82,14 @@ def overhead(study: Study) -> Cell:
                                   "without", **more))
         return rows
 
-    return Cell(f"figure3-overhead-{precision}", "figure3 overhead of batch normalisation",
+    return Cell(key, "figure3 overhead of batch normalisation",
                 0.02 * multiply_adds("fitnet4", ACT_3), measure,
                 [study.row("figure3", "overhead", column, OVERHEAD, "% of a step", **more)
                  for column in columns])
 
 
 def draw3(study: Study) -> Figure | None:
-    seconds = study.series(f"figure3-seconds-{plan(study, RUNS_3['LSUV']).precision}")
+    seconds = study.series(f"{overhead_key(study)}-seconds")
     if seconds is None:
         return None
     series = [curve(study, run, row, "", seconds[run.net]) for row, run in RUNS_3.items()]

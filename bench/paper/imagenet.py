@@ -8,13 +8,14 @@ Read next: models/caffenet.py.
 
 import math
 import statistics
+from pathlib import Path
 
-from bench.paper.figure import Figure, Series
 from bench.paper.curves import curve
+from bench.paper.figure import Figure, Series
 from bench.paper.rows import OFF, OTHER, Row, within
 from bench.paper.steps import walk
 from bench.paper.study import Cell, Progress, Study
-from bench.paper.training import Run, cell, multiply_adds, plan, settings_options, slug
+from bench.paper.training import Run, cell, multiply_adds, plan, settings_options
 from bench.paper_tables import NC
 from engine.data import load
 from engine.errors import InputError
@@ -106,4 +107,4 @@ def draw(study: Study, figure: str) -> Figure | None:
     name = NETS[figure][1]
     return Figure(figure, f"{name}: LSUV and its original initialisation", "epoch",
                   "loss, or test accuracy in %", found, caption=f"{name} on the images of "
-                  f"{slug(study.data)}.")
+                  f"{Path(study.data).resolve().name}.")

@@ -1,9 +1,9 @@
 """What all the tables share: the device, the data, the time that is left, and the folder of cells.
 
 A table is a list of cells. A measured cell (a column of deviations, a timing) is kept in
-FOLDER/cells, a trained one in a run folder of its own, so whatever is finished is not done again;
-FOLDER/rows has the rows of each table for the report. A cell whose settings differ has another
-name, so nothing is mixed up.
+FOLDER/cells/DEVICE, a trained one in a run folder of its own, so whatever is finished is not done
+again; FOLDER/rows has the rows of each table for the report. A cell whose settings differ has
+another name, so nothing is mixed up.
 
 Read next: bench/paper/statistics.py, the tables that train nothing.
 """
@@ -110,9 +110,14 @@ class Study:
             fnmatchcase(row.row, pattern.partition(":")[0])
             and fnmatchcase(row.column, pattern.partition(":")[2] or "*") for pattern in self.only)
 
+    @property
+    def cells(self) -> str:
+        """The folder's room for what this device measured."""
+        return f"{CELLS}/{self.ops.name}"
+
     def kept(self, key: str | None) -> list[Row] | None:
         """The rows of a cell that is there already."""
-        path = self.folder / CELLS / f"{key}.json"
+        path = self.folder / self.cells / f"{key}.json"
         if key is None or not path.exists():
             return None
         try:
@@ -122,15 +127,15 @@ class Study:
                              "again") from None
 
     def keep(self, key: str, rows: list[Row]) -> None:
-        self.write(CELLS, key, [row.as_dict() for row in rows])
+        self.write(self.cells, key, [row.as_dict() for row in rows])
 
     def series(self, key: str) -> dict | None:
         """The numbers behind a curve, as `keep_series` was given them."""
-        path = self.folder / CELLS / f"{key}-series.json"
+        path = self.folder / self.cells / f"{key}-series.json"
         return runs.read_json(path) if path.exists() else None
 
     def keep_series(self, key: str, values: dict) -> None:
-        self.write(CELLS, f"{key}-series", values)
+        self.write(self.cells, f"{key}-series", values)
 
     def write(self, room: str, name: str, value) -> None:
         path = self.folder / room / f"{name}.json"

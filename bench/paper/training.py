@@ -11,6 +11,7 @@ classes, halfway from guessing to perfect.
 Read next: bench/paper/grids.py, the tables made of such cells.
 """
 
+import hashlib
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from bench.paper.rows import (AGREES, CUT, DIFFERS, NOT_RUN, OFF, OK, OTHER, Row
 from bench.paper.study import Cell, Progress, Study
 from bench.paper_tables import NC
 from engine import runs
+from engine.data import NAMES
 from engine.errors import InputError, RunError
 from engine.losses import SoftmaxLoss
 from engine.net import Net
@@ -105,8 +107,12 @@ class Planned:
 
 
 def slug(data: str) -> str:
-    """A data set in a folder's name: a folder of images by its last part."""
-    return Path(data).name or "data"
+    """A data set in a folder's name: a folder of images by its last part and a mark of where it
+    lies."""
+    if data in NAMES:
+        return data
+    place = hashlib.sha256(str(Path(data).resolve()).encode()).hexdigest()[:8]
+    return f"{Path(data).resolve().name}-{place}"
 
 
 def plan(study: Study, run: Run) -> Planned:
