@@ -146,16 +146,27 @@ def chosen(args) -> list[str]:
 def measure(study: Study, name: str) -> list[Row]:
     """Run one table or figure, draw it, and put its rows on record."""
     experiment = EXPERIMENTS[name]
-    say(f"{name}: {(experiment.cells.__doc__ or name).splitlines()[0]}"
-        if not isinstance(experiment.cells, partial) else name)
-    rows = run(study, experiment.cells(study))
+    cells = experiment.cells(study)
+    if not any(study.wanted(row) for cell in cells for row in cell.blank):
+        return []
+    about = getattr(experiment.cells, "func", experiment.cells).__doc__
+    say(f"{name}: {about.splitlines()[0]}")
+    rows = run(study, cells, partial(record, study, name))
     figure = experiment.draw(study) if experiment.draw is not None else None
     if figure is not None:
         study.write(ROWS, f"{name}.figure", figure.as_dict())
         plots.draw(figure, study.folder)
         say(f"{study.folder / name}.png and .csv")
-    record(study, name, rows)
     return rows
+
+
+def none_such(study: Study, names: list[str]) -> InputError:
+    """What --only could have named."""
+    blank = [row for name in names for cell in EXPERIMENTS[name].cells(study) for row in cell.blank]
+    rows, columns = (", ".join(dict.fromkeys(map(repr, found))) for found in (
+        (row.row for row in blank), (row.column for row in blank)))
+    return InputError(f"--only {' '.join(study.only)} names no cell of {', '.join(names)}; rows "
+                      f"{rows}; columns {columns}")
 
 
 def counts(rows: list[Row]) -> str:
@@ -198,6 +209,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("stopped; the same command goes on where it was")
         raise
+    if names and not rows:
+        raise none_such(study, names)
     if args.json is not None:
         runs.write_json(Path(args.json), [row.as_dict() for row in rows])
     if names:

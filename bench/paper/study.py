@@ -27,6 +27,7 @@ from kernels import ops_for
 
 FOLDER = Path("runs") / "paper"
 CELLS, ROWS = "cells", "rows"
+AT_ONCE = 0.2                       # seconds
 
 
 @dataclass(frozen=True)
@@ -148,25 +149,29 @@ class Progress:
 
     def __init__(self, cells: list[Cell], left: Callable[[], float]):
         self.count, self.total = len(cells), sum(cell.cost for cell in cells)
-        self.number, self.done, self.worked, self.left = 0, 0.0, 0.0, left
-        self.began = time.monotonic()
+        self.number, self.done, self.left = 0, 0.0, left
+        self.worked = self.seconds = 0.0  # of the cells that tell the pace
 
     def begin(self, cell: Cell) -> None:
-        self.number, self.cell = self.number + 1, cell
+        self.number, self.cell, self.began = self.number + 1, cell, time.monotonic()
         self.say("")
 
-    def end(self, measured: bool) -> None:
-        """The cell is over; one that was there already says nothing of the pace."""
+    def end(self) -> None:
+        """The cell is over; one that took no time was there already, and says nothing of the pace.
+        """
+        spent = time.monotonic() - self.began
         self.done += self.cell.cost
-        self.worked += self.cell.cost if measured else 0
+        if spent > AT_ONCE:
+            self.worked, self.seconds = self.worked + self.cell.cost, self.seconds + spent
 
     def say(self, text: str, share: float = 0.0) -> None:
         """A line; share: how much of the present cell is done."""
-        worked = self.worked + share * self.cell.cost
+        worked, spent = self.worked + share * self.cell.cost, self.seconds
+        spent += time.monotonic() - self.began if share else 0
         remaining = self.total - self.done - share * self.cell.cost
         rest = ""
         if worked:
-            seconds = (time.monotonic() - self.began) / worked * remaining
+            seconds = spent / worked * remaining
             beyond = ", more than the budget" if seconds > self.left() else ""
             rest = f"  [{minutes(seconds)} left{beyond}]"
         say(f"{self.number}/{self.count} {self.cell.title}{': ' if text else ''}{text}{rest}")
@@ -179,24 +184,27 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def run(study: Study, cells: list[Cell]) -> list[Row]:
-    """Measure what is not there yet, in order, while there is time -> every row."""
+def run(study: Study, cells: list[Cell],
+        keep: Callable[[list[Row]], None] = lambda rows: None) -> list[Row]:
+    """Measure what is not there yet, in order, while there is time -> every row.
+
+    keep(rows) is given each cell's as soon as they are there."""
     cells = [cell for cell in cells if any(map(study.wanted, cell.blank))]
     progress, found = Progress(cells, lambda: study.left), []
     for cell in cells:
         progress.begin(cell)
         rows = study.kept(cell.key)
-        fresh = rows is None
-        if fresh and cell.key is not None and study.left <= 0:
+        if rows is None and cell.key is not None and study.left <= 0:
             rows = cell.blank
-        elif fresh:
+        elif rows is None:
             rows = cell.measure(progress)
             if cell.key is not None:
                 study.keep(cell.key, rows)
-        progress.end(fresh)
+        progress.end()
         rows = [row for row in rows if study.wanted(row)]
         for row in rows:
             say(line(row.as_dict()))
+        keep(rows)
         found += rows
     return found
 

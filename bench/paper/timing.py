@@ -47,7 +47,8 @@ def table6(study: Study) -> list[Cell]:
             lsuv = timed(lambda seed: initialise(built, "lsuv", next_batch, seed, words[0]))
             return rows(ortho, lsuv, f"{', '.join(words)}; median of {REPEATS}")
 
-        return Cell(f"table6-{net}-{threads_of(study)}", f"table6 {TABLE_6_NAMES[net]}", cost, measure, rows())
+        return Cell(f"table6-{net}-{threads_of(study)}", f"table6 {TABLE_6_NAMES[net]}", cost,
+                    measure, rows())
 
     costs = {"fitnet4": 1, "googlenet": 10, "caffenet": 15}
     return [cell(net, paper, costs[net]) for net, paper in TABLE_6.items()]

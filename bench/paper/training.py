@@ -298,12 +298,16 @@ def summary(study: Study, table: str, row: str, column: str, paper, unit: str, p
     return study.row(
         table, row, column, paper, unit, **{
             **more, "ours": ours, "spread": spread, "epochs": epochs, "seeds": values,
-            "verdict": judge(planned, paper, ours, values, done), "note": "; ".join(notes),
+            "verdict": judge(planned, paper, ours, values, done, len(good) < len(begun)),
+            "note": "; ".join(notes),
             "date": begun[-1].record["started"][:10], "machine": ran_on(begun[-1].record)})
 
 
-def judge(planned: Planned, paper, ours, values: list[float], done: bool) -> str:
-    """The verdict on a cell: of numbers only where the whole paper recipe was run."""
+def judge(planned: Planned, paper, ours, values: list[float], done: bool,
+          failures: bool = False) -> str:
+    """The verdict on a cell: of numbers only where the whole paper recipe was run.
+
+    ours: the mean of the seeds that trained, or n/c. failures: whether a seed is n/c."""
     if not done or not planned.whole:
         return CUT
     if planned.kind != "paper" or planned.run.data not in POINTS:  # the paper's own images
@@ -312,6 +316,8 @@ def judge(planned: Planned, paper, ours, values: list[float], done: bool) -> str
         return NOT_RUN if ours is None else OTHER
     if NC in (paper, ours):
         return AGREES if paper == ours else DIFFERS
+    if failures:
+        return OFF
     spread = mean_and_spread(values)[1] or 0.0
     bound = max(POINTS[planned.run.data], 2 * spread / len(values) ** 0.5)
     return OK if abs(ours - paper) <= bound else OFF

@@ -19,7 +19,7 @@ from bench.paper.statistics import fitnet4
 from bench.paper.steps import walk
 from bench.paper.study import Cell, Progress, Study
 from bench.paper.training import multiply_adds
-from bench.paper_tables import ACTS
+from bench.paper_tables import ACTS, NC
 from engine.optimizers import optimizer_of
 from lsuv import fill, initialise
 from models.recipes import recipe
@@ -59,10 +59,13 @@ def scaled(study: Study, column: str, gain: float | None) -> Cell:
         if found is None:
             found = walked(study, act, gain)
             study.keep_series(key, found)
-        losses = found["loss"]
-        end = ("the loss is not finite after {} steps".format(len(losses)) if len(losses) < STEPS
-               else f"loss {losses[0]:.2f}, after {STEPS} steps {statistics.fmean(losses[-10:]):.2f}")
-        return [row(ours=first(found), verdict=NO_VALUE, note=end, date=found["date"],
+        losses, ratio = found["loss"], first(found)
+        if len(losses) < STEPS:
+            end = f"the loss is not finite after {len(losses)} steps"
+        else:
+            last = statistics.fmean(losses[-10:])
+            end = f"loss {losses[0]:.2f}, after {STEPS} steps {last:.2f}"
+        return [row(ours=ratio if math.isfinite(ratio) else NC, verdict=NO_VALUE, note=end, date=found["date"],
                     machine=found["machine"])]
 
     return Cell(None, f"figure1 {name_of(gain)}, {column}", multiply_adds("fitnet4", act), measure,
@@ -82,8 +85,8 @@ def walked(study: Study, act: str, gain: float | None) -> dict:
 
 
 def first(found: dict) -> float:
-    """The median ratio of the first updates."""
-    return statistics.median(found["ratio"][:FIRST])
+    """The median ratio of the first updates; infinite where there was none."""
+    return statistics.median(found["ratio"][:FIRST]) if found["ratio"] else math.inf
 
 
 def nearest(study: Study, column: str) -> Cell:
@@ -91,8 +94,8 @@ def nearest(study: Study, column: str) -> Cell:
     judged = column == "ReLU"
     row = partial(study.row, "figure1", "gain nearest the band", column,
                   OPTIMUM if judged else None, "gain",
-                  settings=f"the gain whose median ratio of the first {FIRST} updates is nearest to "
-                  "the middle of the band, on a log scale")
+                  settings=f"the gain whose median ratio of the first {FIRST} updates is nearest "
+                  "to the middle of the band, on a log scale")
 
     def measure(progress: Progress) -> list[Row]:
         found = {gain: study.series(key_of(column, gain)) for gain in GAINS}
