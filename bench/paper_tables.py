@@ -7,6 +7,8 @@ number is the mean of its pieces.
 Read next: bench/paper/__main__.py and bench/init.py, which measure them.
 """
 
+from math import sqrt
+
 LAYERS = ("conv11", "conv12", "conv13", "conv14", "conv15",
           "conv21", "conv22", "conv23", "conv24", "conv25", "conv26",
           "conv31", "conv32", "conv33", "conv34", "conv35", "conv36", "ip1")
@@ -82,8 +84,9 @@ TABLE_8 = {
 }
 
 # Cells that no such filler can give: sqrt(2 / 432) is 0.0680, sqrt(1 / 432) is 0.0481, while
-# conv21's own Ortho cell confirms its fan_in of 432.
-TABLE_8_SLIPS = {("MSRA", "conv15"), ("MSRA", "conv21"), ("Xavier", "conv21")}
+# conv21's own Ortho cell confirms its fan_in of 432. What the filler does give.
+TABLE_8_SLIPS = {("MSRA", "conv15"): sqrt(2 / 432), ("MSRA", "conv21"): sqrt(2 / 432),
+                 ("Xavier", "conv21"): sqrt(1 / 432)}
 
 # The same as LSUV finds it, by activation.
 TABLE_9 = {

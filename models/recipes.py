@@ -126,9 +126,9 @@ def recipe(net: str, act: str, init: str, kind: str = "paper",
     found = pair[names.index(choose("optimizer", optimizer, names)) if optimizer else 0]
     if kind == "fast" and not net.startswith("fitnet1") and found is FAST_CIFAR:
         found = replace(found, policy={**found.policy, "rate": 0.05})
-    if found is PAPER_CIFAR and act == "maxout" and init == "xavier":
+    if found is PAPER_CIFAR and (net, act, init) == ("fitnet4", "maxout", "xavier"):
         found = replace(found, momentum=0.5)
-    if found is PAPER_CIFAR and act == "maxout" and init == "msra":
+    if found is PAPER_CIFAR and (net, act, init) == ("fitnet4", "maxout", "msra"):
         found = replace(found, momentum=0.5, clip=50.0,
                         policy={**found.policy, "rate": 1e-3, "steps": [80_000]})
     return found

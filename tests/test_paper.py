@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shlex
+import time
 import types
 
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import Image
 from bench import paper_tables
 from bench.paper import (__main__ as command, claims, curves, grids, imagenet, page, rows,
                          statistics, steps, study, timing, training, updates)
-from bench.paper.rows import AGREES, CUT, DIFFERS, NOT_RUN, OFF, OK, OTHER, TYPO
+from bench.paper.rows import AGREES, CUT, DIFFERS, NO_VALUE, NOT_RUN, OFF, OK, OTHER, TYPO
 from bench.paper.study import Cell, Study
 from bench.paper.training import Planned, Run
 from engine import runs
@@ -34,6 +35,7 @@ from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
 from kernels.reference import NumpyOps
+from models.recipes import recipe
 
 KEYS = ["table", "row", "column", "paper", "ours", "spread", "unit", "epochs", "verdict"]
 SMALL = Run("fitnet1", "relu", "lsuv", "synthetic", more=(("limit", 64), ("batch", 16)))
@@ -74,7 +76,7 @@ def test_table_8_by_command(tmp_path, capsys):
     found = json.loads(out.read_text())
     assert len(found) == 54 and all(list(row)[:9] == KEYS for row in found)
     assert {(r["column"], r["row"]) for r in found if r["verdict"] == TYPO} == \
-        paper_tables.TABLE_8_SLIPS
+        paper_tables.TABLE_8_SLIPS.keys()
     assert sum(r["verdict"] == OK for r in found) == 51
     for row in found:
         assert row["ours"] == pytest.approx(np.mean(row["seeds"])) and len(row["seeds"]) == 2
@@ -113,6 +115,33 @@ def test_rows_on_record_are_replaced_cell_by_cell(tmp_path):
                                      verdict=CUT)])
     found = runs.read_json(s.folder / "rows" / "table3.json")
     assert [row["ours"] for row in found] == [88.0, 87.0]
+
+
+@pytest.mark.parametrize("better, worse", [(OK, CUT), (OFF, OTHER), (OTHER, CUT), (CUT, NOT_RUN)])
+def test_a_row_that_is_worth_less_replaces_none(tmp_path, better, worse):
+    s = small_study(tmp_path)
+    for verdict, ours in ((better, 1.0), (worse, 2.0)):
+        study.record(s, "table3", [s.row("table3", "LSUV", "tanh", 89.28, "%", ours=ours,
+                                         verdict=verdict)])
+    assert study.on_record(s.folder, "table3")[0]["ours"] == 1.0
+
+
+@pytest.mark.parametrize("text", ["null", "5", "[1]", "[]", "{}", '[{"row": 1}]', "[{", "\x00"])
+def test_a_damaged_cell_names_the_file_and_the_remedy(tmp_path, text):
+    main("table8", "--only", "*:Ortho", "--seeds", 1, "--folder", tmp_path)
+    path, = (tmp_path / "cells").rglob("*.json")
+    path.write_text(text)
+    with pytest.raises(InputError, match="not as it was written; remove it"):
+        main("table8", "--only", "*:Ortho", "--seeds", 1, "--folder", tmp_path)
+
+
+def test_a_typo_is_what_the_filler_gives(tmp_path, monkeypatch):
+    """A filler that is wrong in a typo's cell is off there, not excused."""
+    s = small_study(tmp_path, only=["conv21:Xavier"])
+    real = statistics.filled_deviations
+    monkeypatch.setattr(statistics, "filled_deviations", lambda *a: {
+        **real(*a), "conv21": [0.037]})
+    assert [r.verdict for r in study.run(s, statistics.table8(s))] == [OFF]
 
 
 def test_gradient_variances_are_those_of_the_outputs(tmp_path, monkeypatch):
@@ -188,6 +217,14 @@ def test_runs_that_differ_have_folders_that_differ():
     assert len(names) > 250
 
 
+def test_only_fitnet4_has_the_authors_two_exceptions():
+    for net in ("fitnet1", "fitresnet4", "fitnet4-bn-before", "fitnet4-bn-after"):
+        for init in ("xavier", "msra"):
+            found = recipe(net, "maxout", init)
+            assert (found.momentum, found.policy["rate"], found.clip) == (0.9, 0.01, 0.0)
+    assert recipe("fitnet4", "maxout", "msra").clip == 50
+
+
 def test_half_the_iterations_are_half_of_every_step_of_the_rate():
     s = Study(device="numpy")
     whole, half = (training.plan(s, curves.RUNS_3[name]) for name in ("BN after", "BN-half after"))
@@ -207,6 +244,9 @@ def test_half_the_iterations_are_half_of_every_step_of_the_rate():
     (("paper", 230.4), "n/c", 90.0, [90.0], True, DIFFERS),
     (("paper", 230.4), 91.0, "n/c", [], True, DIFFERS),
     (("paper", 2.0), "n/c", "n/c", [], True, CUT),
+    (("paper", 230.4), "trains", 60.0, [60.0], True, AGREES),
+    (("paper", 230.4), "trains", "n/c", [], True, DIFFERS),
+    (("paper", 230.4), None, 60.0, [60.0], True, NO_VALUE),
 ])
 def test_verdicts(planned, paper, ours, values, done, verdict):
     kind, epochs = planned
@@ -216,12 +256,13 @@ def test_verdicts(planned, paper, ours, values, done, verdict):
         assert training.judge(found, paper, ours, values, done, failures=True) == OFF
 
 
-@pytest.mark.parametrize("accuracy, failed, good", [(0.19, "", False), (0.21, "", True),
-                                                    (0.9, "loss is not finite", False),
-                                                    (None, "", False)])
-def test_the_rule_of_convergence(tmp_path, accuracy, failed, good):
-    record = {"data": {"classes": list("abcdefghij")}, "result": None}
-    found = [] if accuracy is None else [{"test_accuracy": accuracy, "epoch": 1}]
+@pytest.mark.parametrize("classes, accuracy, finished, failed, good", [
+    (10, 0.19, True, "", False), (10, 0.21, True, "", True), (2, 0.7, True, "", False),
+    (2, 0.8, True, "", True), (10, 0.9, True, "loss is not finite", False),
+    (10, 0.1, False, "", True)])  # what is not at its end is not n/c yet
+def test_the_rule_of_convergence(tmp_path, classes, accuracy, finished, failed, good):
+    record = {"data": {"classes": list(range(classes))}, "result": {} if finished else None}
+    found = [{"test_accuracy": accuracy, "epoch": 1}]
     assert training.Outcome(tmp_path, record, found, failed).converged is good
 
 
@@ -278,6 +319,29 @@ def test_a_training_is_stopped_by_the_budget_and_gone_on_with(tmp_path, capsys):
         done = one(again)
     assert "--resume" in calls[0] and done.epochs == 20 and done.verdict == OTHER
     assert runs.read_run(folder)["result"] is not None
+
+
+def test_a_budget_that_ends_while_a_training_starts_is_no_error(tmp_path):
+    s = small_study(tmp_path)
+    s.budget = time.monotonic() - s.began + 0.3  # Python is still importing then
+    assert study.run(s, [training.cell(s, "table3", "LSUV", "ReLU", 92.11, SMALL)])[0].verdict == (
+        NOT_RUN)
+
+
+def test_ctrl_c_asks_the_training_once_and_waits_for_it(tmp_path, monkeypatch):
+    s, started = small_study(tmp_path, epochs=None), []
+    real = training.subprocess.Popen
+    monkeypatch.setattr(training.subprocess, "Popen",
+                        lambda *a, **k: started.append(real(*a, **k)) or started[0])
+
+    def interrupted(line, epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.train(s, training.plan(s, SMALL), 0, interrupted)
+    assert started[0].poll() == 143  # it saved, and said how to go on
+    there = training.outcome(training.folder_of(s, training.plan(s, SMALL), 0))
+    assert not there.finished and there.epochs > 0
 
 
 def test_a_run_that_diverges_is_n_c_and_is_not_tried_again(tmp_path, monkeypatch):
@@ -450,7 +514,13 @@ def test_report_of_what_is_there(tmp_path):
     assert main("report", "--folder", tmp_path, "--out", tmp_path / "page") == 0
     text = (tmp_path / "page" / "report.html").read_text()
     assert "conv11" in text and (tmp_path / "page" / "report.md").exists()
-    assert len(json.loads((tmp_path / "page" / "rows.json").read_text())) == 18
+    found = json.loads((tmp_path / "page" / "rows.json").read_text())
+    assert {row["table"] for row in found} == set(page.TABLES)  # what was never run says so
+    assert sum(row["verdict"] == OK for row in found) == 18
+    assert {row["verdict"] for row in found} == {OK, NOT_RUN}
+    (tmp_path / "rows" / "table8.json").write_text("[1]")
+    with pytest.raises(InputError, match="table8.json: not as it was written; remove it"):
+        main("report", "--folder", tmp_path)
 
 
 def test_without_the_data_no_other_set_is_offered(tmp_path, monkeypatch):
@@ -482,7 +552,8 @@ def test_figure_5_on_a_tiny_folder(tmp_path, capsys):
     assert set(found) == {(row, column) for row in ("flat loss", "accuracy")
                           for column in ("LSUV", "original")}
     assert found["accuracy", "LSUV"]["verdict"] == CUT
-    assert found["flat loss", "LSUV"]["verdict"] == OTHER  # two classes are not ImageNet
+    assert found["flat loss", "LSUV"]["verdict"] == OTHER
+    assert "--data" in found["accuracy", "LSUV"]["rerun"]
     lines = (folder / "figure5.csv").read_text().splitlines()
     assert sum(line.startswith("loss in the first epoch") for line in lines) == 2 * 3
     assert (folder / "figure5.png").stat().st_size > 5000

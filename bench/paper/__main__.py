@@ -18,6 +18,7 @@ Read next: bench/paper/study.py.
 import datetime
 import math
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ from pathlib import Path
 from bench.paper import claims, curves, grids, imagenet, page, plots, statistics, timing, updates
 from bench.paper.figure import Figure
 from bench.paper.rows import NOT_RUN, VERDICTS, Row
-from bench.paper.study import FOLDER, ROWS, Cell, Study, record, run
+from bench.paper.study import (FOLDER, ROWS, Cell, Study, damaged, kept_json, on_record, record,
+                               run)
 from engine import runs
 from engine.command import Parser, run_command
 from engine.errors import InputError, choose
@@ -115,6 +117,11 @@ def check(args) -> None:
             raise InputError(f"--{name} {value} must be at least 1")
     if args.epochs is not None and not 0 < args.epochs < math.inf:
         raise InputError(f"--epochs {args.epochs:g} must be above 0")
+    if args.json is not None and args.what == ["report"]:
+        raise InputError(f"--json {args.json}: report writes rows.json by itself, into --out; "
+                         "leave --json out")
+    if args.json is not None and Path(args.json).is_dir():
+        raise InputError(f"--json {args.json}: a folder; give the name of a file in it")
     if args.json is not None and not Path(args.json).absolute().parent.is_dir():
         raise InputError(f"--json {args.json}: no folder {Path(args.json).parent}; make it first")
     if args.out is not None and "report" not in args.what:
@@ -179,15 +186,17 @@ def report(study: Study, out: Path) -> None:
     """The page, its Markdown twin and the figures, of all rows that are on record."""
     rows, figures = [], []
     for name in page.TABLES:
-        path = study.folder / ROWS / f"{name}.json"
+        rows += on_record(study.folder, name)
+        path = study.folder / ROWS / f"{name}.figure.json"
         if path.exists():
-            rows += runs.read_json(path)
-        drawn = study.folder / ROWS / f"{name}.figure.json"
-        if drawn.exists():
-            figures.append(Figure.from_dict(runs.read_json(drawn)))
+            try:
+                figures.append(Figure.from_dict(kept_json(path)))
+            except (TypeError, KeyError, AttributeError, InputError):
+                raise damaged(path) from None
     if not rows:
         raise InputError(f"{study.folder}: nothing is measured there yet; run a table first, for "
                          "example python -m bench.paper table8")
+    rows = with_blanks(study, rows)
     out.mkdir(parents=True, exist_ok=True)
     for figure in figures:
         plots.draw(figure, out)
@@ -198,21 +207,37 @@ def report(study: Study, out: Path) -> None:
     say(f"{out / 'report.html'}, report.md, rows.json: {len(rows)} cells, {len(figures)} figures")
 
 
+def with_blanks(study: Study, rows: list[dict]) -> list[dict]:
+    """The rows, and those of every table and figure that were never run, in the page's order."""
+    found = []
+    for name in page.TABLES:
+        e = EXPERIMENTS[name]
+        blank = (imagenet.unmeasured(study, name) if e.folder and study.data is None else
+                 [row for cell in e.cells(study) for row in cell.blank])
+        there = {(row["row"], row["column"]): row for row in rows if row["table"] == name}
+        for row in blank:
+            found.append(there.pop((row.row, row.column), row.as_dict()))
+        found += there.values()
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     check(args)
     study, rows = study_of(args), []
     names = chosen(args)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         for name in names:
             rows += measure(study, name)
     except KeyboardInterrupt:
         say("stopped; the same command goes on where it was")
         raise
+    finally:  # whatever ends it, what is there is written
+        if args.json is not None and names:
+            runs.write_json(Path(args.json), [row.as_dict() for row in rows])
     if names and not rows:
         raise none_such(study, names)
-    if args.json is not None:
-        runs.write_json(Path(args.json), [row.as_dict() for row in rows])
     if names:
         say(counts(rows))
     if any(row.verdict == NOT_RUN for row in rows) and study.left <= 0:

@@ -27,8 +27,7 @@ OVERHEAD, AROUND = 30.0, 1.5        # % of an iteration, as the paper says; fact
 
 def figure2(study: Study) -> list[Cell]:
     """The runs of Table 3, whose curves are drawn."""
-    return [cell(study, "figure2", init, act, TABLE_3[init][act],
-                 Run("fitnet4", ACTS[act], INITS[init]))
+    return [cell(study, "figure2", init, act, None, Run("fitnet4", ACTS[act], INITS[init]))
             for act in ACTS for init in TABLE_3 if act in TABLE_3[init]]
 
 

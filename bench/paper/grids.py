@@ -17,6 +17,8 @@ MNIST_SEEDS = 3
 NETS_2 = {"Fitnet4-LSUV": "lsuv", "Fitnet4-OrthoInit": "ortho"}
 DATA_2 = {"CIFAR-10": ("cifar10", None), "CIFAR-100": ("cifar100", None),
           "CIFAR-100 RMSProp": ("cifar100", "rmsprop")}
+NOTES = {("table3", "MSRA", "maxout"): "the paper trained it once, with a very small rate and "
+         "clipping: those are its recipe here"}
 OPTIMIZERS = {"SGD": None, "RMSProp": "rmsprop"}
 
 
@@ -39,7 +41,8 @@ def table2(study: Study) -> list[Cell]:
 
 
 def grid(study: Study, table: str, net: str, paper: dict[str, dict]) -> list[Cell]:
-    return [cell(study, table, row, column, printed, Run(net, ACTS[column], INITS[row]))
+    return [cell(study, table, row, column, printed, Run(net, ACTS[column], INITS[row]),
+                 note=NOTES.get((table, row, column), ""))
             for row, columns in paper.items() for column, printed in columns.items()]
 
 

@@ -7,12 +7,14 @@ Read next: models/caffenet.py.
 """
 
 import math
+import shlex
 import statistics
+import time
 from pathlib import Path
 
 from bench.paper.curves import curve
 from bench.paper.figure import Figure, Series
-from bench.paper.rows import OFF, OTHER, Row, within
+from bench.paper.rows import CUT, NO_VALUE, OFF, OTHER, Row, within
 from bench.paper.steps import walk
 from bench.paper.study import Cell, Progress, Study
 from bench.paper.training import Run, cell, multiply_adds, plan, settings_options
@@ -26,6 +28,7 @@ from engine.words import mutter
 FLAT = 0.98                         # of the loss of guessing: until there the loss is flat
 IMAGENET = 1000                     # classes: elsewhere the plateau is another one, not judged
 FACTOR = 2.0
+SILENCE = 30                        # seconds between two lines on an epoch's progress
 NETS = {"figure4": ("caffenet", "CaffeNet"), "figure5": ("googlenet", "GoogLeNet")}
 INITS = {"LSUV": "lsuv", "original": "original"}
 # Final accuracy in %, and epochs until the loss leaves its plateau, where the text gives them.
@@ -49,8 +52,24 @@ def cells_of(study: Study, figure: str) -> list[Cell]:
         run = folder_run(study, figure, init)
         cells += [first_epoch(study, figure, column, run),
                   cell(study, figure, "accuracy", column,
-                       PAPER.get((figure, "accuracy"), {}).get(column), run)]
+                       PAPER.get((figure, "accuracy"), {}).get(column), run,
+                       options=options_of(study))]
     return cells
+
+
+def options_of(study: Study) -> list[str]:
+    """What else decides these cells."""
+    batch = [] if study.batch is None else [f"--batch {study.batch}"]
+    return [f"--data {shlex.quote(study.data)}", *batch]
+
+
+def unmeasured(study: Study, figure: str) -> list[Row]:
+    """The rows of a figure that was given no folder of images."""
+    return [study.row(figure, row, column, PAPER.get((figure, row), {}).get(column), unit,
+                      rerun=study.command(figure, "--data FOLDER"),
+                      note="wants a folder of images")
+            for row, unit in (("flat loss", "epochs"), ("accuracy", "% accuracy"))
+            for column in INITS]
 
 
 def first_epoch(study: Study, figure: str, column: str, run: Run) -> Cell:
@@ -58,30 +77,57 @@ def first_epoch(study: Study, figure: str, column: str, run: Run) -> Cell:
     paper = PAPER.get((figure, "flat loss"), {}).get(column)
     planned = plan(study, run)
     key = f"{figure}-first-epoch-{planned.name}"
-    more = {"of_epochs": planned.full, "rerun": study.command(
-        figure, f"--data {run.data}", *settings_options(study, 1)),
+    more = {"of_epochs": 1.0, "rerun": study.command(
+        figure, *options_of(study), *settings_options(study, 1)),
         "settings": f"{planned.words}; epochs until a mean of ten losses is below {FLAT:g} of ln "
         "classes"}
 
-    def measure(progress: Progress) -> list[Row]:
+    def walked(progress: Progress) -> dict | None:
+        """The losses; None where the budget ended the walk."""
         data = load(run.data, study.data_dir, size=KNOWN.nets[run.net].in_shape, report=mutter)
         s, _ = resolve(train_parser(KNOWN, "").parse_args(planned.arguments), KNOWN, data)
         net, feed, optimizer = assemble(s, data, study.ops)
         first_weights(s, net, feed)
         steps = min(s.steps, len(data.train) // s.batch)
-        losses, _ = walk(net, feed, optimizer, s.policy, steps, look=False)
-        study.keep_series(key, {"loss": losses, "steps": len(data.train) / s.batch})
-        flat = left_plateau(losses, math.log(len(data.classes)))
-        epochs = steps * s.batch / len(data.train)
-        ours = NC if flat is None else flat * s.batch / len(data.train)
-        verdict = OTHER if len(data.classes) != IMAGENET or paper is None else (
-            OFF if ours == NC else within(ours, paper, FACTOR))
-        return [study.row(figure, "flat loss", column, paper, "epochs", ours=ours, epochs=epochs,
-                          verdict=verdict, **more)]
+        spoke = [time.monotonic()]
 
-    return Cell(key, f"{figure} first epoch, {column}",
-                2 * multiply_adds(run.net, run.act), measure,
-                [study.row(figure, "flat loss", column, paper, "epochs", **more)])
+        def goes_on(done: int) -> bool:
+            if time.monotonic() - spoke[0] > SILENCE:
+                spoke[0] = time.monotonic()
+                progress.say(f"step {done} of {steps}", done / steps)
+            return study.left > 0
+
+        losses, _ = walk(net, feed, optimizer, s.policy, steps, look=False, until=goes_on)
+        if study.left <= 0:
+            return None
+        return {"loss": losses, "steps": len(data.train) / s.batch, "walked": steps,
+                "classes": len(data.classes), "date": study.today, "machine": study.machine}
+
+    def measure(progress: Progress) -> list[Row]:
+        found = study.series(key)
+        if found is None and study.left > 0:
+            found = walked(progress)
+            if found is not None:
+                study.keep_series(key, found)
+        if found is None:
+            return blank
+        flat = left_plateau(found["loss"], math.log(found["classes"]))
+        epochs = found["walked"] / found["steps"]
+        ours = NC if flat is None else flat / found["steps"]
+        if found["walked"] + 1 <= found["steps"]:
+            verdict = CUT
+        elif planned.kind != "paper":
+            verdict = OTHER
+        elif found["classes"] != IMAGENET or paper is None:
+            verdict = NO_VALUE
+        else:
+            verdict = OFF if ours == NC else within(ours, paper, FACTOR)
+        return [study.row(figure, "flat loss", column, paper, "epochs", ours=ours, epochs=epochs,
+                          verdict=verdict, date=found["date"], machine=found["machine"], **more)]
+
+    blank = [study.row(figure, "flat loss", column, paper, "epochs", **more)]
+    return Cell(None, f"{figure} first epoch, {column}", 2 * multiply_adds(run.net, run.act),
+                measure, blank)
 
 
 def left_plateau(losses: list[float], guessing: float) -> int | None:

@@ -31,8 +31,8 @@ BY_EYE = "a figure is compared by eye; a number read off it stands in a cell of 
 TABLES = {
     "table2": ("Table 2: accuracy and error of the whole nets",
                "Test accuracy of FitNet-4 on CIFAR-10 and CIFAR-100 with mirrored and shifted "
-               "images, and test error of FitNet-MNIST, beside the nets that the paper compares "
-               "with.", ACCURACY),
+               "images, and test error of FitNet-MNIST: the rows of the paper's own nets.",
+               ACCURACY),
     "table3": ("Table 3: FitNet-4, initialisation by activation",
                "Test accuracy on CIFAR-10 of FitNet-4 for each initialisation and activation; with "
                "maxout it has about twice the parameters.", ACCURACY),
@@ -67,7 +67,8 @@ TABLES = {
                 "weights multiplied by several scales. The paper finds that 0.1 % to 1 % leads to "
                 "convergence, and that more diverges.", BY_EYE),
     "figure2": ("Figure 2: learning curves of FitNet-4",
-                "Test accuracy on CIFAR-10 by epoch, by activation and initialisation.", BY_EYE),
+                "Test accuracy on CIFAR-10 by epoch, by activation and initialisation; without the "
+                "paper's curve of a Highway net, which is not built here.", BY_EYE),
     "figure3": ("Figure 3: LSUV beside batch normalisation, by the clock",
                 "Test accuracy against time: batch normalisation makes each iteration longer.",
                 "the overhead may differ by a factor of 1.5; the curves are compared by eye."),

@@ -16,7 +16,7 @@ Read next: lsuv/algorithm.py, and bench/paper/grids.py for the tables that train
 
 import numpy as np
 
-from bench.paper.rows import OFF, TYPO, Row, mean_and_spread, within
+from bench.paper.rows import OFF, OK, TYPO, Row, mean_and_spread, within
 from bench.paper.study import Cell, Study
 from bench.paper_tables import (ACTS, INITS, RATIO, TABLE_8, TABLE_8_SLIPS, TABLE_9, TABLE_10)
 from engine.feed import Feed, read_clock
@@ -112,13 +112,15 @@ def judged(study: Study, table: str, column: str, paper: dict[str, float],
 
 
 def column_cell(study: Study, table: str, column: str, paper, unit: str, cost: float,
-                measure) -> Cell:
-    """A cell of one column. measure(seeds) -> rows."""
+                measure, more: tuple[str, ...] = ()) -> Cell:
+    """A cell of one column. measure(seeds) -> rows; more: rows beside the paper's."""
     seeds = study.seeds or SEEDS
+    rerun = study.command(table, f"--seeds {seeds}")
     return Cell(f"{table}-{column}-{seeds}seeds", f"{table} {column}, {seeds} seeds", cost,
                 lambda progress: measure(seeds),
-                [study.row(table, layer, column, printed, unit)
-                 for layer, printed in paper.items()])
+                [*(study.row(table, layer, column, printed, unit, rerun=rerun)
+                   for layer, printed in paper.items()),
+                 *(study.row(table, row, column, None, "loss", rerun=rerun) for row in more)])
 
 
 def by_lsuv(study: Study, table: str, column: str, act: str, paper: dict[str, float],
@@ -134,9 +136,9 @@ def table8(study: Study) -> list[Cell]:
     """Weight deviations by initialiser, ReLU."""
     def verdict(column):
         def of(layer, ours, printed):
-            if (column, layer) in TABLE_8_SLIPS:
-                return TYPO
-            return within(ours, printed, FILLED)
+            if (column, layer) not in TABLE_8_SLIPS:
+                return within(ours, printed, FILLED)
+            return TYPO if within(ours, TABLE_8_SLIPS[column, layer], FILLED) == OK else OFF
         return of
 
     def lsuv(seeds):
@@ -200,5 +202,6 @@ def table10(study: Study) -> list[Cell]:
                          note=f"expected {expected:g} from a simulation, within a factor "
                               f"{factor:g}")
 
-    return [column_cell(study, "table10", column, paper, "variance", 1, measure(column, paper))
+    return [column_cell(study, "table10", column, paper, "variance", 1, measure(column, paper),
+                        ("first loss",))
             for column, paper in TABLE_10.items()]

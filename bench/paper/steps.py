@@ -1,6 +1,6 @@
 """A training run under the magnifying glass: the loss and the size of every single update.
 
-Read next: bench/paper/figures.py, which draws it.
+Read next: bench/paper/updates.py, which draws it.
 """
 
 import numpy as np
@@ -11,23 +11,21 @@ from kernels.clock import FINITE, LOSS
 
 
 def walk(net, feed, optimizer, policy: dict, steps: int,
-         look: bool = True) -> tuple[list[float], list[float]]:
+         look: bool = True, until=lambda done: True) -> tuple[list[float], list[float]]:
     """Train `steps` steps -> (losses, ratios), a number a step; fewer where the loss stops being
     finite.
 
     A ratio is mean |dW| / mean |W| of the step's update over all weights, biases left out: the
-    quantity of the paper's Figure 1. Without `look` there are none."""
+    quantity of the paper's Figure 1. Without `look` there are none. until(steps done) is asked
+    before every step; False ends the walk."""
     table = rates(policy, 0, steps + 1)
     device_table = feed.start(read_clock(net), 0, steps, table)
     losses, ratios = [], []
     before = weights_of(net) if look else None
-    for _ in range(steps):
-        feed.train_batch()
-        net.forward(train=True)
-        net.evaluate_loss()
-        net.backward()
-        optimizer.step()
-        net.ops.advance(net.clock, device_table)
+    for step in range(steps):
+        if not until(step):
+            break
+        one_step(net, feed, optimizer, device_table)
         clock = read_clock(net)
         if not clock[FINITE]:
             break
@@ -39,6 +37,16 @@ def walk(net, feed, optimizer, policy: dict, steps: int,
                             / np.abs(before).mean(dtype=np.float64)))
         before = after
     return losses, ratios
+
+
+def one_step(net, feed, optimizer, device_table) -> None:
+    """What engine.train does in a step."""
+    feed.train_batch()
+    net.forward(train=True)
+    net.evaluate_loss()
+    net.backward()
+    optimizer.step()
+    net.ops.advance(net.clock, device_table)
 
 
 def weights_of(net) -> np.ndarray:

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from bench.machine import machine
-from bench.paper.rows import NOT_RUN, Row, line
+from bench.paper.rows import CUT, NOT_RUN, OTHER, Row, line
 from engine import runs
 from engine.data import load
 from engine.data.download import MissingData
@@ -121,19 +121,20 @@ class Study:
         path = self.folder / self.cells / f"{key}.json"
         if key is None or not path.exists():
             return None
-        try:
-            return [Row(**row) for row in runs.read_json(path)]
-        except TypeError:
-            raise InputError(f"{path}: not a cell of this version; remove it, and it is measured "
-                             "again") from None
+        return rows_in(path)
 
     def keep(self, key: str, rows: list[Row]) -> None:
         self.write(self.cells, key, [row.as_dict() for row in rows])
 
     def series(self, key: str) -> dict | None:
-        """The numbers behind a curve, as `keep_series` was given them."""
+        """The numbers behind a curve, as `keep_series` was given them: names to lists or values."""
         path = self.folder / self.cells / f"{key}-series.json"
-        return runs.read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        found = kept_json(path)
+        if not isinstance(found, dict) or not found:
+            raise damaged(path)
+        return found
 
     def keep_series(self, key: str, values: dict) -> None:
         self.write(self.cells, f"{key}-series", values)
@@ -209,13 +210,48 @@ def run(study: Study, cells: list[Cell],
     return found
 
 
+def worth(verdict: str) -> int:
+    return {NOT_RUN: 0, CUT: 1, OTHER: 2}.get(verdict, 3)
+
+
+def on_record(folder: Path, table: str) -> list[dict]:
+    """The rows of a table that are kept for the report; none where it was never asked for."""
+    path = folder / ROWS / f"{table}.json"
+    return [row.as_dict() for row in rows_in(path)] if path.exists() else []
+
+
+def rows_in(path: Path) -> list[Row]:
+    """A file of rows. InputError, with the remedy, where it is not as it was written."""
+    found = kept_json(path)
+    try:
+        rows = [Row(**row) for row in found]
+        for row in rows:
+            line(row.as_dict())
+            worth(row.verdict)
+        if not rows:
+            raise TypeError
+    except (TypeError, ValueError, AttributeError, KeyError):
+        raise damaged(path) from None
+    return rows
+
+
+def kept_json(path: Path):
+    try:
+        return runs.read_json(path)
+    except InputError:
+        raise damaged(path) from None
+
+
+def damaged(path: Path) -> InputError:
+    return InputError(f"{path}: not as it was written; remove it, and it is measured again")
+
+
 def record(study: Study, table: str, rows: list[Row]) -> None:
     """Put the rows into the table's file for the report, in the place of those of the same cell. A
-    row that was not run leaves what is there."""
-    path = study.folder / ROWS / f"{table}.json"
-    there = {(r["row"], r["column"]): r for r in runs.read_json(path)} if path.exists() else {}
+    row leaves one that is worth more: judged, a whole run, one cut short, none, in that order."""
+    there = {(r["row"], r["column"]): r for r in on_record(study.folder, table)}
     for row in rows:
         cell = row.row, row.column
-        if row.verdict != NOT_RUN or cell not in there:
+        if cell not in there or worth(row.verdict) >= worth(there[cell]["verdict"]):
             there[cell] = row.as_dict()
     study.write(ROWS, table, list(there.values()))

@@ -14,6 +14,7 @@ import numpy as np
 
 import models
 from bench.paper.rows import OFF, OK, Row
+from bench.paper.steps import one_step
 from bench.paper.study import Cell, Progress, Study
 from bench.paper_tables import TABLE_6, TABLE_6_NAMES
 from engine.feed import Feed, read_clock
@@ -43,8 +44,10 @@ def table6(study: Study) -> list[Cell]:
 
         def measure(progress: Progress) -> list[Row]:
             built, next_batch, words = prepared(study, net)
-            ortho = timed(lambda seed: fill(built, "ortho", seed, words[0]))
-            lsuv = timed(lambda seed: initialise(built, "lsuv", next_batch, seed, words[0]))
+            ortho = timed(built.ops, lambda seed: fill(built, "ortho", seed, words[0]))
+            progress.say("orthonormal weights timed", 0.3)
+            lsuv = timed(built.ops,
+                         lambda seed: initialise(built, "lsuv", next_batch, seed, words[0]))
             return rows(ortho, lsuv, f"{', '.join(words)}; median of {REPEATS}")
 
         return Cell(f"table6-{net}-{threads_of(study)}", f"table6 {TABLE_6_NAMES[net]}", cost,
@@ -73,12 +76,13 @@ def prepared(study: Study, name: str):
     return net, lambda: None, (act, f"{BATCH} made-up images")
 
 
-def timed(work) -> list[float]:
+def timed(ops, work) -> list[float]:
     """Seconds of REPEATS calls of work(seed), after one that is not counted."""
     seconds = []
     for seed in range(1 + REPEATS):
         start = time.perf_counter()
         work(seed)
+        ops.synchronize()
         seconds.append(time.perf_counter() - start)
     return seconds[1:]
 
@@ -100,12 +104,7 @@ def seconds_per_epoch(study: Study, nets: tuple[str, ...], act: str,
         for name, net, feed, optimizer, table in turns:
             for _ in range(STEPS):
                 start = time.perf_counter()
-                feed.train_batch()
-                net.forward(train=True)
-                net.evaluate_loss()
-                net.backward()
-                optimizer.step()
-                net.ops.advance(net.clock, table)
+                one_step(net, feed, optimizer, table)
                 net.ops.synchronize()
                 if number:  # the first round warms up
                     times[name].append(time.perf_counter() - start)

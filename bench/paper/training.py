@@ -12,19 +12,21 @@ Read next: bench/paper/grids.py, the tables made of such cells.
 """
 
 import hashlib
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
 import models
-from bench.paper.rows import (AGREES, CUT, DIFFERS, NOT_RUN, OFF, OK, OTHER, Row,
+from bench.paper.rows import (AGREES, CUT, DIFFERS, NO_VALUE, OFF, OK, OTHER, Row,
                               mean_and_spread)
 from bench.paper.study import Cell, Progress, Study
 from bench.paper_tables import NC
-from engine import runs
+from engine import checkpoint, runs
 from engine.data import NAMES
 from engine.errors import InputError, RunError
 from engine.losses import SoftmaxLoss
@@ -92,7 +94,7 @@ class Planned:
         if r.optimizer:
             found += ["--optimizer", r.optimizer]
         if not (self.whole and r.share == 1):
-            found += ["--epochs", f"{self.epochs:g}"]
+            found += ["--epochs", repr(self.epochs)]
         for key, value in r.more:
             found += [f"--{key.replace('_', '-')}", str(value)]
         return found
@@ -128,7 +130,7 @@ def plan(study: Study, run: Run) -> Planned:
 
 @dataclass
 class Outcome:
-    """What a run folder holds. epochs: those done; rows: of metrics.csv."""
+    """What a run folder holds. rows: of metrics.csv."""
 
     folder: Path
     record: dict
@@ -145,15 +147,20 @@ class Outcome:
 
     @cached_property
     def epochs(self) -> float:
+        """Those that were trained; of a run cut within its first, by its checkpoint's step."""
         if self.finished:
             return self.record["settings"]["epochs"]
-        return float(self.rows[-1]["epoch"]) if self.rows else 0.0
+        if self.rows or runs.untrained(self.folder):
+            return float(self.rows[-1]["epoch"]) if self.rows else 0.0
+        images = self.record["data"]["train_images"]
+        return checkpoint.read(self.folder).step * self.record["settings"]["batch"] / images
 
     @property
     def converged(self) -> bool:
+        """False for a run that is over and is n/c; of one that goes on nothing is said yet."""
         guess = 1 / len(self.record["data"]["classes"])
         least = min(GUESSING * guess, (1 + guess) / 2)
-        return not self.failed and self.accuracy is not None and self.accuracy > least
+        return not self.failed and (not self.finished or self.accuracy > least)
 
 
 def outcome(folder: Path) -> Outcome | None:
@@ -188,9 +195,13 @@ def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
     for name in ("threads", "data_dir"):
         if getattr(study, name) is not None:
             options += [f"--{name.replace('_', '-')}", str(getattr(study, name))]
+    # Apart from this terminal's signals: Ctrl-C comes to us alone, and we ask the run once.
     process = subprocess.Popen([sys.executable, "-m", "engine.train", *options], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    timer = threading.Timer(max(study.left, 0.01), process.terminate)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               start_new_session=True)
+    over: list[bool] = []
+    timer = threading.Timer(max(study.left, 0.01),
+                            lambda: (over.append(True), process.terminate()))
     if study.left < float("inf"):
         timer.daemon = True
         timer.start()
@@ -202,7 +213,8 @@ def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
             if line.startswith("epoch "):
                 report(line.strip(), int(line.split()[1].split("/")[0]))
         code = process.wait()
-    except KeyboardInterrupt:  # the run has had the signal too, and saves
+    except BaseException:
+        process.terminate()  # it finishes its step and saves
         process.wait()
         raise
     finally:
@@ -213,7 +225,7 @@ def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
     message = errors[-1].strip().removesuffix(", or take --data synthetic") if errors else ""
     if code == 1 and "not finite" in message:
         runs.write_atomic(folder / FAILED, (message + "\n").encode())
-    elif code not in (0, 143):
+    elif code != 0 and not (over and code in (143, -signal.SIGTERM)):
         raise (InputError if code == 2 else RunError)(
             f"{planned.name} seed {seed}: {message or f'ended with exit code {code}'}")
     return outcome(folder)
@@ -228,7 +240,7 @@ def check(there: Outcome, planned: Planned, seed: int) -> None:
         if settings.get(key, value) != value:
             raise InputError(f"{there.folder}: its {key} is {settings[key]}, not {value}; move it "
                              "away, or give another --folder")
-    if abs(settings["epochs"] - planned.epochs) > 1e-6 * planned.epochs:
+    if abs(settings["epochs"] - planned.epochs) > 1e-9 * planned.epochs:
         raise InputError(f"{there.folder}: a run of {settings['epochs']:g} epochs, not "
                          f"{planned.epochs:g}; move it away, or give another --folder")
 
@@ -242,13 +254,13 @@ def multiply_adds(net: str, act: str) -> int:
 
 
 def cell(study: Study, table: str, row: str, column: str, paper, run: Run, seeds: int = 1,
-         error: bool = False, options: tuple[str, ...] = ()) -> Cell:
+         error: bool = False, note: str = "", options: Sequence[str] = ()) -> Cell:
     """A cell of a table: `seeds` runs, and their mean accuracy in %, or error in %.
 
-    options: what `bench.paper TABLE` was given that decides the cell."""
+    options: what else `bench.paper TABLE` is given to measure it again."""
     planned, seeds = plan(study, run), study.seeds or seeds
     unit = "% error" if error else "% accuracy"
-    rerun = study.command(table, *settings_options(study, seeds))
+    rerun = study.command(table, *options, *settings_options(study, seeds))
     more = {"of_epochs": planned.full, "settings": f"{planned.words}, {seeds} "
             f"seed{'s' if seeds > 1 else ''}", "rerun": rerun}
 
@@ -260,7 +272,7 @@ def cell(study: Study, table: str, row: str, column: str, paper, run: Run, seeds
                              (seed + min(epoch / planned.epochs, 1)) / seeds)
 
             found.append(train(study, planned, seed, report))
-        return [summary(study, table, row, column, paper, unit, planned, found, more)]
+        return [summary(study, table, row, column, paper, unit, planned, found, more, note)]
 
     return Cell(None, f"{table} {row}, {column}", seeds * planned.epochs
                 * multiply_adds(run.net, run.act), measure,
@@ -271,34 +283,34 @@ def settings_options(study: Study, seeds: int) -> list[str]:
     """The options of this invocation that decide a trained cell's value."""
     found = [f"--seeds {seeds}", f"--recipe {study.recipe}"]
     if study.epochs is not None:
-        found.append(f"--epochs {study.epochs:g}")
+        found.append(f"--epochs {study.epochs!r}")
     if study.precision is not None:
         found.append(f"--precision {study.precision}")
     return found
 
 
 def summary(study: Study, table: str, row: str, column: str, paper, unit: str, planned: Planned,
-            found: list[Outcome | None], more: dict) -> Row:
+            found: list[Outcome | None], more: dict, note: str = "") -> Row:
     """The row of a cell's runs, one a seed; None or no epoch where a run has nothing yet."""
-    begun = [o for o in found if o is not None and (o.rows or o.failed)]
+    begun = [o for o in found if o is not None and (o.epochs or o.failed)]
     if not begun:
         return study.row(table, row, column, paper, unit, **more)
-    good = [o for o in begun if o.converged]
+    scored = [o for o in begun if o.rows or o.failed]
+    good = [o for o in scored if o.converged]
     values = [100 * (1 - o.accuracy if unit == "% error" else o.accuracy) for o in good]
-    ours, spread = mean_and_spread(values) if values else (NC, None)
-    notes = []
+    ours, spread = mean_and_spread(values) if values else (NC if scored else None, None)
+    notes = [note] if note else []
     if len(begun) < len(found):
         notes.append(f"{len(begun)} of {len(found)} seeds")
-    if good and len(good) < len(begun):
-        notes.append(f"{len(begun) - len(good)} of {len(begun)} seeds n/c")
+    if good and len(good) < len(scored):
+        notes.append(f"{len(scored) - len(good)} of {len(scored)} seeds n/c")
     notes += sorted({o.failed.split(": ", 1)[-1].split(";")[0].strip() for o in begun if o.failed})
-    # A run that broke off at a loss that is not finite is over; any other has the epochs it has.
-    epochs = min(planned.epochs if o.failed else o.epochs for o in begun)
-    done = len(begun) == len(found) and epochs > planned.epochs - 1e-6
+    done = len(begun) == len(found) and all(o.finished or o.failed for o in begun)
     return study.row(
         table, row, column, paper, unit, **{
-            **more, "ours": ours, "spread": spread, "epochs": epochs, "seeds": values,
-            "verdict": judge(planned, paper, ours, values, done, len(good) < len(begun)),
+            **more, "ours": ours, "spread": spread, "seeds": values,
+            "epochs": min(o.epochs for o in begun),
+            "verdict": judge(planned, paper, ours, values, done, len(good) < len(scored)),
             "note": "; ".join(notes),
             "date": begun[-1].record["started"][:10], "machine": ran_on(begun[-1].record)})
 
@@ -310,12 +322,14 @@ def judge(planned: Planned, paper, ours, values: list[float], done: bool,
     ours: the mean of the seeds that trained, or n/c. failures: whether a seed is n/c."""
     if not done or not planned.whole:
         return CUT
-    if planned.kind != "paper" or planned.run.data not in POINTS:  # the paper's own images
+    if planned.kind != "paper":
         return OTHER
-    if paper is None:
-        return NOT_RUN if ours is None else OTHER
+    if paper is None or planned.run.data not in POINTS:  # other images than the paper's
+        return NO_VALUE
     if NC in (paper, ours):
         return AGREES if paper == ours else DIFFERS
+    if isinstance(paper, str):  # that it trains
+        return DIFFERS if failures else AGREES
     if failures:
         return OFF
     spread = mean_and_spread(values)[1] or 0.0

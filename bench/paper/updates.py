@@ -58,6 +58,8 @@ def scaled(study: Study, column: str, gain: float | None) -> Cell:
             return [row()]
         if found is None:
             found = walked(study, act, gain)
+            if found is None:
+                return [row()]
             study.keep_series(key, found)
         losses, ratio = found["loss"], first(found)
         if len(losses) < STEPS:
@@ -65,22 +67,25 @@ def scaled(study: Study, column: str, gain: float | None) -> Cell:
         else:
             last = statistics.fmean(losses[-10:])
             end = f"loss {losses[0]:.2f}, after {STEPS} steps {last:.2f}"
-        return [row(ours=ratio if math.isfinite(ratio) else NC, verdict=NO_VALUE, note=end, date=found["date"],
-                    machine=found["machine"])]
+        return [row(ours=ratio if math.isfinite(ratio) else NC, verdict=NO_VALUE, note=end,
+                    date=found["date"], machine=found["machine"])]
 
     return Cell(None, f"figure1 {name_of(gain)}, {column}", multiply_adds("fitnet4", act), measure,
                 [row()])
 
 
-def walked(study: Study, act: str, gain: float | None) -> dict:
-    """Losses and ratios of every step of a run."""
+def walked(study: Study, act: str, gain: float | None) -> dict | None:
+    """Losses and ratios of every step of a run; None where the budget ended it."""
     net, feed = fitnet4(study, act, 0)
     if gain is None:
         initialise(net, "lsuv", feed.first_batches(), 0, act)
     else:
         fill(net, "ortho", 0, act, gain=gain)
     settings = recipe("fitnet4", act, "ortho")
-    losses, ratios = walk(net, feed, optimizer_of(net, settings), settings.policy, STEPS)
+    losses, ratios = walk(net, feed, optimizer_of(net, settings), settings.policy, STEPS,
+                          until=lambda done: study.left > 0)
+    if study.left <= 0:
+        return None
     return {"loss": losses, "ratio": ratios, "date": study.today, "machine": study.machine}
 
 
@@ -105,7 +110,8 @@ def nearest(study: Study, column: str) -> Cell:
         gain = min(GAINS, key=lambda g: abs(math.log(first(found[g]) / middle)))
         near = 1 / NEAR <= gain / OPTIMUM <= NEAR
         return [row(ours=gain, verdict=NO_VALUE if not judged else OK if near else OFF,
-                    note=f"ratio {first(found[gain]):.2g}")]
+                    note=f"ratio {first(found[gain]):.2g}", date=found[gain]["date"],
+                    machine=found[gain]["machine"])]
 
     return Cell(None, f"figure1 gain nearest the band, {column}", 0, measure, [row()])
 
