@@ -18,9 +18,10 @@ COLOURS_KEPT = 96
 WIDTHS = {1: 7.6, 2: 10.6, 3: 12.4}  # inches by columns of panels: at most 1364 pixels
 PANEL_HEIGHT, LEGEND_LINE = 3.5, 0.24  # inches
 DASHES = ("-", "--", "-.", ":", (0, (7, 2, 1, 2, 1, 2)))
-MARKERS = ("o", "s", "^", "D", "v", "X", "P")
+MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*")
 # Okabe and Ito's colours for all kinds of sight (2008), ordered so that neighbours differ in grey.
-COLOURS = ("#000000", "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#b07a00")
+COLOURS = ("#000000", "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#b07a00",
+           "#767676")
 MARKS = 9  # on a line, however many points it has
 
 
@@ -59,7 +60,7 @@ def columns(panels: int) -> int:
 
 
 def style(number: int, points: int) -> dict:
-    """How the line with that number looks, of which 35 differ; a lone point is drawn larger."""
+    """How the line with that number looks, of which 40 differ; a lone point is drawn larger."""
     return {"linestyle": DASHES[number % len(DASHES)], "marker": MARKERS[number % len(MARKERS)],
             "color": COLOURS[number % len(COLOURS)], "linewidth": 1.6,
             "markersize": 5 if points > 1 else 8,
@@ -93,6 +94,8 @@ def paint(figure: Figure):
             handles[series.label], = axes.plot(series.x, series.y, label=plain(series.label),
                                                markevery=marked(len(series.x), number),
                                                **style(number, len(series.x)))
+        if figure.y_top is not None:
+            axes.set_ylim(top=figure.y_top)
     if figure.band:
         handles[figure.band[2]] = Patch(facecolor="0.88", edgecolor="0.55",
                                         label=plain(figure.band[2]))
@@ -133,8 +136,6 @@ def frame(axes, figure: Figure, panel: str) -> None:
     if figure.band:
         low, high, _ = figure.band
         axes.axhspan(low, high, facecolor="0.88", edgecolor="0.55", linewidth=0.8, zorder=0)
-    if figure.y_top is not None:
-        axes.set_ylim(top=figure.y_top)
     axes.set(title=plain(panel), xlabel=plain(figure.x_label), ylabel=plain(figure.y_label))
     axes.grid(color="0.8", linewidth=0.6)
     axes.set_axisbelow(True)
