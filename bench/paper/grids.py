@@ -94,4 +94,4 @@ def claimed(row) -> str:
         return NOT_RUN
     if row.ours != NC:
         return AGREES
-    return CUT if row.verdict in (CUT, OTHER) else DIFFERS
+    return row.verdict if row.verdict in (CUT, OTHER) else DIFFERS

@@ -131,6 +131,9 @@ def frame(axes, figure: Figure, panel: str) -> None:
         axes.set_xscale("log")
     elif all(float(x).is_integer() for series in figure.series for x in series.x):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len({x for series in figure.series for x in series.x}) == 1:  # points over one place
+            x = figure.series[0].x[0]
+            axes.set_xlim(x - 1, x + 1)
     if figure.log_y:
         axes.set_yscale("log")
     if figure.band:
