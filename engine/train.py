@@ -30,6 +30,7 @@ from engine.data import load as load_data
 from engine.diagnosis import first_not_finite
 from engine.errors import RunError
 from engine.feed import Feed, read_clock, zero_sums
+from engine.lock import hold
 from engine.losses import HEADS
 from engine.net import Net
 from engine.optimizers import Optimizer, optimizer_of
@@ -187,44 +188,47 @@ def new_run(s: Settings, origins: dict, data, ops, folder: Path,
         need_statistics(net)  # the untrained net is going to be scored
     report = first_weights(s, net, feed)
     folder.mkdir(parents=True, exist_ok=True)
-    if seeds is not None:
-        runs.write_json(folder.parent / runs.SEEDS, seeds)
-    for note in report.notes:
-        say(f"note: {note}")
-    say(f"init {s.init}: {len(report.layers())} layers with weights, {net.parameters:,} "
-        f"parameters, {report.seconds:.2f} s; {folder / runs.INIT} has every layer")
-    runs.write_json(folder / runs.INIT, report.as_dict())
-    record = {"settings": s.as_dict(), "origins": origins, "data": runs.describe(data),
-              "parameters": net.parameters, "device": ops.name, "device_description":
-              ops.description, "versions": runs.versions(),
-              "started": time.strftime("%Y-%m-%d %H:%M:%S%z"), "result": None}
-    runs.write_json(folder / runs.RUN, record)
-    return finish(s, net, feed, optimizer, folder, Past(new_clock()), record)
+    with hold(folder, say):
+        runs.new_folder(folder)  # that another one has not begun there meanwhile
+        if seeds is not None:
+            runs.write_json(folder.parent / runs.SEEDS, seeds)
+        for note in report.notes:
+            say(f"note: {note}")
+        say(f"init {s.init}: {len(report.layers())} layers with weights, {net.parameters:,} "
+            f"parameters, {report.seconds:.2f} s; {folder / runs.INIT} has every layer")
+        runs.write_json(folder / runs.INIT, report.as_dict())
+        record = {"settings": s.as_dict(), "origins": origins, "data": runs.describe(data),
+                  "parameters": net.parameters, "device": ops.name, "device_description":
+                  ops.description, "versions": runs.versions(),
+                  "started": time.strftime("%Y-%m-%d %H:%M:%S%z"), "result": None}
+        runs.write_json(folder / runs.RUN, record)
+        return finish(s, net, feed, optimizer, folder, Past(new_clock()), record)
 
 
 def resumed_run(s: Settings, origins: dict, data, ops, folder: Path, record: dict) -> dict:
     """Continue the run in `folder` from its checkpoint -> its record, which was `record`."""
-    runs.sweep(folder)
-    say(f"resuming {folder}")
-    began = record["settings"].get("threads")
-    if ops.name != record["device"]:
-        note_rounding(f"on device {record['device']}", f"on {ops.name}")
-    elif began not in (None, s.threads):
-        note_rounding(f"with {began} thread{'s' if began > 1 else ''}", f"with {s.threads}")
-    net, feed, optimizer = assemble(s, data, ops)
-    if runs.untrained(folder):  # killed as it began: its first weights are made again
-        first_weights(s, net, feed)
-        past = Past(new_clock())
-    else:
-        saved = checkpoint.read(folder, say)
-        checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
-        checkpoint.restore(saved, net, optimizer)
-        past = Past.from_dict(saved.progress)
-        runs.write_metrics(folder, past.rows)
-        say(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
-    record = record | {"settings": s.as_dict(), "origins": origins, "device": ops.name,
-                       "device_description": ops.description}
-    return finish(s, net, feed, optimizer, folder, past, record)
+    with hold(folder, say):
+        runs.sweep(folder)
+        say(f"resuming {folder}")
+        began = record["settings"].get("threads")
+        if ops.name != record["device"]:
+            note_rounding(f"on device {record['device']}", f"on {ops.name}")
+        elif began not in (None, s.threads):
+            note_rounding(f"with {began} thread{'s' if began > 1 else ''}", f"with {s.threads}")
+        net, feed, optimizer = assemble(s, data, ops)
+        if runs.untrained(folder):  # killed as it began: its first weights are made again
+            first_weights(s, net, feed)
+            past = Past(new_clock())
+        else:
+            saved = checkpoint.read(folder, say)
+            checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
+            checkpoint.restore(saved, net, optimizer)
+            past = Past.from_dict(saved.progress)
+            runs.write_metrics(folder, past.rows)
+            say(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
+        record = record | {"settings": s.as_dict(), "origins": origins, "device": ops.name,
+                           "device_description": ops.description}
+        return finish(s, net, feed, optimizer, folder, past, record)
 
 
 def note_rounding(before: str, now: str) -> None:
