@@ -18,7 +18,7 @@ NETS_2 = {"Fitnet4-LSUV": "lsuv", "Fitnet4-OrthoInit": "ortho"}
 DATA_2 = {"CIFAR-10": ("cifar10", None), "CIFAR-100": ("cifar100", None),
           "CIFAR-100 RMSProp": ("cifar100", "rmsprop")}
 NOTES = {("table3", "MSRA", "maxout"): "the paper trained it once, with a very small rate and "
-         "clipping: those are its recipe here"}
+         "clipping; its paper recipe here has those"}
 OPTIMIZERS = {"SGD": None, "RMSProp": "rmsprop"}
 
 
