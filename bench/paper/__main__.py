@@ -15,7 +15,6 @@ short is continued by the next call, and its cell is marked with its epochs.
 Read next: bench/paper/study.py.
 """
 
-import datetime
 import math
 import re
 import signal
@@ -202,7 +201,7 @@ def report(study: Study, out: Path) -> None:
         plots.draw(figure, out)
     runs.write_json(out / "rows.json", rows)
     page.write(rows, figures, out, {
-        "machine": study.machine, "date": datetime.date.today().isoformat(),
+        "machine": study.machine, "date": study.today,
         "again": "python -m bench.paper all"})
     say(f"{out / 'report.html'}, report.md, rows.json: {len(rows)} cells, {len(figures)} figures")
 

@@ -8,7 +8,7 @@ Read next: bench/paper/timing.py.
 """
 
 from bench.paper.figure import Figure, Series
-from bench.paper.rows import OFF, OK, Row
+from bench.paper.rows import Row, within
 from bench.paper.study import Cell, Progress, Study
 from bench.paper.timing import seconds_per_epoch, threads_of
 from bench.paper.training import Run, cell, folder_of, multiply_adds, outcome, plan
@@ -74,9 +74,8 @@ def overhead(study: Study) -> Cell:
         rows = []
         for column, net in columns.items():
             ours = 100 * (seconds[net] / seconds["fitnet4"] - 1)
-            good = OVERHEAD / AROUND <= ours <= OVERHEAD * AROUND
             rows.append(study.row("figure3", "overhead", column, OVERHEAD, "% of a step", ours=ours,
-                                  verdict=OK if good else OFF,
+                                  verdict=within(ours, OVERHEAD, AROUND),
                                   note=f"{seconds[net]:.1f} s an epoch, {seconds['fitnet4']:.1f} "
                                   "without", **more))
         return rows

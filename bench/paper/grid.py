@@ -7,20 +7,18 @@ Read next: bench/paper/html_page.py and bench/paper/markdown_page.py, which writ
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import dataclass, field, fields
 
 from bench.paper.figure import Figure
 from bench.paper.rows import (AGREES, CUT, DIFFERS, NO_VALUE, NOT_RUN, OFF, OK, OTHER, TYPO,
-                              VERDICTS, number, ours_of)
+                              VERDICTS, Row, number, ours_of)
 from engine.errors import InputError, choose
 
 # The sign of each verdict beside its word.
 SIGNS = {OK: "✓", OFF: "✗", TYPO: "≠", CUT: "◔", OTHER: "△", NOT_RUN: "○", NO_VALUE: "–",
          AGREES: "≈", DIFFERS: "≉"}
 ALWAYS = (OK, OFF, TYPO, CUT, NOT_RUN)  # in the summary even where there is none
-NEEDED = ("table", "row", "column", "paper", "ours", "spread", "unit", "epochs", "verdict")
-DEFAULTS = {"seeds": [], "of_epochs": None, "settings": "", "rerun": "", "date": "",
-            "machine": "", "note": ""}
 LABELS = {"rerun": "Measure again", "settings": "What was run", "machine": "Machine",
           "date": "Date"}
 
@@ -118,11 +116,13 @@ def section(key: str, title: str, what: str, bound: str, rows: list[dict],
 
 def complete(row: dict) -> dict:
     """A row with every key, after a look at those that it can't do without."""
-    for key in NEEDED:
-        if key not in row:
-            raise InputError(f"a row of the report has no {key!r}: {row}; measure its table again")
+    for key in fields(Row):
+        needed = key.default is NO_DEFAULT and key.default_factory is NO_DEFAULT
+        if needed and key.name not in row:
+            raise InputError(f"a row of the report has no {key.name!r}: {row}; measure its table "
+                             "again")
     choose("verdict", row["verdict"], VERDICTS)
-    return {**DEFAULTS, **row}
+    return Row(**row).as_dict()
 
 
 def cell(row: dict, notes: list[str]) -> Cell:

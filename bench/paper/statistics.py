@@ -41,9 +41,9 @@ def bound_9(act: str, layer: str) -> float:
     return CONV11 if layer == "conv11" else LSUV_TANH if act == "tanh" else LSUV
 
 
-def fitnet4(study: Study, act: str, seed: int, batch: int = BATCH) -> tuple[Net, Feed]:
+def fitnet4(study: Study, act: str, seed: int) -> tuple[Net, Feed]:
     data, settings = study.dataset("cifar10"), recipe("fitnet4", act, "lsuv")
-    net = Net(build("fitnet4", act, 10), SoftmaxLoss(), study.ops, data.in_shape, batch, seed)
+    net = Net(build("fitnet4", act, 10), SoftmaxLoss(), study.ops, data.in_shape, BATCH, seed)
     return net, Feed(net, data, settings.move, settings.input_scale)
 
 
@@ -99,14 +99,14 @@ def gradient_variances(study: Study, init: str, seeds: int) -> tuple[dict[str, l
 
 
 def judged(study: Study, table: str, column: str, paper: dict[str, float],
-           ours: dict[str, list[float]], unit: str, verdict, settings: str, note: str = "") -> list:
+           ours: dict[str, list[float]], unit: str, verdict, settings: str) -> list[Row]:
     """A row a layer. verdict(layer, ours, paper) -> word."""
     rows = []
     for layer, printed in paper.items():
         mean, spread = mean_and_spread(ours[layer])
         rows.append(study.row(
             table, layer, column, printed, unit, ours=mean, spread=spread, seeds=ours[layer],
-            verdict=verdict(layer, mean, printed), settings=settings, note=note,
+            verdict=verdict(layer, mean, printed), settings=settings,
             rerun=study.command(table, f"--seeds {len(ours[layer])}")))
     return rows
 
@@ -173,9 +173,8 @@ def table9(study: Study) -> list[Cell]:
 def table10(study: Study) -> list[Cell]:
     """Variance of the first gradients, by initialiser, ReLU; and the first loss."""
     def verdict(column):
-        wide = {RATIO} if column != "Xavier" else set(TABLE_10[column])
-        return lambda layer, ours, printed: within(
-            ours, printed, GRADIENT_WIDE if layer in wide else GRADIENT)
+        factor = GRADIENT_WIDE if column == "Xavier" else GRADIENT
+        return lambda layer, ours, printed: within(ours, printed, factor)
 
     def measure(column, paper):
         def rows(seeds):

@@ -13,7 +13,9 @@ import time
 import numpy as np
 
 import models
+from bench.init import made
 from bench.paper.rows import OFF, OK, Row
+from bench.paper.statistics import BATCH, fitnet4
 from bench.paper.steps import one_step
 from bench.paper.study import Cell, Progress, Study
 from bench.paper_tables import TABLE_6, TABLE_6_NAMES
@@ -24,7 +26,7 @@ from engine.optimizers import optimizer_of
 from lsuv import fill, initialise
 from models.recipes import recipe
 
-REPEATS, BATCH = 3, 128
+REPEATS = 3
 ROUNDS, STEPS = 5, 3                # of a timed step: rounds over the nets, steps in a turn
 
 
@@ -64,14 +66,12 @@ def threads_of(study: Study) -> str:
 
 def prepared(study: Study, name: str):
     """A net, what gives it a batch, and its activation and images in words."""
-    model, act = models.NETS[name], "maxout" if name == "fitnet4" else "relu"
-    net = Net(models.build(name, act, 10 if name == "fitnet4" else 1000), SoftmaxLoss(), study.ops,
-              model.in_shape, BATCH)
+    act = models.NETS[name].act
     if name == "fitnet4":
-        settings = recipe(name, act, "lsuv")
-        feed = Feed(net, study.dataset("cifar10"), settings.move, settings.input_scale)
+        net, feed = fitnet4(study, act, 0)
         return net, feed.first_batches(), (act, f"{BATCH} images of CIFAR-10")
-    noise = np.random.default_rng(0).standard_normal((BATCH, *model.in_shape), np.float32)
+    net = made(name, study.ops, BATCH)
+    noise = np.random.default_rng(0).standard_normal(net.x.shape, np.float32)
     net.x[...] = study.ops.asarray(noise)
     return net, lambda: None, (act, f"{BATCH} made-up images")
 

@@ -14,7 +14,7 @@ import statistics
 from functools import partial
 
 from bench.paper.figure import Figure, Series
-from bench.paper.rows import NO_VALUE, OFF, OK, Row
+from bench.paper.rows import NO_VALUE, Row, within
 from bench.paper.statistics import fitnet4
 from bench.paper.steps import walk
 from bench.paper.study import Cell, Progress, Study
@@ -108,8 +108,7 @@ def nearest(study: Study, column: str) -> Cell:
             return [row()]
         middle = math.sqrt(BAND[0] * BAND[1])
         gain = min(GAINS, key=lambda g: abs(math.log(first(found[g]) / middle)))
-        near = 1 / NEAR <= gain / OPTIMUM <= NEAR
-        return [row(ours=gain, verdict=NO_VALUE if not judged else OK if near else OFF,
+        return [row(ours=gain, verdict=within(gain, OPTIMUM, NEAR) if judged else NO_VALUE,
                     note=f"ratio {first(found[gain]):.2g}", date=found[gain]["date"],
                     machine=found[gain]["machine"])]
 
