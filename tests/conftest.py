@@ -4,6 +4,9 @@
 compared with the reference in float64 by `assert_close(op, got, want)`, with the tolerance that
 TOLERANCE gives that operation, for inputs of order one. In bfloat16 both round a result of almost
 the same float32 value once, so that they may be a unit apart: up to 2^-7 of it.
+
+`python -m pytest --full` runs the full-length versions of the tests that are cut short otherwise:
+`often(short, full)` is how many times they try.
 """
 
 import tempfile
@@ -83,6 +86,24 @@ def cache_of_our_own():
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", folder)
         yield folder
+
+
+_full = False
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="full-length tests: 10^5 hostile inputs, "
+                     "200 kills; hours instead of minutes")
+
+
+def pytest_configure(config):
+    global _full
+    _full = config.getoption("full")
+
+
+def often(short: int, full: int) -> int:
+    """How many times a test tries: `full` with --full, else `short`."""
+    return full if _full else short
 
 
 def pytest_report_header(config):
