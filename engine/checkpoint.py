@@ -7,10 +7,11 @@
     bn_conv11.mean                 running statistics
     data.mean_image                (H + 2 pad, W + 2 pad, C): with it `predict` needs no data set
 
-The header's metadata holds step, seed, settings, data set, progress, versions, and a SHA-256 of
-every tensor and of the metadata itself. A file is written beside the old one, flushed, renamed; the
-old one stays as checkpoint.previous.safetensors. Reading verifies all of it and falls back to the
-predecessor, and says so. A state with a NaN in it is never saved.
+The header's metadata holds step, seed, settings, data set, progress, versions, how the
+device computes each convolution (`plans`), and a SHA-256 of every tensor and of the metadata
+itself. A file is written beside the old one, flushed, renamed; the old one stays as
+checkpoint.previous.safetensors. Reading verifies all of it and falls back to the predecessor, and
+says so. A state with a NaN in it is never saved.
 
 Read next: engine/train.py.
 """
@@ -25,10 +26,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from engine.errors import InputError, RunError
-from engine.runs import CHECKPOINT, PREVIOUS, plain, versions, write_atomic
+from engine.runs import CHECKPOINT, DATA, PREVIOUS, need, plain, versions, write_atomic
 from engine.settings import MAY_CHANGE
 
-FORMAT = "lsuv-engine checkpoint 1"
+FORMAT, VERSION = "lsuv-engine checkpoint", 1  # and a later one hashes its metadata the same way
+TYPES = ("F32", "F64")  # of tensors
 
 
 @dataclass
@@ -120,11 +122,11 @@ def save(folder: Path, net, optimizer, *, step: int, epoch: float, settings: dic
             raise RunError(f"{name} is not finite at step {step}; nothing is saved over the last "
                            f"good checkpoint, {folder / CHECKPOINT}; lower --lr, or set --clip")
     tensors["data.mean_image"] = np.ascontiguousarray(mean_image, np.float32)
-    metadata = {"format": FORMAT, "step": str(step), "epoch": repr(float(epoch)),
+    metadata = {"format": f"{FORMAT} {VERSION}", "step": str(step), "epoch": repr(float(epoch)),
                 "seed": str(settings["seed"])}
     metadata |= {key: json.dumps(plain(value)) for key, value in
                  {"settings": settings, "data": data, "progress": progress,
-                  "versions": versions()}.items()}
+                  "versions": versions(), "plans": net.ops.plans()}.items()}
     metadata["hashes"] = json.dumps({name: digest(value) for name, value in tensors.items()})
     metadata["metadata_hash"] = metadata_digest(metadata)
     path = Path(folder) / CHECKPOINT
@@ -146,7 +148,8 @@ def metadata_digest(metadata: dict[str, str]) -> str:
 def read(folder: str | Path, report=print) -> Saved:
     """The newest checkpoint of a run folder that is whole. `report` is told of a fall-back.
 
-    InputError if neither the checkpoint nor its predecessor can be used."""
+    InputError if neither the checkpoint nor its predecessor can be used, or if it was written by a
+    newer version of this program."""
     problems = []
     for name in (CHECKPOINT, PREVIOUS):
         try:
@@ -162,28 +165,53 @@ def read(folder: str | Path, report=print) -> Saved:
 
 
 def read_file(path: Path) -> Saved:
-    """One file, every hash verified. Raises Damaged."""
+    """One file, every hash verified. Raises Damaged; InputError if a newer version wrote it."""
     if not path.is_file():
         raise Damaged("is missing")
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            metadata = verified(file.metadata() or {}, path)
+            tensors = {name: tensor(file, name) for name in file.keys()}
+    except InputError:
+        raise
     except (SafetensorError, OSError, ValueError) as error:
         raise Damaged(f"is damaged ({error})") from None
-    if metadata.get("format") != FORMAT:
+    try:
+        hashes = json.loads(metadata["hashes"])
+        if set(hashes) != set(tensors):
+            raise Damaged("is damaged (tensors are missing)")
+        for name, value in tensors.items():
+            if digest(value) != hashes[name]:
+                raise Damaged(f"is damaged ({name} does not match its hash)")
+        described = {key: json.loads(metadata[key])
+                     for key in ("settings", "data", "progress")}
+        need(described, dict.fromkeys(described, dict), path)
+        need(described["data"], DATA, path)
+        return Saved(path, tensors, int(metadata["step"]), float(metadata["epoch"]),
+                     int(metadata["seed"]), **described)
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise Damaged(f"is not as this program writes it ({error})") from None
+
+
+def verified(metadata: dict[str, str], path: Path) -> dict[str, str]:
+    """The metadata, if it is this version's and whole."""
+    program, _, number = metadata.get("format", "").rpartition(" ")
+    if program != FORMAT or not (number.isascii() and number.isdigit()):
         raise Damaged(f"is not a checkpoint of this program (format {metadata.get('format')!r})")
     if metadata.get("metadata_hash") != metadata_digest(metadata):
         raise Damaged("is damaged (the header does not match its hash)")
-    hashes = json.loads(metadata["hashes"])
-    if set(hashes) != set(tensors):
-        raise Damaged("is damaged (tensors are missing)")
-    for name, value in tensors.items():
-        if digest(value) != hashes[name]:
-            raise Damaged(f"is damaged ({name} does not match its hash)")
-    return Saved(path, tensors, int(metadata["step"]), float(metadata["epoch"]),
-                 int(metadata["seed"]), *(json.loads(metadata[key])
-                                          for key in ("settings", "data", "progress")))
+    if number != str(VERSION):
+        raise InputError(f"{path}: a checkpoint of format {number}, and this version of the program "
+                         f"knows {VERSION}; use the one that wrote it")
+    return metadata
+
+
+def tensor(file, name: str) -> np.ndarray:
+    """One tensor of an open file, which allocates it only if it is of a type that `save` writes."""
+    kind = file.get_slice(name).get_dtype()
+    if kind not in TYPES:
+        raise Damaged(f"is damaged ({name} is {kind})")
+    return file.get_tensor(name)
 
 
 def refuse_others(saved: Saved, settings: dict, data: dict | None = None) -> None:

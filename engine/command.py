@@ -12,7 +12,8 @@ import difflib
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from engine.errors import InputError, RunError
 
@@ -63,33 +64,56 @@ class Parser(argparse.ArgumentParser):
         return found
 
 
-class StopSignals:
-    """While open, Ctrl-C and SIGTERM only set `.number`, so that the step in hand is finished.
+SAVE = getattr(signal, "SIGUSR1", None)  # Windows has none
 
-    A second signal leaves at once. Outside the main thread nothing is changed."""
 
-    def __init__(self):
-        self.number = 0
-        self.before: dict[int, object] = {}
-
-    def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self.caught)
-        return self
-
-    def __exit__(self, *error) -> None:
-        for number, handler in self.before.items():
+@contextmanager
+def handled(handlers: dict) -> Iterator[None]:
+    """While open, signals by number go to these handlers. Outside the main thread, where Python
+    has no signals, nothing is changed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
-    def caught(self, number: int, frame) -> None:
-        if self.number:
-            raise SystemExit(128 + number)
-        self.number = number
 
-    def asked(self) -> bool:
+class Signals:
+    """What signals have asked a run for; it is done after the step in hand.
+
+    Ctrl-C and SIGTERM ask it to stop, and a second one leaves at once. SIGUSR1 asks it to save and
+    to go on."""
+
+    def __init__(self):
+        self.number = 0  # of the one that asks to stop
+        self.save = False
+
+    def open(self):
+        """A context in which they are listened to."""
+        wanted = {signal.SIGINT: self.caught, signal.SIGTERM: self.caught}
+        return handled(wanted | ({SAVE: self.caught} if SAVE else {}))
+
+    def caught(self, number: int, frame) -> None:
+        if number == SAVE:
+            self.save = True
+        elif self.number:
+            raise SystemExit(128 + number)
+        else:
+            self.number = number
+
+    def stop(self) -> bool:
         return self.number != 0
 
     @property
     def exit_code(self) -> int:
         return 128 + self.number
+
+
+def save_ignored():
+    """A context in which SIGUSR1, whose default is to end the process, does nothing: before there
+    is something to save."""
+    return handled({SAVE: signal.SIG_IGN} if SAVE else {})

@@ -15,9 +15,10 @@ import math
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -28,6 +29,7 @@ COLUMNS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "
 RUN, INIT, METRICS, SEEDS = "run.json", "init.json", "metrics.csv", "runs.json"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk without room answers
 NUMBER = (int, float)
 # What is needed of run.json, of its data, and of its result once there is one; of runs.json.
 RECORD = {"settings": dict, "origins": dict, "data": dict, "device": str,
@@ -62,7 +64,7 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
 
 def remedy(error: OSError, folder: Path) -> str:
     """What helps where the disk is full; of other failures the reason says it."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno not in FULL:
         return ""
     started = (folder / RUN).exists() or (folder / SEEDS).exists()
     return "; make room" + (f", then go on with --resume {to_resume(folder)}" if started else "")
@@ -163,9 +165,8 @@ def untrained(folder: Path) -> bool:
 
 
 def new_folder(out: str | Path) -> Path:
-    """The folder of a new run, which is made when there is something to put into it.
-
-    InputError if a run lives there already, or it can't be made."""
+    """The folder of a new run, to be `made` when there is something to put into it. InputError if
+    a run lives there already."""
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: a file of that name exists; give another --out")
@@ -174,13 +175,45 @@ def new_folder(out: str | Path) -> Path:
                          f"{folder}, or give another --out")
     if not untrained(folder) or any(folder.glob(f"seed*/{RUN}")):
         raise InputError(f"--out {folder}: parts of a run are there; give another --out")
-    above = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
-    try:
-        TemporaryDirectory(dir=above).cleanup()
-    except OSError as error:
-        raise InputError(f"--out {folder}: cannot be made: {above}: {error.strerror}; give another "
-                         "--out") from None
     return folder
+
+
+@contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make `folder`. Where an error ends the context, what was made and is empty is removed.
+
+    InputError if it can't be made, RunError if that is the disk's fault."""
+    new = [path for path in (folder, *folder.absolute().parents) if not os.path.lexists(path)]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in new:
+                sync_folder(path.absolute().parent)
+        except OSError as error:
+            kind = RunError if error.errno in (*FULL, errno.EIO) else InputError
+            raise kind(f"--out {folder}: cannot be made: {error.filename or folder}: "
+                       f"{error.strerror}; give another --out") from None
+        yield
+    except Exception:
+        for path in new:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def begun(files: dict[Path, dict]) -> Iterator[None]:
+    """Write JSON files that tell of a run. Where an error ends the context, those that are new are
+    removed: bad input leaves nothing behind, and a process that is killed a run to begin again."""
+    new = [path for path in files if not path.exists()]
+    try:
+        for path, value in files.items():
+            write_json(path, value)
+        yield
+    except Exception:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
 
 
 def default_name(net: str, init: str) -> Path:
@@ -192,11 +225,15 @@ def default_name(net: str, init: str) -> Path:
     return folder
 
 
-def write_metrics(folder: Path, rows: list[dict]) -> None:
-    """metrics.csv: a header, and a row an epoch."""
+def metrics(rows: list[dict]) -> str:
+    """The text of metrics.csv: a header, and a row an epoch."""
     lines = [",".join(COLUMNS)]
     lines += [",".join(cell(row[column]) for column in COLUMNS) for row in rows]
-    write_atomic(folder / METRICS, ("\n".join(lines) + "\n").encode())
+    return "\n".join(lines) + "\n"
+
+
+def write_metrics(folder: Path, rows: list[dict]) -> None:
+    write_atomic(folder / METRICS, metrics(rows).encode())
 
 
 def cell(value) -> str:

@@ -8,7 +8,8 @@
     python -m engine.train --resume runs/fitnet4-lsuv-20250101-120000
 
 `assemble` puts the rooms together, `train` is the loop. A run stops with Ctrl-C or SIGTERM after
-the step in hand, saves, and continues with --resume as if it had not stopped, bit for bit.
+the step in hand, saves, and continues with --resume as if it had not stopped, bit for bit. SIGUSR1
+makes it save and go on.
 
 Read next: models/fitnet.py, the net's list of layers.
 """
@@ -24,11 +25,11 @@ import numpy as np
 
 from engine import checkpoint, runs
 from engine import settings as options
-from engine.command import StopSignals, run_command
+from engine.command import Signals, run_command, save_ignored
 from engine.data import NAMES
 from engine.data import load as load_data
 from engine.diagnosis import first_not_finite
-from engine.errors import RunError
+from engine.errors import InputError, RunError
 from engine.feed import Feed, read_clock, zero_sums
 from engine.lock import hold
 from engine.losses import HEADS
@@ -67,6 +68,15 @@ def first_weights(s: Settings, net: Net, feed: Feed):
     return report
 
 
+def tell(s: Settings, net: Net, report, folder: Path) -> None:
+    """What the initialiser did: in a line, and layer by layer in init.json."""
+    for note in report.notes:
+        say(f"note: {note}")
+    say(f"init {s.init}: {len(report.layers())} layers with weights, {net.parameters:,} "
+        f"parameters, {report.seconds:.2f} s; {folder / runs.INIT} has every layer")
+    runs.write_json(folder / runs.INIT, report.as_dict())
+
+
 @dataclass
 class Past:
     """What a run has done so far, beside its weights: all that a checkpoint's `progress` holds."""
@@ -79,13 +89,29 @@ class Past:
     epoch_images: int = 0
     seconds: float = 0.0  # of everything
 
+    def count(self, clock: np.ndarray, batch: int, seconds: float) -> None:
+        """Take up the steps from the last count to this clock, which took so many seconds."""
+        images = int(clock[STEP] - self.clock[STEP]) * batch
+        self.clock = clock
+        self.images, self.epoch_images = self.images + images, self.epoch_images + images
+        self.training, self.epoch_training = self.training + seconds, self.epoch_training + seconds
+
     def as_dict(self) -> dict:
         return {**vars(self), "clock": [float(value).hex() for value in self.clock]}
 
     @classmethod
-    def from_dict(cls, values: dict) -> "Past":
-        clock = np.array([float.fromhex(value) for value in values["clock"]])
-        return cls(**{**values, "clock": clock})
+    def from_dict(cls, values: dict, where: Path) -> "Past":
+        """What `as_dict` gave. InputError if it did not give these."""
+        try:
+            past = cls(**{**values, "clock": np.array([float.fromhex(v) for v in values["clock"]])})
+            runs.metrics(past.rows)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise InputError(f"{where}: its progress is of another version of this program "
+                             f"({error}); resume with that one") from None
+        if past.clock.shape != new_clock().shape:
+            raise InputError(f"{where}: its clock holds {len(past.clock)} numbers, not "
+                             f"{len(new_clock())}; resume with the version that wrote it")
+        return past
 
 
 def epoch_ends(s: Settings, images: int) -> Iterator[int]:
@@ -99,7 +125,7 @@ def epoch_ends(s: Settings, images: int) -> Iterator[int]:
 
 
 def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past,
-          stop: StopSignals) -> bool:
+          asked: Signals) -> bool:
     """The loop, from `past` to the last step: True when it is done, False when it was stopped.
 
     Leaves a row in metrics.csv and a checkpoint after every epoch. RunError names step, epoch and
@@ -112,6 +138,9 @@ def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past
         checkpoint.save(folder, net, optimizer, step=step, epoch=step * s.batch / feed.train.count,
                         settings=s.as_dict(), data=runs.describe(feed.data),
                         mean_image=feed.data.mean_image, progress=past.as_dict())
+        if asked.save:
+            asked.save = False
+            show.line(f"saved as SIGUSR1 asked, step {step} of {s.steps}")
 
     with Progress(s.steps, int(past.clock[STEP])) as show:
         if past.clock[STEP] == 0:
@@ -129,24 +158,29 @@ def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past
                 net.backward()
                 optimizer.step()
                 ops.advance(net.clock, device_table)
-                if stop.asked():
+                if asked.stop():
                     break
+                if asked.save:
+                    ops.synchronize()
+                    clock, seconds = read_clock(net), time.perf_counter() - start
+                    if not clock[FINITE]:
+                        break
+                    past.count(clock, s.batch, seconds)
+                    save()
+                    start = looked = time.perf_counter()
                 if time.perf_counter() - looked > 1:
                     clock, looked = read_clock(net), time.perf_counter()
                     if not clock[FINITE]:
                         break
-                    seen = (clock[STEP] - first) * s.batch
+                    seen = (clock[STEP] - past.clock[STEP]) * s.batch
                     show.step(int(clock[STEP]), epoch, clock[LOSS_SUM] / clock[SEEN],
                               seen / (looked - start))
             ops.synchronize()
             clock, seconds = read_clock(net), time.perf_counter() - start
             if not clock[FINITE]:
                 raise not_finite(s, net, feed, folder, clock, epoch)
-            images = int(clock[STEP] - first) * s.batch
-            past.clock, past.images = clock, past.images + images
-            past.training, past.epoch_images = past.training + seconds, past.epoch_images + images
-            past.epoch_training += seconds
-            tested = None if stop.asked() else score(net, feed, stop.asked)
+            past.count(clock, s.batch, seconds)
+            tested = None if asked.stop() else score(net, feed, asked.stop)
             if tested is None:
                 save()
                 return False
@@ -181,27 +215,22 @@ def new_run(s: Settings, origins: dict, data, ops, folder: Path,
             seeds: dict | None = None) -> dict:
     """Initialise and train in a new folder -> the run's record, as run.json holds it.
 
-    The folder is made once there are first weights, and `seeds` is then written beside it: what
-    runs.json holds where this is one of several runs."""
+    seeds: what runs.json holds where this is one of several runs; it is written beside the folder.
+    """
     net, feed, optimizer = assemble(s, data, ops)
     if not s.steps:
         need_statistics(net)  # the untrained net is going to be scored
-    report = first_weights(s, net, feed)
-    folder.mkdir(parents=True, exist_ok=True)
-    with hold(folder, say):
+    record = {"settings": s.as_dict(), "origins": origins, "data": runs.describe(data),
+              "parameters": net.parameters, "device": ops.name, "device_description":
+              ops.description, "versions": runs.versions(),
+              "started": time.strftime("%Y-%m-%d %H:%M:%S%z"), "result": None}
+    files = {folder.parent / runs.SEEDS: seeds} if seeds is not None else {}
+    with runs.made(folder), hold(folder, say):
         runs.new_folder(folder)  # that another one has not begun there meanwhile
-        if seeds is not None:
-            runs.write_json(folder.parent / runs.SEEDS, seeds)
-        for note in report.notes:
-            say(f"note: {note}")
-        say(f"init {s.init}: {len(report.layers())} layers with weights, {net.parameters:,} "
-            f"parameters, {report.seconds:.2f} s; {folder / runs.INIT} has every layer")
-        runs.write_json(folder / runs.INIT, report.as_dict())
-        record = {"settings": s.as_dict(), "origins": origins, "data": runs.describe(data),
-                  "parameters": net.parameters, "device": ops.name, "device_description":
-                  ops.description, "versions": runs.versions(),
-                  "started": time.strftime("%Y-%m-%d %H:%M:%S%z"), "result": None}
-        runs.write_json(folder / runs.RUN, record)
+        runs.sweep(folder)
+        with runs.begun(files | {folder / runs.RUN: record}):
+            report = first_weights(s, net, feed)
+        tell(s, net, report, folder)
         return finish(s, net, feed, optimizer, folder, Past(new_clock()), record)
 
 
@@ -215,15 +244,17 @@ def resumed_run(s: Settings, origins: dict, data, ops, folder: Path, record: dic
             note_rounding(f"on device {record['device']}", f"on {ops.name}")
         elif began not in (None, s.threads):
             note_rounding(f"with {began} thread{'s' if began > 1 else ''}", f"with {s.threads}")
+        elif ops.description != record.get("device_description", ops.description):
+            note_rounding(f"on {record['device_description']}", f"on {ops.description}")
         net, feed, optimizer = assemble(s, data, ops)
         if runs.untrained(folder):  # killed as it began: its first weights are made again
-            first_weights(s, net, feed)
+            tell(s, net, first_weights(s, net, feed), folder)
             past = Past(new_clock())
         else:
             saved = checkpoint.read(folder, say)
             checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
             checkpoint.restore(saved, net, optimizer)
-            past = Past.from_dict(saved.progress)
+            past = Past.from_dict(saved.progress, saved.path)
             runs.write_metrics(folder, past.rows)
             say(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
         record = record | {"settings": s.as_dict(), "origins": origins, "device": ops.name,
@@ -240,12 +271,13 @@ def finish(s: Settings, net, feed, optimizer, folder: Path, past: Past, record: 
 
     A run that was stopped ends in SystemExit 130 or 143."""
     quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-    with StopSignals() as stop, quiet:  # a value that is not finite is latched and named by `train`
-        done = train(s, net, feed, optimizer, folder, past, stop)
+    asked = Signals()
+    with asked.open(), quiet:  # a value that is not finite is latched and named by `train`
+        done = train(s, net, feed, optimizer, folder, past, asked)
         if not done:
             say(f"stopped at step {int(past.clock[STEP])} of {s.steps} and saved; continue with "
                 f"python -m engine.train --resume {runs.to_resume(folder)}")
-            raise SystemExit(stop.exit_code)
+            raise SystemExit(asked.exit_code)
         if past.rows:
             accuracy, loss = past.rows[-1]["test_accuracy"], past.rows[-1]["test_loss"]
         else:  # --epochs 0: the untrained net
@@ -316,6 +348,11 @@ def resume(args) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    with save_ignored():
+        return run(argv)
+
+
+def run(argv: list[str] | None) -> int:
     args = options.train_parser(KNOWN, __doc__.split("\n\n`assemble`")[0]).parse_args(argv)
     options.check(args, KNOWN)
     if args.resume is not None:

@@ -89,6 +89,10 @@ class NumpyOps:
         """One line for the user."""
         return f"NumPy {np.__version__}"
 
+    def plans(self) -> dict[str, str]:
+        """How each convolution so far was computed, by its shapes, on a device that chooses."""
+        return {}
+
     # -- memory -----------------------------------------------------------------------------------
 
     def empty(self, shape, dtype=np.float32) -> np.ndarray:

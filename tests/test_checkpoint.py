@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from engine import checkpoint
 from engine.errors import InputError, RunError
@@ -113,6 +115,54 @@ def test_every_bit_of_the_metadata_counts(tmp_path):
     assert header["__metadata__"]["step"] == "2"
     path.write_bytes(path.read_bytes().replace(b'"step":"2"', b'"step":"3"'))
     with pytest.raises(checkpoint.Damaged, match="header"):
+        checkpoint.read_file(path)
+
+
+def rewritten(path, **changed):
+    """The file with other metadata, whose hash is right."""
+    with safe_open(path, framework="numpy") as file:
+        metadata = {key: value for key, value in (file.metadata() | changed).items() if value}
+    metadata["metadata_hash"] = checkpoint.metadata_digest(metadata)
+    path.write_bytes(to_bytes(load_file(path), metadata))
+
+
+def test_a_newer_version_is_refused_by_name_and_not_taken_for_damage(tmp_path):
+    net, optimizer = small_net()
+    save(tmp_path, net, optimizer, 1)
+    path = save(tmp_path, net, optimizer, 2)
+    rewritten(path, format="lsuv-engine checkpoint 2")
+    with pytest.raises(InputError, match="format 2, and this version of the program knows 1"):
+        checkpoint.read(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"checkpoint 2", b"checkpoint 3"))  # a damaged byte
+    assert checkpoint.read(tmp_path, lambda note: None).step == 1
+
+
+@pytest.mark.parametrize("changed, said", [
+    ({"format": "lsuv-engine checkpoint 1.0"}, "not a checkpoint of this program"),
+    ({"format": "other program 1"}, "not a checkpoint of this program"),
+    ({"hashes": None}, "hashes"), ({"hashes": "[]"}, "tensors are missing"),
+    ({"hashes": "[" * 100_000}, "not as this program writes it"),
+    ({"settings": "[]"}, "settings"), ({"settings": None}, "settings"),
+    ({"data": '{"name": "x"}'}, "fingerprint"), ({"progress": "0"}, "progress"),
+    ({"step": "one"}, "'one'"), ({"step": "9" * 5000}, "not as this program"),
+    ({"epoch": None}, "epoch"),
+])
+def test_metadata_that_only_looks_right_is_damage(tmp_path, changed, said):
+    net, optimizer = small_net()
+    path = save(tmp_path, net, optimizer, 1)
+    rewritten(path, **changed)
+    with pytest.raises(checkpoint.Damaged, match=said):
+        checkpoint.read_file(path)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int32, np.uint8])
+def test_tensors_of_other_types_are_damage(tmp_path, dtype):
+    net, optimizer = small_net()
+    path = save(tmp_path, net, optimizer, 1)
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    path.write_bytes(to_bytes(load_file(path) | {"clf.b": np.zeros(3, dtype)}, metadata))
+    with pytest.raises(checkpoint.Damaged, match="clf.b is"):
         checkpoint.read_file(path)
 
 

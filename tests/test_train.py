@@ -10,6 +10,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ import engine
 import engine.train
 from conftest import DEVICES
 from engine import checkpoint, runs
-from engine.command import run_command
+from engine.command import SAVE, run_command
+from engine.errors import InputError
 from engine.feed import Order
 from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU
 from engine.losses import HingeLoss, SoftmaxLoss
@@ -146,6 +148,81 @@ def test_a_stop_during_evaluation_repeats_only_the_evaluation(tmp_path, straight
     assert engine.train.Feed.train_batch is batch
     assert command("--resume", folder) == 0
     assert_same_run(straight, folder)
+
+
+@pytest.mark.skipif(SAVE is None, reason="the system has no SIGUSR1")
+@pytest.mark.parametrize("step", [0, 3, 5, 16])
+def test_sigusr1_saves_and_goes_on(tmp_path, straight, monkeypatch, capsys, step):
+    """The run ends as one that was left alone; what it saved on the way continues to the same."""
+    folder, kept, save = tmp_path / "run", tmp_path / "kept", checkpoint.save
+    stop_at(monkeypatch, step, SAVE)
+
+    def keeping(folder, *arguments, **named):
+        path = save(folder, *arguments, **named)
+        if named["step"] == step + 1 and not kept.exists():
+            shutil.copytree(folder, kept)
+        return path
+
+    monkeypatch.setattr(checkpoint, "save", keeping)
+    assert command(*SMALL, "--epochs", 3, "--out", folder) == 0
+    assert f"saved as SIGUSR1 asked, step {step + 1} of 17" in capsys.readouterr().out
+    assert_same_run(straight, folder)
+    assert checkpoint.read(kept).step == step + 1
+    assert command("--resume", kept) == 0
+    assert_same_run(straight, kept)
+    row = runs.read_metrics(folder)[0]
+    assert 0 < row["seconds"] < 60 and row["images_per_second"] > 0
+
+
+@pytest.mark.skipif(SAVE is None, reason="the system has no SIGUSR1")
+def test_sigusr1_before_there_is_something_to_save_and_in_evaluation(tmp_path, monkeypatch, capsys):
+    first_weights, score = engine.train.first_weights, engine.train.score
+
+    def signalled(inner):
+        def outer(*arguments):
+            os.kill(os.getpid(), SAVE)
+            return inner(*arguments)
+        return outer
+
+    monkeypatch.setattr(engine.train, "first_weights", signalled(first_weights))
+    assert command(*SMALL, "--epochs", 1, "--out", tmp_path / "first") == 0
+    assert "SIGUSR1" not in capsys.readouterr().out
+    monkeypatch.setattr(engine.train, "first_weights", first_weights)
+    monkeypatch.setattr(engine.train, "score", signalled(score))
+    assert command(*SMALL, "--epochs", 1, "--out", tmp_path / "second") == 0
+    assert "saved as SIGUSR1 asked, step 6 of 6" in capsys.readouterr().out
+
+
+def test_a_second_signal_leaves_at_once(tmp_path, monkeypatch):
+    """With the checkpoint of before, and nothing half written."""
+    def hurried(self):
+        if engine.train.read_clock(self.net)[RATE] > 0:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("the second signal was not heard")
+
+    monkeypatch.setattr(engine.train.Feed, "train_batch", hurried)
+    assert command(*SMALL, "--init", "ortho", "--epochs", 1, "--out", tmp_path / "run") == 143
+    assert checkpoint.read(tmp_path / "run").step == 0
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+@pytest.mark.parametrize("error, left", [
+    (InputError("no such filler"), set()), (KeyboardInterrupt(), {"run.json"})])
+def test_an_initialiser_that_fails_leaves_nothing_and_one_that_is_stopped_a_run(
+        tmp_path, straight, monkeypatch, error, left):
+    def failing(*arguments):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.train, "first_weights", failing)
+        out = tmp_path / "above" / "run"
+        assert command(*SMALL, "--epochs", 3, "--out", out) in (2, 130)
+    assert {path.name for path in out.glob("*")} == left and out.parent.exists() == bool(left)
+    if left:
+        assert command("--resume", out) == 0
+        assert_same_run(straight, out)
+        assert (out / runs.INIT).exists()
 
 
 @pytest.mark.parametrize("left", [None, 0, 1, 3])
