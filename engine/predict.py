@@ -5,7 +5,7 @@
 
 Everything it needs is in the run folder; the data set is not.
 
-Read next: engine/checkpoint.py.
+Read next: engine/export.py, the same for other programs.
 """
 
 from types import SimpleNamespace

@@ -59,13 +59,16 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
         if not isinstance(error, OSError):
             raise
         raise RunError(f"cannot write {path}: {error.strerror or error}; what was saved before is "
-                       f"kept{remedy(error, path.parent)}") from error
+                       f"kept{remedy(error, path)}") from error
 
 
-def remedy(error: OSError, folder: Path) -> str:
+def remedy(error: OSError, path: Path) -> str:
     """What helps where the disk is full; of other failures the reason says it."""
+    folder = path.parent
     if error.errno not in FULL:
         return ""
+    if path.name not in (RUN, INIT, METRICS, SEEDS, CHECKPOINT):
+        return "; make room"
     started = (folder / RUN).exists() or (folder / SEEDS).exists()
     return "; make room" + (f", then go on with --resume {to_resume(folder)}" if started else "")
 

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 import engine.evaluate
+import engine.export
 import engine.train
 from engine import runs
 from engine.command import run_command
@@ -206,7 +207,8 @@ def test_a_defect_keeps_its_traceback():
 def test_the_commands_run_as_programs(tmp_path):
     """The exit code and the one line, through `python -m`."""
     for module, arguments in (("engine.train", ["--net", "fitnet5"]),
-                              ("engine.evaluate", [str(tmp_path)])):
+                              ("engine.evaluate", [str(tmp_path)]),
+                              ("engine.export", [str(tmp_path)])):
         done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True,
                               text=True)
         assert done.returncode == 2 and done.stdout == ""
@@ -214,7 +216,7 @@ def test_the_commands_run_as_programs(tmp_path):
 
 
 def test_help_and_summary(capsys):
-    for main in (engine.train.main, engine.evaluate.main):
+    for main in (engine.train.main, engine.evaluate.main, engine.export.main):
         with pytest.raises(SystemExit) as stopped:
             main(["--help"])
         assert stopped.value.code == 0

@@ -8,7 +8,8 @@ import pathlib
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COMMANDS = {"engine/train.py", "engine/evaluate.py", "engine/__init__.py", "lsuv/__main__.py"}
+COMMANDS = {"engine/train.py", "engine/evaluate.py", "engine/export.py", "engine/__init__.py",
+            "lsuv/__main__.py"}
 SAME = {"kernels.philox", "kernels.clock"}  # pure NumPy, the same on every device: no hardware
 MAY = {
     "kernels": {"numpy", "ml_dtypes", "kernels"},

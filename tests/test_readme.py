@@ -15,6 +15,7 @@ import pytest
 
 import engine
 import engine.evaluate
+import engine.export
 import engine.train
 import lsuv.__main__
 
@@ -44,7 +45,11 @@ def test_there_are_commands_to_run():
 def test_command_of_the_readme(command, finished, tmp_path, capsys):
     module, *arguments = shlex.split(command)
     arguments = [str(finished) if "…" in a else a for a in arguments]
-    if module == "engine.evaluate":
+    if module == "engine.export":
+        pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[test]'")
+        assert engine.export.main(arguments) == 0
+        assert (finished / "model.onnx").stat().st_size > 348_694 * 4  # FitNet-1's parameters
+    elif module == "engine.evaluate":
         assert engine.evaluate.main(arguments) == 0
     elif module == "lsuv":
         assert lsuv.__main__.main([*arguments, *SMALL, "--lsuv-batch", "16"]) == 0

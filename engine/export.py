@@ -1,0 +1,354 @@
+"""A trained net as an ONNX file, which other programs run without this one. Commands to paste:
+
+    python -m engine.export runs/fitnet4-lsuv-20250101-120000       # writes model.onnx into the run
+    python -m engine.export RUN --out net.onnx --batch 1
+    python -m engine.export RUN --bare
+
+    images         uint8 (N, H, W, C)      what `engine.load(run).predict` takes
+    scores         float32 (N, classes)    what the last layer gives
+    probabilities  float32 (N, classes)    their softmax, whatever head the net was trained with
+
+The run's preprocessing of its test images is a part of the graph. --bare leaves it out: the input
+is then `x`, float32 (N, C, H, W). The net is the one that evaluation sees, without dropout and side
+exits, and computes in float32, also where it was trained in bfloat16. Tensors are named and laid
+out as in the checkpoint. The file is checked before it is written, and where onnxruntime is
+installed its scores are compared with our own.
+
+ONNX's operators, of set 17 here: https://onnx.ai/onnx/operators/. What a layer becomes stands in
+`FORMS`, one function a type; a layer's author who wants the layer exported adds a line there.
+
+Read next: engine/checkpoint.py.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from engine import checkpoint, runs
+from engine import settings as options
+from engine.command import Parser, run_command
+from engine.containers import Branches, Chain, Head, Residual
+from engine.data import preprocess
+from engine.errors import InputError, RunError
+from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Layer, LeakyReLU, Linear, Maxout,
+                           MaxPool, ReLU, Sigmoid, Tanh, VLReLU)
+from engine.losses import HEADS
+from engine.net import Net
+from engine.predict import Predictor
+from engine.scoring import need_statistics
+from engine.settings import Settings
+from engine.train import KNOWN
+from engine.words import data_words, say
+from kernels import ops_for
+from models import build
+
+MODEL = "model.onnx"  # in the run folder, unless --out
+# Operator set 17 with file format 8 is ONNX 1.12, of 2022: runtimes since then read it.
+OPSET, FORMAT = 17, 8
+COMPARED = 2  # random images whose scores are compared
+APART = 1e-3  # of the largest score: more than this is no rounding
+
+
+class Graph:
+    """An ONNX graph as it grows. Every value has a name: a layer's result is called as the layer
+    is, what lies before it `layer.something`."""
+
+    def __init__(self, onnx, tensors: dict[str, np.ndarray]):
+        self.onnx, self.tensors = onnx, tensors
+        self.nodes: list = []
+        self.constants: dict[str, np.ndarray] = {}
+
+    def node(self, kind: str, inputs: list[str], *outputs: str, **attributes) -> str:
+        """Add a node -> the name of its first output."""
+        self.nodes.append(self.onnx.helper.make_node(kind, inputs, list(outputs), outputs[0],
+                                                     **attributes))
+        return outputs[0]
+
+    def constant(self, name: str, value, dtype=np.float32) -> str:
+        """Add a tensor of fixed values -> its name."""
+        self.constants[name] = np.asarray(value, dtype)
+        return name
+
+    def weights(self, layer: Layer) -> list[str]:
+        """Add W and b of a layer with weights -> their names."""
+        return [self.constant(name, self.tensors[name])
+                for name in (f"{layer.name}.W", f"{layer.name}.b")]
+
+    def layer(self, layer: Layer, x: str, shape: tuple[int, ...]) -> str:
+        """Add a layer whose input x has `shape`, ours (without N; H, W, C) -> its result's name.
+
+        Images are (N, C, H, W) here. InputError for a layer that has no form."""
+        if type(layer) not in FORMS:
+            raise InputError(f"{layer.name}: a {type(layer).__name__} has no ONNX form; write one "
+                             "and add it to engine.export.FORMS")
+        return FORMS[type(layer)](self, layer, x, shape)
+
+
+def conv(graph: Graph, layer: Conv, x: str, shape) -> str:
+    return graph.node("Conv", [x, *graph.weights(layer)], layer.name, group=layer.groups,
+                      strides=[layer.stride] * 2, pads=[layer.pad] * 4)
+
+
+def linear(graph: Graph, layer: Linear, x: str, shape) -> str:
+    if len(shape) == 3:  # the checkpoint's inputs are in C, H, W order, as the image here is
+        x = graph.node("Flatten", [x], f"{layer.name}.flat")
+    return graph.node("Gemm", [x, *graph.weights(layer)], layer.name, transB=1)
+
+
+def maxout(graph: Graph, layer: Maxout, x: str, shape) -> str:
+    """Pieces lie one behind the other on the channels, so they are equal parts of them."""
+    pieces = [f"{layer.name}.piece{p}" for p in range(layer.pieces)]
+    graph.node("Split", [x], *pieces, axis=1)
+    if not layer.pool:
+        return graph.node("Max", pieces, layer.name)
+    largest = graph.node("Max", pieces, f"{layer.name}.max")
+    return graph.node("MaxPool", [largest], layer.name,
+                      **windows(layer, shape, layer.pool, layer.stride))
+
+
+def maxpool(graph: Graph, layer: MaxPool, x: str, shape) -> str:
+    return graph.node("MaxPool", [x], layer.name,
+                      **windows(layer, shape, layer.size, layer.stride, layer.pad))
+
+
+def avgpool(graph: Graph, layer: AvgPool, x: str, shape) -> str:
+    return graph.node("AveragePool", [x], layer.name, count_include_pad=0,
+                      **windows(layer, shape, layer.size, layer.stride))
+
+
+def windows(layer: Layer, shape, size: int, stride: int, pad: int = 0) -> dict:
+    """A pooling's attributes. Caffe's output size is had by padding the ends up to the last window,
+    which never wins a maximum and is left out of a mean; what `ceil_mode` does with a window that
+    starts in the padding has changed from one operator set and runtime to the next."""
+    ends = [(count - 1) * stride + size - n - pad
+            for n, count in zip(shape[:2], layer.out_shape[:2])]
+    return {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [pad, pad, *ends]}
+
+
+def leaky(graph: Graph, layer: LeakyReLU, x: str, shape) -> str:
+    if layer.slope == 0:
+        return graph.node("Relu", [x], layer.name)
+    return graph.node("LeakyRelu", [x], layer.name, alpha=layer.slope)
+
+
+def namesake(graph: Graph, layer: Layer, x: str, shape) -> str:
+    """A function of each element that ONNX calls as we do."""
+    return graph.node(type(layer).__name__, [x], layer.name)
+
+
+def lrn(graph: Graph, layer: LRN, x: str, shape) -> str:
+    size, alpha, beta, bias = layer.constants
+    return graph.node("LRN", [x], layer.name, size=size, alpha=alpha, beta=beta, bias=bias)
+
+
+def batchnorm(graph: Graph, layer: BatchNorm, x: str, shape) -> str:
+    """The running sums are divided by their weight here; there is no scale and shift."""
+    mean, variance, weight = (graph.tensors[f"{layer.name}.{kind}"]
+                              for kind in ("mean", "variance", "weight"))
+    values = {"scale": np.ones_like(mean), "shift": np.zeros_like(mean), "mean": mean / weight,
+              "variance": variance / weight}
+    names = [graph.constant(f"{layer.name}.{kind}", value) for kind, value in values.items()]
+    return graph.node("BatchNormalization", [x, *names], layer.name, epsilon=layer.eps)
+
+
+def nothing(graph: Graph, layer: Layer, x: str, shape) -> str:
+    """What only training has."""
+    return x
+
+
+def chain(graph: Graph, layer: Chain, x: str, shape) -> str:
+    for inner in layer.layers:
+        x = graph.layer(inner, x, shape)
+        shape = inner.out_shape
+    return x
+
+
+def residual(graph: Graph, layer: Residual, x: str, shape) -> str:
+    return graph.node("Add", [x, chain(graph, layer, x, shape)], layer.name)
+
+
+def branches(graph: Graph, layer: Branches, x: str, shape) -> str:
+    parts = [chain(graph, inner, x, shape) for inner in layer.chains]
+    return graph.node("Concat", parts, layer.name, axis=1)
+
+
+# By exact type: a subclass computes something else than the class it is made from.
+FORMS: dict[type, Callable[[Graph, Layer, str, tuple], str]] = {
+    Conv: conv, Linear: linear, Maxout: maxout, MaxPool: maxpool, AvgPool: avgpool,
+    LeakyReLU: leaky, ReLU: leaky, VLReLU: leaky, Tanh: namesake, Sigmoid: namesake, LRN: lrn,
+    BatchNorm: batchnorm, Dropout: nothing, Chain: chain, Residual: residual, Branches: branches,
+    Head: nothing}
+
+
+def preprocessed(graph: Graph, model: Predictor) -> str:
+    """Nodes from `images` to the net's input, in the order in which evaluation computes it: times
+    the set's factor, or contrast-normalised; less the mean image's middle; times the input scale.
+    """
+    H, W, _ = model.in_shape
+    pad, factor = model.data["pad"], model.data["pixel_scale"]
+    x = graph.node("Cast", ["images"], "input.pixels", to=graph.onnx.TensorProto.FLOAT)
+    if factor is None:
+        x = contrast(graph, x, int(np.prod(model.in_shape)))
+    else:
+        x = graph.node("Mul", [x, graph.constant("input.pixel_scale", factor)], "input.scaled")
+    middle = graph.constant("input.mean_image", model.mean_image[pad:pad + H, pad:pad + W])
+    x = graph.node("Sub", [x, middle], "input.centred")
+    x = graph.node("Mul", [x, graph.constant("input.scale", model.input_scale)], "input.x")
+    return graph.node("Transpose", [x], "input.planes", perm=[0, 3, 1, 2])
+
+
+def contrast(graph: Graph, x: str, values: int) -> str:
+    """Each image less its mean, and scaled to the norm of engine/data/preprocess.py.
+
+    x is whole numbers, and so is its difference from the mean times `values`: float32 holds them
+    exactly up to 65,793 values an image, and the norm is as exact as its terms, however flat the
+    image. Divided by `values` it is 0 or above 0.7: below a half, the image is of one colour."""
+    axes = graph.constant("input.axes", [1, 2, 3], np.int64)
+    count = graph.constant("input.values", values)
+    total = graph.node("ReduceSum", [x, axes], "input.sum")
+    spread = graph.node("Sub", [graph.node("Mul", [x, count], "input.wide"), total], "input.spread")
+    norm = graph.node("ReduceL2", [spread], "input.norm", axes=[1, 2, 3])
+    even = graph.node("Less", [norm, graph.constant("input.least", values / 2)], "input.even")
+    unit = graph.constant("input.unit", values * preprocess.SCALE)
+    ratio = graph.node("Div", [norm, unit], "input.ratio")
+    divisor = graph.node("Where", [even, graph.constant("input.one", 1), ratio], "input.divisor")
+    mean = graph.node("Div", [total, count], "input.mean")
+    shifted = graph.node("Sub", [x, mean], "input.shifted")
+    return graph.node("Div", [shifted, divisor], "input.normalised")
+
+
+def model_of(onnx, model: Predictor, bare: bool = False, about: dict[str, str] | None = None):
+    """The net as an onnx.ModelProto with a free batch axis. about: what its metadata says."""
+    helper, net, kinds = onnx.helper, model.net, onnx.TensorProto
+    graph = Graph(onnx, checkpoint.collect(net))
+    H, W, C = model.in_shape
+    last = graph.layer(net.chain, "x" if bare else preprocessed(graph, model), model.in_shape)
+    graph.node("Identity", [last], "scores")
+    graph.node("Softmax", ["scores"], "probabilities", axis=1)
+    given = (helper.make_tensor_value_info("x", kinds.FLOAT, ["N", C, H, W]) if bare else
+             helper.make_tensor_value_info("images", kinds.UINT8, ["N", H, W, C]))
+    results = [helper.make_tensor_value_info(name, kinds.FLOAT, ["N", net.classes])
+               for name in ("scores", "probabilities")]
+    constants = [onnx.numpy_helper.from_array(value, name)
+                 for name, value in graph.constants.items()]
+    found = helper.make_model(
+        helper.make_graph(graph.nodes, "net", [given], results, constants), ir_version=FORMAT,
+        opset_imports=[helper.make_opsetid("", OPSET)], producer_name="lsuv-engine",
+        producer_version=runs.versions()["lsuv-engine"])
+    helper.set_model_props(found, about or {})
+    return found
+
+
+def fix_batch(proto, batch: int) -> None:
+    """Give the batch axis of inputs and outputs a length."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+
+
+def difference(proto, model: Predictor) -> float | None:
+    """How far onnxruntime's scores are from those of device numpy at most, in shares of the largest
+    of these; None where onnxruntime is not installed. The batch axis must be free."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    images = np.random.default_rng(0).integers(0, 256, (COMPARED, *model.in_shape), np.uint8)
+    model.predict(images)  # all in one batch, so the net still has their input and scores
+    net = model.net
+    name = proto.graph.input[0].name
+    given = {"images": images, "x": net.ops.tohost(net.x).transpose(0, 3, 1, 2)}[name]
+    how = onnxruntime.SessionOptions()
+    how.log_severity_level = 3  # errors only
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), how,
+                                           providers=["CPUExecutionProvider"])
+    got, = session.run(["scores"], {name: given})
+    want = net.ops.tohost(net.scores)
+    return float(np.abs(got - want).max() / max(np.abs(want).max(), np.finfo(np.float32).tiny))
+
+
+def restored(folder: str) -> tuple[Predictor, dict[str, str], str]:
+    """The net of a run folder, in float32 on device numpy; what the file's metadata says of it; and
+    a line for the user. InputError as of `engine.load`."""
+    record = runs.read_run(folder)
+    saved = checkpoint.read(folder, say)
+    s, data = Settings.from_dict(saved.settings, saved.path, KNOWN), saved.data
+    checkpoint.refuse_others(saved, record["settings"], record["data"])
+    net = Net(build(s.net, s.act, len(data["classes"]), s.dropout), HEADS[s.head](),
+              ops_for("numpy"), tuple(data["in_shape"]), COMPARED, s.seed)
+    checkpoint.restore(saved, net)
+    need_statistics(net)
+    about = {"net": s.net, "act": s.act, "init": s.init, "head": s.head, "step": str(saved.step),
+             "data": data["name"], "data_fingerprint": data["fingerprint"],
+             "classes": json.dumps(data["classes"])}
+    if record["result"] is not None and saved.step == s.steps:
+        about["test_accuracy"] = repr(record["result"]["test_accuracy"])
+    line = (f"net {s.net}  act {s.act}  init {s.init}  {data_words(data['name'])}\n"
+            f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
+    return Predictor(net, data, saved.tensors["data.mean_image"], s.input_scale), about, line
+
+
+def target(out: str) -> Path:
+    """The file that --out names. InputError if it can't be written, or is of another kind: then it
+    is a slip of the pen, and would replace something."""
+    path = Path(out)
+    if path.suffix != ".onnx" or path.is_dir():
+        raise InputError(f"--out {path}: give the name of a file that ends in .onnx")
+    if not path.parent.is_dir():
+        raise InputError(f"--out {path}: there is no folder {path.parent}; make it, or give "
+                         "another --out")
+    return path
+
+
+def package():
+    """The onnx package, which is needed here alone. InputError if it can't be imported."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise InputError(f"the package onnx can't be imported ({error}); "
+                         "pip install 'onnx>=1.16'") from None
+    return onnx
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(prog="engine.export", description=__doc__.split("\n\nONNX's")[0])
+    parser.add_argument("run", metavar="RUN", help="a run folder; the run may still be going on")
+    parser.add_argument("--out", metavar="FILE", help=f"default: {MODEL} in the run folder; an "
+                        "older file of that name is replaced")
+    parser.add_argument("--batch", type=int, metavar="N", help="fix the batch axis (default: any)")
+    parser.add_argument("--bare", action="store_true", help="without preprocessing: x for images")
+    args = parser.parse_args(argv)
+    options.check(args, KNOWN)
+    if args.batch is not None and args.batch >= 1 << 31:
+        raise InputError(f"--batch {args.batch}: more than a file can say; leave it out for any")
+    out = Path(args.run) / MODEL if args.out is None else target(args.out)
+    onnx = package()
+    model, about, line = restored(args.run)
+    say(line)
+    proto = model_of(onnx, model, args.bare, about)
+    apart = difference(proto, model)
+    if apart is not None and not apart <= APART:
+        raise RunError(f"onnxruntime's scores are not those of the net: they differ by {apart:.2g} "
+                       f"of the largest; {out} is not written; please report this net")
+    if args.batch is not None:
+        fix_batch(proto, args.batch)
+    onnx.checker.check_model(proto, full_check=True)
+    content = proto.SerializeToString()
+    runs.write_atomic(out, content)
+    say(f"wrote {out}, {len(content):,} bytes, ONNX operator set {OPSET}")
+    for kind, values in (("input", proto.graph.input), ("output", proto.graph.output)):
+        for value in values:
+            tensor = value.type.tensor_type
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+            shape = ", ".join(str(d.dim_param or d.dim_value) for d in tensor.shape.dim)
+            say(f"{kind} {value.name}  {dtype} ({shape})")
+    say("onnxruntime is not installed, so no scores were compared" if apart is None else
+        f"onnxruntime's scores differ from ours by at most {apart:.1e} of the largest, on "
+        f"{COMPARED} random images")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("engine.export", main))
