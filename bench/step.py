@@ -22,6 +22,11 @@ fewer of them, and goes beyond that ceiling); GB/s of the rest, against a copy o
 with as many threads (bytes of the arrays that an op is handed; what lies in the cache can be faster
 than memory). Both ceilings are measured in the same run.
 
+The guard is what a step does lest a NaN or an infinity go on unseen: the loss op looks at every
+score, and `clip` takes the norm of the whole gradient, also where the recipe clips nothing. Its
+figure is the time of these two ops, all that they do, over our median step: so it is at most that.
+(Once a second the host reads the clock, 16 numbers.)
+
 Read next: bench/contest.py.
 """
 
@@ -52,6 +57,7 @@ PEERS = {"torch": {
     "torch compile": {"compiled": True},
     "torch compile channels_last": {"channels_last": True, "compiled": True},
 }}
+GUARD = ("softmax_loss_forward", "clip")  # the ops that look for what is not finite
 REMEDY = "pip install torch==2.13.0 (its build for the CPU will do), or leave --against out"
 
 
@@ -165,11 +171,15 @@ def measure(contestants, left: dict[str, str], ops, entry: Entry, options) -> in
 
     ceilings = bounds[-1].ask("ceilings")
     profile = ours.ask("profile", ours.steps["train"])
-    rows += op_rows(profile, statistics.median(ours.turns["train"]), ceilings)
+    median = statistics.median(ours.turns["train"])
+    rows += op_rows(profile, median, ceilings)
+    guard = guard_of(profile, median)
     print_ops(rows)
+    print(f"\nguard against NaN and infinity: {1e3 * guard['seconds']:.3f} ms, at most "
+          f"{guard['share']:.3%} of our step ({', '.join(GUARD)})")
     print_contest(rows, facts)
     write(options.json, ops, rows, peers=versions, rounds=options.rounds, ceilings=ceilings,
-          data=facts["data"], data_mb=facts["data_mb"])
+          data=facts["data"], data_mb=facts["data_mb"], guard=guard)
     return 0
 
 
@@ -209,6 +219,13 @@ def op_rows(profile: dict, step: float, ceilings: dict[str, float]) -> list[dict
         rows.append({"name": name, "seconds": seconds, "share": seconds / step, "rate": text,
                      "of_ceiling": rate / ceiling})
     return rows
+
+
+def guard_of(profile: dict, step: float) -> dict[str, float]:
+    """Seconds of the ops that look for what is not finite, and their share of a step of `step`
+    seconds."""
+    seconds = sum(profile[name][0] for name in GUARD)
+    return {"seconds": seconds, "share": seconds / step}
 
 
 def print_ops(rows: list[dict]) -> None:

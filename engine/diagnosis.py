@@ -3,10 +3,13 @@
 Read next: engine/containers.py for the visitors.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from engine.containers import STOP, Head
+from engine.containers import STOP, Container, Head
 from engine.feed import Feed
+from engine.layers import Layer
 from kernels.clock import LOSS
 
 
@@ -15,32 +18,81 @@ def first_not_finite(net, feed: Feed) -> str:
 
     The step is a pure function of seed and clock, so running it again sees what it saw; the latch
     keeps weights and running statistics as they are."""
-    found: list[str] = []
-
-    def finite(array) -> bool:
-        return bool(np.isfinite(net.ops.tohost(array)).all())
-
-    def before(layer, x):
-        if not finite(layer.W) or not finite(layer.b):
-            found.append(f"the weights of {layer.name}")
-        elif not finite(x):
-            found.append(f"the input of {layer.name}")
-        elif not finite(layer.forward(x, True)):
-            found.append(f"the output of {layer.name}")
-        return STOP if found else None
-
-    def after(layer):
-        if not found and not (finite(layer.dz) and finite(layer.dW) and finite(layer.db)):
-            found.append(f"the gradient of {layer.name}")
-
     feed.train_batch()
-    if net.forward(train=True, before=before) is STOP:
-        return found[0]
+    return first_in_step(net)
+
+
+def first_in_step(net) -> str:
+    """The same for the batch that net.x and net.labels hold."""
+    if where := first_in_forward(net, train=True):
+        return where
     net.evaluate_loss()
     if not np.isfinite(net.ops.tohost(net.clock)[LOSS]):
         return "the loss"
+    found: list[str] = []
+
+    def after(layer):
+        if not found and not all(_finite(net, a) for a in (layer.dz, layer.dW, layer.db)):
+            found.append(f"the gradient of {layer.name}")
+
     net.backward(after)
-    heads = [layer for layer in net.chain.every() if isinstance(layer, Head)]
-    found += [f"the loss of {head.name}" for head in heads
-              if not np.isfinite(net.ops.tohost(head.own_clock)[LOSS])]
-    return found[0] if found else "the gradient's norm"
+    # The loss of a side exit comes before every gradient, though only backward computes it.
+    heads = [f"the loss of {layer.name}" for layer in net.chain.every() if isinstance(layer, Head)
+             and not np.isfinite(net.ops.tohost(layer.own_clock)[LOSS])]
+    return [*heads, *found, "the gradient's norm"][0]
+
+
+def first_in_forward(net, train: bool) -> str | None:
+    """What is not finite first on the way from net.x to the scores; None if all of it is finite.
+
+    A layer without weights is named in training alone: else its buffer may be of another pass."""
+    found: list[str] = []
+
+    def between(layer: Layer | None) -> str | None:
+        """The output of a layer without weights before `layer`, or before the end."""
+        for done in _completed(net.chain) if train else ():
+            if done is layer:
+                break
+            if hasattr(done, "y") and not _finite(net, done.y):
+                return f"the output of {done.name}"
+        return None
+
+    def before(layer, x):
+        if not _finite(net, layer.W) or not _finite(net, layer.b):
+            found.append(f"the weights of {layer.name}")
+        elif not _finite(net, x):
+            found.append(between(layer) or f"the input of {layer.name}")
+        elif not _finite(net, layer.forward(x, train)):
+            found.append(f"the output of {layer.name}")
+        return STOP if found else layer.z
+
+    if not _finite(net, net.x):
+        return "the images"
+    scores = net.forward(train, before)
+    if scores is STOP:
+        return found[0]
+    return None if _finite(net, scores) else between(None) or "the scores"
+
+
+def tensor_not_finite(net, optimizer) -> str | None:
+    """The name of a parameter, running statistic or piece of the optimizer's memory that is not
+    finite, as a checkpoint names it; None if all are finite."""
+    tensors = {name: param.value for name, param in net.named_params().items()}
+    tensors |= net.named_state()
+    for kind, flat in optimizer.state.items():
+        tensors |= {f"optimizer.{kind}.{name}": net.arenas.view(flat, name)
+                    for name in net.named_params()}
+    return next((name for name, value in tensors.items() if not _finite(net, value)), None)
+
+
+def _completed(container: Container) -> Iterator[Layer]:
+    """Every layer inside in the order in which they finish: a container after what it contains."""
+    for chain in container.chains:
+        for layer in chain.layers:
+            if isinstance(layer, Container):
+                yield from _completed(layer)
+            yield layer
+
+
+def _finite(net, array) -> bool:
+    return bool(np.isfinite(net.ops.tohost(array)).all())

@@ -17,6 +17,10 @@ normalise="input" is the variant that the paper tried without gain: each layer i
 alike, until the input of the *next* layer with weights has unit variance, and the last one until
 the scores have. It wants a plain chain and an activation that does not saturate.
 
+On device cpu the sums of a forward pass and of a variance are taken in an order that does not
+depend on the number of threads, so the weights of every net of models/ are the same bits for any.
+(oneDNN may cut otherwise a convolution's sum of thousands of terms on images of a few pixels.)
+
 Read next: lsuv/report.py.
 """
 
@@ -92,8 +96,9 @@ def lsuv(net, next_batch: Callable[[], None], mode: str = "same", tolerance: flo
     batches: mini-batches pooled in one measurement. include, exclude: layer names, with * and ?.
 
     The net is given back as it was but for the weights: clock and running statistics included (a
-    forward pass does not touch those). Raises InputError for bad options, LsuvError where a
-    variance is zero, not finite or never within tolerance; layers before that one stay scaled.
+    forward pass does not touch those). Raises InputError for bad options; LsuvError where the
+    variance of a layer to scale is zero or never within tolerance, or any layer's is not finite.
+    Layers before that one stay scaled.
     """
     choose("LSUV mode", mode, MODES)
     choose("normalisation", normalise, NORMALISE)
@@ -249,10 +254,12 @@ def _pieces(net, layer) -> list[np.ndarray]:
 
 
 def _check(net, layer, mean, variance, finished, options) -> None:
-    for p in map(int, np.flatnonzero(~finished)):
-        if not np.isfinite(variance[p]):
+    for p in range(layer.pieces):
+        if options.chosen and not np.isfinite(variance[p]):
             raise LsuvError(layer, p, f"{WHAT[options.normalise]} {variance[p]:g}; look for values "
                             "that are not finite in images and weights, or lower the input scale")
+        if finished[p]:
+            continue
         noise = max(NOISE[net.precision] * mean[p] ** 2, np.finfo(np.float32).tiny)
         if variance[p] <= noise:
             raise LsuvError(layer, p, f"{WHAT[options.normalise]} {variance[p]:.3g} around a mean "

@@ -58,6 +58,8 @@ def test_rows_of_our_step_alone(tmp_path, capsys, monkeypatch):
             "rmsprop_step", "advance"} <= names
     assert all(r["seconds"] > 0 and r["of_ceiling"] >= 0 for r in ops)
     assert all(rate > 0 for rate in found["ceilings"].values())
+    guard = sum(r["seconds"] for r in ops if r["name"] in ("clip", "softmax_loss_forward"))
+    assert found["guard"] == pytest.approx({"seconds": guard, "share": guard / ours["seconds"]})
     assert "convolutions alone" in capsys.readouterr().out
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     assert "| fitnet_mnist, maxout, fp32 | 8 |" in report.speed()

@@ -160,7 +160,7 @@ def test_a_value_that_is_not_finite_is_found(device):
     assert first_not_finite(net, Ready()) == "the weights of b"
     net.weighted()[1].W[3, 1, 1, 2] = 0
     net.x[0, 4, 5, 1] = np.nan
-    assert first_not_finite(net, Ready()) == "the input of a"
+    assert first_not_finite(net, Ready()) == "the images"
     net.x[0, 4, 5, 1] = 3e38
     net.weighted()[0].W[...] = 100
     with np.errstate(over="ignore", invalid="ignore"):

@@ -1,18 +1,23 @@
-"""What isn't finite stays visible: through convolutions, maximum and rounding, in both precisions.
+"""What isn't finite stays visible: through convolutions, maximum and rounding, and every other
+operation, in both precisions.
 
 A NaN or an infinity in an operand of a convolution may spread within a Winograd tile, but where the
 plain sum has it among its terms the device's result is not finite, and other images and filters are
 untouched.
 
-Read next: tests/test_bf16.py.
+Read next: tests/test_nonfinite_runs.py.
 """
+
+import inspect
 
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
 from conftest import DEVICES
+from kernels.clock import FINITE
 from kernels.reference import NumpyOps
+from op_cases import CASES, OPERATIONS, WIDE, arguments
 
 REFERENCE = NumpyOps()
 PRECISIONS = [(ops, dtype) for ops in DEVICES
@@ -159,3 +164,71 @@ def same_bits(got, want):
     nan = np.isnan(want)
     assert np.array_equal(np.isnan(got), nan)
     np.testing.assert_array_equal(got[~nan].astype(np.float32), want[~nan].astype(np.float32))
+
+
+# -- every operation ------------------------------------------------------------------------------
+
+# (operation, argument): where a NaN need not show. It may lie in what is not read (another image,
+# a padding row, channels beside the part, what dropout drops, places that meet padding alone), or
+# only its sign is asked for; a loss has latched the step before its backward is called. Latched,
+# the running statistics stay as they are.
+MAY_HIDE = {
+    ("gather", "shift"), ("gather", "scale"), ("gather", "mean_image"), ("concat_forward", "y"),
+    ("concat_backward", "dy"), ("dropout_forward", "x"), ("dropout_backward", "dy"),
+    ("leaky_backward", "y"), ("hinge_loss_backward", "scores"), ("softmax_loss_backward", "prob"),
+    ("batchnorm_running", "mean"), ("batchnorm_running", "rstd"),
+    ("batchnorm_running", "running_mean"), ("batchnorm_running", "running_var"),
+    ("batchnorm_running", "weight"), ("conv_forward", "x"), ("conv_backward_data", "W"),
+    ("conv_backward_data", "dy"), ("conv_backward_filter", "x"),
+}
+REFUSED = {("batchnorm_inference", "weight")}  # a ValueError: there are no statistics
+
+
+def float_inputs(name):
+    """[(case, argument)]: every array of floats that is read, of up to 100,000 elements and with
+    results to show it."""
+    keys = list(inspect.signature(getattr(NumpyOps, name)).parameters)[1:]
+    return [(number, key) for number, case in enumerate(CASES[name])
+            for key, value in zip(keys, case, strict=True)
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and key not in WIDE
+            and 0 < value.size <= 100_000 and (name, key) not in REFUSED
+            and not (isinstance(case[0], np.ndarray) and not len(case[0]))]
+
+
+def shown_by(ops, name, number, key, value, dtype):
+    """A case with `value` in the middle of argument `key` -> {result: where it is not finite}; of a
+    clock, its latch."""
+    given = arguments(name, number, dtype)
+    given[key].reshape(-1)[given[key].size // 2] = value
+    with np.errstate(all="ignore"):
+        returned = getattr(ops, name)(**given)
+    found = {k: array for k, array in given.items() if isinstance(array, np.ndarray)
+             and k not in (key, "clock") and array.dtype.kind not in "iu"}
+    if isinstance(returned, tuple):
+        found |= {f"returned {i}": array for i, array in enumerate(returned)}
+    shown = {k: ~np.isfinite(array.astype(np.float64)) for k, array in found.items()}
+    if "clock" in given:
+        shown["latch"] = given["clock"][FINITE] == 0
+    return shown
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if float_inputs(name)])
+def test_no_operation_swallows_a_nan(name):
+    for number, key in float_inputs(name):
+        shown = shown_by(REFERENCE, name, number, key, np.nan, np.float64)
+        assert (name, key) in MAY_HIDE or any(map(np.any, shown.values())), (number, key)
+
+
+@every
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", [name for name in OPERATIONS if float_inputs(name)])
+def test_what_the_reference_shows_every_device_shows(ops, dtype, name, value):
+    """Place by place; of a convolution's results, somewhere: of its places more is said above."""
+    for number, key in float_inputs(name):
+        want = shown_by(REFERENCE, name, number, key, value, np.float64)
+        got = shown_by(ops, name, number, key, value, dtype)
+        for result, places in want.items():
+            if name.startswith("conv"):
+                assert np.any(got[result]) or not np.any(places), (number, key, result)
+            else:
+                assert not np.any(places & ~got[result]), (number, key, result)

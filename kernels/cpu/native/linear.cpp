@@ -5,6 +5,10 @@
 // (9.8 and 8.1 ms against 11.3 and 9.8) and slower forward (19 ms against 10). sgemm allocates its
 // own work memory; nothing else here allocates after the first call.
 //
+// Left to itself sgemm also cuts the sum over F, if there are threads enough for that, and its bits
+// then depend on their number. In `linear_forward`, on which LSUV's weights depend, it may not: see
+// `product_in_tiles`. (The bf16 product never cuts that sum.)
+//
 // x, y and their gradients are float, or bf16; W and b are float; dW and db have the type of dy.
 // Read next: maxout.cpp.
 
@@ -22,6 +26,7 @@
 #include "columns.h"
 #include "common.h"
 #include "onednn.h"
+#include "parallel.h"
 
 namespace {
 
@@ -46,15 +51,36 @@ Shape shape_of(const Argument& x, const Argument& W, const Argument& y) {
     return s;
 }
 
-// C (M,N) = op(A) op(B) + beta C, row-major; turn 'T' transposes. a_row: floats from row to row.
-void product(char turn_a, char turn_b, std::int64_t M, std::int64_t N, std::int64_t K,
-             const float* A, std::int64_t a_row, const float* B, std::int64_t b_row, float beta,
-             float* C, std::int64_t c_row) {
-    const dnnl_status_t status = dnnl_sgemm(turn_a, turn_b, M, N, K, 1.0f, A, a_row, B, b_row, beta,
+// C (M,N) = op(A) B, row-major; turn_a 'T' transposes A. a_row: floats from row to row.
+void product(char turn_a, std::int64_t M, std::int64_t N, std::int64_t K, const float* A,
+             std::int64_t a_row, const float* B, std::int64_t b_row, float* C,
+             std::int64_t c_row) {
+    const dnnl_status_t status = dnnl_sgemm(turn_a, 'N', M, N, K, 1.0f, A, a_row, B, b_row, 0.0f,
                                             C, c_row);
     if (status != dnnl_success) {
         throw std::runtime_error("oneDNN's sgemm failed with status " + std::to_string(status));
     }
+}
+
+// y (N,K) += x (N,F) W', a tile of y at a time: each is one sgemm by one thread, as sgemm is within
+// a parallel region, so the bits are the same for any number of threads. A tile is so wide that
+// packing its rows of x costs little beside multiplying them, and no wider, so that the 2500
+// outputs of FitNet's maxout are ten tiles. A single tile wakes nobody.
+void product_in_tiles(const Shape& s, const float* x, const float* W, float* y) {
+    constexpr std::int64_t ROWS = 128, COLUMNS = 256;
+    const std::int64_t across = ceil_div(s.K, COLUMNS), tiles = ceil_div(s.N, ROWS) * across;
+    const int threads = omp_get_max_threads();
+    if (tiles == 1) omp_set_num_threads(1);
+    bool failed = false;  // an exception may not leave a parallel region
+#pragma omp parallel for schedule(static) reduction(|| : failed)
+    for (std::int64_t tile = 0; tile < tiles; ++tile) {
+        const std::int64_t n = tile / across * ROWS, k = tile % across * COLUMNS;
+        const std::int64_t rows = std::min(ROWS, s.N - n), columns = std::min(COLUMNS, s.K - k);
+        failed = dnnl_sgemm('N', 'T', rows, columns, s.F, 1.0f, x + n * s.F, s.F, W + k * s.F, s.F,
+                            1.0f, y + n * s.K + k, s.K) != dnnl_success || failed;
+    }
+    omp_set_num_threads(threads);
+    if (failed) throw std::runtime_error("oneDNN's sgemm failed in linear_forward");
 }
 
 // The three products in bf16, which sgemm does not have: oneDNN's matmul, a plan for each shape as
@@ -149,7 +175,7 @@ void linear_forward(const py::array& x, const py::array& W, const py::array& b,
         multiply(Pass::forward, s, x_data, W_data, b_data, y_data);
     } else {
         for (std::int64_t n = 0; n < s.N; ++n) std::copy_n(b_data, s.K, y_data + n * s.K);
-        product('N', 'T', s.N, s.K, s.F, x_data, s.F, W_data, s.F, 1.0f, y_data, s.K);
+        product_in_tiles(s, x_data, W_data, y_data);
     }
 }
 
@@ -166,7 +192,7 @@ void linear_backward_data(const py::array& dy, const py::array& W, const py::arr
     if constexpr (std::is_same_v<T, bf16>) {
         multiply(Pass::backward_data, s, dy_data, W_data, nullptr, dx_data);
     } else {
-        product('N', 'N', s.N, s.F, s.K, dy_data, s.K, W_data, s.F, 0.0f, dx_data, s.F);
+        product('N', s.N, s.F, s.K, dy_data, s.K, W_data, s.F, dx_data, s.F);
     }
 }
 
@@ -187,7 +213,7 @@ void linear_backward_filter(const py::array& x, const py::array& dy, const py::a
     } else if constexpr (std::is_same_v<T, bf16>) {
         multiply(Pass::backward_filter, s, dy_data, x_data, nullptr, dW_data);
     } else {
-        product('T', 'N', s.K, s.F, s.N, dy_data, s.K, x_data, s.F, 0.0f, dW_data, s.F);
+        product('T', s.K, s.F, s.N, dy_data, s.K, x_data, s.F, dW_data, s.F);
     }
     static thread_local ColumnSums sums;  // keeps its memory from call to call
     sums.start(s.K);
