@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     found = score(net, feed)
     say(table(found.confusion, data.classes))
     if found.unscored:
-        say(f"{found.unscored} images had scores that are not finite and count as wrong")
+        say(f"{found.unscored} images had scores that are not finite, first in {found.where}, and "
+            "count as wrong")
     say(f"test accuracy {found.accuracy:.4f}  error {1 - found.accuracy:.4f}  "
         f"loss {found.loss:.4f}  epochs {saved.epoch:g}  device {ops.name}  "
         f"{data_words(data.name)}")

@@ -366,7 +366,8 @@ class BatchNorm(Layer):
 
     Running sums are decayed by `fraction` and divided by their accumulated weight when used. They
     are updated in backward, so a forward pass that only looks (LSUV) leaves them as they were, and
-    a latched clock keeps a bad batch out of them.
+    a clock that the loss latched keeps a bad batch out of them. (A batch whose gradient alone is
+    not finite is in them, whose own numbers are finite; the run ends there, and saves nothing.)
     """
 
     keeps_input = False

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.diagnosis import first_in_forward
 from engine.errors import InputError
 from engine.feed import Feed, read_clock, write_clock, zero_sums
 from kernels.clock import FINITE, LOSS_SUM, SEEN
@@ -17,12 +18,13 @@ from kernels.clock import FINITE, LOSS_SUM, SEEN
 class Scores:
     """loss: mean over the images, nan if a batch's was not finite. confusion: (classes, classes)
     counts, row = true class, column = predicted. unscored: images whose scores were not finite;
-    they count as wrong."""
+    they count as wrong, and `where` is what was not finite first, such as "the output of conv22"."""
 
     loss: float
     accuracy: float
     confusion: np.ndarray
     unscored: int
+    where: str | None = None
 
 
 def score(net, feed: Feed, stop: Callable[[], bool] = lambda: False) -> Scores | None:
@@ -33,7 +35,8 @@ def score(net, feed: Feed, stop: Callable[[], bool] = lambda: False) -> Scores |
     need_statistics(net)
     before = read_clock(net)
     try:
-        return _score(net, feed, before.copy(), stop)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # counted, and named
+            return _score(net, feed, before.copy(), stop)
     finally:
         write_clock(net, before)
 
@@ -50,7 +53,7 @@ def need_statistics(net) -> None:
 def _score(net, feed: Feed, clock: np.ndarray, stop: Callable[[], bool]) -> Scores | None:
     zero_sums(clock)
     write_clock(net, clock)
-    confusion = np.zeros((net.classes, net.classes), np.int64)
+    confusion, where = np.zeros((net.classes, net.classes), np.int64), None
     for first in range(0, feed.test.count, net.batch):
         if stop():
             return None
@@ -60,11 +63,13 @@ def _score(net, feed: Feed, clock: np.ndarray, stop: Callable[[], bool]) -> Scor
         net.evaluate_loss()
         scores = net.ops.tohost(scores)[: len(rows)].astype(net.dtype)
         good = np.isfinite(scores).all(axis=1)
+        if where is None and not (good.all() and read_clock(net)[FINITE]):
+            where = first_in_forward(net, train=False) or "the loss"
         np.add.at(confusion, (feed.data.test.labels[rows][good], scores[good].argmax(axis=1)), 1)
     after = read_clock(net)
     loss = after[LOSS_SUM] / after[SEEN] if after[FINITE] and after[SEEN] else float("nan")
     return Scores(float(loss), int(confusion.trace()) / feed.test.count, confusion,
-                  feed.test.count - int(confusion.sum()))
+                  feed.test.count - int(confusion.sum()), where)
 
 
 def table(confusion: np.ndarray, classes: list[str]) -> str:

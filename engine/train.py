@@ -184,6 +184,7 @@ def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past
             if tested is None:
                 save()
                 return False
+            require_finite(s, tested, folder, f"after step {end} (epoch {epoch})")
             past.seconds = spent + time.perf_counter() - began
             rows.append({
                 "epoch": epoch, "step": end, "lr": float(rates(s.policy, end - 1, 1)[0]),
@@ -203,12 +204,22 @@ def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past
 
 def not_finite(s: Settings, net: Net, feed: Feed, folder: Path, clock, epoch: int) -> RunError:
     """The error that ends a run whose clock is latched: that step is repeated, looking."""
-    where = first_not_finite(net, feed)
+    return RunError(f"loss or gradient is not finite at step {int(clock[STEP])} (epoch {epoch}): "
+                    f"first seen in {first_not_finite(net, feed)}; {advice(s, folder)}")
+
+
+def require_finite(s: Settings, tested, folder: Path, when: str) -> None:
+    """RunError where the test set shows what training has not met yet."""
+    if not np.isfinite(tested.loss):
+        raise RunError(f"test loss is not finite {when}: first seen in {tested.where}; "
+                       f"{advice(s, folder)}")
+
+
+def advice(s: Settings, folder: Path) -> str:
     saved = checkpoint.read(folder)
     clip = f"--clip ({s.clip:g})" if s.clip else "set --clip 1"
-    return RunError(f"loss is not finite at step {int(clock[STEP])} (epoch {epoch}): first seen in "
-                    f"{where}; lower --lr ({s.lr:g}) or {clip}, or try another --init ({s.init}); "
-                    f"the last good checkpoint is {saved.path}, step {saved.step}")
+    return (f"lower --lr ({s.lr:g}) or {clip}, or try another --init ({s.init}); the last good "
+            f"checkpoint is {saved.path}, step {saved.step}")
 
 
 def new_run(s: Settings, origins: dict, data, ops, folder: Path,
@@ -282,6 +293,7 @@ def finish(s: Settings, net, feed, optimizer, folder: Path, past: Past, record: 
             accuracy, loss = past.rows[-1]["test_accuracy"], past.rows[-1]["test_loss"]
         else:  # --epochs 0: the untrained net
             tested = score(net, feed)
+            require_finite(s, tested, folder, "before training")
             accuracy, loss = tested.accuracy, tested.loss
         record["result"] = {
             "test_accuracy": accuracy, "test_error": 1 - accuracy,

@@ -26,6 +26,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 
 import numpy as np
 from ml_dtypes import bfloat16
@@ -87,7 +88,9 @@ class NumpyOps:
     @property
     def description(self) -> str:
         """One line for the user."""
-        return f"NumPy {np.__version__}"
+        given = (os.environ.get(f"{name}_NUM_THREADS") for name in ("OPENBLAS", "OMP"))
+        threads = next(filter(None, given), os.cpu_count())
+        return f"NumPy {np.__version__}, BLAS threads {threads}"
 
     def plans(self) -> dict[str, str]:
         """How each convolution so far was computed, by its shapes, on a device that chooses."""

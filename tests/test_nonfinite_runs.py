@@ -205,7 +205,8 @@ STATES = {  # what is planted: (how, the optimizer, what the error says)
     "the optimizer's memory": (before_step(into_memory), "sgd",
                                r"at step 5 \(epoch 2\): first seen in the weights of conv2; "),
     "running statistics": (before_step(into_statistics), "sgd",
-                           "error: bn_conv2.mean is not finite at step 6; nothing is saved"),
+                           r"test loss is not finite after step 6 \(epoch 2\): first seen in the "
+                           r"(input|output) of "),
     "a gradient whose square overflows": (
         at("conv2", "backward", large_gradient), "rmsprop",
         "error: optimizer.square.conv2.W is not finite at step 6; nothing is saved"),
@@ -229,7 +230,8 @@ def test_what_an_update_made_so_is_found_at_the_next_look(tmp_path, capsys, plan
 @pytest.mark.parametrize("optimizer, clip", [("sgd", 0), ("sgd", 1), ("rmsprop", 0)])
 @pytest.mark.parametrize("epochs, message", [
     (1, r"not finite at step 1 \(epoch 1\): first seen in the weights of conv1"),
-    (1 / 3, r"conv1.W is not finite at step 1; nothing is saved")])
+    (1 / 3, r"test loss is not finite after step 1 \(epoch 1\): first seen in the weights of "
+     "conv1")])
 def test_an_update_that_overflows(tmp_path, capsys, planting, ops, precision, optimizer, clip,
                                   epochs, message):
     """Of finite gradients, at a rate that float32 does not hold; in the run's last step too."""

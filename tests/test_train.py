@@ -492,11 +492,25 @@ def test_a_nan_names_step_and_layer_and_keeps_the_last_checkpoint(tmp_path, monk
     monkeypatch.setattr(Conv, "poison", None, raising=False)
     assert command(*SMALL, "--epochs", 3, "--out", tmp_path / "run") == 1
     error = capsys.readouterr().err
-    assert error.startswith("engine.train: error: loss is not finite at step 8 (epoch 2): first "
-                            "seen in the output of conv2; lower --lr (0.05)")
+    assert error.startswith("engine.train: error: loss or gradient is not finite at step 8 (epoch "
+                            "2): first seen in the output of conv2; lower --lr (0.05)")
     assert error.count("\n") == 1
     assert error.rstrip().endswith("checkpoint.safetensors, step 6")
     assert checkpoint.read(tmp_path / "run").step == 6
+
+
+@pytest.mark.parametrize("device", [ops.name for ops in DEVICES])
+def test_a_test_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch, capsys, device):
+    """Training has not met it: the last update of the last epoch leaves finite, absurd weights."""
+    out = tmp_path / "run"
+    monkeypatch.setitem(NETS, "tiny", Model(plain, (16, 16, 3)))
+    assert command(*SMALL, "--device", device, "--epochs", 16 / 90, "--clip", 1, "--lr", "1e25",
+                   "--out", out) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and re.search(
+        r"test loss is not finite after step 1 \(epoch 1\): first seen in the output of \w+; lower "
+        r"--lr \(1e\+25\) or --clip \(1\), .*checkpoint.safetensors, step 0$", error.rstrip())
+    assert checkpoint.read(out).step == 0 and not (out / runs.METRICS).exists()
 
 
 def test_a_rate_that_is_too_high_ends_in_one_line(tmp_path, capsys):
