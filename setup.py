@@ -4,14 +4,19 @@ and names the packages that this machine needs.
 Everything else about the package stands in pyproject.toml. Without a compiler, without the wheels
 or on another platform than Linux x86-64 with glibc the installation goes on without the extension:
 the program then runs on the device `numpy`, and says so (kernels.ops_for).
+
+LSUV_SANITIZE=address,undefined or =thread builds the extension so that it checks itself, which
+tests/sanitizers/run.py asks for.
 Read next: kernels/cpu/native/module.cpp.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +33,14 @@ NATIVE = Path("kernels/cpu/native")  # relative, as setuptools wants its sources
 # is nobody's concern on a processor with smaller ones.
 COMPILE = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fvisibility=hidden", "-g0",
            "-fno-math-errno", "-Wall", "-Wextra", "-Wno-psabi"]
+
+# The build that checks itself. -fno-wrapv: Python's own flags let signed numbers wrap, and an
+# overflow would be none. LSUV_PORTABLE: lanes.h without AVX-512's masked loads and stores, which
+# the sanitizers do not see. A size that becomes a smaller type is an error (-Werror=conversion);
+# the headers of others, named again by -isystem, may convert as they like.
+SANITIZE = os.environ.get("LSUV_SANITIZE", "")
+CHECKED = ["-O1", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}",
+           "-fno-sanitize-recover=all", "-fno-wrapv", "-DLSUV_PORTABLE", "-Werror=conversion"]
 
 # oneDNN's wheels are for Linux x86-64 with glibc. A requirement's marker can't name the C library,
 # and one without a matching wheel would stop the installation, so they are named only where they
@@ -62,7 +75,7 @@ def wheel_file(distribution: str, name: str) -> Path:
     raise FileNotFoundError(f"the wheel {distribution} has no file {name}")
 
 
-def extension() -> Extension:
+def extension(name: str = "kernels.cpu._native", folder: Path = NATIVE) -> Extension:
     """The extension, pointed at oneDNN's header and library in their wheels and at pybind11.
 
     No rpath is set: under pip's build isolation the library found here is gone after the build.
@@ -72,9 +85,11 @@ def extension() -> Extension:
 
     include = wheel_file("onednn-devel-cpu-gomp", "dnnl.hpp").parent
     library = wheel_file("onednn-cpu-gomp", "libdnnl.so")
+    others = [str(include), pybind11.get_include(), sysconfig.get_path("include")]
+    checked = [*CHECKED, *(f"-isystem{path}" for path in others)] if SANITIZE else []
     return Extension(
-        "kernels.cpu._native",
-        sources=[str(path) for path in sorted(NATIVE.glob("*.cpp"))],
+        name,
+        sources=[str(path) for path in sorted(folder.glob("*.cpp"))],
         depends=[
             *(str(path) for path in sorted(NATIVE.glob("*.h"))),
             str(Path(pybind11.get_include()) / "pybind11" / "pybind11.h"),
@@ -83,10 +98,10 @@ def extension() -> Extension:
         include_dirs=[str(include), pybind11.get_include()],
         library_dirs=[str(library.parent)],
         libraries=["dnnl"],
-        extra_compile_args=COMPILE,
-        extra_link_args=["-fopenmp"],
+        extra_compile_args=[*COMPILE, *checked],
+        extra_link_args=["-fopenmp", *[f"-fsanitize={SANITIZE}"] * bool(SANITIZE)],
         language="c++",
-        optional=True,
+        optional=not SANITIZE,
     )
 
 
@@ -116,6 +131,8 @@ class BuildNative(build_ext):
         except Exception:
             without_extension(f"the C++ compiler {self.compiler.compiler_so[0]} failed")
             raise  # optional=True turns it into a warning
+        finally:
+            self.compiler.compile = compile_all
 
 
 def without_extension(reason: str) -> None:
@@ -130,7 +147,11 @@ def extensions() -> list[Extension]:
         without_extension(f"it is built on Linux x86_64, glibc; this is {HERE}")
         return []
     try:
-        return [extension()]
+        found = [extension()]
+        if SANITIZE:  # and the faults that it must find
+            found.append(extension("tests.sanitizers.planted", Path("tests/sanitizers")))
+            found[1].libraries = []  # it must load where oneDNN is not
+        return found
     except (FileNotFoundError, ImportError) as error:
         without_extension(str(error))
         return []

@@ -380,3 +380,17 @@ def test_onednn_is_required_only_where_its_wheel_fits(monkeypatch, capsys, libc,
     assert builds == (["onednn-devel-cpu-gomp", "onednn-cpu-gomp"] if fits and asked else [])
     said = capsys.readouterr().err
     assert fits or asked or "it is built on Linux x86_64, glibc" in said
+
+
+@pytest.mark.skipif("cpu" not in [ops.name for ops in DEVICES], reason="only cpu chooses")
+def test_plans_say_how_each_convolution_was_computed():
+    ops = ops_for("cpu")
+    assert ops.plans() == {}
+    b = np.zeros(32, np.float32)
+    for size, stride in ((3, 1), (3, 2)):
+        x, W = np.ones((64, 32, 32, 32), np.float32), np.ones((32, size, size, 32), np.float32)
+        y = np.empty((64, *[(32 - 1) // stride + 1] * 2, 32), np.float32)
+        ops.conv_forward(x, W, b, y, stride, 1, 1)
+    (first, how), (second, other) = sorted(ops.plans().items())
+    assert first.startswith("conv_forward 64x32x32x32 -> 32, 3x3, stride 1, pad 1, groups 1, f32, ")
+    assert "stride 2" in second and how == "winograd" and other.startswith("oneDNN ")

@@ -4,8 +4,10 @@ What an operation means stands in the reference. Different here: arrays are floa
 where the contract has activations and gradients (uint8 and int32 where it says so), contiguous,
 aligned, and have exactly the shapes that the contract names; an array or a number out of that
 contract is a ValueError that names the value, before memory is touched, and a value of another
-Python type is pybind11's TypeError. The fully connected layer and the convolutions that
-winograd.cpp does not take are oneDNN's, everything else is our own, in native/.
+Python type is pybind11's TypeError. A result shares no memory with another argument; only that of
+an activation, a dropout, a sum or their gradients may be an operand's very array. The fully
+connected layer and the convolutions that winograd.cpp does not take are oneDNN's, everything else
+is our own, in native/.
 
 Read next: native/module.cpp, then native/maxout.cpp, the shortest kernel.
 """
@@ -42,6 +44,9 @@ class CpuOps(NumpyOps):
         count = self.threads
         threads = f"{count} thread" + ("s" if count != 1 else "")
         return f"oneDNN {_native.onednn()}, {threads}, {_native.instructions()}"
+
+    def plans(self) -> dict[str, str]:
+        return self._convolutions.plans()
 
     # -- convolution ------------------------------------------------------------------------------
 

@@ -5,11 +5,11 @@
 //   add        a (size,), b (size,) -> y (size,)       reads 8, writes 4      (bf16: half of all)
 //
 // One thread computes a contiguous run, one vector lane an element. Backward needs only y, so x may
-// be overwritten by later layers. The transcendental ones are polynomials in float32: tanh within
-// 1.3 ulp, sigmoid within 2.5.
+// be overwritten by later layers. A result may be an operand itself. The transcendental ones are
+// polynomials in float32: tanh within 1.3 ulp, sigmoid within 2.5.
 //
 // Read next: pool.cpp.
-#include "common.h"
+#include "binding.h"
 #include "exponential.h"
 #include "parallel.h"
 #include "shapes.h"
@@ -22,8 +22,9 @@ template <class T, class Function>
 void map(const py::array& x, const py::array& y, const char* x_name, const char* y_name,
          Function function) {
     same_shape(x, x_name, y, y_name);
-    const auto* __restrict__ source = input<T>(x, x_name);
-    auto* __restrict__ target = output<T>(y, y_name);
+    const T* source = input<T>(x, x_name);
+    T* target = output<T>(y, y_name);
+    apart({{y, y_name}}, {{x, x_name}}, Sharing::whole);
     const std::int64_t size = x.size();
 #pragma omp parallel for simd schedule(static) if (size > SERIAL)
     for (std::int64_t i = 0; i < size; ++i) target[i] = rounded<T>(function(source[i]));
@@ -34,9 +35,10 @@ void map(const py::array& a, const py::array& b, const py::array& y, const char*
          const char* b_name, const char* y_name, Function function) {
     same_shape(a, a_name, b, b_name);
     same_shape(b, b_name, y, y_name);
-    const auto* __restrict__ left = input<T>(a, a_name);
-    const auto* __restrict__ right = input<T>(b, b_name);
-    auto* __restrict__ target = output<T>(y, y_name);
+    const T* left = input<T>(a, a_name);
+    const T* right = input<T>(b, b_name);
+    T* target = output<T>(y, y_name);
+    apart({{y, y_name}}, {{a, a_name}, {b, b_name}}, Sharing::whole);
     const std::int64_t size = a.size();
 #pragma omp parallel for simd schedule(static) if (size > SERIAL)
     for (std::int64_t i = 0; i < size; ++i) target[i] = rounded<T>(function(left[i], right[i]));
@@ -44,6 +46,7 @@ void map(const py::array& a, const py::array& b, const py::array& y, const char*
 
 template <class T>
 void leaky_forward(const py::array& x, const py::array& y, float slope) {
+    number("leaky_forward", "slope", slope, 0);
     map<T>(x, y, "leaky_forward: x", "leaky_forward: y", [slope](float value) {
         const float scaled = slope * value;
         return value > 0.0f ? value : scaled;
@@ -52,6 +55,7 @@ void leaky_forward(const py::array& x, const py::array& y, float slope) {
 
 template <class T>
 void leaky_backward(const py::array& dy, const py::array& y, const py::array& dx, float slope) {
+    number("leaky_backward", "slope", slope, 0);
     map<T>(dy, y, dx, "leaky_backward: dy", "leaky_backward: y", "leaky_backward: dx",
         [slope](float gradient, float value) {
             const float scaled = slope * gradient;

@@ -12,7 +12,7 @@
 // Read next: lrn.cpp.
 #include <algorithm>
 
-#include "common.h"
+#include "binding.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "windows.h"
@@ -105,7 +105,9 @@ void avgpool_forward(const py::array& x, const py::array& y, std::int64_t size,
                      std::int64_t stride) {
     const Shape shape = averaged("avgpool_forward", x, y, size, stride);
     const auto* values = input<T>(x, "avgpool_forward: x");
-    forward(values, output<T>(y, "avgpool_forward: y"), shape);
+    auto* means = output<T>(y, "avgpool_forward: y");
+    apart({{y, "avgpool_forward: y"}}, {{x, "x"}});
+    if (x.size()) forward(values, means, shape);
 }
 
 template <class T>
@@ -113,7 +115,9 @@ void avgpool_backward(const py::array& dy, const py::array& dx, std::int64_t siz
                       std::int64_t stride) {
     const Shape shape = averaged("avgpool_backward", dx, dy, size, stride);
     const auto* gradient = input<T>(dy, "avgpool_backward: dy");
-    backward(gradient, output<T>(dx, "avgpool_backward: dx"), shape);
+    auto* result = output<T>(dx, "avgpool_backward: dx");
+    apart({{dx, "avgpool_backward: dx"}}, {{dy, "dy"}});
+    if (dx.size()) backward(gradient, result, shape);
 }
 
 }  // namespace

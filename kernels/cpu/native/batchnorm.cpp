@@ -16,6 +16,7 @@
 #include <cmath>
 #include <vector>
 
+#include "binding.h"
 #include "clock.h"
 #include "moments.h"
 #include "parallel.h"
@@ -60,6 +61,7 @@ const double* tile_sums(const Rows& size, Terms terms) {
 template <class T>
 void batchnorm_forward(const py::array& x, const py::array& y, const py::array& mean,
                        const py::array& rstd, double eps) {
+    number("batchnorm_forward", "eps", eps, 0);
     const Rows size = split(x, "x");
     const std::int64_t C = size.C;
     same_shape(x, "batchnorm: x", y, "y");
@@ -69,6 +71,9 @@ void batchnorm_forward(const py::array& x, const py::array& y, const py::array& 
     auto* result = output<T>(y, "batchnorm_forward: y");
     auto* centre = output<float>(mean, "batchnorm_forward: mean");
     auto* factor = output<float>(rstd, "batchnorm_forward: rstd");
+    apart({{y, "batchnorm_forward: y"}, {mean, "batchnorm_forward: mean"},
+           {rstd, "batchnorm_forward: rstd"}},
+          {{x, "x"}});
     const double* const sums = tile_sums(
         size, [=](std::int64_t first, std::int64_t row, double* __restrict__ sum,
                   double* __restrict__ squares) {
@@ -114,6 +119,7 @@ void batchnorm_backward(const py::array& dy, const py::array& y, const py::array
     const auto* values = input<T>(y, "batchnorm_backward: y");
     const auto* factor = input<float>(rstd, "batchnorm_backward: rstd");
     auto* result = output<T>(dx, "batchnorm_backward: dx");
+    apart({{dx, "batchnorm_backward: dx"}}, {{dy, "dy"}, {y, "y"}, {rstd, "rstd"}});
     const double* const sums = tile_sums(
         size, [=](std::int64_t, std::int64_t row, double* __restrict__ level,
                   double* __restrict__ along) {
@@ -146,6 +152,9 @@ void batchnorm_backward(const py::array& dy, const py::array& y, const py::array
 void batchnorm_running(const py::array& mean, const py::array& rstd, const py::array& running_mean,
                        const py::array& running_var, const py::array& weight, double count,
                        double fraction, double eps, const py::array& clock) {
+    number("batchnorm_running", "count", count, 1);
+    number("batchnorm_running", "fraction", fraction, 0);
+    number("batchnorm_running", "eps", eps, 0);
     dimensions(mean, "batchnorm: mean", 1);
     const std::int64_t C = mean.size();
     shaped(rstd, "batchnorm: rstd", {C});
@@ -157,7 +166,11 @@ void batchnorm_running(const py::array& mean, const py::array& rstd, const py::a
     auto* mean_sum = output<float>(running_mean, "batchnorm_running: running_mean");
     auto* var_sum = output<float>(running_var, "batchnorm_running: running_var");
     auto* batches = output<float>(weight, "batchnorm_running: weight");
-    if (read_clock(clock)[FINITE] == 0) return;
+    const bool finite = read_clock(clock)[FINITE] != 0;
+    apart({{running_mean, "batchnorm_running: running_mean"},
+           {running_var, "batchnorm_running: running_var"}, {weight, "batchnorm_running: weight"}},
+          {{mean, "mean"}, {rstd, "rstd"}, {clock, "clock"}});
+    if (!finite) return;
     const double unbiased = count / std::max(count - 1, 1.0);
     for (std::int64_t c = 0; c < C; ++c) {
         const double r = factor[c], biased = std::max(1 / (r * r) - eps, 0.0);
@@ -170,6 +183,7 @@ void batchnorm_running(const py::array& mean, const py::array& rstd, const py::a
 template <class T>
 void batchnorm_inference(const py::array& x, const py::array& y, const py::array& running_mean,
                          const py::array& running_var, const py::array& weight, double eps) {
+    number("batchnorm_inference", "eps", eps, 0);
     if (x.ndim() < 1) fail("batchnorm: x () has no channels");
     const std::int64_t C = x.shape(x.ndim() - 1);
     same_shape(x, "batchnorm: x", y, "y");
@@ -181,6 +195,8 @@ void batchnorm_inference(const py::array& x, const py::array& y, const py::array
     const auto* mean_sum = input<float>(running_mean, "batchnorm_inference: running_mean");
     const auto* var_sum = input<float>(running_var, "batchnorm_inference: running_var");
     const double batches = input<float>(weight, "batchnorm_inference: weight")[0];
+    apart({{y, "batchnorm_inference: y"}}, {{x, "x"}, {running_mean, "running_mean"},
+                                            {running_var, "running_var"}, {weight, "weight"}});
     if (!(batches > 0)) {
         fail("batchnorm: no running statistics yet; train at least one step first");
     }
@@ -209,6 +225,6 @@ void batchnorm_inference(const py::array& x, const py::array& y, const py::array
 void bind_batchnorm(py::module_& m) {
     define(m, "batchnorm_forward", &batchnorm_forward<float>, &batchnorm_forward<bf16>);
     define(m, "batchnorm_backward", &batchnorm_backward<float>, &batchnorm_backward<bf16>);
-    m.def("batchnorm_running", &batchnorm_running);
+    define(m, "batchnorm_running", &batchnorm_running);
     define(m, "batchnorm_inference", &batchnorm_inference<float>, &batchnorm_inference<bf16>);
 }

@@ -17,4 +17,12 @@ inline double* write_clock(const py::array& clock) {
     return output<double>(clock, "clock");
 }
 
+// A count of steps, the clock's STEP or FIRST: what a double holds exactly.
+inline std::int64_t steps_of(const char* op, double count) {
+    if (!(count >= 0 && count <= 0x1p53)) {
+        fail(std::string(op) + ": clock: step " + std::to_string(count) + " is not in 0 .. 2**53");
+    }
+    return static_cast<std::int64_t>(count);
+}
+
 }  // namespace lsuv

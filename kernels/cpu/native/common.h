@@ -1,16 +1,22 @@
 // Checks on what Python hands over, shared by every kernel of this folder.
 //
 // A binding takes `const pybind11::array&`, and turns it into a pointer with input<T>() or
-// output<T>(): dtype, C order, alignment and (with shaped) shape are checked once, here, and a
-// mistake is one line that names the argument and its value. Kernels then see bare pointers and
-// sizes.
+// output<T>(): dtype, C order, alignment and (with shaped) shape are checked once, here, then
+// apart() sees that no result lies in the memory of another argument, and a mistake is one line
+// that names the argument and its value. Kernels then see bare pointers and sizes.
+//
+// Sizes are std::int64_t from the shape to the offset. `countable` bounds every array by 2^48
+// elements, so that the sums and products of a few sizes that kernels form can't overflow.
+// Read next: binding.h.
 #pragma once
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -32,6 +38,30 @@ inline std::string shape_text(std::initializer_list<std::int64_t> shape) {
 }
 
 [[noreturn]] inline void fail(const std::string& message) { throw py::value_error(message); }
+
+// A number that the contract bounds: finite, and `least` or more.
+inline void number(const char* op, const char* name, double value,
+                   double least = -std::numeric_limits<double>::infinity()) {
+    if (std::isfinite(value) && value >= least) return;
+    const auto text = [](double of) { return py::str(py::float_(of)).cast<std::string>(); };
+    fail(std::string(op) + ": " + name + " " + text(value) + " is not a finite number" +
+         (std::isfinite(least) ? " of " + text(least) + " or more" : ""));
+}
+
+// No array has more elements than an address space, not even an empty one, whose other axes NumPy
+// lets be as long as 2^63 - 1: what follows multiplies and adds lengths.
+constexpr std::int64_t MOST_ELEMENTS = std::int64_t(1) << 48;
+
+inline void countable(const py::array& a) {
+    std::int64_t count = 1;
+    for (py::ssize_t axis = 0; axis < a.ndim(); ++axis) {
+        const std::int64_t length = a.shape(axis);
+        if (length > MOST_ELEMENTS / count) {
+            fail("shape " + shape_text(a) + " has an axis, or axes together, of more than 2**48");
+        }
+        if (length) count *= length;
+    }
+}
 
 template <class T>
 bool holds(const py::array& a) {
@@ -85,7 +115,8 @@ inline void dimensions(const py::array& a, const char* name, py::ssize_t ndim) {
     }
 }
 
-// An argument of a call, with the name that an error gives it, such as "conv_backward_data: dy".
+// An argument of a call, with the name that an error gives it: a result's begins with the
+// operation, such as "conv_backward_data: dx".
 struct Argument {
     const py::array& array;
     const char* name;
@@ -106,18 +137,38 @@ T* output(const py::array& a, const char* name) {
     return const_cast<T*>(static_cast<const T*>(a.data()));
 }
 
-// Binds a function that is a template over the elements of its first array.
-template <class... Rest>
-void define(py::module_& m, const char* name, void (*of_floats)(const py::array&, Rest...),
-            void (*of_bf16)(const py::array&, Rest...)) {
-    m.def(name, [of_floats, of_bf16](const py::array& first, Rest... rest) {
-        (is_bf16(first) ? of_bf16 : of_floats)(first, rest...);
-    });
+// Whether a result may be the very array of an operand. Where each of its elements is a function of
+// the same element of the operands, it may: same start, same size.
+enum class Sharing { never, whole };
+
+// Sees that no result has a byte in common with an operand or another result: a kernel would read
+// what it has just overwritten, and what depends on vectors and threads. The arrays are in C order.
+inline void apart(std::initializer_list<Argument> results,
+                  std::initializer_list<Argument> operands, Sharing sharing = Sharing::never) {
+    const auto check = [](const Argument& result, const Argument& other, bool may_be_it) {
+        const auto begin = reinterpret_cast<std::uintptr_t>(result.array.data());
+        const auto other_begin = reinterpret_cast<std::uintptr_t>(other.array.data());
+        const auto bytes = static_cast<std::uintptr_t>(result.array.nbytes());
+        const auto other_bytes = static_cast<std::uintptr_t>(other.array.nbytes());
+        if (!bytes || !other_bytes) return;
+        if (begin >= other_begin + other_bytes || other_begin >= begin + bytes) return;
+        if (may_be_it && begin == other_begin && bytes == other_bytes) return;
+        const std::string name = other.name;  // without the operation, which the result's has
+        fail(std::string(result.name) + " shares memory with " + name.substr(name.rfind(' ') + 1) +
+             "; give it an array of its own" + (may_be_it ? ", or all of that one" : ""));
+    };
+    for (const Argument* result = results.begin(); result != results.end(); ++result) {
+        for (const Argument& operand : operands) check(*result, operand, sharing == Sharing::whole);
+        for (const Argument* other = results.begin(); other != result; ++other) {
+            check(*result, *other, false);
+        }
+    }
 }
 
 // The seed of the random words: a Python integer of 64 bits.
 inline std::uint64_t seed_of(const py::object& seed) {
-    const py::int_ whole(seed);
+    const auto whole = py::reinterpret_steal<py::object>(PyNumber_Index(seed.ptr()));
+    if (!whole) throw py::error_already_set();  // a TypeError that names the type
     const std::uint64_t value = PyLong_AsUnsignedLongLong(whole.ptr());
     if (PyErr_Occurred()) {
         PyErr_Clear();

@@ -9,7 +9,7 @@
 // Read next: philox.h.
 #include <cstring>
 
-#include "common.h"
+#include "binding.h"
 #include "parallel.h"
 
 using namespace lsuv;
@@ -45,6 +45,7 @@ void concat_forward(const py::array& x, const py::array& y, std::int64_t first) 
     const auto [rows, C, K] = place("concat_forward", x, y, first, "x and y");
     const auto* source = input<T>(x, "concat_forward: x");
     auto* target = output<T>(y, "concat_forward: y");
+    apart({{y, "concat_forward: y"}}, {{x, "x"}});
 #pragma omp parallel for schedule(static) if (rows * C > SERIAL)
     for (std::int64_t row = 0; row < rows; ++row) {
         std::memcpy(target + row * K + first, source + row * C, C * sizeof(T));
@@ -56,6 +57,7 @@ void concat_backward(const py::array& dy, const py::array& dx, std::int64_t firs
     const auto [rows, C, K] = place("concat_backward", dx, dy, first, "dx and dy");
     const auto* source = input<T>(dy, "concat_backward: dy");
     auto* target = output<T>(dx, "concat_backward: dx");
+    apart({{dx, "concat_backward: dx"}}, {{dy, "dy"}});
 #pragma omp parallel for schedule(static) if (rows * C > SERIAL)
     for (std::int64_t row = 0; row < rows; ++row) {
         std::memcpy(target + row * C, source + row * K + first, C * sizeof(T));

@@ -12,13 +12,16 @@
 // Read next: winograd.cpp, columns.h (the bias gradient of the others), linear.cpp.
 
 #include <omp.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <unordered_set>
 
 #include "columns.h"
 #include "common.h"
@@ -36,6 +39,7 @@ constexpr std::int64_t FARTHEST = 1 << 20;  // the widest stride and padding
 template <class T>
 ConvShape shape_of(const Argument& x, const Argument& W, const Argument& y, std::int64_t stride,
                    std::int64_t pad, std::int64_t groups) {
+    for (const Argument* given : {&x, &W, &y}) countable(given->array);
     dimensions(x.array, x.name, 4);
     dimensions(W.array, W.name, 4);
     const auto in = x.array.shape(), filter = W.array.shape();
@@ -104,11 +108,12 @@ public:
         const float* W_data = input<float>(W, aW.name);
         const float* b_data = input<float>(b, "conv_forward: b");
         T* y_data = output<T>(y, ay.name);
+        apart({ay}, {ax, aW, {b, "b"}});
         if (s.N == 0) return;
 
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> guard(cpu_lock());
-        if (minimal<T>(s, false)) {
+        if (minimal<T>(Pass::forward, s)) {
             return winograd_forward(x_data, W_data, b_data, y_data, winograd_shape(s),
                                     workspace_);
         }
@@ -130,11 +135,12 @@ public:
         const T* dy_data = input<T>(dy, ay.name);
         const float* W_data = input<float>(W, aW.name);
         T* dx_data = output<T>(dx, ax.name);
+        apart({ax}, {ay, aW});
         if (s.N == 0) return;
 
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> guard(cpu_lock());
-        if (minimal<T>(s, false)) {
+        if (minimal<T>(Pass::backward_data, s)) {
             return winograd_backward_data(dy_data, W_data, dx_data, winograd_shape(s),
                                           workspace_);
         }
@@ -158,6 +164,7 @@ public:
         const T* dy_data = input<T>(dy, ay.name);
         T* dW_data = output<T>(dW, aW.name);
         T* db_data = output<T>(db, "conv_backward_filter: db");
+        apart({aW, {db, "conv_backward_filter: db"}}, {ax, ay});
         if (s.N == 0) {
             std::fill_n(dW_data, dW.size(), T{});
             std::fill_n(db_data, s.K, T{});
@@ -166,7 +173,7 @@ public:
 
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> guard(cpu_lock());
-        if (minimal<T>(s, true)) {
+        if (minimal<T>(Pass::backward_filter, s)) {
             return winograd_backward_filter(x_data, dy_data, dW_data, db_data, winograd_shape(s),
                                             workspace_);
         }
@@ -190,19 +197,56 @@ public:
         bias_.finish(db_data);
     }
 
+    // How every convolution so far was computed, by its shapes, in words.
+    std::map<std::string, std::string> plans() const {
+        py::gil_scoped_release release;
+        std::lock_guard<std::mutex> guard(cpu_lock());
+        std::map<std::string, std::string> found;
+        for (const auto& [key, plan] : plans_) found[words(key)] = implementation(plan);
+        for (const Key& key : minimal_) found[words(key)] = "winograd";
+        return found;
+    }
+
 private:
     static WinogradShape winograd_shape(const ConvShape& s) { return {s.N, s.H, s.W, s.C, s.K}; }
 
+    static Key key_of(Pass pass, const ConvShape& s) {
+        return {static_cast<std::int64_t>(pass), s.N, s.H, s.W, s.C, s.K, s.R, s.S, s.stride, s.pad,
+                s.groups, static_cast<std::int64_t>(s.type), omp_get_max_threads()};
+    }
+
     // Whether Winograd's minimal filtering computes it.
     template <class T>
-    bool minimal(const ConvShape& s, bool filter_gradient) const {
-        return !direct_ && s.R == 3 && s.S == 3 && s.stride == 1 && s.pad == 1 && s.groups == 1 &&
-               winograd_pays<T>(winograd_shape(s), filter_gradient);
+    bool minimal(Pass pass, const ConvShape& s) {
+        const bool pays = !direct_ && s.R == 3 && s.S == 3 && s.stride == 1 && s.pad == 1 &&
+                          s.groups == 1 &&
+                          winograd_pays<T>(winograd_shape(s), pass == Pass::backward_filter);
+        if (pays) minimal_.insert(key_of(pass, s));
+        return pays;
+    }
+
+    // "conv_forward 128x32x32x16 -> 32, 3x3, stride 1, pad 1, groups 1, f32, 2 threads"
+    static std::string words(const Key& key) {
+        const auto [pass, N, H, W, C, K, R, S, stride, pad, groups, type, threads] = key;
+        const char* names[] = {"conv_forward", "conv_backward_data", "conv_backward_filter"};
+        const auto text = [](std::int64_t value) { return std::to_string(value); };
+        const bool narrow = type == static_cast<std::int64_t>(data_type<bf16>());
+        return names[pass] + (" " + text(N)) + "x" + text(H) + "x" + text(W) + "x" + text(C) +
+               " -> " + text(K) + ", " + text(R) + "x" + text(S) + ", stride " + text(stride) +
+               ", pad " + text(pad) + ", groups " + text(groups) + (narrow ? ", bf16, " : ", f32, ") +
+               text(threads) + (threads == 1 ? " thread" : " threads");
+    }
+
+    // oneDNN's own name for how a plan computes, such as brgconv:avx512_core.
+    static std::string implementation(const ConvPlan& plan) {
+        const char* name = nullptr;
+        dnnl_primitive_desc_query(plan.primitive.get_primitive_desc(), dnnl_query_impl_info_str, 0,
+                                  &name);
+        return std::string("oneDNN ") + (name ? name : "unknown");
     }
 
     ConvPlan& plan_for(Pass pass, const ConvShape& s) {
-        const Key key{static_cast<std::int64_t>(pass), s.N, s.H, s.W, s.C, s.K, s.R, s.S, s.stride,
-                      s.pad, s.groups, static_cast<std::int64_t>(s.type), omp_get_max_threads()};
+        const Key key = key_of(pass, s);
         const auto found = plans_.find(key);
         if (found != plans_.end()) return found->second;
         if (pass == Pass::forward) return plans_.emplace(key, plan_forward(s)).first->second;
@@ -214,6 +258,7 @@ private:
 
     const bool direct_;
     std::unordered_map<Key, ConvPlan, KeyHash> plans_;
+    std::unordered_set<Key, KeyHash> minimal_;  // what Winograd's minimal filtering computed
     WinogradWorkspace workspace_;
     ColumnSums bias_;
 };
@@ -225,7 +270,7 @@ void bind_conv(py::module_& m) {
     using Array = const py::array&;
     using Whole = std::int64_t;
     py::class_<Convolutions>(m, "Convolutions", "convolution plans by shape, built at first use")
-        .def(py::init<bool>(), "direct"_a = false)
+        .def(py::init<bool>(), "direct"_a.noconvert() = false)
         .def("conv_forward",
              [](Convolutions& all, Array x, Array W, Array b, Array y, Whole stride, Whole pad,
                 Whole groups) {
@@ -233,7 +278,8 @@ void bind_conv(py::module_& m) {
                      all.forward<decltype(t)>(x, W, b, y, stride, pad, groups);
                  });
              },
-             "x"_a, "W"_a, "b"_a, "y"_a, "stride"_a, "pad"_a, "groups"_a)
+             "x"_a, "W"_a, "b"_a, "y"_a, "stride"_a.noconvert(), "pad"_a.noconvert(),
+             "groups"_a.noconvert())
         .def("conv_backward_data",
              [](Convolutions& all, Array dy, Array W, Array dx, Whole stride, Whole pad,
                 Whole groups) {
@@ -241,7 +287,8 @@ void bind_conv(py::module_& m) {
                      all.backward_data<decltype(t)>(dy, W, dx, stride, pad, groups);
                  });
              },
-             "dy"_a, "W"_a, "dx"_a, "stride"_a, "pad"_a, "groups"_a)
+             "dy"_a, "W"_a, "dx"_a, "stride"_a.noconvert(), "pad"_a.noconvert(),
+             "groups"_a.noconvert())
         .def("conv_backward_filter",
              [](Convolutions& all, Array x, Array dy, Array dW, Array db, Whole stride, Whole pad,
                 Whole groups) {
@@ -249,5 +296,7 @@ void bind_conv(py::module_& m) {
                      all.backward_filter<decltype(t)>(x, dy, dW, db, stride, pad, groups);
                  });
              },
-             "x"_a, "dy"_a, "dW"_a, "db"_a, "stride"_a, "pad"_a, "groups"_a);
+             "x"_a, "dy"_a, "dW"_a, "db"_a, "stride"_a.noconvert(), "pad"_a.noconvert(),
+             "groups"_a.noconvert())
+        .def("plans", &Convolutions::plans, "how each so far was computed, by its shapes");
 }

@@ -2,6 +2,7 @@
 //
 //   forward    x (size,) -> y (size,)      reads 4, writes 4 bytes an element (bf16: 2 and 2)
 //   backward   dy (size,) -> dx (size,)    the same function of the same counters
+// y may be x itself, and dx dy.
 //
 // Element i is dropped if word i % 4 of the Philox counter (index i / 4, step, DROPOUT << 16 |
 // layer) is below floor(drop * 2^32). One thread computes blocks of 64 elements: the 16 counters of
@@ -10,6 +11,7 @@
 // Read next: batchnorm.cpp.
 #include <cmath>
 
+#include "binding.h"
 #include "clock.h"
 #include "parallel.h"
 #include "philox.h"
@@ -34,7 +36,7 @@ void block_words(std::uint64_t seed, std::uint64_t first, std::uint64_t step, st
 }
 
 template <class T>
-void apply(const T* __restrict__ x, T* __restrict__ y, std::int64_t size, float scale,
+void apply(const T* x, T* y, std::int64_t size, float scale,
            std::uint32_t threshold, std::uint64_t seed, std::uint64_t step, std::uint64_t stream) {
 #pragma omp parallel for schedule(static) if (size > SERIAL / 4)
     for (std::int64_t start = 0; start < size; start += BLOCK) {
@@ -54,6 +56,7 @@ void apply(const T* __restrict__ x, T* __restrict__ y, std::int64_t size, float 
 template <class T>
 void dropout_forward(const py::array& x, const py::array& y, double drop, const py::object& seed,
                      std::int64_t layer, const py::array& clock) {
+    const std::uint64_t key = seed_of(seed);
     if (!(drop >= 0 && drop < 1)) {
         fail("dropout: " + std::to_string(drop) + " is not a probability of dropping in [0, 1)");
     }
@@ -65,9 +68,12 @@ void dropout_forward(const py::array& x, const py::array& y, double drop, const 
     if (!(step >= 0 && step < 4294967296.0)) {
         fail("dropout: step " + std::to_string(step) + " must fit 32 bits");
     }
-    apply(input<T>(x, "dropout: x"), output<T>(y, "dropout: y"), x.size(),
-          static_cast<float>(1 / (1 - drop)),
-          static_cast<std::uint32_t>(std::floor(drop * 4294967296.0)), seed_of(seed),
+    const T* source = input<T>(x, "dropout: x");
+    T* target = output<T>(y, "dropout: y");
+    apart({{y, "dropout: y"}}, {{x, "x"}}, Sharing::whole);
+    apart({{y, "dropout: y"}}, {{clock, "clock"}});
+    apply(source, target, x.size(), static_cast<float>(1 / (1 - drop)),
+          static_cast<std::uint32_t>(std::floor(drop * 4294967296.0)), key,
           static_cast<std::uint64_t>(step), DROPOUT << 16 | static_cast<std::uint64_t>(layer));
 }
 

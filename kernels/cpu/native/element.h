@@ -43,7 +43,10 @@ inline int bf16_number() {
     return number;
 }
 
-inline bool is_bf16(const pybind11::array& a) { return a.dtype().num() == bf16_number(); }
+// In this processor's byte order: the other has the same number.
+inline bool is_bf16(const pybind11::array& a) {
+    return a.dtype().num() == bf16_number() && a.dtype().byteorder() == '=';
+}
 
 // work(T{}), with T the type of the array's elements; what is neither is taken for float, and
 // refused where it is read.

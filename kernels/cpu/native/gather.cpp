@@ -11,6 +11,7 @@
 // Read next: optimizer.cpp.
 #include <algorithm>
 
+#include "binding.h"
 #include "clock.h"
 #include "parallel.h"
 #include "philox.h"
@@ -76,8 +77,8 @@ void crop_image(const std::uint8_t* __restrict__ image, const float* __restrict_
 const std::int32_t* batch_order(const py::array& order, std::int64_t M, const double* clock) {
     dimensions(order, "gather: order", 2);
     const auto* table = input<std::int32_t>(order, "gather: order");
-    const auto step = static_cast<std::int64_t>(clock[STEP]);
-    const auto first = static_cast<std::int64_t>(clock[FIRST]);
+    const std::int64_t step = steps_of("gather", clock[STEP]);
+    const std::int64_t first = steps_of("gather", clock[FIRST]);
     const std::int64_t row = step - first;
     if (row < 0 || row >= order.shape(0)) {
         fail("gather: step " + std::to_string(step) + " has no row in the order, which has " +
@@ -99,6 +100,8 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
             const py::array& scale, const py::array& mean_image, const py::array& order,
             const py::array& x, const py::array& y, const py::array& clock, const py::object& seed,
             std::int64_t pad, std::int64_t move, bool mirror, float input_scale, bool augment) {
+    const std::uint64_t key = seed_of(seed);
+    number("gather", "input_scale", input_scale);
     dimensions(images, "gather: images", 4);
     const std::int64_t M = images.shape(0);
     const Shape shape = {images.shape(1), images.shape(2), images.shape(3), pad};
@@ -127,8 +130,10 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     const auto* mean = input<float>(mean_image, "gather: mean_image");
     auto* result = output<T>(x, "gather: x");
     auto* classes = output<std::int32_t>(y, "gather: y");
+    apart({{x, "gather: x"}, {y, "gather: y"}},
+          {{images, "images"}, {labels, "labels"}, {shift, "shift"}, {scale, "scale"},
+           {mean_image, "mean_image"}, {order, "order"}, {clock, "clock"}});
     const auto first = static_cast<std::uint64_t>(now[STEP]) * static_cast<std::uint64_t>(N);
-    const std::uint64_t key = seed_of(seed);
 #pragma omp parallel for schedule(static) if (N * size > SERIAL)
     for (std::int64_t i = 0; i < N; ++i) {
         const std::int64_t index = rows[i];
@@ -140,8 +145,10 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
         }
         const std::uint64_t n = first + static_cast<std::uint64_t>(i);
         const Crop crop = augment ? draw(key, n, pad, move, mirror) : Crop{pad, pad, false};
-        crop_image(pixels + index * size, mean, image, shifts[index], scales[index], input_scale,
-                   crop, shape);
+        if (size) {
+            crop_image(pixels + index * size, mean, image, shifts[index], scales[index],
+                       input_scale, crop, shape);
+        }
         classes[i] = label[index];
     }
 }
@@ -151,9 +158,10 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
 void bind_gather(py::module_& m) {
     using Array = const py::array&;
     using Whole = std::int64_t;
-    m.def("gather", [](Array images, Array labels, Array shift, Array scale, Array mean_image,
-                       Array order, Array x, Array y, Array clock, const py::object& seed,
-                       Whole pad, Whole move, bool mirror, float input_scale, bool augment) {
+    define(m, "gather", +[](Array images, Array labels, Array shift, Array scale,
+                            Array mean_image, Array order, Array x, Array y, Array clock,
+                            const py::object& seed, Whole pad, Whole move, bool mirror,
+                            float input_scale, bool augment) {
         by_type(x, [&](auto t) {
             gather<decltype(t)>(images, labels, shift, scale, mean_image, order, x, y, clock, seed,
                                 pad, move, mirror, input_scale, augment);

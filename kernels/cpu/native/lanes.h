@@ -13,7 +13,8 @@
 
 #include "element.h"
 
-#if defined(__AVX512BW__) && defined(__AVX512VL__)
+// LSUV_PORTABLE: the sanitizers' build, which would not see what a masked instruction touches.
+#if defined(__AVX512BW__) && defined(__AVX512VL__) && !defined(LSUV_PORTABLE)
 #define LSUV_AVX512 1
 // GCC 12 warns of its own header's deliberately undefined registers (its bug 105593).
 #pragma GCC diagnostic push

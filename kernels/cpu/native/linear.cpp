@@ -23,8 +23,8 @@
 #include <string>
 #include <type_traits>
 
+#include "binding.h"
 #include "columns.h"
-#include "common.h"
 #include "onednn.h"
 #include "parallel.h"
 
@@ -169,6 +169,7 @@ void linear_forward(const py::array& x, const py::array& W, const py::array& b,
     const float* W_data = input<float>(W, "linear_forward: W");
     const float* b_data = input<float>(b, "linear_forward: b");
     T* y_data = output<T>(y, "linear_forward: y");
+    apart({{y, "linear_forward: y"}}, {{x, "x"}, {W, "W"}, {b, "b"}});
     py::gil_scoped_release release;
     if (s.N == 0) return;
     if constexpr (std::is_same_v<T, bf16>) {
@@ -187,6 +188,7 @@ void linear_backward_data(const py::array& dy, const py::array& W, const py::arr
     const T* dy_data = input<T>(dy, "linear_backward_data: dy");
     const float* W_data = input<float>(W, "linear_backward_data: W");
     T* dx_data = output<T>(dx, "linear_backward_data: dx");
+    apart({{dx, "linear_backward_data: dx"}}, {{dy, "dy"}, {W, "W"}});
     py::gil_scoped_release release;
     if (s.N == 0) return;
     if constexpr (std::is_same_v<T, bf16>) {
@@ -207,6 +209,8 @@ void linear_backward_filter(const py::array& x, const py::array& dy, const py::a
     const T* dy_data = input<T>(dy, "linear_backward_filter: dy");
     T* dW_data = output<T>(dW, "linear_backward_filter: dW");
     T* db_data = output<T>(db, "linear_backward_filter: db");
+    apart({{dW, "linear_backward_filter: dW"}, {db, "linear_backward_filter: db"}},
+          {{x, "x"}, {dy, "dy"}});
     py::gil_scoped_release release;
     if (s.N == 0) {  // of which a product would write nothing
         std::fill_n(dW_data, s.K * s.F, T{});

@@ -17,6 +17,7 @@
 #include <cmath>
 #include <vector>
 
+#include "binding.h"
 #include "clock.h"
 #include "exponential.h"
 #include "parallel.h"
@@ -108,6 +109,7 @@ void softmax(const py::array& scores, const py::array& prob) {
     const Batch size = batch(scores, prob, "softmax");
     const auto* values = input<T>(scores, "softmax: scores");
     auto* result = output<float>(prob, "softmax: prob");
+    apart({{prob, "softmax: prob"}}, {{scores, "scores"}});
     const auto [N, K] = size;
 #pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
     for (std::int64_t n = 0; n < N; ++n) softmax_row(values + n * K, result + n * K, K);
@@ -121,6 +123,8 @@ void softmax_loss_forward(const py::array& scores, const py::array& labels, cons
     const auto* values = input<T>(scores, "softmax_loss_forward: scores");
     auto* result = output<float>(prob, "softmax_loss_forward: prob");
     auto* sums = write_clock(clock);
+    apart({{prob, "softmax_loss_forward: prob"}, {clock, "softmax_loss_forward: clock"}},
+          {{scores, "scores"}, {labels, "labels"}});
     const auto [N, K] = size;
     double* const losses = row_losses(N);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
@@ -135,10 +139,12 @@ void softmax_loss_forward(const py::array& scores, const py::array& labels, cons
 template <class T>
 void softmax_loss_backward(const py::array& prob, const py::array& labels,
                            const py::array& dscores, double weight) {
+    number("softmax_loss_backward", "weight", weight);
     const Batch size = batch(prob, dscores, "softmax_loss_backward");
     const auto* label = classes(labels, size, "softmax_loss_backward");
     const auto* values = input<float>(prob, "softmax_loss_backward: prob");
     auto* result = output<T>(dscores, "softmax_loss_backward: dscores");
+    apart({{dscores, "softmax_loss_backward: dscores"}}, {{prob, "prob"}, {labels, "labels"}});
     const auto [N, K] = size;
     const auto count = static_cast<float>(labelled(label, N)), part = static_cast<float>(weight);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
@@ -160,6 +166,8 @@ void hinge_loss_forward(const py::array& scores, const py::array& labels, const 
     const auto* values = input<T>(scores, "hinge_loss_forward: scores");
     auto* result = output<float>(prob, "hinge_loss_forward: prob");
     auto* sums = write_clock(clock);
+    apart({{prob, "hinge_loss_forward: prob"}, {clock, "hinge_loss_forward: clock"}},
+          {{scores, "scores"}, {labels, "labels"}});
     const auto [N, K] = size;
     double* const losses = row_losses(N);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
@@ -180,10 +188,12 @@ void hinge_loss_forward(const py::array& scores, const py::array& labels, const 
 template <class T>
 void hinge_loss_backward(const py::array& scores, const py::array& labels,
                          const py::array& dscores, double weight) {
+    number("hinge_loss_backward", "weight", weight);
     const Batch size = batch(scores, dscores, "hinge_loss_backward");
     const auto* label = classes(labels, size, "hinge_loss_backward");
     const auto* values = input<T>(scores, "hinge_loss_backward: scores");
     auto* result = output<T>(dscores, "hinge_loss_backward: dscores");
+    apart({{dscores, "hinge_loss_backward: dscores"}}, {{scores, "scores"}, {labels, "labels"}});
     const auto [N, K] = size;
     const float step = static_cast<float>(weight) / static_cast<float>(labelled(label, N));
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
@@ -203,13 +213,13 @@ void hinge_loss_backward(const py::array& scores, const py::array& labels,
 void bind_loss(py::module_& m) {
     define(m, "softmax", &softmax<float>, &softmax<bf16>);
     define(m, "softmax_loss_forward", &softmax_loss_forward<float>, &softmax_loss_forward<bf16>);
-    m.def("softmax_loss_backward",
-          [](const py::array& prob, const py::array& labels, const py::array& dscores,
-             double weight) {
-              by_type(dscores, [&](auto t) {
-                  softmax_loss_backward<decltype(t)>(prob, labels, dscores, weight);
-              });
-          });
+    define(m, "softmax_loss_backward",
+           +[](const py::array& prob, const py::array& labels, const py::array& dscores,
+               double weight) {
+               by_type(dscores, [&](auto t) {
+                   softmax_loss_backward<decltype(t)>(prob, labels, dscores, weight);
+               });
+           });
     define(m, "hinge_loss_forward", &hinge_loss_forward<float>, &hinge_loss_forward<bf16>);
     define(m, "hinge_loss_backward", &hinge_loss_backward<float>, &hinge_loss_backward<bf16>);
 }

@@ -10,11 +10,13 @@
 // bytes than that costs. S^-0.75 takes two square roots and a division, another power std::pow.
 //
 // Read next: concat.cpp.
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "common.h"
+#include "binding.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "shapes.h"
@@ -61,6 +63,17 @@ private:
     std::int64_t half_, size_;
 };
 
+// For each thread `each` strips, made before the threads start: in one of them, memory that is not
+// to be had would end the process.
+std::vector<Strip> strips(std::int64_t team, std::int64_t each, std::int64_t C,
+                          const Window& window) {
+    return std::vector<Strip>(static_cast<std::size_t>(team * each), Strip(C, window.size));
+}
+
+std::int64_t team_for(std::int64_t elements) {
+    return elements > SERIAL ? omp_get_max_threads() : 1;
+}
+
 template <class T>
 void square(const T* x, Strip& squares, std::int64_t C) {
     for (std::int64_t c = 0; c < C; c += LANES) {
@@ -76,9 +89,11 @@ inline Floats scale(const Strip& squares, std::int64_t c, const Window& window) 
 
 template <class T>
 void forward(const T* x, T* y, std::int64_t rows, std::int64_t C, const Window& window) {
-#pragma omp parallel if (rows * C > SERIAL)
+    const std::int64_t team = team_for(rows * C);
+    std::vector<Strip> shares = strips(team, 1, C, window);
+#pragma omp parallel num_threads(team)
     {
-        Strip squares(C, window.size);
+        Strip& squares = shares[omp_get_thread_num()];
 #pragma omp for schedule(static)
         for (std::int64_t row = 0; row < rows; ++row) {
             const T* source = x + row * C;
@@ -96,10 +111,14 @@ template <class T>
 void backward(const T* dy, const T* x, T* dx, std::int64_t rows, std::int64_t C,
               const Window& window) {
     const float factor = 2 * window.alpha * window.beta;
-#pragma omp parallel if (rows * C > SERIAL)
+    const std::int64_t team = team_for(rows * C), width = ceil_div(C, LANES) * LANES;
+    std::vector<Strip> shares = strips(team, 2, C, window);
+    std::vector<float> every(team * width);
+#pragma omp parallel num_threads(team)
     {
-        Strip squares(C, window.size), ratios(C, window.size);
-        std::vector<float> powers(ceil_div(C, LANES) * LANES);
+        const std::int64_t thread = omp_get_thread_num();
+        Strip &squares = shares[2 * thread], &ratios = shares[2 * thread + 1];
+        float* const powers = every.data() + thread * width;
 #pragma omp for schedule(static)
         for (std::int64_t row = 0; row < rows; ++row) {
             const T *gradient = dy + row * C, *source = x + row * C;
@@ -108,14 +127,14 @@ void backward(const T* dy, const T* x, T* dx, std::int64_t rows, std::int64_t C,
                 const Mask lanes = first_lanes(C - c);
                 const Floats sum = scale(squares, c, window);
                 const Floats power = inverse_power(sum, window.beta);
-                store_rounded(powers.data() + c, power, first_lanes(LANES));
+                store_rounded(powers + c, power, first_lanes(LANES));
                 ratios.set(c, load(gradient + c, lanes) * load(source + c, lanes) * power / sum,
                            lanes);
             }
             for (std::int64_t c = 0; c < C; c += LANES) {
                 const Mask lanes = first_lanes(C - c);
                 const Floats own =
-                    load(gradient + c, lanes) * load(powers.data() + c, first_lanes(LANES));
+                    load(gradient + c, lanes) * load(powers + c, first_lanes(LANES));
                 const Floats others = factor * load(source + c, lanes) * ratios.around(c);
                 store_rounded(dx + row * C + c, own - others, lanes);
             }
@@ -133,6 +152,7 @@ Window checked(const std::string& op, const py::array& x, std::int64_t size, dou
         fail(op + ": alpha " + std::to_string(alpha) + ", k " + std::to_string(k) +
              "; alpha must be 0 or more and k above 0, or the sum could be 0");
     }
+    number(op.c_str(), "beta", beta);
     if (x.ndim() < 1) fail(op + ": x () has no channels");
     // Beyond all channels a window finds zeros only.
     const std::int64_t widest = 2 * x.shape(x.ndim() - 1) + 1;
@@ -147,6 +167,7 @@ void lrn_forward(const py::array& x, const py::array& y, std::int64_t size, doub
     same_shape(x, "lrn_forward: x", y, "y");
     const auto* source = input<T>(x, "lrn_forward: x");
     auto* result = output<T>(y, "lrn_forward: y");
+    apart({{y, "lrn_forward: y"}}, {{x, "x"}});
     if (x.size() == 0) return;
     const std::int64_t C = x.shape(x.ndim() - 1);
     forward(source, result, x.size() / C, C, window);
@@ -161,6 +182,7 @@ void lrn_backward(const py::array& dy, const py::array& x, const py::array& dx, 
     const auto* gradient = input<T>(dy, "lrn_backward: dy");
     const auto* source = input<T>(x, "lrn_backward: x");
     auto* result = output<T>(dx, "lrn_backward: dx");
+    apart({{dx, "lrn_backward: dx"}}, {{dy, "dy"}, {x, "x"}});
     if (x.size() == 0) return;
     const std::int64_t C = x.shape(x.ndim() - 1);
     backward(gradient, source, result, x.size() / C, C, window);

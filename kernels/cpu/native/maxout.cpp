@@ -11,7 +11,7 @@
 // size: widened to floats, the two passes would be held up by arithmetic, not by memory.
 //
 // Read next: activation.cpp.
-#include "common.h"
+#include "binding.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "shapes.h"
@@ -166,7 +166,7 @@ std::int64_t split(const py::array& wide, const py::array& narrow, std::int64_t 
         fail("maxout: " + std::to_string(channels) + " channels do not split into " +
              std::to_string(P) + " pieces");
     }
-    bool same = wide.ndim() == narrow.ndim() && narrow.shape(narrow.ndim() - 1) * P == channels;
+    bool same = wide.ndim() == narrow.ndim() && narrow.shape(narrow.ndim() - 1) == channels / P;
     for (py::ssize_t axis = 0; same && axis < wide.ndim() - 1; ++axis) {
         same = wide.shape(axis) == narrow.shape(axis);
     }
@@ -185,6 +185,7 @@ void maxout_forward(const py::array& x, const py::array& y, const py::array& whi
     const auto* source = input<T>(x, "maxout_forward: x");
     auto* best = output<T>(y, "maxout_forward: y");
     auto* winner = output<std::uint8_t>(which, "maxout_forward: which");
+    apart({{y, "maxout_forward: y"}, {which, "maxout_forward: which"}}, {{x, "x"}});
     if (y.size() == 0) return;
     forward(source, best, winner, y.size() / C, C, P);
 }
@@ -197,6 +198,7 @@ void maxout_backward(const py::array& dy, const py::array& which, const py::arra
     const auto* gradient = input<T>(dy, "maxout_backward: dy");
     const auto* winner = input<std::uint8_t>(which, "maxout_backward: which");
     auto* result = output<T>(dx, "maxout_backward: dx");
+    apart({{dx, "maxout_backward: dx"}}, {{dy, "dy"}, {which, "which"}});
     if (dy.size()) backward(gradient, winner, result, dy.size() / C, C, P);
 }
 

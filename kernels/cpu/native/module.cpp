@@ -6,7 +6,7 @@
 
 #include <string>
 
-#include "common.h"
+#include "binding.h"
 
 namespace py = pybind11;
 
@@ -51,9 +51,14 @@ void check_processor() {
 }
 
 // OpenMP keeps this count per calling thread; oneDNN's OpenMP build asks the same runtime for it.
-void set_threads(int count) {
-    if (count < 1) lsuv::fail("threads: " + std::to_string(count) + " is not a positive count");
-    omp_set_num_threads(count);
+// At far more threads than a machine has cores OpenMP ends the process, without an error.
+void set_threads(std::int64_t count) {
+    constexpr std::int64_t MOST = 1024;
+    if (count < 1 || count > MOST) {
+        lsuv::fail("threads: " + std::to_string(count) + " is not in 1 .. " +
+                   std::to_string(MOST));
+    }
+    omp_set_num_threads(static_cast<int>(count));
 }
 
 std::string onednn() {
@@ -85,7 +90,7 @@ PYBIND11_MODULE(_native, m) {
     check_processor();
     m.doc() = "CPU kernels of lsuv-engine: our own with OpenMP, and oneDNN's";
     lsuv::bf16_number();  // imported here, and not while two threads wait for each other
-    m.def("set_threads", &set_threads, py::arg("count"),
+    m.def("set_threads", &set_threads, py::arg("count").noconvert(),
           "OpenMP threads of every later kernel that this Python thread calls");
     m.def("threads", &omp_get_max_threads, "OpenMP threads that a kernel uses");
     m.def("has_bf16", &has_bf16, "whether convolutions of bfloat16 work on this processor");

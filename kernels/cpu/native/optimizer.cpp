@@ -15,6 +15,7 @@
 #include <cmath>
 #include <vector>
 
+#include "binding.h"
 #include "clock.h"
 #include "parallel.h"
 
@@ -44,9 +45,11 @@ double tile_squares(const T* g, std::int64_t size) {
 
 template <class T>
 void clip(const py::array& g, double limit, const py::array& clock) {
+    number("clip", "limit", limit, 0);
     dimensions(g, "clip: g", 1);
     const auto* gradient = input<T>(g, "clip: g");
     auto* now = write_clock(clock);
+    apart({{clock, "clip: clock"}}, {{g, "g"}});
     const std::int64_t size = g.size(), tiles = ceil_div(size, TILE);
     static thread_local std::vector<double> memory;  // kept from call to call
     memory.resize(tiles);
@@ -81,6 +84,8 @@ const std::vector<Update>& updates(const py::array& w, const py::array& g, const
     shaped(segments, "segments", {segments.shape(0), 4});
     const auto* table = input<double>(segments, "segments");
     const auto* now = read_clock(clock);
+    apart({{w, "w"}, {state, "the optimizer's state"}},
+          {{g, "g"}, {segments, "segments"}, {clock, "clock"}});
     static thread_local std::vector<Update> result;
     result.clear();
     for (std::int64_t s = 0; s < segments.shape(0); ++s) {
@@ -112,6 +117,8 @@ void sgd_segment(float* __restrict__ w, const T* __restrict__ g, float* __restri
 template <class T>
 void sgd_step(const py::array& w, const py::array& g, const py::array& v, const py::array& segments,
               const py::array& clock, float momentum, double decay) {
+    number("sgd_step", "momentum", momentum);
+    number("sgd_step", "decay", decay);
     auto* weight = output<float>(w, "sgd_step: w");
     const auto* gradient = input<T>(g, "sgd_step: g");
     auto* velocity = output<float>(v, "sgd_step: v");
@@ -136,6 +143,9 @@ template <class T>
 void rmsprop_step(const py::array& w, const py::array& g, const py::array& s,
                   const py::array& segments, const py::array& clock, double rho, float delta,
                   double decay) {
+    number("rmsprop_step", "rho", rho, 0);
+    number("rmsprop_step", "delta", delta, 0);
+    number("rmsprop_step", "decay", decay);
     auto* weight = output<float>(w, "rmsprop_step: w");
     const auto* gradient = input<T>(g, "rmsprop_step: g");
     auto* square = output<float>(s, "rmsprop_step: s");
@@ -150,9 +160,10 @@ void advance(const py::array& clock, const py::array& rates) {
     if (rates.size() == 0) fail("advance: the table of rates is empty");
     const auto* table = input<double>(rates, "advance: rates");
     auto* now = write_clock(clock);
+    apart({{clock, "advance: clock"}}, {{rates, "rates"}});
     if (now[FINITE] == 0) return;
-    const auto step = static_cast<std::int64_t>(now[STEP]) + 1;
-    const auto first = static_cast<std::int64_t>(now[FIRST]);
+    const std::int64_t step = steps_of("advance", now[STEP]) + 1;
+    const std::int64_t first = steps_of("advance", now[FIRST]);
     if (step < first) {
         fail("advance: step " + std::to_string(step) + " lies before the table's first, " +
              std::to_string(first));
@@ -166,17 +177,17 @@ void advance(const py::array& clock, const py::array& rates) {
 void bind_optimizer(py::module_& m) {
     using Array = const py::array&;
     define(m, "clip", &clip<float>, &clip<bf16>);
-    m.def("sgd_step", [](Array w, Array g, Array v, Array segments, Array clock, float momentum,
-                         double decay) {
+    define(m, "sgd_step", +[](Array w, Array g, Array v, Array segments, Array clock,
+                              float momentum, double decay) {
         by_type(g, [&](auto t) {
             sgd_step<decltype(t)>(w, g, v, segments, clock, momentum, decay);
         });
     });
-    m.def("rmsprop_step", [](Array w, Array g, Array s, Array segments, Array clock, double rho,
-                             float delta, double decay) {
+    define(m, "rmsprop_step", +[](Array w, Array g, Array s, Array segments, Array clock,
+                                  double rho, float delta, double decay) {
         by_type(g, [&](auto t) {
             rmsprop_step<decltype(t)>(w, g, s, segments, clock, rho, delta, decay);
         });
     });
-    m.def("advance", &advance);
+    define(m, "advance", &advance);
 }

@@ -29,7 +29,7 @@
 #include <new>
 #include <vector>
 
-#include "common.h"
+#include "binding.h"
 #include "gaussian.h"
 #include "panels.h"
 #include "parallel.h"
@@ -301,4 +301,4 @@ py::array_t<float> orthonormal(std::int64_t rows, std::int64_t cols, const py::o
 
 }  // namespace
 
-void bind_orthonormal(py::module_& m) { m.def("orthonormal", &orthonormal); }
+void bind_orthonormal(py::module_& m) { define(m, "orthonormal", &orthonormal); }

@@ -22,7 +22,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "common.h"
+#include "binding.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "shapes.h"
@@ -200,8 +200,9 @@ void backward(const T* dy, const std::uint8_t* which, T* dx, std::int64_t P, con
     }
 }
 
-// The sizes of `x` (N,H,W,P*C) and `y` (N,Ho,Wo,C), checked. With stride <= size, pad < size and no
-// window beyond the image every window has a place inside.
+// The sizes of `x` (N,H,W,P*C) and `y` (N,Ho,Wo,C), checked. With an image of at least one place,
+// stride <= size, pad < size and no window beyond the image every window has a place inside.
+// In backward `which` is only compared, so that a wrong one can lose a gradient and reach nothing.
 Shape pooled(const std::string& op, const py::array& x, const py::array& y, std::int64_t P,
              std::int64_t size, std::int64_t stride, std::int64_t pad) {
     if (size < 1 || size > 16 || stride < 1 || stride > size) {
@@ -218,7 +219,7 @@ Shape pooled(const std::string& op, const py::array& x, const py::array& y, std:
     }
     dimensions(x, (op + ": x").c_str(), 4);
     const std::int64_t N = x.shape(0), H = x.shape(1), W = x.shape(2), channels = x.shape(3);
-    if (H + 2 * pad < size || W + 2 * pad < size) {
+    if (H < 1 || W < 1 || H + 2 * pad < size || W + 2 * pad < size) {
         fail(op + ": a window of " + std::to_string(size) + " does not fit into " +
              std::to_string(H) + " x " + std::to_string(W) + " with pad " + std::to_string(pad));
     }
@@ -261,6 +262,8 @@ void pool_forward(const std::string& op, const py::array& x, const py::array& y,
     const auto* values = input<T>(x, (op + ": x").c_str());
     auto* largest = output<T>(y, (op + ": y").c_str());
     auto* winner = output<std::uint8_t>(which, (op + ": which").c_str());
+    apart({{y, (op + ": y").c_str()}, {which, (op + ": which").c_str()}}, {{x, "x"}});
+    if (x.size() == 0) return;
     compiled(P, size, stride, [&](auto pieces, auto width, auto) {
         forward<pieces(), width()>(values, largest, winner, P, shape);
     });
@@ -275,6 +278,8 @@ void pool_backward(const std::string& op, const py::array& dy, const py::array& 
     const auto* gradient = input<T>(dy, (op + ": dy").c_str());
     const auto* winner = input<std::uint8_t>(which, (op + ": which").c_str());
     auto* result = output<T>(dx, (op + ": dx").c_str());
+    apart({{dx, (op + ": dx").c_str()}}, {{dy, "dy"}, {which, "which"}});
+    if (dx.size() == 0) return;
     compiled(P, size, stride, [&](auto pieces, auto width, auto step) {
         backward<pieces(), width(), step()>(gradient, winner, result, P, shape);
     });

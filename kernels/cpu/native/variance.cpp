@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "common.h"
+#include "binding.h"
 #include "moments.h"
 #include "parallel.h"
 
@@ -87,7 +87,7 @@ py::tuple variance(const py::array& x, std::int64_t groups) {
 }  // namespace
 
 void bind_variance(py::module_& m) {
-    m.def("variance", [](const py::array& x, std::int64_t groups) {
+    define(m, "variance", +[](const py::array& x, std::int64_t groups) {
         return by_type(x, [&](auto t) { return variance<decltype(t)>(x, groups); });
     });
 }

@@ -48,8 +48,9 @@ constexpr double P = 0.75, Q = 1.5;  // the points, with both signs
 constexpr float P1 = P, P2 = P * P, P3 = P * P * P, Q1 = Q, Q2 = Q * Q, RATIO = Q / P;
 constexpr float SUM = P * P + Q * Q, PRODUCT = P * P * Q * Q;
 // The filter transform divides by the derivative of x (x^2 - P^2) (x^2 - Q^2) at each point.
-constexpr float G_ZERO = 1 / (P * P * Q * Q);
-constexpr float G_P = 1 / (2 * P * P * (P * P - Q * Q)), G_Q = 1 / (2 * Q * Q * (Q * Q - P * P));
+constexpr float G_ZERO = static_cast<float>(1 / (P * P * Q * Q));
+constexpr float G_P = static_cast<float>(1 / (2 * P * P * (P * P - Q * Q)));
+constexpr float G_Q = static_cast<float>(1 / (2 * Q * Q * (Q * Q - P * P)));
 
 #define LSUV_INLINE inline __attribute__((always_inline))
 #define LSUV_UNROLL _Pragma("GCC unroll 8")
@@ -698,7 +699,7 @@ float* WinogradBuffer::reserve(int64_t count) {
 
 template <class T>
 bool winograd_pays(const WinogradShape& s, bool filter_gradient) {
-#if LSUV_AVX512
+#if LSUV_AVX512 || defined(LSUV_PORTABLE)
     // Measured on two cores against oneDNN's direct convolution, which runs at 90 % of their peak,
     // on 32x32 to 8x8 images: in float 1.5 to 1.8 times as fast with 16 channels, 1.8 to 3.2 with
     // more; in bf16, where the direct one has products twice as fast, 0.8 to 1.0 with 16 (the
@@ -710,7 +711,7 @@ bool winograd_pays(const WinogradShape& s, bool filter_gradient) {
     const int64_t fewest = FLOAT || filter_gradient ? 16 : 32;
     const Tiles tiles(s.N, s.H, s.W);
     return s.C >= fewest && s.K >= fewest && s.C * s.K <= 256 * 256 && tiles.count >= 2 * TILES &&
-           s.N * s.H * s.W > (FLOAT ? 0.6 : 0.75) * 16 * tiles.count;
+           20 * s.N * s.H * s.W > (FLOAT ? 12 : 15) * 16 * tiles.count;  // 0.6 and 0.75
 #else
     return filter_gradient && s.N < 0;  // never: vectors of 512 bits carry the whole advantage
 #endif

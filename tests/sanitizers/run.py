@@ -1,0 +1,125 @@
+"""Builds the native extension so that it checks itself, and runs tests on that build.
+
+    python tests/sanitizers/run.py                  the extension's own tests
+    python tests/sanitizers/run.py tests            the whole suite
+    python tests/sanitizers/run.py --thread         what Python threads share
+
+What else is given goes to pytest. Without a C++ compiler nothing is run, and it says so; with one,
+a sanitizer that is missing is an error. What the build needs beside the compiler must be installed:
+
+    pip install $(python tests/sanitizers/run.py --needs)
+
+The build stands in a copy of the project in build/sanitizers, so the extension in use stays as it
+is. Its kernels are those of lanes.h without AVX-512, as the sanitizers see no masked load or store;
+Winograd's convolution runs there too. What else they can't see:
+
+* oneDNN, which is built without them and generates its code while it runs, and the kernels of
+  lanes.h with AVX-512. tests/test_native.py puts every array between two pages that can't be
+  touched, which sees those.
+* AddressSanitizer: an index that is wrong and still lands inside another part of the same array.
+* ThreadSanitizer: anything between the threads of one parallel loop. libgomp's barriers are not
+  known to it, and every loop would be reported. So each kernel runs on one OpenMP thread, and
+  several Python threads call it: what is checked is what kernels keep from call to call (plans,
+  workspaces, memory of a thread), behind cpu_lock and Python's own lock. That the loops share
+  nothing is checked otherwise, by equal bits for any number of threads (tests/test_ops.py).
+
+Read next: tests/sanitizers/test_planted.py, the proof that faults are found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+KEPT_OUT = shutil.ignore_patterns("build", "dist", "runs", ".*", "venv", "*.egg-info", "*.so",
+                                  "__pycache__")
+PLANTED = "tests/sanitizers/test_planted.py"
+NATIVE = [PLANTED, *(f"tests/test_{name}.py" for name in (
+    "native", "ops", "nonfinite", "orthonormal", "layers", "bf16"))]
+THREADS = [PLANTED, "tests/sanitizers/test_threads.py"]
+
+# Leaks are not looked for: Python keeps memory until its end. Too much memory asked for is a
+# MemoryError, as without the sanitizer. A race in oneDNN, which is not built for it, would be a
+# guess.
+OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+    "TSAN_OPTIONS": f"suppressions={ROOT / 'tests' / 'sanitizers' / 'thread.supp'}",
+    "PYTHONMALLOC": "malloc",  # an object each, where Python would cut up large blocks
+}
+
+
+def runtime(compiler: str, name: str) -> str:
+    """The path of a run-time library of the compiler's, to be loaded before all others."""
+    found = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True,
+                           check=True).stdout.strip()
+    if not os.path.isabs(found):  # the bare name: there is none
+        sys.exit(f"sanitizers: {compiler} has no {name}; install it, it comes with the compiler")
+    return os.path.realpath(found)
+
+
+def needs() -> list[str]:
+    """What setup.py builds with; nothing where it builds no extension."""
+    from setuptools.build_meta import get_requires_for_build_wheel
+
+    os.chdir(ROOT)
+    return get_requires_for_build_wheel()
+
+
+def build(kind: str) -> pathlib.Path:
+    """A copy of the project with the extension built inside. Objects of an earlier one are kept."""
+    copy = ROOT / "build" / "sanitizers" / kind.replace(",", "+")
+    copy.mkdir(parents=True, exist_ok=True)
+    for old in copy.iterdir():
+        if old.name != "build":
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    shutil.copytree(ROOT, copy, ignore=KEPT_OUT, dirs_exist_ok=True)
+    show([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], copy, LSUV_SANITIZE=kind)
+    if not list((copy / "kernels" / "cpu").glob("*.so")):
+        sys.exit("sanitizers: the extension was not built; python -m pip install "
+                 f"{' '.join(needs())}")
+    return copy
+
+
+def show(command: list[str], folder: pathlib.Path, **environment: str) -> None:
+    """Prints and runs a command; exits with its status if that is not 0."""
+    settings = " ".join(f"{name}={value}" for name, value in environment.items())
+    print(f"+ cd {folder}\n+ {settings} {' '.join(command)}", flush=True)
+    done = subprocess.run(command, cwd=folder, env=os.environ | environment)
+    if done.returncode:
+        sys.exit(done.returncode if done.returncode > 0 else 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--needs", action="store_true", help="print what the build needs")
+    parser.add_argument("--thread", action="store_true", help="ThreadSanitizer; else address, "
+                        "undefined")
+    options, given = parser.parse_known_args()
+    if options.needs:
+        return print(*needs())
+    compiler = shutil.which("c++")
+    if compiler is None or not needs():
+        reason = "no C++ compiler" if compiler is None else "not Linux x86-64 with glibc"
+        return print(f"sanitizers: {reason}, so no native extension to check: skipped")
+    kind = "thread" if options.thread else "address,undefined,float-cast-overflow"
+    # Python does not load the C++ library, and the sanitizer must find its exceptions at the start.
+    loaded = [runtime(compiler, name) for name in
+              ("libtsan.so" if options.thread else "libasan.so", "libstdc++.so")]
+    copy = build(kind)
+    if not any((ROOT / word.split("::")[0]).exists() for word in given):
+        given = [*(THREADS if options.thread else NATIVE), *given]
+    one = {"OMP_NUM_THREADS": "1"} if options.thread else {}
+    # ThreadSanitizer wants addresses where it expects them, and not at random.
+    fixed = ["setarch", "-R"] if options.thread and shutil.which("setarch") else []
+    show([*fixed, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *given], copy,
+         LD_PRELOAD=" ".join(loaded), PYTHONPATH=str(copy), **one, **OPTIONS)
+
+
+if __name__ == "__main__":
+    main()
