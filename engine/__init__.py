@@ -18,27 +18,33 @@ def load(run, device: str = "auto", threads: int | None = None):
 
     -> engine.predict.Predictor. InputError if the folder holds no run or no whole checkpoint;
     kernels.DeviceError if the device can't be used here."""
-    from types import SimpleNamespace
-
     from engine import checkpoint, runs
+    from engine.errors import InputError
     from engine.losses import HEADS
     from engine.net import Net
     from engine.predict import Predictor
     from engine.settings import Settings
     from engine.train import KNOWN
     from kernels import ops_for
-    from models import build
+    from models import NETS, build
 
     record = runs.read_run(run)
     saved = checkpoint.read(run)
     settings = Settings.from_dict(saved.settings, saved.path, KNOWN)
     checkpoint.refuse_others(saved, record["settings"], record["data"])
-    data = SimpleNamespace(**saved.data)
-    layers = build(settings.net, settings.act, len(data.classes), settings.dropout)
+    data, mean = runs.need(saved.data, runs.DESCRIPTION, saved.path), "data.mean_image"
+    height, width, channels = shape = NETS[settings.net].in_shape
+    padded = (height + 2 * data["pad"], width + 2 * data["pad"], channels)
+    if tuple(data["in_shape"]) != shape or mean not in saved.tensors \
+            or saved.tensors[mean].shape != padded \
+            or not all(isinstance(name, str) for name in data["classes"]):
+        raise InputError(f"{saved.path}: its data are not {settings.net}'s; put the run's own file "
+                         "back")
+    layers = build(settings.net, settings.act, len(data["classes"]), settings.dropout)
     net = Net(layers, HEADS[settings.head](), ops_for(device, threads, settings.precision),
-              tuple(data.in_shape), settings.batch, settings.seed, precision=settings.precision)
+              shape, settings.batch, settings.seed, precision=settings.precision)
     checkpoint.restore(saved, net)
-    return Predictor(net, saved.data, saved.tensors["data.mean_image"], settings.input_scale)
+    return Predictor(net, data, saved.tensors[mean], settings.input_scale)
 
 
 def __getattr__(name: str):

@@ -9,13 +9,36 @@ Read next: engine/train.py, where they are caught.
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 4_000  # characters of an error's line; what is longer loses its middle
+
 
 class InputError(ValueError):
     """A name, a value or a file that the user can correct. The command lines exit with 2."""
 
+    def __init__(self, text: str):
+        super().__init__(shortened(printable(text)))
+
 
 class RunError(RuntimeError):
     """A run that started and can't go on: a NaN loss, a full disk. Commands exit with 1."""
+
+    def __init__(self, text: str):
+        super().__init__(shortened(printable(text)))
+
+
+def printable(text: str) -> str:
+    """`text` in one line that no terminal obeys: a file's name may hold a line's end, an escape
+    sequence, or bytes that are no text. What can't be printed is spelled as `repr` spells it."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shortened(line: str) -> str:
+    if len(line) <= LONGEST:
+        return line
+    half = LONGEST // 2
+    return f"{line[:half]} ... {line[-half:]}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from engine import checkpoint, runs
 from engine import settings as options
 from engine.command import Parser, run_command
 from engine.data import load as load_data
+from engine.errors import printable
 from engine.scoring import score, table
 from engine.settings import Settings
 from engine.train import KNOWN, assemble
@@ -36,13 +37,14 @@ def main(argv: list[str] | None = None) -> int:
     data = load_data(s.data, args.data_dir or s.data_dir, s.limit, size=NETS[s.net].in_shape,
                      report=mutter)
     checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
+    s.must_fit(data, Path(args.run) / runs.RUN)
     net, feed, _ = assemble(s, data, ops)
     checkpoint.restore(saved, net)
     say(f"net {s.net}  act {s.act}  init {s.init}  {data_words(data.name)}")
     say(f"{ops.why}; {ops.description}")
     say(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
     found = score(net, feed)
-    say(table(found.confusion, data.classes))
+    say(table(found.confusion, list(map(printable, data.classes))))
     if found.unscored:
         say(f"{found.unscored} images had scores that are not finite, first in {found.where}, and "
             "count as wrong")

@@ -15,20 +15,26 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from engine.errors import InputError, RunError
+from engine.reading import contents, parse
+from kernels.clock import SIZE, STEP
 
 COLUMNS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
            "images_per_second", "seconds")
 RUN, INIT, METRICS, SEEDS = "run.json", "init.json", "metrics.csv", "runs.json"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
+LONGEST_JSON = 2 << 20  # bytes of run.json (a few thousand) and runs.json (600 a run)
+LONGEST_METRICS = 8 << 20  # bytes of metrics.csv: 80,000 epochs
 FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk without room answers
 NUMBER = (int, float)
 # What is needed of run.json, of its data, and of its result once there is one; of runs.json.
@@ -36,6 +42,14 @@ RECORD = {"settings": dict, "origins": dict, "data": dict, "device": str,
           "result": (dict, type(None))}
 DATA = {"name": str, "fingerprint": str}
 SERIES = {"settings": dict, "origins": dict, "runs": int, "result": (dict, type(None))}
+# Of a checkpoint's data, where images are to be preprocessed as that was.
+DESCRIPTION = {**DATA, "classes": list, "in_shape": list, "pad": int,
+               "pixel_scale": (*NUMBER, type(None))}
+# Of a checkpoint's progress, and of a row of metrics in it.
+PROGRESS = {"clock": list, "rows": list, "images": int, "training": NUMBER,
+            "epoch_training": NUMBER, "epoch_images": int, "seconds": NUMBER}
+ROW = {**dict.fromkeys(COLUMNS, NUMBER), "epoch": int, "step": int,
+       "train_loss": (*NUMBER, type(None)), "test_loss": (*NUMBER, type(None))}
 RESULT = {"test_accuracy": NUMBER, "test_error": NUMBER, "test_loss": (*NUMBER, type(None)),
           "epochs": NUMBER, "images_per_second": NUMBER, "device": str, "data": str}
 
@@ -135,9 +149,9 @@ def read_seeds(folder: Path) -> dict:
     result of their mean, None before the end. InputError as of `read_run`."""
     path = folder / SEEDS
     found = need(read_json(path), SERIES, path)
-    if found["runs"] < 2:
-        raise InputError(f"{path}: {found['runs']} runs, and it is for 2 or more; put the run's "
-                         "own file back")
+    if not 2 <= found["runs"] < 1 << 31:
+        raise InputError(f"{path}: {found['runs']} runs, and it is for 2 or more, below 2^31; put "
+                         "the run's own file back")
     if found["result"] is not None:
         need(found["result"], RESULT, path)
     return found
@@ -145,21 +159,59 @@ def read_seeds(folder: Path) -> dict:
 
 def read_json(path: Path):
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse(contents(path, LONGEST_JSON))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path.parent}: not a run folder (it holds no {path.name}); give one "
                          "that engine.train wrote") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); put the run's own file back") from None
 
 
 def need(found, wanted: dict, path: Path) -> dict:
-    """`found` if it is a dictionary with these keys, its values of these types. InputError."""
+    """`found` if it is a dictionary with these keys, its values of these types, numbers finite and
+    true and false no numbers. InputError."""
     for key, kind in wanted.items():
-        if not isinstance(found, dict) or not isinstance(found.get(key, ...), kind):
+        value = found.get(key, ...) if isinstance(found, dict) else ...
+        if not isinstance(value, kind) or isinstance(value, bool) or not finite(value):
             raise InputError(f"{path}: not the {path.name} of a run ({key!r} is missing or of "
                              "another type); put the run's own file back")
     return found
+
+
+def need_progress(found: dict, step: int, ends: Iterable[int], path: Path) -> dict:
+    """What a checkpoint says of the run up to its step, if it can be so. InputError.
+
+    ends: the steps at which the run's epochs end."""
+    need(found, PROGRESS, path)
+    rows = [need(row, ROW, path) for row in found["rows"]]
+    ends = [0, *islice(ends, len(rows) + 1)]
+    try:
+        clock = [float.fromhex(value) for value in found["clock"]]
+    except (TypeError, ValueError, OverflowError):
+        clock = []
+    if len(clock) != SIZE or not all(map(math.isfinite, clock)) or clock[STEP] != step \
+            or [row["step"] for row in rows] != ends[1:len(rows) + 1] \
+            or not ends[len(rows)] <= step <= ends[-1]:
+        raise InputError(f"{path}: its progress is not that of this run at step {step}; put the "
+                         "run's own file back")
+    return {key: found[key] for key in PROGRESS}
+
+
+def refuse_other_data(record: dict, data, folder: Path) -> None:
+    """InputError unless a run's record is of this data set."""
+    before = record["data"]
+    if before["fingerprint"] != data.fingerprint:
+        raise InputError(f"{folder}: this run began on data {before['name']} (fingerprint "
+                         f"{before['fingerprint']}), not on {data.name} ({data.fingerprint}); give "
+                         "the same data with --data-dir")
+
+
+def finite(value) -> bool:
+    """Whether a value that is a number is one that a float can be."""
+    try:
+        return not isinstance(value, NUMBER) or math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def untrained(folder: Path) -> bool:
@@ -228,15 +280,11 @@ def default_name(net: str, init: str) -> Path:
     return folder
 
 
-def metrics(rows: list[dict]) -> str:
-    """The text of metrics.csv: a header, and a row an epoch."""
+def write_metrics(folder: Path, rows: list[dict]) -> None:
+    """metrics.csv: a header, and a row an epoch."""
     lines = [",".join(COLUMNS)]
     lines += [",".join(cell(row[column]) for column in COLUMNS) for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def write_metrics(folder: Path, rows: list[dict]) -> None:
-    write_atomic(folder / METRICS, metrics(rows).encode())
+    write_atomic(folder / METRICS, ("\n".join(lines) + "\n").encode())
 
 
 def cell(value) -> str:
@@ -250,16 +298,18 @@ def read_metrics(folder: Path) -> list[dict]:
     if not path.exists():
         return []
     try:
-        header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
+        lines = BytesIO(contents(path, LONGEST_METRICS))
+        header = lines.readline().decode().rstrip()
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
+        raise InputError(f"{path}: cannot be read ({error}); put the run's own file back") from None
     if header != ",".join(COLUMNS):
         raise InputError(f"{path}: its columns are not {','.join(COLUMNS)}")
     try:
         return [{c: int(v) if c in ("epoch", "step") else float(v)
-                 for c, v in zip(COLUMNS, line.split(","), strict=True)} for line in lines]
+                 for c, v in zip(COLUMNS, line.decode().split(","), strict=True)}
+                for line in lines]
     except ValueError as error:
-        raise InputError(f"{path}: a damaged row ({error})") from None
+        raise InputError(f"{path}: a damaged row ({error}); put the run's own file back") from None
 
 
 def describe(data) -> dict:

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_type_hints
 
+import numpy as np
+
 from engine.command import Parser
 from engine.data import NAMES
 from engine.errors import InputError, choose
@@ -115,18 +117,54 @@ class Settings:
                                  f"{getattr(kind, '__name__', kind)}; put the run's own file back")
         try:
             check_values(found, known)
-            rates(found["policy"], 0, 1)
-        except (TypeError, ValueError) as error:
+            check_policy(found["policy"], found["steps"])
+        except InputError as error:
             raise InputError(f"{where}: {error}") from None
         return cls(**found)
+
+    def must_fit(self, data, where: str | Path) -> None:
+        """InputError unless these settings, out of a file, are those of a run on this data set."""
+        images = len(data.train.images)
+        for name, fits, wanted in (
+                ("batch", self.batch <= images, f"at most the {images} training images"),
+                ("lsuv_batch", self.lsuv_batch <= images, f"at most the {images} training images"),
+                ("move", 0 <= self.move <= data.pad, f"from 0 to the border, {data.pad}"),
+                ("steps", self.steps == round(self.epochs * images / self.batch),
+                 "epochs x images / batch")):
+            if not fits:
+                raise InputError(f"{where}: its setting {name} is {getattr(self, name)}, and on "
+                                 f"data {data.name} it must be {wanted}; put the run's own file "
+                                 "back")
 
 
 def of_kind(value, kind) -> bool:
     """Whether a value out of JSON has that type; a whole number is a float too, a bool is neither.
-    """
+    A number is one that 64 bits hold."""
     if isinstance(value, bool):
         return kind is bool
+    if isinstance(value, int) and abs(value) >= 1 << 64:
+        return False
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return isinstance(value, kind) or (kind is float and isinstance(value, int))
+
+
+def check_policy(policy: dict, steps: int) -> None:
+    """InputError unless a rate policy out of a file has a rate at the first and the last step."""
+    for name, value in policy.items():
+        values = value if name == "steps" and isinstance(value, list) else [value]
+        if not all(isinstance(v, str) if name == "policy" else of_kind(v, float) for v in values):
+            raise InputError(f"its rate policy has {name} {value!r:.80}, which is no number")
+    try:
+        with np.errstate(all="ignore"):
+            found = [rates(policy, step, 1)[0] for step in (0, max(steps - 1, 0))]
+    except InputError:
+        raise
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise InputError(f"its rate policy does not work: {error}") from None
+    if not all(math.isfinite(rate) and rate >= 0 for rate in found):
+        raise InputError(f"its rate policy begins with {found[0]:g} and ends with {found[1]:g}, "
+                         "which are no rates")
 
 
 def add_net_options(parser: argparse.ArgumentParser, known: Known) -> None:
@@ -193,6 +231,11 @@ def train_parser(known: Known, description: str) -> Parser:
 def check(args: argparse.Namespace, known: Known) -> None:
     """Refuse names and values that can't work, before anything is loaded. InputError."""
     given = options_of(args)
+    for name, value in given.items():
+        if isinstance(value, list):  # what argparse makes of --batch=--
+            raise InputError(f"{option(name)} '--': expected a value; see --help")
+        if isinstance(value, str) and "\0" in value:
+            raise InputError(f"{option(name)} {value!r}: no name holds a zero byte; leave it out")
     check_values(given, known)
     if given.get("init", DEFAULTS["init"]) != "lsuv":
         for name in (name for name in vars(args) if name.startswith("lsuv_")):
@@ -237,7 +280,9 @@ def check_values(given: dict, known: Known) -> None:
             ("seed", "in [0, 2^64)", lambda v: 0 <= v < 1 << 64),
             ("lsuv_batch", "1 or more", lambda v: v >= 1),
             ("lsuv_tol", "in (0, 1)", lambda v: 0 < v < 1),
-            ("lsuv_max_iter", "1 or more", lambda v: v >= 1)):
+            ("lsuv_max_iter", "1 or more", lambda v: v >= 1),
+            ("steps", "in [0, 2^31)", lambda v: 0 <= v < 1 << 31),
+            ("rho", "in [0, 1)", lambda v: 0 <= v < 1), ("delta", "0 or more", lambda v: v >= 0)):
         value = given.get(name)
         if value is not None and not (fits(value) and value != math.inf):
             raise InputError(f"{option(name)} {value:g} must be {wanted}"
@@ -338,7 +383,7 @@ def shown(value) -> str:
     """A setting's value as text."""
     if isinstance(value, dict):  # a rate policy; its rate is the setting lr
         rest = (f"{key} {shown(v)}" for key, v in value.items() if key not in ("policy", "rate"))
-        return ", ".join([value["policy"], *rest])
+        return ", ".join([value.get("policy", "fixed"), *rest])
     if isinstance(value, list):
         return " ".join(map(shown, value))
     if isinstance(value, bool):

@@ -29,7 +29,7 @@ from engine.command import Signals, run_command, save_ignored
 from engine.data import NAMES
 from engine.data import load as load_data
 from engine.diagnosis import first_not_finite
-from engine.errors import InputError, RunError
+from engine.errors import RunError
 from engine.feed import Feed, read_clock, zero_sums
 from engine.lock import hold
 from engine.losses import HEADS
@@ -100,18 +100,10 @@ class Past:
         return {**vars(self), "clock": [float(value).hex() for value in self.clock]}
 
     @classmethod
-    def from_dict(cls, values: dict, where: Path) -> "Past":
-        """What `as_dict` gave. InputError if it did not give these."""
-        try:
-            past = cls(**{**values, "clock": np.array([float.fromhex(v) for v in values["clock"]])})
-            runs.metrics(past.rows)
-        except (TypeError, ValueError, LookupError, AttributeError) as error:
-            raise InputError(f"{where}: its progress is of another version of this program "
-                             f"({error}); resume with that one") from None
-        if past.clock.shape != new_clock().shape:
-            raise InputError(f"{where}: its clock holds {len(past.clock)} numbers, not "
-                             f"{len(new_clock())}; resume with the version that wrote it")
-        return past
+    def from_dict(cls, values: dict) -> "Past":
+        """What `as_dict` gave, as `runs.need_progress` has seen it."""
+        clock = np.array([float.fromhex(value) for value in values["clock"]])
+        return cls(**{**values, "clock": clock})
 
 
 def epoch_ends(s: Settings, images: int) -> Iterator[int]:
@@ -265,7 +257,8 @@ def resumed_run(s: Settings, origins: dict, data, ops, folder: Path, record: dic
             saved = checkpoint.read(folder, say)
             checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
             checkpoint.restore(saved, net, optimizer)
-            past = Past.from_dict(saved.progress, saved.path)
+            ends = epoch_ends(s, feed.train.count)
+            past = Past.from_dict(runs.need_progress(saved.progress, saved.step, ends, saved.path))
             runs.write_metrics(folder, past.rows)
             say(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
         record = record | {"settings": s.as_dict(), "origins": origins, "device": ops.name,
@@ -319,6 +312,7 @@ def seed_runs(s: Settings, origins: dict, data, ops, out: Path, count: int) -> N
         say(f"run {k + 1} of {count}, seed {one.seed}, {folder}")
         if (folder / runs.RUN).exists():
             record = runs.read_run(folder)
+            runs.refuse_other_data(record, data, folder)
             if record["result"] is None:
                 record = resumed_run(one, origins, data, ops, folder, record)
             else:
@@ -352,6 +346,9 @@ def resume(args) -> None:
     s = replace(s, threads=ops.threads)
     data = load_data(s.data, s.data_dir, s.limit, size=NETS[s.net].in_shape, report=mutter)
     origins = {**record["origins"], **dict.fromkeys(changed, "command line")}
+    s.must_fit(data, folder / (runs.SEEDS if several else runs.RUN))
+    if not several:
+        runs.refuse_other_data(record, data, folder)
     introduce(s, origins, data, ops)
     if several:
         seed_runs(s, origins, data, ops, folder, record["runs"])

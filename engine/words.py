@@ -8,6 +8,7 @@ import os
 import sys
 
 from engine import settings as options
+from engine.errors import printable
 from engine.settings import Settings
 
 
@@ -22,7 +23,10 @@ def mutter(text: str) -> None:
 
 def write(text: str, stream) -> None:
     """A line. Once nobody reads the stream any more, as behind `| head`, it leads nowhere: a run
-    goes on without its words."""
+    goes on without its words. What the stream's encoding lacks is spelled `\\u0436`."""
+    text = "\n".join(map(printable, text.split("\n")))
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
         print(text, file=stream, flush=True)
     except BrokenPipeError:
@@ -31,8 +35,8 @@ def write(text: str, stream) -> None:
 
 def data_words(name: str) -> str:
     """The data set as the first and the last line name it."""
-    return f"data {name}" + ("  (made up by the program, not a real data set)"
-                             if name == "synthetic" else "")
+    made_up = "  (made up by the program, not a real data set)" if name == "synthetic" else ""
+    return f"data {printable(name)}{made_up}"
 
 
 def epoch_line(row: dict, epochs: float) -> str:
@@ -58,6 +62,6 @@ def introduce(s: Settings, origins: dict, data, ops) -> None:
         f"{'x'.join(map(str, data.in_shape))}, {len(data.classes)} classes, "
         f"fingerprint {data.fingerprint}")
     for note in data.notes:
-        say(f"note: {note}")
+        say(f"note: {printable(note)}")
     for line in options.lines(s, origins):
-        say(line)
+        say(printable(line))

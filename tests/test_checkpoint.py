@@ -140,7 +140,8 @@ def test_a_newer_version_is_refused_by_name_and_not_taken_for_damage(tmp_path):
 @pytest.mark.parametrize("changed, said", [
     ({"format": "lsuv-engine checkpoint 1.0"}, "not a checkpoint of this program"),
     ({"format": "other program 1"}, "not a checkpoint of this program"),
-    ({"hashes": None}, "hashes"), ({"hashes": "[]"}, "tensors are missing"),
+    ({"hashes": None}, "hashes"), ({"hashes": "[]"}, "hashes"),
+    ({"hashes": "{}"}, "tensors are missing"),
     ({"hashes": "[" * 100_000}, "not as this program writes it"),
     ({"settings": "[]"}, "settings"), ({"settings": None}, "settings"),
     ({"data": '{"name": "x"}'}, "fingerprint"), ({"progress": "0"}, "progress"),

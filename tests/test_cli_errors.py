@@ -126,7 +126,7 @@ def test_a_damaged_run_json_is_named(text, name, tmp_path, capsys):
     (["result", "test_accuracy"], "high", "'test_accuracy'"),
     (["settings", "net"], "fitnet9", "'fitnet9'"), (["settings", "seed"], "one", "seed is 'one'"),
     (["settings", "epochs"], True, "epochs is True"),
-    (["settings", "lr"], float("nan"), "--lr nan"),
+    (["settings", "lr"], float("nan"), "NaN is no number"),
     (["settings", "threads"], 5000, "--threads 5000"), (["settings", "policy"], {}, "needs rate"),
     (["settings", "policy"], {"policy": "step", "rate": "x", "gamma": 1, "size": 1}, "run.json"),
     (["settings", "batch"], ..., "lack batch"),

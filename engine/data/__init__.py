@@ -44,7 +44,7 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None,
     if name in OFFICIAL:
         return _official(name, data_dir, limit, size, report)
     root = Path(os.path.expanduser(name))
-    if not os.path.isdir(root):
+    if not name or not os.path.isdir(root):
         raise InputError(f"unknown data {name!r}, and no folder of that name; "
                          f"{nearest(name, NAMES)}, or the path of a folder of images")
     from engine.data import folder  # Pillow is loaded for this alone

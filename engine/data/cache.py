@@ -25,18 +25,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from engine import tensorfile
 from engine.data import cifar, dataset, mnist, preprocess
 from engine.data.dataset import Dataset, Split, fingerprint
 from engine.data.download import Layout, cache_folder
+from engine.reading import open_regular
 from engine.runs import sweep, sync_folder
 
 SETTLED = 2.0  # seconds: the coarsest tick of a file system's clock, FAT's
 LONGEST = 1 << 20  # bytes of a header; ours has about 2,000
-TYPES = {"U8": "u1", "I32": "<i4", "F32": "<f4"}  # of safetensors, in NumPy's words
 MAKERS = (cifar, mnist, dataset, preprocess)  # a set's bits depend on the code in these
 
 
@@ -109,25 +109,24 @@ def read(path: Path, layout: Layout, origin: dict[str, str]) -> Dataset:
     """The set in the file, verified. Unusable if it isn't one of this origin; OSError if there is
     no file.
 
-    The file is safetensors, read here straight into the arrays: the library would hold it twice."""
+    The file is safetensors, read straight into the arrays: the library would hold it twice."""
     values = {}
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > LONGEST:
-                raise ValueError(f"a header of {length:,} bytes")
-            header = json.loads(file.read(length))
-            metadata = header["__metadata__"]
+        with open_regular(path) as file:
+            metadata, entries = tensorfile.header(file, LONGEST)
             for key, value in origin.items():
                 if metadata[key] != value:
                     raise Unusable(f"was made from other {key}")
-            for name, (kind, shape) in tensors(layout).items():
-                values[name] = tensor(file, 8 + length, header[name], kind, shape)
+            found = {name: (entry.dtype, entry.shape) for name, entry in entries.items()}
+            if found != tensors(layout):
+                raise ValueError("its tensors are not this set's")
+            for name, entry in entries.items():
+                values[name] = tensorfile.tensor(file, entry)
     except (FileNotFoundError, NotADirectoryError):
         raise
     except OSError as error:
         raise Unusable(f"could not be read ({error.strerror or error})") from None
-    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+    except (ValueError, LookupError) as error:
         raise Unusable(f"was damaged ({error})") from None
     train, test = (Split(*(values[f"{split}.{field}"]
                            for field in ("images", "labels", "shift", "scale")))
@@ -138,19 +137,6 @@ def read(path: Path, layout: Layout, origin: dict[str, str]) -> Dataset:
         raise Unusable(f"was damaged (its fingerprint is {found})")
     return Dataset(layout.name, train, test, mean, layout.pad, layout.mirror, list(layout.classes),
                    found, layout.in_shape)
-
-
-def tensor(file, start: int, entry: dict, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-    """One array of the open file, whose tensors begin at byte `start`. ValueError where it is not
-    the one expected, or not whole."""
-    if entry["dtype"] != kind or entry["shape"] != list(shape):
-        raise ValueError(f"a tensor {entry['dtype']} {entry['shape']}, not {kind} {list(shape)}")
-    array = np.empty(shape, TYPES[kind])
-    first, end = entry["data_offsets"]
-    file.seek(start + first)
-    if end - first != array.nbytes or file.readinto(array) != array.nbytes:
-        raise ValueError("a tensor is cut short")
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def write(path: Path, data: Dataset, origin: dict[str, str]) -> str:

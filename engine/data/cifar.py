@@ -6,6 +6,7 @@ fine one, which is used. Pixels come channel by channel, row by row; the engine 
 Read next: engine/data/mnist.py.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from engine.data.dataset import Raw, check_labels
 from engine.errors import InputError
+from engine.reading import open_regular
 
 PIXELS = 3 * 32 * 32
 
@@ -100,8 +102,9 @@ def read_file(path: Path, layout: Layout, images: np.ndarray, labels: np.ndarray
     width = len(layout.labels) + PIXELS
     expected = len(labels) * width
     try:
-        data = np.fromfile(path, np.uint8, expected + 1)  # one byte more would show
-        found = path.stat().st_size
+        with open_regular(path) as file:
+            data = np.fromfile(file, np.uint8, expected + 1)  # one byte more would show
+            found = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; {layout.name} needs this file, fetch "
                          f"it again from {layout.address}") from None
@@ -114,7 +117,15 @@ def read_file(path: Path, layout: Layout, images: np.ndarray, labels: np.ndarray
             row = int(np.argmax(data[:, column] >= classes))
             raise InputError(f"{path}: label {data[row, column]} of image {row}, expected 0 to "
                              f"{classes - 1}; fetch it again from {layout.address}")
-    labels[...] = data[:, len(layout.labels) - 1]
+    labels[...] = fine = data[:, len(layout.labels) - 1]
+    coarse = np.zeros(256, np.uint8)
+    coarse[fine] = data[:, 0]  # of each class; CIFAR-10's only label is its own
+    other = np.flatnonzero(data[:, 0] != coarse[fine])
+    if len(other):
+        row = other[0]
+        raise InputError(f"{path}: image {row} of class {fine[row]} has coarse label "
+                         f"{data[row, 0]}, and another one {coarse[fine[row]]}; fetch it again "
+                         f"from {layout.address}")
     pixels = data[:, len(layout.labels):].reshape(-1, 3, 32 * 32)
     flat = images.reshape(-1, 32 * 32, 3)
     for channel in range(3):  # three strided copies are faster than one transposed one

@@ -127,7 +127,7 @@ def fingerprint(name: str, train: Split, test: Split, mean: np.ndarray) -> str:
     The arrays are the same bits on every machine (see preprocess), so two runs with one fingerprint
     have seen the same data.
     """
-    digest = hashlib.sha256(name.encode())
+    digest = hashlib.sha256(name.encode(errors="surrogatepass"))  # a folder's may be no text
     for split in (train, test):
         digest.update(repr(split.images.shape).encode())
         digest.update(split.images)

@@ -1,8 +1,9 @@
-"""A folder of images: train/CLASS/*.png and test/CLASS/*.png, any format that Pillow reads.
+"""A folder of images: train/CLASS/*.png and test/CLASS/*.png, in the formats of FORMATS.
 
 Classes and files are taken in natural order (img2 before img10), so a label means the same on every
 machine. Names that start with a dot are skipped; anything else that is no image is an error, since
-a skipped image would be a silent change of the data. Links that lead out of the folder are refused.
+a skipped image would be a silent change of the data. Links that lead out of the folder are refused,
+and so is a file that claims to be a picture of more pixels than its bytes can hold.
 
 Read next: engine/data/synthetic.py, the set that needs no files.
 """
@@ -14,20 +15,25 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from engine.data.dataset import Raw, keep
 from engine.errors import InputError
+from engine.reading import open_regular
 
 MODES = {1: "L", 3: "RGB"}
+# Pillow reads more, but hands EPS to another program, and decodes some formats in Python.
+FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO")
+LARGE = 1 << 21  # pixels that any file may claim to have: up to 40 MB of memory
+DENSEST = 1_000  # pixels of a larger image to a byte of its file: PNG packs 1,032 bytes into one
 DEEP = ("I", "F")  # more than eight bits a value: Pillow would clip them without a word
 
 
-def natural(path: Path):
+def natural(name: str):
     """Sort key: runs of digits count as numbers, then the name itself."""
-    parts = re.split(r"([0-9]+)", path.name)
+    parts = re.split(r"([0-9]+)", name)
     return [(int(part), "") if i % 2 else (0, part.casefold()) for i, part in enumerate(parts)], \
-        path.name
+        name
 
 
 def read(root: Path, size: tuple[int, ...] | None, limit: int | None) -> tuple[Raw, list[str]]:
@@ -68,7 +74,10 @@ def read(root: Path, size: tuple[int, ...] | None, limit: int | None) -> tuple[R
                      f"{height}x{width}")
     images = {}
     for split, paths in files.items():
-        images[split] = np.empty((len(paths), height, width, channels), np.uint8)
+        try:
+            images[split] = np.empty((len(paths), height, width, channels), np.uint8)
+        except MemoryError as error:
+            raise InputError(f"{root}: {error}; give smaller images, or a limit") from None
         for place, path in zip(images[split], paths):
             place[...] = _pixels(path, height, width, channels)
     return Raw(images["train"], labels["train"], images["test"], labels["test"], classes), notes
@@ -99,9 +108,10 @@ def _list(root: Path, split: str) -> dict[str, list[Path]]:
 
 def _visible(root: Path, folder: Path) -> list[Path]:
     try:
-        paths = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=natural)
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder}: can't be listed ({error.strerror})") from None
+    paths = [folder / name for name in sorted(names, key=natural)]
     for path in paths:
         _inside(root, path)
     return paths
@@ -125,16 +135,29 @@ def _open(path: Path, use):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata that does not matter here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with open_regular(path) as file, Image.open(file, formats=formats()) as image:
+                pixels, size = image.width * image.height, os.fstat(file.fileno()).st_size
+                if pixels > max(LARGE, DENSEST * size):
+                    raise InputError(f"{path}: {image.height:,}x{image.width:,} pixels in a file "
+                                     f"of {size:,} bytes; save a smaller image")
                 if image.mode.split(";")[0] in DEEP:
                     raise InputError(f"{path}: more than 8 bits a value (mode {image.mode}); save "
                                      f"it with 8")
                 return use(image)
     except InputError:
         raise
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not a readable image (none of {', '.join(formats())}); repair "
+                         f"or remove it") from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a readable image ({reason}); repair or remove it") from None
+
+
+def formats() -> list[str]:
+    """Those of FORMATS that this build of Pillow has."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def _size(path: Path) -> tuple[int, int]:

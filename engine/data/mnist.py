@@ -16,6 +16,7 @@ import numpy as np
 
 from engine.data.dataset import Raw, check_labels
 from engine.errors import InputError
+from engine.reading import open_regular
 
 SIDE = 28
 SCALE = 0.004  # the authors' factor on raw pixels: neither 1/256 nor 1/255
@@ -76,7 +77,8 @@ def read_file(folder: Path, name: str, layout: Layout = MNIST) -> np.ndarray:
     try:
         if not path.exists():
             path = folder / f"{name}.gz"
-        with (gzip.open(path) if path.suffix == ".gz" else open(path, "rb")) as file:
+        with open_regular(path) as raw:
+            file = gzip.open(raw) if path.suffix == ".gz" else raw
             data = file.read(expected + 1)
             if len(data) > expected:
                 raise InputError(f"{path}: more than {expected:,} bytes, expected {expected:,}; "
