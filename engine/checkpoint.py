@@ -200,8 +200,8 @@ def verified(metadata: dict[str, str], path: Path) -> dict[str, str]:
     if metadata.get("metadata_hash") != metadata_digest(metadata):
         raise Damaged("is damaged (the header does not match its hash)")
     if number != str(VERSION):
-        raise InputError(f"{path}: a checkpoint of format {number}, and this version of the program "
-                         f"knows {VERSION}; use the one that wrote it")
+        raise InputError(f"{path}: a checkpoint of format {number}, and this version of the "
+                         f"program knows {VERSION}; use the one that wrote it")
     return metadata
 
 

@@ -18,7 +18,7 @@ from kernels.clock import FINITE, LOSS_SUM, SEEN
 class Scores:
     """loss: mean over the images, nan if a batch's was not finite. confusion: (classes, classes)
     counts, row = true class, column = predicted. unscored: images whose scores were not finite;
-    they count as wrong, and `where` is what was not finite first, such as "the output of conv22"."""
+    they count as wrong, and `where` is what was not finite first: "the output of conv22"."""
 
     loss: float
     accuracy: float

@@ -4,7 +4,9 @@
 override methods, never signatures; what their docstrings don't say is said here. The rules that
 hold for all of them:
 
-* Every result goes into a buffer that the caller hands over; inputs are never changed.
+* Every result goes into a buffer that the caller hands over; inputs are never changed. A result
+  shares no memory with another argument; only where each element of it depends on the same element
+  of the operands (leaky, tanh, sigmoid, dropout, `add`) may it be an operand's whole array.
 * Activations are NHWC and contiguous, weights KRSC: (outputs, height, width, inputs).
 * Backward stands directly under forward, same argument names with a `d` in front.
 * Where several values tie for the largest, the lowest piece or the first position wins. NaN is

@@ -83,3 +83,14 @@ def test_module_runs_as_a_command_with_exit_code_2_on_a_wrong_name():
                            capture_output=True, text=True, cwd=os.getcwd())
     assert found.returncode == 2 and "did you mean 'fitnet4'" in found.stderr
     assert "Traceback" not in found.stderr and len(found.stderr.strip().splitlines()) == 1
+
+
+def test_every_test_that_the_table_of_faults_names_is_there():
+    tests = pathlib.Path(__file__).resolve().parent
+    table = (tests / "FAULTS.md").read_text()
+    sources = {path.name: path.read_text() for path in tests.rglob("test_*.py")}
+    names = set(re.findall(r"\b(test_\w+)(?!\w*\.py)", table))
+    names -= {name.removesuffix(".py") for name in sources}
+    assert len(names) > 60
+    assert not [name for name in names if not any(f"def {name}(" in s for s in sources.values())]
+    assert set(re.findall(r"\b(test_\w+\.py)", table)) <= set(sources)

@@ -233,8 +233,9 @@ private:
         const bool narrow = type == static_cast<std::int64_t>(data_type<bf16>());
         return names[pass] + (" " + text(N)) + "x" + text(H) + "x" + text(W) + "x" + text(C) +
                " -> " + text(K) + ", " + text(R) + "x" + text(S) + ", stride " + text(stride) +
-               ", pad " + text(pad) + ", groups " + text(groups) + (narrow ? ", bf16, " : ", f32, ") +
-               text(threads) + (threads == 1 ? " thread" : " threads");
+               ", pad " + text(pad) + ", groups " + text(groups) +
+               (narrow ? ", bf16, " : ", f32, ") + text(threads) +
+               (threads == 1 ? " thread" : " threads");
     }
 
     // oneDNN's own name for how a plan computes, such as brgconv:avx512_core.
