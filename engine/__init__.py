@@ -18,6 +18,15 @@ def load(run, device: str = "auto", threads: int | None = None):
 
     -> engine.predict.Predictor. InputError if the folder holds no run or no whole checkpoint;
     kernels.DeviceError if the device can't be used here."""
+    return restored(run, device, threads)[0]
+
+
+def restored(run, device: str, threads: int | None = None, report=print, **other):
+    """The same, and what it was made from -> (Predictor, its run's record, Saved, Settings).
+
+    other: `precision` and `batch`, where they are not to be the run's."""
+    from dataclasses import replace
+
     from engine import checkpoint, runs
     from engine.errors import InputError
     from engine.losses import HEADS
@@ -29,9 +38,9 @@ def load(run, device: str = "auto", threads: int | None = None):
     from models import NETS, build
 
     record = runs.read_run(run)
-    saved = checkpoint.read(run)
-    settings = Settings.from_dict(saved.settings, saved.path, KNOWN)
+    saved = checkpoint.read(run, report)
     checkpoint.refuse_others(saved, record["settings"], record["data"])
+    settings = replace(Settings.from_dict(saved.settings, saved.path, KNOWN), **other)
     data, mean = runs.need(saved.data, runs.DESCRIPTION, saved.path), "data.mean_image"
     height, width, channels = shape = NETS[settings.net].in_shape
     padded = (height + 2 * data["pad"], width + 2 * data["pad"], channels)
@@ -44,7 +53,8 @@ def load(run, device: str = "auto", threads: int | None = None):
     net = Net(layers, HEADS[settings.head](), ops_for(device, threads, settings.precision),
               shape, settings.batch, settings.seed, precision=settings.precision)
     checkpoint.restore(saved, net)
-    return Predictor(net, data, saved.tensors[mean], settings.input_scale)
+    model = Predictor(net, data, saved.tensors[mean], settings.input_scale)
+    return model, record, saved, settings
 
 
 def __getattr__(name: str):

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+import engine
 from engine import checkpoint, runs
 from engine import settings as options
 from engine.command import Parser, run_command
@@ -35,15 +36,10 @@ from engine.data import preprocess
 from engine.errors import InputError, RunError
 from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Layer, LeakyReLU, Linear, Maxout,
                            MaxPool, ReLU, Sigmoid, Tanh, VLReLU)
-from engine.losses import HEADS
-from engine.net import Net
 from engine.predict import Predictor
 from engine.scoring import need_statistics
-from engine.settings import Settings
 from engine.train import KNOWN
 from engine.words import data_words, say
-from kernels import ops_for
-from models import build
 
 MODEL = "model.onnx"  # in the run folder, unless --out
 # Operator set 17 with file format 8 is ONNX 1.12, of 2022: runtimes since then read it.
@@ -269,17 +265,13 @@ def difference(proto, model: Predictor) -> float | None:
     return float(np.abs(got - want).max() / max(np.abs(want).max(), np.finfo(np.float32).tiny))
 
 
-def restored(folder: str) -> tuple[Predictor, dict[str, str], str]:
+def trained(folder: str) -> tuple[Predictor, dict[str, str], str]:
     """The net of a run folder, in float32 on device numpy; what the file's metadata says of it; and
     a line for the user. InputError as of `engine.load`."""
-    record = runs.read_run(folder)
-    saved = checkpoint.read(folder, say)
-    s, data = Settings.from_dict(saved.settings, saved.path, KNOWN), saved.data
-    checkpoint.refuse_others(saved, record["settings"], record["data"])
-    net = Net(build(s.net, s.act, len(data["classes"]), s.dropout), HEADS[s.head](),
-              ops_for("numpy"), tuple(data["in_shape"]), COMPARED, s.seed)
-    checkpoint.restore(saved, net)
-    need_statistics(net)
+    model, record, saved, s = engine.restored(folder, "numpy", None, say, precision="fp32",
+                                              batch=COMPARED)
+    need_statistics(model.net)
+    data = model.data
     about = {"net": s.net, "act": s.act, "init": s.init, "head": s.head, "step": str(saved.step),
              "data": data["name"], "data_fingerprint": data["fingerprint"],
              "classes": json.dumps(data["classes"])}
@@ -287,7 +279,7 @@ def restored(folder: str) -> tuple[Predictor, dict[str, str], str]:
         about["test_accuracy"] = repr(record["result"]["test_accuracy"])
     line = (f"net {s.net}  act {s.act}  init {s.init}  {data_words(data['name'])}\n"
             f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
-    return Predictor(net, data, saved.tensors["data.mean_image"], s.input_scale), about, line
+    return model, about, line
 
 
 def target(out: str) -> Path:
@@ -325,7 +317,7 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"--batch {args.batch}: more than a file can say; leave it out for any")
     out = Path(args.run) / MODEL if args.out is None else target(args.out)
     onnx = package()
-    model, about, line = restored(args.run)
+    model, about, line = trained(args.run)
     say(line)
     proto = model_of(onnx, model, args.bare, about)
     apart = difference(proto, model)

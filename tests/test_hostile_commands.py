@@ -17,6 +17,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 import engine.evaluate
+import engine.export
 import engine.train
 import lsuv.__main__
 from engine import checkpoint, runs, settings
@@ -30,7 +31,9 @@ from test_data import forge_folder
 from test_train import tiny
 
 MAIN = {"engine.train": engine.train.main, "engine.evaluate": engine.evaluate.main,
-        "lsuv": lsuv.__main__.main}
+        "engine.export": engine.export.main, "lsuv": lsuv.__main__.main}
+OF_A_RUN = {"engine.evaluate": ["device", "threads", "data_dir"],  # the options of these commands
+            "engine.export": ["out", "batch"]}
 TINY = ["--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--batch", "8"]
 
 
@@ -101,7 +104,8 @@ VALUES = {  # what may work, by option; every option is given WORDS too
     "precision": ["fp32", "bf16", "tf32"], "seed": ["1", str(2**64 - 1)],
     "optimizer": ["sgd", "rmsprop"], "epochs": ["0", "0.5", "1e9", "1e300"], "lr": ["0.1", "1e300"],
     "momentum": ["0.9", "1"], "decay": ["0.1", "-1"], "clip": ["1", "0"], "runs": ["1", "2"],
-    "out": ["new", "run", "file/new", "x" * 300], "resume": ["run", "all", "empty"],
+    "out": ["new", "run", "file/new", "x" * 300,
+    "new.onnx", "file/new.onnx"], "resume": ["run", "all", "empty"],
     "lsuv_batches": ["1", "0"], "lsuv_include": ["conv*", "[", "clf,conv1"],
     "lsuv_exclude": ["*", "conv1"], "json": ["report.json", "empty", "no/file"]}
 # Seconds are spent on what these ask for, and threads of OpenMP made.
@@ -110,8 +114,8 @@ BOUNDED = {"lsuv_batches": {"1", "0", "x", "-1"}, "lsuv_max_iter": {"1", "0", "x
 
 
 def options_of(command: str) -> list[str]:
-    if command == "engine.evaluate":
-        return ["device", "threads", "data_dir"]
+    if command in OF_A_RUN:
+        return OF_A_RUN[command]
     parser = lsuv.__main__.parser() if command == "lsuv" else settings.train_parser(
         engine.train.KNOWN, "")
     return [action.dest for action in parser._actions if action.nargs is None
@@ -122,8 +126,8 @@ def options_of(command: str) -> list[str]:
 def arguments(draw, command: str):
     """Options of the command, most with a value that may work, and words in between."""
     found = [draw(st.sampled_from(["run", "all", "empty", *WORDS]))] * (
-        command == "engine.evaluate") if draw(st.integers(0, 9)) else []
-    if command != "engine.evaluate" and draw(st.booleans()):
+        command in OF_A_RUN) if draw(st.integers(0, 9)) else []
+    if command not in OF_A_RUN and draw(st.booleans()):
         found += TINY
     for name in draw(st.lists(st.sampled_from(options_of(command)), max_size=6)):
         option = "--" + name.replace("_", "-")
@@ -172,6 +176,13 @@ def test_any_words_for_lsuv(here, capsys, words):
 @given(arguments("engine.evaluate"))
 def test_any_words_for_engine_evaluate(here, capsys, words):
     ends_well("engine.evaluate", words, capsys)
+
+
+@fuzz(40, 1_500)
+@given(arguments("engine.export"))
+def test_any_words_for_engine_export(here, capsys, words):
+    ends_well("engine.export", words, capsys)
+    (here / "new.onnx").unlink(missing_ok=True)
 
 
 def test_the_words_reach_every_option():
@@ -223,6 +234,7 @@ def test_an_edited_checkpoint_in_a_run_folder(here, capsys, data):
         except InputError as error:
             assert_one_line(error)
         ends_well("engine.evaluate", ["edited", "--device", "numpy"], capsys)
+        ends_well("engine.export", ["edited"], capsys)
         ends_well("engine.train", ["--resume", "edited"], capsys)
     finally:
         shutil.rmtree(here / "edited")

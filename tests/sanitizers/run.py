@@ -86,6 +86,15 @@ def build(kind: str) -> pathlib.Path:
     return copy
 
 
+def fixed_addresses() -> list[str]:
+    """ThreadSanitizer wants addresses where it expects them, and not at random, where a machine lets
+    a program ask for that."""
+    command = ["setarch", "-R"]
+    if shutil.which(command[0]) and not subprocess.run([*command, "true"], check=False).returncode:
+        return command
+    return []
+
+
 def show(command: list[str], folder: pathlib.Path, **environment: str) -> None:
     """Prints and runs a command; exits with its status if that is not 0."""
     settings = " ".join(f"{name}={value}" for name, value in environment.items())
@@ -114,9 +123,7 @@ def main() -> None:
     copy = build(kind)
     if not any((ROOT / word.split("::")[0]).exists() for word in given):
         given = [*(THREADS if options.thread else NATIVE), *given]
-    one = {"OMP_NUM_THREADS": "1"} if options.thread else {}
-    # ThreadSanitizer wants addresses where it expects them, and not at random.
-    fixed = ["setarch", "-R"] if options.thread and shutil.which("setarch") else []
+    one, fixed = ({"OMP_NUM_THREADS": "1"}, fixed_addresses()) if options.thread else ({}, [])
     show([*fixed, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *given], copy,
          LD_PRELOAD=" ".join(loaded), PYTHONPATH=str(copy), **one, **OPTIONS)
 
