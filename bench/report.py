@@ -144,8 +144,8 @@ def speed() -> str:
     if not found:
         return ""
     guards = [100 * f["guard"]["share"] for f in found if "guard" in f]
-    guard = [f"Of our step {min(guards):.2f} to {max(guards):.2f} % at most go into finding a NaN or "
-             "an infinity in loss and gradient: all that these two operations do, where it was "
+    guard = [f"Of our step {min(guards):.2f} to {max(guards):.2f} % at most go into finding a NaN "
+             "or an infinity in loss and gradient: all that these two operations do, where it was "
              "measured (fp32)."] if guards else []
     return "\n\n".join(["### A training step", contest_text([contest(f) for f in found]), *guard,
                         *dict.fromkeys(measured_on(f) for f in found)])

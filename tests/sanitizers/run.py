@@ -87,8 +87,8 @@ def build(kind: str) -> pathlib.Path:
 
 
 def fixed_addresses() -> list[str]:
-    """ThreadSanitizer wants addresses where it expects them, and not at random, where a machine lets
-    a program ask for that."""
+    """ThreadSanitizer wants addresses where it expects them, and not at random, where a machine
+    lets a program ask for that."""
     command = ["setarch", "-R"]
     if shutil.which(command[0]) and not subprocess.run([*command, "true"], check=False).returncode:
         return command
