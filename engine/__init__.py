@@ -11,6 +11,7 @@ Read next: engine/train.py, the command that everything else serves.
 """
 
 __all__ = ["batches", "fit", "load", "scores"]
+BATCH = 1024  # images that `load` makes room for at most
 
 
 def load(run, device: str = "auto", threads: int | None = None):
@@ -50,8 +51,8 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
         raise InputError(f"{saved.path}: its data are not {settings.net}'s; put the run's own file "
                          "back")
     layers = build(settings.net, settings.act, len(data["classes"]), settings.dropout)
-    net = Net(layers, HEADS[settings.head](), ops_for(device, threads, settings.precision),
-              shape, settings.batch, settings.seed, precision=settings.precision)
+    net = Net(layers, HEADS[settings.head](), ops_for(device, threads, settings.precision), shape,
+              min(settings.batch, BATCH), settings.seed, precision=settings.precision)
     checkpoint.restore(saved, net)
     model = Predictor(net, data, saved.tensors[mean], settings.input_scale)
     return model, record, saved, settings

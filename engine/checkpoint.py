@@ -16,9 +16,11 @@ says so. A state with a NaN in it is never saved.
 Read next: engine/train.py.
 """
 
+import errno
 import hashlib
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +34,7 @@ from engine.settings import MAY_CHANGE
 from engine.tensorfile import header, tensor
 
 FORMAT, VERSION = "lsuv-engine checkpoint", 1  # and a later one hashes its metadata the same way
+DAMAGED = "checkpoint.damaged.safetensors"
 TYPES = ("F32", "F64")  # of tensors
 LONGEST = 16 << 20  # bytes of a header: it grows by 300 an epoch, so 50,000 epochs
 
@@ -187,7 +190,9 @@ def read_file(path: Path) -> Saved:
                     raise Damaged(f"is damaged ({name} does not match its hash)")
     except InputError:
         raise
-    except (OSError, ValueError, MemoryError) as error:
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.EIO, errno.EINVAL):
+            raise  # too many open files, no permission: that is not the file's fault
         raise Damaged(f"is damaged ({error!s:.200})") from None
     return Saved(path, tensors, **found)
 
@@ -196,11 +201,12 @@ def verified(metadata: dict[str, str], path: Path) -> dict[str, str]:
     """The metadata, if it is this version's and whole."""
     program, _, number = metadata.get("format", "").rpartition(" ")
     if program != FORMAT or not (number.isascii() and number.isdigit()):
-        raise Damaged(f"is not a checkpoint of this program (format {metadata.get('format')!r})")
+        raise Damaged("is not a checkpoint of this program (format "
+                      f"{metadata.get('format')!r:.80})")
     if metadata.get("metadata_hash") != metadata_digest(metadata):
         raise Damaged("is damaged (the header does not match its hash)")
     if number != str(VERSION):
-        raise InputError(f"{path}: a checkpoint of format {number}, and this version of the "
+        raise InputError(f"{path}: a checkpoint of format {number:.80}, and this version of the "
                          f"program knows {VERSION}; use the one that wrote it")
     return metadata
 
@@ -220,6 +226,14 @@ def described(metadata: dict[str, str], path: Path) -> dict:
     except (LookupError, TypeError, ValueError) as error:
         raise Damaged(f"is not as this program writes it ({error!s:.200})") from None
     return {**found, "step": step, "epoch": epoch, "seed": seed}
+
+
+def set_aside(folder: Path, saved: Saved) -> None:
+    """Where the predecessor had to be used, give the damaged file another name: else the next save
+    would make it the predecessor, in the place of the only good one."""
+    if saved.path.name == PREVIOUS:
+        with suppress(FileNotFoundError):
+            (folder / CHECKPOINT).replace(folder / DAMAGED)
 
 
 def refuse_others(saved: Saved, settings: dict, data: dict | None = None) -> None:

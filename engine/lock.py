@@ -11,6 +11,7 @@ Read next: engine/train.py, which holds it.
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,14 +52,24 @@ def hold(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
 def taken(path: Path) -> int:
     """The locked file's descriptor."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
+        except IsADirectoryError:
+            raise InputError(f"{path}: a folder, and no run's lock; remove it") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise InputError(f"{path}: not a file, and no run's lock; remove it")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             owner = described(descriptor) or "another process"
             os.close(descriptor)
             raise InputError(f"{path.parent}: {owner} is writing this run; wait for it or stop it, "
                              "or give another --out") from None
+        except OSError as error:
+            os.close(descriptor)
+            raise InputError(f"{path}: this file system has no locks ({error.strerror}); give an "
+                             "--out on another one") from None
         # A writer that ends removes the file: the one that we have may no longer be the one there.
         try:
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):

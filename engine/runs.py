@@ -33,7 +33,7 @@ COLUMNS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "
 RUN, INIT, METRICS, SEEDS = "run.json", "init.json", "metrics.csv", "runs.json"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
-LONGEST_JSON = 2 << 20  # bytes of run.json (a few thousand) and runs.json (600 a run)
+LONGEST_JSON = 4 << 20  # bytes of run.json (a few thousand) and runs.json (600 a run)
 LONGEST_METRICS = 8 << 20  # bytes of metrics.csv: 80,000 epochs
 FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk without room answers
 NUMBER = (int, float)
@@ -65,7 +65,7 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
-            os.replace(path, previous)
+            keep(path, previous)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException as error:
@@ -74,6 +74,19 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
             raise
         raise RunError(f"cannot write {path}: {error.strerror or error}; what was saved before is "
                        f"kept{remedy(error, path)}") from error
+
+
+def keep(path: Path, previous: Path) -> None:
+    """Give what stands at `path` the name `previous` too, so that there is no moment without it.
+    Where a file system has no second names it is moved."""
+    if previous.exists() and path.samefile(previous):  # as a process left them that died here
+        return
+    second = previous.with_name(f".{previous.name}.{os.getpid()}.part")
+    try:
+        os.link(path, second)
+    except OSError:
+        second = path
+    os.replace(second, previous)
 
 
 def remedy(error: OSError, path: Path) -> str:
@@ -99,24 +112,39 @@ def sweep(folder: Path) -> None:
         try:
             os.kill(int(path.name.split(".")[-2]), 0)  # signal 0 only asks whether it lives
         except ProcessLookupError:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
         except (PermissionError, ValueError, OverflowError):
             pass
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the system can."""
-    if hasattr(os, "O_DIRECTORY"):
+    """Make a rename in `folder` survive a power cut, where the system can: some file systems flush
+    no folder, and one that may not be read can't be opened for it."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: dict) -> None:
-    """`value` as readable JSON. A number that is not finite becomes null, as JSON has none."""
-    write_atomic(path, (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode())
+    """`value` as readable JSON. A number that is not finite becomes null, as JSON has none.
+
+    RunError where it is longer than any that is read: names of a hundred thousand classes."""
+    text = (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode()
+    if len(text) > LONGEST_JSON:
+        raise RunError(f"{path}: would have {len(text):,} bytes, and at most {LONGEST_JSON:,} are "
+                       "read again; give fewer classes, or shorter names")
+    write_atomic(path, text)
 
 
 def plain(value):
@@ -182,6 +210,9 @@ def need_progress(found: dict, step: int, ends: Iterable[int], path: Path) -> di
     """What a checkpoint says of the run up to its step, if it can be so. InputError.
 
     ends: the steps at which the run's epochs end."""
+    if missing := sorted(set(PROGRESS) - set(found)):
+        raise InputError(f"{path}: its progress lacks {', '.join(missing)}; it was written by "
+                         "another version of this program, resume with that one")
     need(found, PROGRESS, path)
     rows = [need(row, ROW, path) for row in found["rows"]]
     ends = [0, *islice(ends, len(rows) + 1)]
@@ -191,7 +222,12 @@ def need_progress(found: dict, step: int, ends: Iterable[int], path: Path) -> di
         clock = []
     if len(clock) != SIZE or not all(map(math.isfinite, clock)) or clock[STEP] != step \
             or [row["step"] for row in rows] != ends[1:len(rows) + 1] \
-            or not ends[len(rows)] <= step <= ends[-1]:
+            or not ends[len(rows)] <= step <= ends[-1] \
+            or not all(row["epoch"] == number and 0 <= row["train_accuracy"] <= 1
+                       and 0 <= row["test_accuracy"] <= 1 for number, row in enumerate(rows, 1)) \
+            or not all(0 <= found[key] < 1 << 62 for key in ("images", "epoch_images", "seconds")) \
+            or not all(found[key] == 0 or 1e-9 < found[key] < 1 << 62
+                       for key in ("training", "epoch_training")):
         raise InputError(f"{path}: its progress is not that of this run at step {step}; put the "
                          "run's own file back")
     return {key: found[key] for key in PROGRESS}

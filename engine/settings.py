@@ -31,6 +31,8 @@ DEFAULTS = {"net": "fitnet4", "head": "softmax", "init": "lsuv", "recipe": "pape
 # Of a run that is resumed. Another device or count of threads sums in another order, so the result
 # is equal up to rounding only, and the run says so.
 MAY_CHANGE = ("device", "threads", "data_dir")
+MOST_EPOCHS = 40_000  # a checkpoint's header has a row for each, and 50,000 are more than is read
+MOST_RUNS = 1_000  # likewise runs.json
 # Settings that a run folder may lack, because they are younger than it: it had these defaults.
 YOUNGER = ("lsuv_pre", "lsuv_normalise")
 
@@ -275,7 +277,7 @@ def check_values(given: dict, known: Known) -> None:
             ("lr", "above 0", lambda v: v > 0), ("momentum", "in [0, 1)", lambda v: 0 <= v < 1),
             ("decay", "0 or more", lambda v: v >= 0), ("clip", "0 or more", lambda v: v >= 0),
             ("input_scale", "above 0", lambda v: v > 0), ("limit", "1 or more", lambda v: v >= 1),
-            ("runs", "1 or more", lambda v: v >= 1),
+            ("runs", f"in [1, {MOST_RUNS}]", lambda v: 1 <= v <= MOST_RUNS),
             ("threads", f"in [1, {known.threads}]", lambda v: 1 <= v <= known.threads),
             ("seed", "in [0, 2^64)", lambda v: 0 <= v < 1 << 64),
             ("lsuv_batch", "1 or more", lambda v: v >= 1),
@@ -359,6 +361,9 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
     if not length < (1 << 31) - 1:
         raise InputError(f"--epochs {tuned['epochs']:g} is {length:.3g} steps, and a run has fewer "
                          "than 2^31; give fewer epochs")
+    if tuned["epochs"] > MOST_EPOCHS:
+        raise InputError(f"--epochs {tuned['epochs']:g} is more than {MOST_EPOCHS:,}, the rows that "
+                         "a checkpoint has room for; give fewer epochs, of a larger --limit")
     steps = round(length)
     policy = found.policy_over(steps) if steps else found.policy
     stretch = "" if policy == found.policy else f", stretched from {found.steps} to {steps} steps"

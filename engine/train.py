@@ -245,7 +245,7 @@ def resumed_run(s: Settings, origins: dict, data, ops, folder: Path, record: dic
         began = record["settings"].get("threads")
         if ops.name != record["device"]:
             note_rounding(f"on device {record['device']}", f"on {ops.name}")
-        elif began not in (None, s.threads):
+        elif isinstance(began, int) and began != s.threads:
             note_rounding(f"with {began} thread{'s' if began > 1 else ''}", f"with {s.threads}")
         elif ops.description != record.get("device_description", ops.description):
             note_rounding(f"on {record['device_description']}", f"on {ops.description}")
@@ -257,6 +257,7 @@ def resumed_run(s: Settings, origins: dict, data, ops, folder: Path, record: dic
             saved = checkpoint.read(folder, say)
             checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
             checkpoint.restore(saved, net, optimizer)
+            checkpoint.set_aside(folder, saved)
             ends = epoch_ends(s, feed.train.count)
             past = Past.from_dict(runs.need_progress(saved.progress, saved.step, ends, saved.path))
             runs.write_metrics(folder, past.rows)
@@ -278,14 +279,17 @@ def finish(s: Settings, net, feed, optimizer, folder: Path, past: Past, record: 
     asked = Signals()
     with asked.open(), quiet:  # a value that is not finite is latched and named by `train`
         done = train(s, net, feed, optimizer, folder, past, asked)
+        tested = None
+        if done and not past.rows:  # --epochs 0: the untrained net
+            tested = score(net, feed, asked.stop)
+            done = tested is not None
         if not done:
             say(f"stopped at step {int(past.clock[STEP])} of {s.steps} and saved; continue with "
                 f"python -m engine.train --resume {runs.to_resume(folder)}")
             raise SystemExit(asked.exit_code)
         if past.rows:
             accuracy, loss = past.rows[-1]["test_accuracy"], past.rows[-1]["test_loss"]
-        else:  # --epochs 0: the untrained net
-            tested = score(net, feed)
+        else:
             require_finite(s, tested, folder, "before training")
             accuracy, loss = tested.accuracy, tested.loss
         record["result"] = {
@@ -297,6 +301,8 @@ def finish(s: Settings, net, feed, optimizer, folder: Path, past: Past, record: 
         record = runs.plain(record)
         runs.write_json(folder / runs.RUN, record)
     say(last_line(record["result"]))
+    if asked.stop():  # too late for this run, and in time for the seeds that would follow
+        raise SystemExit(asked.exit_code)
     return record
 
 
@@ -339,6 +345,7 @@ def resume(args) -> None:
     s = Settings.from_dict(record["settings"] | changed,
                            folder / (runs.SEEDS if several else runs.RUN), KNOWN)
     if record["result"] is not None:
+        runs.sweep(folder)
         say(f"{folder} is complete; to train longer start a new run with more --epochs")
         say(last_line(record["result"]))
         return

@@ -22,14 +22,14 @@ def mutter(text: str) -> None:
 
 
 def write(text: str, stream) -> None:
-    """A line. Once nobody reads the stream any more, as behind `| head`, it leads nowhere: a run
-    goes on without its words. What the stream's encoding lacks is spelled `\\u0436`."""
+    """A line. Once nobody reads the stream any more, as behind `| head`, or its disk is full, it
+    leads nowhere: a run goes on without its words. What the stream's encoding lacks is spelled `\\u0436`."""
     text = "\n".join(map(printable, text.split("\n")))
     encoding = getattr(stream, "encoding", None) or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)
     try:
         print(text, file=stream, flush=True)
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

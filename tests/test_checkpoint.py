@@ -3,7 +3,10 @@
 Read next: tests/test_cli_errors.py.
 """
 
+import errno
 import json
+import os
+import stat
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,12 +15,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
-from engine import checkpoint
+from engine import checkpoint, runs
 from engine.errors import InputError, RunError
 from engine.layers import BatchNorm, Conv, Linear, Maxout, ReLU
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
+from engine.settings import MOST_EPOCHS
 from kernels import ops_for
 
 SETTINGS = {"seed": 1, "net": "small", "act": "relu", "head": "softmax", "optimizer": "sgd"}
@@ -205,3 +209,63 @@ def test_a_failed_write_leaves_both_files(tmp_path, monkeypatch):
         save(tmp_path, net, optimizer, 3)
     assert checkpoint.read(tmp_path).step == 2
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_run_may_write_is_what_is_read_again(tmp_path):
+    """The longest run's rows fit into the header, and its lines into metrics.csv."""
+    row = {"epoch": MOST_EPOCHS, "step": 2**31 - 1} | dict.fromkeys(runs.COLUMNS[2:], -1 / 3e-7)
+    rows = [row] * MOST_EPOCHS
+    net, optimizer = small_net()
+    checkpoint.save(tmp_path, net, optimizer, step=1, epoch=1.0, settings=SETTINGS, data=DATA,
+                    mean_image=np.zeros((5, 6, 2)), progress={"rows": rows})
+    assert checkpoint.read(tmp_path).progress == {"rows": rows}
+    runs.write_metrics(tmp_path, rows)
+    assert len(runs.read_metrics(tmp_path)) == MOST_EPOCHS
+    with pytest.raises(RunError, match="fewer classes"):
+        runs.write_json(tmp_path / runs.RUN, {"classes": ["x" * 250] * 20_000})
+    assert not (tmp_path / runs.RUN).exists()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ENOMEM])
+def test_a_system_that_refuses_is_no_damage(tmp_path, monkeypatch, number):
+    """The predecessor is not taken, and nobody is told to train anew."""
+    net, optimizer = small_net()
+    save(tmp_path, net, optimizer, 1)
+    save(tmp_path, net, optimizer, 2)
+
+    def refuse(path):
+        raise OSError(number, "refused", str(path))
+
+    monkeypatch.setattr(checkpoint, "open_regular", refuse)
+    with pytest.raises(OSError, match="refused"):
+        checkpoint.read(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["open", "fsync"])
+def test_a_file_system_that_flushes_no_folder(tmp_path, monkeypatch, call):
+    inner = getattr(os, call)
+
+    def refuse(what, *flags):
+        if call == "open" and str(what) == str(tmp_path):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        if call == "fsync" and stat.S_ISDIR(os.fstat(what).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return inner(what, *flags)
+
+    monkeypatch.setattr(runs.os, call, refuse)
+    net, optimizer = small_net()
+    save(tmp_path, net, optimizer, 1)
+    assert checkpoint.read(tmp_path).step == 1
+
+
+def test_a_file_system_without_second_names(tmp_path, monkeypatch):
+    def refuse(*paths):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(runs.os, "link", refuse)
+    net, optimizer = small_net()
+    for step in (1, 2, 3):
+        save(tmp_path, net, optimizer, step)
+    assert checkpoint.read(tmp_path).step == 3
+    (tmp_path / runs.CHECKPOINT).unlink()
+    assert checkpoint.read(tmp_path, lambda note: None).step == 2

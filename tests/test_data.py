@@ -586,3 +586,17 @@ def test_official_mnist(monkeypatch):
         assert hashlib.md5(idx(split.labels),
                            usedforsecurity=False).hexdigest() == mnist.MNIST.md5[name]
     assert data.fingerprint == "425b4ceab8f07dd7"
+
+
+@pytest.mark.parametrize("mode, form", [("1", "PNG"), ("P", "PNG"), ("1", "TIFF")])
+def test_a_blank_page_is_an_image(tmp_path, mode, form):
+    """A4 at 300 dpi in one bit a pixel packs into a few thousand bytes: dense, and no forgery."""
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            place = tmp_path / split / name
+            place.mkdir(parents=True)
+            page = Image.new(mode, (2480, 3508), 1)
+            page.save(place / f"page.{form.lower()}", optimize=form == "PNG",
+                      **({"compression": "group4"} if form == "TIFF" else {}))
+    data = load(tmp_path, size=(8, 8, 1))
+    assert data.train.images.shape == (2, 8, 8, 1)

@@ -3,6 +3,7 @@
 Read next: tests/test_train.py.
 """
 
+import errno
 import json
 import os
 import signal
@@ -112,3 +113,21 @@ for _ in range(5):
     started = [subprocess.Popen([sys.executable, "-c", work, str(tmp_path)]) for _ in range(10)]
     assert [process.wait() for process in started] == [0] * 10
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_can_be_no_lock_is_named(tmp_path, make):
+    make(tmp_path / LOCK)
+    with pytest.raises(InputError, match=f"{LOCK}: .*no run's lock; remove it"):
+        with hold(tmp_path, print):
+            pass
+
+
+def test_a_file_system_without_locks_is_not_taken_for_a_second_writer(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("engine.lock.fcntl.flock", refuse)
+    with pytest.raises(InputError, match="has no locks .No locks available."):
+        with hold(tmp_path, print):
+            pass

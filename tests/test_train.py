@@ -570,3 +570,54 @@ def test_a_net_and_arrays_of_ones_own(loss):
                       report=lambda line: None)
     assert len(rows) == 8 and rows[-1]["loss"] < rows[0]["loss"]
     assert (engine.scores(net, images).argmax(axis=1) == labels).mean() > 0.9
+
+
+def test_a_stop_in_a_seeds_last_save_stops_the_series(tmp_path, monkeypatch):
+    save = checkpoint.save
+
+    def stopping(folder, *arguments, **named):
+        if named["step"] == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return save(folder, *arguments, **named)
+
+    out = tmp_path / "all"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", stopping)
+        assert command(*SMALL, "--epochs", 1, "--runs", 2, "--out", out) == 143
+    assert runs.read_run(out / "seed3")["result"] is not None and not (out / "seed4").exists()
+    assert command("--resume", out) == 0
+    assert runs.read_seeds(out)["result"] is not None
+
+
+def test_a_stop_in_the_evaluation_of_an_untrained_net(tmp_path, monkeypatch):
+    batch = engine.feed.Resident.batch
+
+    def interrupted(self, rows):
+        os.kill(os.getpid(), signal.SIGTERM)
+        batch(self, rows)
+
+    monkeypatch.setitem(NETS, "tiny", Model(plain, (16, 16, 3)))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.feed.Resident, "batch", interrupted)
+        assert command(*SMALL, "--epochs", 0, "--out", tmp_path / "run") == 143
+    assert command("--resume", tmp_path / "run") == 0
+
+
+def test_a_log_on_a_full_disk_does_not_end_a_run(tmp_path):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("the system has no /dev/full")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "engine.train", "--net", "fitnet_mnist", "--act", "relu",
+             "--data", "synthetic", "--limit", "16", "--batch", "16", "--epochs", "1", "--out",
+             tmp_path / "run"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.stderr == "" and done.returncode == 0
+    assert runs.read_run(tmp_path / "run")["result"]["steps"] == 1
+
+
+def test_load_makes_room_for_a_bounded_batch(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "BATCH", 4)
+    assert command(*SMALL, "--epochs", 1, "--out", tmp_path / "run") == 0
+    model = engine.load(tmp_path / "run", device="numpy")
+    assert model.net.batch == 4
+    assert model.predict(np.zeros((9, 8, 8, 3), np.uint8)).shape == (9, 10)

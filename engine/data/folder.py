@@ -25,7 +25,8 @@ MODES = {1: "L", 3: "RGB"}
 # Pillow reads more, but hands EPS to another program, and decodes some formats in Python.
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO")
 LARGE = 1 << 21  # pixels that any file may claim to have: up to 40 MB of memory
-DENSEST = 1_000  # pixels of a larger image to a byte of its file: PNG packs 1,032 bytes into one
+DENSEST = 1_032  # pixels of a larger image to a byte of its file: PNG packs 1,032 bytes into one
+BILEVEL = ("1", "P")  # a byte may have eight pixels
 DEEP = ("I", "F")  # more than eight bits a value: Pillow would clip them without a word
 
 
@@ -137,7 +138,7 @@ def _open(path: Path, use):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with open_regular(path) as file, Image.open(file, formats=formats()) as image:
                 pixels, size = image.width * image.height, os.fstat(file.fileno()).st_size
-                if pixels > max(LARGE, DENSEST * size):
+                if pixels > max(LARGE, DENSEST * size * (8 if image.mode in BILEVEL else 1)):
                     raise InputError(f"{path}: {image.height:,}x{image.width:,} pixels in a file "
                                      f"of {size:,} bytes; save a smaller image")
                 if image.mode.split(";")[0] in DEEP:

@@ -94,6 +94,11 @@ int rename(const char *from, const char *to) {
     WHOLE(under(to), EIO, from, to, next(from, to));
 }
 
+int link(const char *from, const char *to) {
+    int (*next)(const char *, const char *) = real("link");
+    WHOLE(under(to), EPERM, from, to, next(from, to));
+}
+
 int unlink(const char *path) {
     int (*next)(const char *) = real("unlink");
     WHOLE(under(path), EIO, path, "", next(path));

@@ -90,10 +90,12 @@ def serve(library: str, folder: Path) -> None:
         child = os.fork()
         if child == 0:
             live(order, faults, files)
-        _, status = os.waitpid(child, 0)
-        found = {"calls": [], "stages": {}} | json.loads(files["end"].read_text())
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        found = {"calls": [], "stages": {}}
+        if code >= 0:  # one that was killed may have begun to write it
+            found |= json.loads(files["end"].read_text())
         print(json.dumps(found | {
-            "code": os.waitstatus_to_exitcode(status),
+            "code": code,
             **{name: files[name].read_text(errors="replace") for name in ("out", "err")}}),
             flush=True)
 
