@@ -362,8 +362,8 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
         raise InputError(f"--epochs {tuned['epochs']:g} is {length:.3g} steps, and a run has fewer "
                          "than 2^31; give fewer epochs")
     if tuned["epochs"] > MOST_EPOCHS:
-        raise InputError(f"--epochs {tuned['epochs']:g} is more than {MOST_EPOCHS:,}, the rows that "
-                         "a checkpoint has room for; give fewer epochs, of a larger --limit")
+        raise InputError(f"--epochs {tuned['epochs']:g} is more than {MOST_EPOCHS:,}, the rows "
+                         "that a checkpoint has room for; give fewer epochs, of a larger --limit")
     steps = round(length)
     policy = found.policy_over(steps) if steps else found.policy
     stretch = "" if policy == found.policy else f", stretched from {found.steps} to {steps} steps"

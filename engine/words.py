@@ -23,7 +23,8 @@ def mutter(text: str) -> None:
 
 def write(text: str, stream) -> None:
     """A line. Once nobody reads the stream any more, as behind `| head`, or its disk is full, it
-    leads nowhere: a run goes on without its words. What the stream's encoding lacks is spelled `\\u0436`."""
+    leads nowhere: a run goes on without its words. What the stream's encoding lacks is spelled
+    `\\u0436`."""
     text = "\n".join(map(printable, text.split("\n")))
     encoding = getattr(stream, "encoding", None) or "utf-8"
     text = text.encode(encoding, "backslashreplace").decode(encoding)

@@ -93,7 +93,7 @@ _full = False
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="full-length tests: 10^5 hostile inputs, "
-                     "200 kills; hours instead of minutes")
+                     "440 kills; half an hour instead of minutes")
 
 
 def pytest_configure(config):

@@ -365,7 +365,8 @@ def test_a_checkpoint_whose_progress_is_no_runs(begun, capsys):
                     data=s["data"], mean_image=data.mean_image, progress={"clock": ["x"]})
     assert train("--resume", str(folder)) == 2
     error = capsys.readouterr().err
-    assert "rows, seconds, training; it was written by another version" in error and error.count("\n") == 1
+    assert "rows, seconds, training; it was written by another version" in error
+    assert error.count("\n") == 1
 
 
 def test_printable_changes_nothing_else():
