@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from engine.errors import InputError, RunError, printable, shortened
+from engine.errors import InputError, RunError, one_line
 
 
 def run_command(name: str, main: Callable[[], int | None],
@@ -40,7 +40,7 @@ def run_command(name: str, main: Callable[[], int | None],
         code, line = 1, f"{where}{error.strerror or error}"
     except KeyboardInterrupt:
         code, line = 130, "stopped"
-    line = shortened(printable(line))  # a file's name may hold a line's end
+    line = one_line(line)  # a file's name may hold a line's end
     print(f"{name}: error: {line}" if code != 130 else f"{name}: {line}", file=sys.stderr)
     return code
 

@@ -16,14 +16,14 @@ class InputError(ValueError):
     """A name, a value or a file that the user can correct. The command lines exit with 2."""
 
     def __init__(self, text: str):
-        super().__init__(shortened(printable(text)))
+        super().__init__(one_line(text))
 
 
 class RunError(RuntimeError):
     """A run that started and can't go on: a NaN loss, a full disk. Commands exit with 1."""
 
     def __init__(self, text: str):
-        super().__init__(shortened(printable(text)))
+        super().__init__(one_line(text))
 
 
 def printable(text: str) -> str:
@@ -34,7 +34,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def shortened(line: str) -> str:
+def one_line(text: str) -> str:
+    """`text` as an error's line: printable, and without its middle where it is too long."""
+    line = printable(text)
     if len(line) <= LONGEST:
         return line
     half = LONGEST // 2

@@ -22,6 +22,7 @@ from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
 from engine.settings import MOST_EPOCHS
+from hostile import flipped
 from kernels import ops_for
 
 SETTINGS = {"seed": 1, "net": "small", "act": "relu", "head": "softmax", "optimizer": "sgd"}
@@ -91,7 +92,8 @@ def test_the_predecessor_is_kept_and_used_when_the_newest_is_damaged(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.previous.safetensors",
                                                           "checkpoint.safetensors"]
     whole, told = path.read_bytes(), []
-    for damaged in (whole[:-3], whole[:100], b"", flipped(whole, -5), flipped(whole, 300), None):
+    for damaged in (whole[:-3], whole[:100], b"", flipped(whole, 8 * -5), flipped(whole, 8 * 300),
+                    None):
         path.write_bytes(damaged) if damaged is not None else path.unlink()
         saved = checkpoint.read(tmp_path, told.append)
         assert saved.step == 1
@@ -102,13 +104,6 @@ def test_the_predecessor_is_kept_and_used_when_the_newest_is_damaged(tmp_path):
     (tmp_path / "checkpoint.previous.safetensors").unlink()
     with pytest.raises(InputError, match="no checkpoint to load"):
         checkpoint.read(tmp_path)
-
-
-def flipped(data: bytes, place: int) -> bytes:
-    """One bit of `data` changed."""
-    changed = bytearray(data)
-    changed[place] ^= 1
-    return bytes(changed)
 
 
 def test_every_bit_of_the_metadata_counts(tmp_path):

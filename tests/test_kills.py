@@ -6,7 +6,6 @@ random moments of each, and again while they are resumed. `--full` kills 440 tim
 Read next: tests/test_faults.py, which fails every call that changes a file.
 """
 
-import csv
 import itertools
 import random
 import signal
@@ -23,6 +22,7 @@ from engine import checkpoint, runs
 from engine.lock import LOCK
 from faults.lives import STAGES, Lives
 from kernels.clock import FIRST
+from test_train import metrics
 
 TINY = ["--net", "tiny", "--data", "synthetic", "--limit", "90", "--batch", "16", "--lr", "0.05",
         "--seed", "3", "--epochs", "2"]
@@ -40,14 +40,10 @@ def lives(tmp_path_factory):
 
 def whole(folder: Path) -> dict:
     """Everything of a finished run that may not depend on what it went through."""
-    with open(folder / runs.METRICS, newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        del row["images_per_second"], row["seconds"]
     saved = checkpoint.read(folder, pytest.fail)  # no fall-back is needed
     clock = [c for i, c in enumerate(saved.progress["clock"]) if i != FIRST]
     result = runs.read_run(folder)["result"]
-    return {"metrics": rows, "step": saved.step, "clock": clock, "init": init(folder),
+    return {"metrics": metrics(folder), "step": saved.step, "clock": clock, "init": init(folder),
             "result": [result[key] for key in ("test_accuracy", "test_loss", "steps")],
             "tensors": {name: value.tobytes() for name, value in saved.tensors.items()}}
 
