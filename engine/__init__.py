@@ -51,8 +51,11 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
         raise InputError(f"{saved.path}: its data are not {settings.net}'s; put the run's own file "
                          "back")
     layers = build(settings.net, settings.act, len(data["classes"]), settings.dropout)
-    net = Net(layers, HEADS[settings.head](), ops_for(device, threads, settings.precision), shape,
-              min(settings.batch, BATCH), settings.seed, precision=settings.precision)
+    ops = ops_for(device, threads, settings.precision, finer=True)
+    if settings.precision not in ops.precisions:
+        settings = replace(settings, precision="fp32")
+    net = Net(layers, HEADS[settings.head](), ops, shape, min(settings.batch, BATCH), settings.seed,
+              precision=settings.precision)
     checkpoint.restore(saved, net)
     model = Predictor(net, data, saved.tensors[mean], settings.input_scale)
     return model, record, saved, settings

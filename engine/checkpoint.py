@@ -52,6 +52,7 @@ class Saved:
     settings: dict
     data: dict
     progress: dict
+    plans: dict[str, str]
 
 
 class Damaged(Exception):
@@ -217,7 +218,9 @@ def described(metadata: dict[str, str], path: Path) -> dict:
     try:
         found = {key: parse(metadata[key].encode())
                  for key in ("settings", "data", "progress", "hashes")}
+        found["plans"] = parse(metadata.get("plans", "{}").encode())
         need(found, dict.fromkeys(found, dict), path)
+        need(found["plans"], dict.fromkeys(found["plans"], str), path)
         need(found["data"], DATA, path)
         step, epoch, seed = (kind(metadata[key]) for key, kind in
                              (("step", int), ("epoch", float), ("seed", int)))

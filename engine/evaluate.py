@@ -7,6 +7,7 @@ Read next: engine/predict.py, the same from Python on images of one's own.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from engine import checkpoint, runs
@@ -25,19 +26,21 @@ from models import NETS
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="engine.evaluate", description=__doc__.split("\n\nRead next")[0])
     parser.add_argument("run", metavar="RUN", help="a run folder; the run may still be going on")
-    parser.add_argument("--device", default="auto", help="auto | cpu | numpy (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto | cuda | cpu | numpy (default: auto)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
     parser.add_argument("--data-dir", metavar="DIR", help="default: the one the run was given")
     args = parser.parse_args(argv)
     options.check(args, KNOWN)
     record = runs.read_run(args.run)
     s = Settings.from_dict(record["settings"], Path(args.run) / runs.RUN, KNOWN)
-    ops = ops_for(args.device, args.threads, s.precision)
+    ops = ops_for(args.device, args.threads, s.precision, finer=True)
     saved = checkpoint.read(args.run, say)
     data = load_data(s.data, args.data_dir or s.data_dir, s.limit, size=NETS[s.net].in_shape,
                      report=mutter)
     checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
     s.must_fit(data, Path(args.run) / runs.RUN)
+    if s.precision not in ops.precisions:  # tf32, which fp32 is finer than
+        s = replace(s, precision="fp32")
     net, feed, _ = assemble(s, data, ops)
     checkpoint.restore(saved, net)
     say(f"net {s.net}  act {s.act}  init {s.init}  {data_words(data.name)}")

@@ -11,10 +11,11 @@ Read next: engine/losses.py, then engine/train.py.
 import numpy as np
 
 from engine.containers import Chain
-from engine.errors import InputError, choose
+from engine.errors import InputError, RunError, choose
 from engine.layers import Layer
 from engine.plan import Arenas, Lane, Param, Plan, Shared
 from kernels.clock import new_clock
+from kernels.errors import MemoryFull
 
 
 class Net:
@@ -53,13 +54,16 @@ class Net:
         return shared
 
     def _bind(self, batch: int, declared: Shared) -> None:
-        memory = {slot: self.ops.empty((size,), self.activation_dtype)
-                  for slot, size in declared.slots.items()}
-        self.batch = batch
-        self.x = self.ops.zeros((batch, *self.in_shape), self.activation_dtype)
-        self.labels = self.ops.zeros((batch,), np.int32)
-        self._setup(batch, self._shared(batch, self.arenas, self.labels, binding=True,
-                                        memory=memory))
+        shared = self._shared(batch, self.arenas, binding=True)
+        try:
+            for slot, size in declared.slots.items():
+                shared.memory[slot] = self.ops.empty((size,), self.activation_dtype)
+            self.batch = batch
+            self.x = self.ops.zeros((batch, *self.in_shape), self.activation_dtype)
+            self.labels = shared.labels = self.ops.zeros((batch,), np.int32)
+            self._setup(batch, shared)
+        except MemoryFull as full:
+            raise RunError(_too_large(batch, declared, shared, full)) from None
 
     def resize(self, batch: int) -> None:
         """New buffers for another batch size; weights, states and clock stay. Contents of the old
@@ -130,3 +134,15 @@ class Net:
             "  ".join(f"{text:<{w}}" if i < 3 else f"{text:>{w}}"
                       for i, (text, w) in enumerate(zip(row, widths))).rstrip()
             for row in rows)
+
+
+def _too_large(batch: int, declared: Shared, made: Shared, full: MemoryFull) -> str:
+    """What a batch needs, what there was for it, and the batch that would fit into nine tenths of
+    that: convolutions have workspaces besides."""
+    size = np.dtype(declared.dtype).itemsize
+    needed = declared.bytes + size * sum(declared.slots.values())
+    room = full.free + made.bytes + size * sum(slot.size for slot in made.memory.values())
+    fits = int(0.9 * room / needed * batch)
+    remedy = f"--batch {fits} would fit" if fits else "not even one image fits"
+    return (f"batch {batch}: device {full.name} needs {needed / 1e6:,.0f} MB for activations, and "
+            f"{room / 1e6:,.0f} MB were free; {remedy}")

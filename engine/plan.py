@@ -102,6 +102,7 @@ class Shared:
     binding: bool = False  # False: the first run, which only declares
     input_gradient: bool = False
     dropouts: int = 0
+    bytes: int = 0  # of the buffers so far; slots aside
     slots: dict[tuple[int, int], int] = field(default_factory=dict)  # (level, 0 | 1): elements
     memory: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
@@ -148,9 +149,11 @@ class Plan:
 
     def buffer(self, shape: tuple[int, ...], dtype=None):
         """(N, *shape), the layer's own from forward to backward."""
-        if not self.shared.binding:
-            return None
-        return self.ops.empty((self.batch, *shape), dtype or self.shared.dtype)
+        shape, dtype, array = (self.batch, *shape), dtype or self.shared.dtype, None
+        if self.shared.binding:
+            array = self.ops.empty(shape, dtype)
+        self.shared.bytes += prod(shape) * np.dtype(dtype).itemsize
+        return array
 
     def output(self, shape: tuple[int, ...]):
         """(N, *shape) for the layer's y or z: valid until the next layer has used it where that

@@ -116,6 +116,17 @@ def epoch_ends(s: Settings, images: int) -> Iterator[int]:
         yield end
 
 
+def one_step(net: Net, feed: Feed, optimizer, rates) -> None:
+    """A training step: a batch, forward, loss, backward, update. rates: of these steps, on the
+    device. Nothing is read back, so that a device may record a step and replay it."""
+    feed.train_batch()
+    net.forward(train=True)
+    net.evaluate_loss()
+    net.backward()
+    optimizer.step()
+    net.ops.advance(net.clock, rates)
+
+
 def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past,
           asked: Signals) -> bool:
     """The loop, from `past` to the last step: True when it is done, False when it was stopped.
@@ -142,14 +153,10 @@ def train(s: Settings, net: Net, feed: Feed, optimizer, folder: Path, past: Past
             first = int(past.clock[STEP])
             table = rates(s.policy, first, end - first + 1)
             device_table = feed.start(past.clock, first, end, table)
+            step = ops.captured(lambda: one_step(net, feed, optimizer, device_table))
             start = looked = time.perf_counter()
-            for step in range(first, end):
-                feed.train_batch()
-                net.forward(train=True)
-                net.evaluate_loss()
-                net.backward()
-                optimizer.step()
-                ops.advance(net.clock, device_table)
+            for _ in range(first, end):
+                step()
                 if asked.stop():
                     break
                 if asked.save:
@@ -257,6 +264,7 @@ def resumed_run(s: Settings, origins: dict, data, ops, folder: Path, record: dic
             saved = checkpoint.read(folder, say)
             checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
             checkpoint.restore(saved, net, optimizer)
+            ops.prefer(saved.plans)
             checkpoint.set_aside(folder, saved)
             ends = epoch_ends(s, feed.train.count)
             past = Past.from_dict(runs.need_progress(saved.progress, saved.step, ends, saved.path))
@@ -340,7 +348,7 @@ def resume(args) -> None:
                if getattr(args, name) is not None}
     if "data_dir" in changed:
         changed["data_dir"] = options.absolute(changed["data_dir"])
-    if args.device == "numpy":
+    if args.device in ("numpy", "cuda"):
         changed.setdefault("threads", None)  # those of another device
     s = Settings.from_dict(record["settings"] | changed,
                            folder / (runs.SEEDS if several else runs.RUN), KNOWN)
@@ -349,7 +357,7 @@ def resume(args) -> None:
         say(f"{folder} is complete; to train longer start a new run with more --epochs")
         say(last_line(record["result"]))
         return
-    ops = ops_for(s.device, s.threads, s.precision)
+    ops = ops_for(s.device, s.threads, s.precision, s.guard, not s.nondeterministic)
     s = replace(s, threads=ops.threads)
     data = load_data(s.data, s.data_dir, s.limit, size=NETS[s.net].in_shape, report=mutter)
     origins = {**record["origins"], **dict.fromkeys(changed, "command line")}
@@ -375,7 +383,8 @@ def run(argv: list[str] | None) -> int:
         options.check_resume(args)
         resume(args)
         return 0
-    ops = ops_for(args.device or "auto", args.threads, args.precision or "fp32")
+    ops = ops_for(args.device or "auto", args.threads, args.precision or "fp32",
+                  bool(args.guard), not args.nondeterministic)
     model = NETS[args.net or options.DEFAULTS["net"]]
     if args.summary:
         say(summary(args, model, ops))

@@ -3,8 +3,8 @@
     ops = kernels.ops_for("auto")       # the fastest device that works here; ops.why says why
     ops = kernels.ops_for("cpu", threads=2)
 
-Devices: cpu (our own OpenMP kernels, and oneDNN's for what those leave over), numpy (the reference;
-runs wherever Python does).
+Devices: cuda (our own CUDA kernels, and cuDNN's convolutions), cpu (our own OpenMP kernels, and
+oneDNN's for what those leave over), numpy (the reference; runs wherever Python does).
 
 Read next: kernels/reference.py, the definition of every operation.
 """
@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import difflib
 
+from kernels.errors import DeviceError
+
+__all__ = ["DEVICES", "MOST_THREADS", "DeviceError", "ops_for"]
 DEVICES = ("auto", "cuda", "cpu", "numpy")
 MOST_THREADS = 1024                 # OpenMP ends the process, without an error, at far more
 
 
-class DeviceError(ValueError):
-    """A device that doesn't exist or can't be used on this machine; one line with the remedy."""
-
-
-def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp32"):
+def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp32",
+            guard: bool = False, deterministic: bool = True, finer: bool = False):
     """The operations of device `name`, with `threads` CPU threads (None: the count stands, which is
     OpenMP's own until one is asked for). It must be able to compute in `precision`.
+
+    guard: every array between red zones, every operation watched (guard.py). deterministic: device
+    cuda computes the same bits in every run. finer: fp32 will do where a device has no tf32.
 
     `ops.why` is one line for the user: which device this is, and why. Nothing of a device is
     imported before it is asked for. Raises DeviceError.
@@ -35,33 +38,58 @@ def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise DeviceError(f"threads {threads} is not a number of CPU threads in "
                           f"1 .. {MOST_THREADS}")
-    ops = _ops_for(name, threads)
-    if precision not in ops.precisions:
+    ops = _ops_for(name, threads, precision, deterministic, guard)
+    fits = precision in ops.precisions or (finer and precision == "tf32")
+    if not fits:
         from kernels.reference import NumpyOps
 
         elsewhere = ", or device numpy" if precision in NumpyOps.precisions else ""
         raise DeviceError(f"precision {precision}: device {ops.name} computes in "
                           f"{', '.join(ops.precisions)} ({ops.description}); use fp32{elsewhere}")
+    if guard:
+        from kernels.guard import Guarded
+
+        return Guarded(ops)
     return ops
 
 
-def _ops_for(name: str, threads: int | None):
-    if name == "cuda":
-        raise DeviceError("device cuda: this build has no CUDA device; use cpu, numpy or auto")
+def _ops_for(name: str, threads: int | None, precision: str, deterministic: bool, guard: bool):
     if name == "numpy":
         return _numpy_ops(threads, "device numpy: asked for")
+    without = ""  # why auto does not take the GPU
+    if name in ("cuda", "auto"):
+        from kernels import cuda
+
+        lack = cuda.missing()
+        if name == "cuda":
+            if lack:
+                raise DeviceError(f"device cuda: {lack}")
+            if threads is not None:
+                raise DeviceError(f"threads {threads}: device cuda has no CPU threads; leave them "
+                                  "out, or use device cpu")
+        if lack is None and threads is None:
+            from kernels.cuda.ops import CudaOps
+
+            ops = CudaOps(precision, deterministic, pool=not guard)
+            ops.why = "device cuda: " + ("asked for" if name == "cuda" else "there is a GPU")
+            return ops
+        if lack is None:
+            without = "CPU threads were asked for; "
+        elif cuda.has_driver():
+            without = f"there is a GPU driver, but for device cuda {lack}; "
     try:
         from kernels.cpu.ops import CpuOps
     except ImportError as error:
         if name == "cpu":
             remedy = getattr(error, "remedy", "use numpy")
             raise DeviceError(f"device cpu: {error}; {remedy}") from error
-        ops = _numpy_ops(None, f"device numpy: {error}")
+        ops = _numpy_ops(None, f"device numpy: {without}{error}")
         if threads is not None:
             ops.why += "; threads are then chosen by NumPy's BLAS"
         return ops
     ops = CpuOps(threads=threads)
-    ops.why = "device cpu: asked for" if name == "cpu" else "device cpu: the native extension loads"
+    ops.why = "device cpu: " + ("asked for" if name == "cpu" else
+                                f"{without}the native extension loads")
     return ops
 
 

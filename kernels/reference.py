@@ -98,6 +98,15 @@ class NumpyOps:
         """How each convolution so far was computed, by its shapes, on a device that chooses."""
         return {}
 
+    def prefer(self, plans: dict[str, str]) -> None:
+        """Compute convolutions as `plans()` of another run said, on a device that chooses by time:
+        so a run goes on with the same bits."""
+
+    def captured(self, step):
+        """A function that does what `step()` does, which must be the same work on the same arrays
+        every time: a device may record it once and replay it."""
+        return step
+
     # -- memory -----------------------------------------------------------------------------------
 
     def empty(self, shape, dtype=np.float32) -> np.ndarray:

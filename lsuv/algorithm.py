@@ -46,8 +46,8 @@ NORMALISE = tuple(WHAT)
 TOLERANCE, MAX_ITER = 0.05, 100
 
 # Below this share of its squared mean, a variance is the rounding of the activations, not a signal.
-# In bfloat16, with a unit u in the last place, rounding makes up to u^2 / 12; u = 2^-7.
-NOISE = {"fp32": 1e-12, "bf16": 2.0 ** -14}
+# Rounding to a unit u in the last place makes up to u^2 / 12; bfloat16 has u = 2^-7, TF32 2^-10.
+NOISE = {"fp32": 1e-12, "tf32": 2.0 ** -20, "bf16": 2.0 ** -14}
 
 
 class LsuvError(RunError):

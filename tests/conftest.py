@@ -5,11 +5,16 @@ compared with the reference in float64 by `assert_close(op, got, want)`, with th
 TOLERANCE gives that operation, for inputs of order one. In bfloat16 both round a result of almost
 the same float32 value once, so that they may be a unit apart: up to 2^-7 of it.
 
+`double` puts the double of a GPU (tests/cuda/double) on Python's path, and `cuda_ops` is device cuda
+on it.
+
 `python -m pytest --full` runs the full-length versions of the tests that are cut short otherwise:
 `often(short, full)` is how many times they try.
 """
 
+import sys
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,3 +128,25 @@ def assert_close(op: str, got, want) -> None:
         got, want = got.astype(np.float32), want.astype(np.float32)
         rtol = 2.0 ** -7 if rtol or atol else 0
     np.testing.assert_allclose(got, want, rtol=rtol, atol=atol, err_msg=op)
+
+
+DOUBLE = Path(__file__).parent / "cuda" / "double"
+
+
+@pytest.fixture(scope="session")
+def double():
+    """From now on `import cupy, cudnn` give the doubles -> the memory and queue of cupy's."""
+    if "cupy" not in sys.modules:
+        sys.path.insert(0, str(DOUBLE))
+    import cupy
+
+    assert Path(cupy.__file__).is_relative_to(DOUBLE), "the real CuPy has been imported"
+    return cupy._double
+
+
+@pytest.fixture(scope="session")
+def cuda_ops(double):
+    """Device cuda on the double."""
+    from kernels.cuda.ops import CudaOps
+
+    return CudaOps()

@@ -16,8 +16,8 @@ from kernels.reference import NumpyOps
 REFERENCE = NumpyOps()
 
 # tests/test_reference.py has them
-HELPERS = {"empty", "zeros", "asarray", "constant", "tohost", "synchronize",
-           "plans"}
+HELPERS = {"empty", "zeros", "asarray", "constant", "tohost", "synchronize", "plans", "prefer",
+           "captured"}
 OPERATIONS = [name for name, _ in inspect.getmembers(NumpyOps, inspect.isfunction)
               if not name.startswith("_") and name not in HELPERS]
 WIDE = {"clock", "segments", "rates"}  # float64 on every device

@@ -10,9 +10,10 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMMANDS = {"engine/train.py", "engine/evaluate.py", "engine/export.py", "engine/__init__.py",
             "lsuv/__main__.py"}
-SAME = {"kernels.philox", "kernels.clock"}  # pure NumPy, the same on every device: no hardware
+SAME = {"kernels.philox", "kernels.clock", "kernels.errors"}  # the same on every device
 MAY = {
     "kernels": {"numpy", "ml_dtypes", "kernels"},
+    "kernels/cuda": {"cupy", "cupy_backends", "cudnn"},  # besides
     "engine": {"numpy", "safetensors", "pooch", "PIL", "rich", "engine"} | SAME,
     "lsuv": {"numpy", "engine", "lsuv"} | SAME,
     "models": {"engine", "models"},
@@ -41,6 +42,8 @@ def test_rooms_import_only_what_their_floor_allows():
             for name in imports(path):
                 top = name.split(".")[0]
                 fine = top in sys.stdlib_module_names or top in allowed or name in allowed
+                fine |= path.is_relative_to(ROOT / "kernels/cuda") and top in MAY["kernels/cuda"]
+                fine |= room == "kernels/cuda" and top in MAY["kernels"]
                 assert fine, f"{path.relative_to(ROOT)} imports {name}"
                 checked += 1
     assert checked > 50

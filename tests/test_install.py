@@ -12,6 +12,7 @@ import sys
 import pytest
 
 import kernels
+import kernels.cuda
 
 BUILDS = (sys.platform, platform.machine()) == ("linux", "x86_64") and shutil.which("c++")
 PREVENT = """
@@ -39,9 +40,13 @@ def test_without_the_extension_a_run_goes_on_numpy_and_says_so(tmp_path):
     assert "device numpy  data synthetic" in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.skipif(kernels.cuda.has_driver(), reason="there is a GPU's driver")
 def test_the_cuda_device_is_refused_in_one_line():
-    with pytest.raises(kernels.DeviceError, match="no CUDA device; use cpu, numpy or auto"):
+    with pytest.raises(kernels.DeviceError) as caught:
         kernels.ops_for("cuda")
+    words = str(caught.value)
+    assert words.startswith("device cuda: missing: ") and "NVIDIA driver" in words
+    assert "\n" not in words and "a driver comes with the GPU's system" in words
 
 
 def test_importing_a_room_loads_no_device():
@@ -63,3 +68,12 @@ def test_every_package_is_in_the_distribution():
                ("engine", "kernels", "lsuv", "models", "bench")
                for p in (root / room).rglob("*.py")}
     assert folders <= packages
+
+
+def test_the_cuda_kernels_are_in_the_distribution():
+    import tomllib
+
+    root = pathlib.Path(__file__).resolve().parent.parent
+    data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    held = {path for pattern in data["kernels.cuda"] for path in root.glob(f"kernels/cuda/{pattern}")}
+    assert held == {p for p in (root / "kernels/cuda").iterdir() if p.suffix in (".cu", ".cuh")}
