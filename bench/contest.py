@@ -151,12 +151,15 @@ def serve(pipe, kind: str, entry: Setting | Entry, options: dict) -> None:
         pipe.send((False, f"{type(error).__name__}: {line[0] if line else ''}"))
 
 
-def mean_seconds(call, times: int) -> float:
-    """Seconds of a call, the mean over `times`, after one not timed."""
+def mean_seconds(call, times: int, synchronize=lambda: None) -> float:
+    """Seconds of a call, the mean over `times`, after one not timed. synchronize: waits for a
+    device that has not finished when a call returns."""
     call()
+    synchronize()
     start = time.perf_counter()
     for _ in range(times):
         call()
+    synchronize()
     return (time.perf_counter() - start) / times
 
 

@@ -118,6 +118,7 @@ def lsuv_row(ops, name: str, data, repeats: int) -> dict:
     for _ in range(1 + repeats):
         start = time.perf_counter()
         report = initialise(net, "lsuv", feed.first_batches(), 0, act)
+        ops.synchronize()
         times.append(time.perf_counter() - start)
     return {"name": "ours", "what": f"{name} LSUV, {data.name}", "seconds":
             statistics.median(times[1:]), "ratio": 1.0,

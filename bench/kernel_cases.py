@@ -120,6 +120,7 @@ def cases(small: bool = False) -> list[Case]:
         *average(imagenet, 14, 512, 5, 3), *average(imagenet, 7, 1024, 7, 7),
         *lrn((imagenet, 27, 27, 96)), *concat((imagenet, 28, 28, 256), 64, 128),
         *maxout_pool(N, 32, 48, 2, 2, 2), *maxout_pool(mnist, 28, 16, 2, 4, 2),
+        *maxout_pool(N, 32, 48, 2, 2, 2, drop=True),
         *elementwise((N, 32, 32, 32)), *dropout((N, 16, 16, 48)),
         *batchnorm((N, 32, 32, 32)), *loss(N, 10),
         variance((N, 32, 32, 64), 2), variance((N, 8, 8, 256), 2),
@@ -217,26 +218,28 @@ def concat(shape: tuple[int, ...], first: int, C: int) -> list[Case]:
             "dy": randn(*shape), "dx": Out(part), "first": first})]
 
 
-def maxout_pool(N: int, size: int, C: int, P: int, window: int, stride: int) -> list[Case]:
+def maxout_pool(N: int, size: int, C: int, P: int, window: int, stride: int,
+                drop: bool = False) -> list[Case]:
+    """drop: with the dropout behind it."""
     wide, out = (N, size, size, P * C), -(-(size - window) // stride) + 1
-    thin = (N, out, out, C)
+    thin, name = (N, out, out, C), "maxout_pool_dropout" if drop else "maxout_pool"
     text = f"{times(*wide)}, {P} pieces, {window}x{window} by {stride}"
 
     def forward():
+        more = {"drop": 0.2, "seed": SEED, "layer": 2, "clock": clock()} if drop else {}
         return {"x": randn(*wide), "y": Out(thin), "which": Out(thin, np.uint8), "pieces": P,
-                "size": window, "stride": stride}
+                "size": window, "stride": stride, **more}
 
-    return [
-        Case("maxout_pool_forward", text, forward),
-        Case("maxout_pool_backward", text,
-             lambda: backward("maxout_pool", forward(), thin, wide))]
+    return [Case(f"{name}_forward", text, forward),
+            Case(f"{name}_backward", text, lambda: backward(name, forward(), thin, wide))]
 
 
 def backward(name: str, forward: dict, thin, wide) -> dict:
     """The backward's arguments, with the winners that the forward has on its x."""
     x, y, which, *options = (v.array() if isinstance(v, Out) else v for v in forward.values())
     getattr(REFERENCE, f"{name}_forward")(x, y, which, *options)
-    named = {key: forward[key] for key in ("pieces", "size", "stride", "pad") if key in forward}
+    named = {key: forward[key] for key in ("pieces", "size", "stride", "pad", "drop")
+             if key in forward}
     return {"dy": randn(*thin), "which": which, "dx": Out(wide), **named, "x": x}
 
 
@@ -365,4 +368,5 @@ def optimisation(biases: int, size: int) -> list[Case]:
         Case("sgd_step", str(size), step("v", momentum=0.9, decay=5e-4)),
         Case("rmsprop_step", str(size), step("s", rho=0.9, delta=1e-8, decay=5e-4)),
         Case("advance", "391 rates",
-             lambda: {"clock": clock(), "rates": np.linspace(0.01, 0, 391)})]
+             lambda: {"clock": clock(), "rates": np.linspace(0.01, 0, 391)}),
+        Case("latch", "2 clocks", lambda: {"own": clock(), "clock": clock()})]

@@ -23,6 +23,7 @@ from engine.layers import Conv
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import optimizer_of
+from engine.train import one_step
 from kernels import ops_for
 from kernels.clock import FINITE, LOSS
 from lsuv.fillers import fill
@@ -52,15 +53,12 @@ class Step:
         self.rates = self.feed.start(clock, self.done, self.done + steps, np.full(steps + 1, rate))
         self.done += steps
 
-    def __call__(self) -> float:
-        net = self.net
-        self.feed.train_batch()
-        net.forward(train=True)
-        net.evaluate_loss()
-        net.backward()
-        self.optimizer.step()
-        net.ops.advance(net.clock, self.rates)
-        return float(net.clock[LOSS])
+    def __call__(self) -> None:
+        one_step(self.net, self.feed, self.optimizer, self.rates)
+
+    def loss(self) -> float:
+        """Of the last step, for which it waits."""
+        return float(read_clock(self.net)[LOSS])
 
 
 def check(ops, entry: Entry) -> None:
@@ -77,7 +75,8 @@ def check(ops, entry: Entry) -> None:
     for step in (ours, reference):
         step.start(steps, rate=1e-3)
     for number in range(steps):
-        found, wanted = ours(), reference()
+        ours(), reference()
+        found, wanted = ours.loss(), reference.loss()
         if not abs(found - wanted) < tolerance:
             raise RunError(f"step {number}: the loss is {found:.5f} on device {ops.name} and "
                            f"{wanted:.5f} on the reference; a wrong kernel is not timed, run "
@@ -118,8 +117,8 @@ class Ours:
     def train(self, steps: int) -> float:
         """Seconds of a training step, the mean over `steps`, after one that is not timed."""
         self.step.start(1 + steps)
-        seconds = mean_seconds(self.step, steps)
-        if not self.step.net.clock[FINITE]:
+        seconds = mean_seconds(self.step, steps, self.ops.synchronize)
+        if not read_clock(self.step.net)[FINITE]:
             raise RunError("the loss is not finite; such a step updates nothing, so it says "
                            "nothing; give another --act")
         return seconds
@@ -136,7 +135,7 @@ class Ours:
 
     def test(self, steps: int) -> float:
         """Seconds of a batch's scores, likewise."""
-        return mean_seconds(self.test_batch, steps)
+        return mean_seconds(self.test_batch, steps, self.ops.synchronize)
 
     def profile(self, steps: int) -> dict[str, tuple[float, float, float]]:
         """{op: (seconds, floating-point operations, bytes)} of one training step, by op."""
@@ -176,7 +175,7 @@ class Between:
 
 
 class Stopwatch(Between):
-    """Every call is timed."""
+    """Every call is timed, until the device has done what it asks for."""
 
     def __init__(self, ops):
         super().__init__(ops)
@@ -185,6 +184,7 @@ class Stopwatch(Between):
     def passed(self, name: str, call, *arguments):
         start = time.perf_counter()
         result = call(*arguments)
+        self.ops.synchronize()
         self.seconds[name] += time.perf_counter() - start
         self.bytes[name] += moved(name, arguments)
         return result
@@ -197,7 +197,7 @@ def moved(name: str, arguments) -> int:
         return x.nbytes + x.size  # floats out, bytes in
     if name.startswith("concat"):
         return 2 * min(arguments[0].nbytes, arguments[1].nbytes)  # of the whole only the part
-    return sum(a.nbytes for a in arguments if isinstance(a, np.ndarray))
+    return sum(a.nbytes for a in arguments if hasattr(a, "nbytes") and not isinstance(a, type))
 
 
 class Recorder(Between):
@@ -233,7 +233,7 @@ class Convolutions:
 
     def train(self, steps: int) -> float:
         """Seconds of a step's convolutions, the mean over `steps`, after one not timed."""
-        return mean_seconds(self.pass_over, steps)
+        return mean_seconds(self.pass_over, steps, self.ops.ops.synchronize)
 
     def pass_over(self) -> None:
         for call, arguments in self.calls:
@@ -255,22 +255,25 @@ def ceilings(ops, precision: str, threads: int) -> dict[str, float]:
 
     x, y = (made(size, size, dtype=narrow) for _ in range(2))
     W, b = made(size, size), made(size)
-    product = fastest(lambda: ops.linear_forward(x, W, b, y))
+    product = fastest(lambda: ops.linear_forward(x, W, b, y), ops.synchronize)
     images, out = made(32, 16, 16, 128, dtype=narrow), made(32, 16, 16, 256, dtype=narrow)
     filters, bias = made(256, 3, 3, 128), made(256)
-    filtered = fastest(lambda: ops.conv_forward(images, filters, bias, out, 1, 1, 1))
+    filtered = fastest(lambda: ops.conv_forward(images, filters, bias, out, 1, 1, 1),
+                       ops.synchronize)
     return {"product_gflops": 2 * size**3 / product / 1e9,
             "convolution_gflops": 2 * out.size * 9 * 128 / filtered / 1e9,
             "copy_gbs": 2 * COPIED / copy_seconds(threads) / 1e9}
 
 
-def fastest(call) -> float:
-    """Seconds of the fastest of ten calls, after one not timed."""
+def fastest(call, synchronize=lambda: None) -> float:
+    """Seconds of the fastest of ten calls, each with the wait for it, after one not timed."""
     call()
+    synchronize()
     times = []
     for _ in range(10):
         start = time.perf_counter()
         call()
+        synchronize()
         times.append(time.perf_counter() - start)
     return min(times)
 

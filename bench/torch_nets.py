@@ -119,11 +119,10 @@ def peer(layer: Layer, shape: tuple[int, ...],
         return [*flat, decayed(nn.Linear(prod(shape), layer.outputs), layer)], (layer.outputs,)
     if isinstance(layer, Maxout):
         found, shape = [TorchMaxout(layer.pieces, way)], (*shape[:-1], shape[-1] // layer.pieces)
-        if pool := getattr(layer, "pool", None):  # a maxout that also pools and drops out
-            more, shape = pooling(pool, getattr(layer, "stride", None) or pool, shape)
+        if layer.pool:
+            more, shape = pooling(layer.pool, layer.stride, shape)
             found += more
-        drop = getattr(layer, "drop", 0)
-        return [*found, *([nn.Dropout(drop)] if drop else [])], shape
+        return [*found, *([nn.Dropout(layer.drop)] if layer.drop else [])], shape
     if isinstance(layer, MaxPool):
         return pooling(layer.size, layer.stride, shape, layer.pad)
     if isinstance(layer, AvgPool):

@@ -7,8 +7,8 @@ graph that was made before. What it draws, a dropout's mask or a matrix, has PyT
 numbers; its maxima keep no winner, which its maxout's backward finds again.
 
 Operations without a counterpart are left out: the running sums of batch normalisation (part of
-PyTorch's forward), the one-against-all hinge, gather, advance, and in bf16 optimizers of float32
-weights with bfloat16 gradients and local response normalisation.
+PyTorch's forward), the one-against-all hinge, gather, advance, latch, and in bf16 optimizers of
+float32 weights with bfloat16 gradients and local response normalisation.
 
 Read next: bench/contest.py, which asks the contestants in turn.
 """
@@ -156,6 +156,19 @@ def maxout_pool_backward(g):
         return functional.max_pool2d(largest(x, g["pieces"]), g["size"], g["stride"],
                                      ceil_mode=True)
     return Made(gradient(pooled, g["x"], g["dy"]), "dx")
+
+
+def maxout_pool_dropout_forward(g):
+    call = maxout_pool_forward(g).call
+    return Made(lambda: functional.dropout(call(), g["drop"], training=True), "y")
+
+
+def maxout_pool_dropout_backward(g):
+    """Through a mask of PyTorch's own, which its graph keeps."""
+    def dropped(x):
+        y = functional.max_pool2d(largest(x, g["pieces"]), g["size"], g["stride"], ceil_mode=True)
+        return functional.dropout(y, g["drop"], training=True)
+    return Made(gradient(dropped, g["x"], g["dy"]), "dx")
 
 
 def averages(g):
@@ -332,7 +345,8 @@ COUNTERPARTS = {make.__name__: make for make in (
     conv_forward, conv_backward_data, conv_backward_filter,
     linear_forward, linear_backward_data, linear_backward_filter,
     maxout_forward, maxout_backward, maxpool_forward, maxpool_backward,
-    maxout_pool_forward, maxout_pool_backward, avgpool_forward, avgpool_backward,
+    maxout_pool_forward, maxout_pool_backward,
+    maxout_pool_dropout_forward, maxout_pool_dropout_backward, avgpool_forward, avgpool_backward,
     lrn_forward, lrn_backward, concat_forward, concat_backward,
     leaky_forward, leaky_backward, tanh_forward, tanh_backward, sigmoid_forward, sigmoid_backward,
     dropout_forward, dropout_backward, add,

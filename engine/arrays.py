@@ -102,7 +102,7 @@ def scores(net, images: np.ndarray) -> np.ndarray:
         part = images[first : first + net.batch]
         padded = np.zeros((net.batch, *net.in_shape), net.dtype)
         padded[: len(part)] = part
-        net.x[...] = net.ops.asarray(padded)
+        net.x[...] = net.ops.asarray(padded.astype(net.activation_dtype, copy=False))
         rows = slice(first, first + len(part))
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             out[rows] = net.ops.tohost(net.forward(train=False))[: len(part)]
@@ -115,7 +115,8 @@ def scores(net, images: np.ndarray) -> np.ndarray:
 
 def put(net, images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> None:
     """Images `rows` and their labels into the net's input buffers."""
-    net.x[...] = net.ops.asarray(np.ascontiguousarray(images[rows], net.dtype))
+    given = np.ascontiguousarray(images[rows], net.dtype)
+    net.x[...] = net.ops.asarray(given.astype(net.activation_dtype, copy=False))
     net.labels[...] = net.ops.asarray(np.ascontiguousarray(labels[rows], np.int32))
 
 

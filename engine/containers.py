@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from engine.errors import InputError
 from engine.layers import Layer
 from engine.plan import Lane
-from kernels.clock import FINITE, new_clock
+from kernels.clock import new_clock
 
 STOP = object()
 
@@ -217,10 +217,8 @@ class Head(Chain):
         return x
 
     def backward(self, dy, after=None):
-        finite = slice(FINITE, FINITE + 1)
-        self.own_clock[finite] = 1
         self.loss.forward(self.scores, self.labels)
-        self.clock[finite] *= self.own_clock[finite]
+        self.ops.latch(self.own_clock, self.clock)
         inner = super().backward(self.loss.backward(self.weight), after)
         if self.dx is None:
             return None

@@ -95,7 +95,8 @@ def linear(graph: Graph, layer: Linear, x: str, shape) -> str:
 
 
 def maxout(graph: Graph, layer: Maxout, x: str, shape) -> str:
-    """Pieces lie one behind the other on the channels, so they are equal parts of them."""
+    """Pieces lie one behind the other on the channels, so they are equal parts of them. What the
+    layer drops, it drops in training alone."""
     pieces = [f"{layer.name}.piece{p}" for p in range(layer.pieces)]
     graph.node("Split", [x], *pieces, axis=1)
     if not layer.pool:

@@ -135,14 +135,19 @@ class Maxout(Layer):
 
     Keeps which piece won (a byte), not its input. The bias gradient stays with the convolution's
     filter pass, which has the data in cache. With `pool`, the max pooling of MaxPool(pool, stride)
-    that follows is done in the same pass.
+    that follows is done in the same pass, and with `drop` the Dropout(drop) behind that, by the
+    mask that it would have.
     """
 
     keeps_input = False
 
     def __init__(self, pieces: int = 2, pool: int | None = None, stride: int | None = None,
-                 name: str | None = None):
+                 drop: float = 0.0, name: str | None = None):
+        if check_drop(drop) and not pool:
+            raise InputError(f"maxout with dropout {drop} and no pooling: put a Dropout({drop}) "
+                             "behind it")
         self.pieces, self.pool, self.stride, self.name = pieces, pool, stride or pool, name
+        self.drop = drop
 
     def setup(self, plan, in_shape):
         *space, channels = in_shape
@@ -152,25 +157,42 @@ class Maxout(Layer):
         if self.pool:
             space = pooled(plan.name, space, self.pool, self.stride)
         self.ops, out_shape = plan.ops, (*space, channels // self.pieces)
+        if self.drop:
+            self.clock, self.seed, self.number = plan.clock, plan.seed, plan.dropout_number()
         self.y = plan.buffer(out_shape)
         self.which = plan.buffer(out_shape, np.uint8)
         self.dx = plan.gradient(in_shape)
         return out_shape
 
     def forward(self, x, train):
-        if self.pool:
-            self.ops.maxout_pool_forward(x, self.y, self.which, self.pieces, self.pool, self.stride)
+        shape = self.pieces, self.pool, self.stride
+        if self.drop and train:
+            self.ops.maxout_pool_dropout_forward(x, self.y, self.which, *shape, self.drop,
+                                                 self.seed, self.number, self.clock)
+        elif self.pool:
+            self.ops.maxout_pool_forward(x, self.y, self.which, *shape)
         else:
             self.ops.maxout_forward(x, self.y, self.which, self.pieces)
         return self.y
 
     def backward(self, dy):
-        if self.dx is not None and self.pool:
-            self.ops.maxout_pool_backward(dy, self.which, self.dx, self.pieces, self.pool,
-                                          self.stride)
-        elif self.dx is not None:
+        if self.dx is None:
+            return None
+        shape = self.pieces, self.pool, self.stride
+        if self.drop:
+            self.ops.maxout_pool_dropout_backward(dy, self.which, self.dx, *shape, self.drop)
+        elif self.pool:
+            self.ops.maxout_pool_backward(dy, self.which, self.dx, *shape)
+        else:
             self.ops.maxout_backward(dy, self.which, self.dx, self.pieces)
         return self.dx
+
+
+def check_drop(drop: float) -> float:
+    """A probability to drop as it is. InputError if it is none."""
+    if not 0 <= drop < 1:
+        raise InputError(f"dropout {drop}: the probability to drop must lie in [0, 1)")
+    return drop
 
 
 def pooled(name: str, space, size: int, stride: int, pad: int = 0) -> tuple[int, int]:
@@ -339,9 +361,7 @@ class Dropout(Layer):
     nothing is stored (Srivastava et al. 2014, inverted as in Caffe)."""
 
     def __init__(self, drop: float, name: str | None = None):
-        if not 0 <= drop < 1:
-            raise InputError(f"dropout {drop}: the probability to drop must lie in [0, 1)")
-        self.drop, self.name = drop, name
+        self.drop, self.name = check_drop(drop), name
 
     def setup(self, plan, in_shape):
         self.ops, self.clock, self.seed = plan.ops, plan.clock, plan.seed

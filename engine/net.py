@@ -105,7 +105,7 @@ class Net:
         return self.arenas.gradients
 
     @property
-    def segments(self) -> np.ndarray:
+    def segments(self):
         return self.arenas.segments
 
     @property

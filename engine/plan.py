@@ -64,7 +64,8 @@ class Arenas:
                     places[p.name] = end
                     end += -(-prod(p.shape) // ALIGN) * ALIGN
             segments.append((start, end, *kind))
-        self.segments = np.array(segments, np.float64).reshape(-1, 4)  # start, stop, rate, decay
+        table = np.array(segments, np.float64).reshape(-1, 4)  # start, stop, rate, decay
+        self.segments = self.ops.constant(table)
         self.weights = self.ops.zeros((end,), self.dtype)
         self.gradients = self.ops.zeros((end,), self.gradient_dtype)
         for p in self.params.values():

@@ -13,6 +13,10 @@ hold for all of them:
   larger than every number, and the first NaN wins, as in NumPy's max and argmax.
 * A label of -1 marks a padding row: it counts in no loss and no sum, and has no gradient.
 * `clock` is the small array of kernels/clock.py.
+* Outside this room nobody relies on NumPy: an array of a device has shape, dtype, ndim, size,
+  itemsize, nbytes and a length, basic slices that are views, reshape and copy; a slice can be set
+  to an array of its dtype or a number, and be multiplied in place by a float. `tohost` does the
+  rest.
 
 The methods here work in any float dtype, taken from their arrays; gradient checks run in float64.
 Activations, their gradients and those of the parameters may be bfloat16 (`--precision bf16`) beside
@@ -43,6 +47,7 @@ ALIGNMENT = 64                      # bytes: a cache line, and an AVX-512 regist
 COLUMN_BYTES = 32 << 20             # the windows of a convolution that are unfolded at one time
 TILE = 1 << 16                      # elements of a tile of `variance`: in float64 it fits the cache
 FARTHEST = 1 << 20                  # the widest stride and padding of a convolution
+DROPPED = 255                       # in `which`: the number of no winner
 
 
 def rounds(*results: str):
@@ -299,6 +304,30 @@ class NumpyOps:
             dx[places][..., p * C:(p + 1) * C] += np.where(won, dy[windows], 0)
 
     @rounds("y")
+    def maxout_pool_dropout_forward(self, x, y, which, pieces, size, stride, drop, seed, layer,
+                                    clock):
+        """Dropout of a max pooling of a maxout, in one: maxout_pool_forward, then dropout_forward.
+
+        Arguments and results as in those two, but which = 255 where the element was dropped, so
+        that backward draws no words: P * size^2 <= 255.
+        """
+        _check_maxout_pool("maxout_pool_dropout_forward", x, y, pieces, size, stride, DROPPED)
+        kept = _kept("maxout_pool_dropout_forward", y.size, drop, seed, layer, clock)
+        kept = kept.reshape(y.shape)
+        self.maxout_pool_forward(x, y, which, pieces, size, stride)
+        y[...] = np.where(kept, y * (1 / (1 - drop)), 0)
+        which[~kept] = DROPPED
+
+    @rounds("dx")
+    def maxout_pool_dropout_backward(self, dy, which, dx, pieces, size, stride, drop):
+        """Each dy that was not dropped, times 1 / (1 - drop), is added to the piece and place that
+        won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,P*C)."""
+        op = "maxout_pool_dropout_backward"
+        _check_maxout_pool(op, dx, dy, pieces, size, stride, DROPPED)
+        _check_drop(op, drop)
+        self.maxout_pool_backward(dy * (1 / (1 - drop)), which, dx, pieces, size, stride)
+
+    @rounds("y")
     def avgpool_forward(self, x, y, size, stride):
         """The mean of each size x size window.  x (N,H,W,C)  y (N,Ho,Wo,C).
 
@@ -406,7 +435,7 @@ class NumpyOps:
         clock[STEP], DROPOUT << 16 | layer) is less than floor(drop * 2**32). Nothing is stored.
         """
         _check("dropout_forward", y, x.shape)
-        kept = _kept(x.size, drop, seed, layer, clock).reshape(x.shape)
+        kept = _kept("dropout", x.size, drop, seed, layer, clock).reshape(x.shape)
         y[...] = np.where(kept, x * (1 / (1 - drop)), 0)
 
     def dropout_backward(self, dy, dx, drop, seed, layer, clock):
@@ -662,6 +691,12 @@ class NumpyOps:
         clock[STEP] = step
         clock[RATE] = rates[min(step - first, len(rates) - 1)]
 
+    def latch(self, own, clock):
+        """clock[FINITE] *= own[FINITE], then own[FINITE] = 1: the clock that a side exit's loss has
+        to itself latches the net's, and is clear for the next step."""
+        clock[FINITE] *= own[FINITE]
+        own[FINITE] = 1.0
+
 
 # -- memory and checks ----------------------------------------------------------------------------
 
@@ -744,12 +779,18 @@ def _pooled(length, size, stride, pad) -> int:
     return count - ((count - 1) * stride >= length + pad)
 
 
-def _check_maxout_pool(op, x, y, pieces, size, stride) -> None:
-    if not 1 <= pieces * size * size <= 256 or x.shape[-1] % pieces:
+def _check_maxout_pool(op, x, y, pieces, size, stride, most=256) -> None:
+    """most: numbers that a winner may have."""
+    if not 1 <= pieces * size * size <= most or x.shape[-1] % pieces:
         raise ValueError(f"{op}: {x.shape[-1]} channels, {pieces} pieces, a window of {size} x "
                          f"{size}: the pieces must divide the channels, and a byte must hold the "
-                         "winner's number")
+                         "winner's number" + ", and 255 marks what is dropped" * (most == DROPPED))
     _check_pool(op, x[..., :x.shape[-1] // pieces], y, size, stride, 0)
+
+
+def _check_drop(op, drop) -> None:
+    if not 0 <= drop < 1:
+        raise ValueError(f"{op}: {drop} is not a probability of dropping in [0, 1)")
 
 
 def _check_lrn(op, x, y, size, alpha, k) -> None:
@@ -849,10 +890,9 @@ def _channel_sums(x):
     return x.reshape(-1, x.shape[-1]).sum(axis=0, dtype=np.float64)
 
 
-def _kept(count, drop, seed, layer, clock):
+def _kept(op, count, drop, seed, layer, clock):
     """(count,) bool: dropout's mask."""
-    if not 0 <= drop < 1:
-        raise ValueError(f"dropout: {drop} is not a probability of dropping in [0, 1)")
+    _check_drop(op, drop)
     step = int(clock[STEP])
     bits = philox.words(seed, philox.DROPOUT, layer, step, 0, -(-count // 4)).reshape(-1)[:count]
     return bits >= np.uint32(math.floor(drop * 2.0 ** 32))

@@ -233,8 +233,8 @@ def _adjust(net, layer, probe, options) -> list[Row]:
             _fail(net, layer, variance, finished, options)
         for p, rows in enumerate(piece_rows(layer)):
             if not finished[p]:
-                factor = float(variance[p] ** -0.5)
-                layer.W[rows] *= factor
+                factor, piece = float(variance[p] ** -0.5), layer.W[rows]
+                piece *= factor
                 scale[p] *= factor
                 iterations[p] += 1
         new_mean, new_variance = probe()

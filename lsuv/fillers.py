@@ -103,7 +103,7 @@ def _orthonormal(net, layer, piece, init, key, gain):
     rows, cols = piece.shape[0], piece[0].size
     piece[...] = net.ops.orthonormal(rows, cols, key).reshape(piece.shape)
     if gain != 1.0:
-        piece *= gain
+        piece *= float(gain)
 
 
 def _independent(shape, init, seed, index, act, std):

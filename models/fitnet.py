@@ -32,8 +32,8 @@ def fitnet(groups: tuple[tuple[int, ...], ...], act: str, classes: int, dropout:
     residual: the output of every even convolution is summed with its input, before the activation;
     for maxout after it, which is the same, since max(a + x, b + x) = max(a, b) + x.
     """
-    net = drop(0.2, dropout)
-    size = 32
+    rate, size = 0.2 if dropout else 0.0, 32
+    net = dropped(rate)
     for g, widths in enumerate(groups, 1):
         for c, width in enumerate(widths, 1):
             conv, phi = unit(Conv, width, act, f"conv{g}{c}", norm)
@@ -41,12 +41,11 @@ def fitnet(groups: tuple[tuple[int, ...], ...], act: str, classes: int, dropout:
                 conv, phi = ([Residual(conv + phi)], []) if act == "maxout" else (
                     [Residual(conv)], phi)
             if c == len(widths):
-                phi = pooled(phi, 2 if g < len(groups) else size)
+                phi = pooled(phi, 2 if g < len(groups) else size, drop=rate)
             net += conv + phi
-        net += drop(0.2, dropout)
         size //= 2
     conv, phi = unit(Linear, 500, act, "ip1", norm)
-    return [*net, *conv, *phi, *drop(0.2, dropout), Linear(classes, name="clf")]
+    return [*net, *conv, *phi, *dropped(rate), Linear(classes, name="clf")]
 
 
 def unit(kind: type, width: int, act: str, name: str,
@@ -62,16 +61,17 @@ def unit(kind: type, width: int, act: str, name: str,
     return [linear, *before], [phi, *after]
 
 
-def pooled(phi: list[Layer], size: int, stride: int | None = None) -> list[Layer]:
-    """An activation and the max pooling behind it. A maxout does both in one pass, which spares
-    writing and reading what lies between them."""
+def pooled(phi: list[Layer], size: int, stride: int | None = None,
+           drop: float = 0.0) -> list[Layer]:
+    """An activation, the max pooling behind it, and the dropout behind that. A maxout does all in
+    one pass, which spares writing and reading what lies between them."""
     if phi and isinstance(phi[-1], Maxout):
-        return [*phi[:-1], Maxout(phi[-1].pieces, size, stride)]
-    return [*phi, MaxPool(size, stride)]
+        return [*phi[:-1], Maxout(phi[-1].pieces, size, stride, drop)]
+    return [*phi, MaxPool(size, stride), *dropped(drop)]
 
 
-def drop(probability: float, dropout: bool) -> list[Layer]:
-    return [Dropout(probability)] if dropout else []
+def dropped(drop: float) -> list[Layer]:
+    return [Dropout(drop)] if drop else []
 
 
 def fitnet1(act: str, classes: int, dropout: bool = True) -> list[Layer]:
@@ -104,9 +104,9 @@ def fitnet_mnist(act: str, classes: int, dropout: bool = True) -> list[Layer]:
 
     Biases are decayed here, as in the authors' file (it names no decay multiplier for them)."""
     net: list[Layer] = []
-    for g, (width, size) in enumerate(((16, 4), (16, 4), (12, 2)), 1):
+    for g, (width, size, drop) in enumerate(((16, 4, 0), (16, 4, 0), (12, 2, 0.3)), 1):
         for c in (1, 2):
             conv, phi = unit(Conv, width, act, f"conv{g}{c}", None)
             conv[0].bias_decay = 1.0
-            net += conv + (phi if c == 1 else pooled(phi, size, 2))
-    return [*net, *drop(0.3, dropout), Linear(classes, name="clf", bias_decay=1.0)]
+            net += conv + (phi if c == 1 else pooled(phi, size, 2, drop if dropout else 0))
+    return [*net, Linear(classes, name="clf", bias_decay=1.0)]

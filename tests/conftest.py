@@ -5,13 +5,14 @@ compared with the reference in float64 by `assert_close(op, got, want)`, with th
 TOLERANCE gives that operation, for inputs of order one. In bfloat16 both round a result of almost
 the same float32 value once, so that they may be a unit apart: up to 2^-7 of it.
 
-`double` puts the double of a GPU (tests/cuda/double) on Python's path, and `cuda_ops` is device cuda
-on it.
+`double` puts the double of a GPU (tests/cuda/double) on Python's path; `cuda_ops` is device cuda on
+it.
 
 `python -m pytest --full` runs the full-length versions of the tests that are cut short otherwise:
 `often(short, full)` is how many times they try.
 """
 
+import functools
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
-from kernels import DeviceError, ops_for
+from kernels import DeviceError, cuda, ops_for
 
 # (rtol, atol). Sums over many terms are allowed a few units of float32 rounding a term of the sum;
 # what only selects, copies or compares is exact.
@@ -43,6 +44,8 @@ TOLERANCE = {
     "concat_backward": (0, 0),
     "maxout_pool_forward": (0, 0),
     "maxout_pool_backward": (1e-6, 1e-6),
+    "maxout_pool_dropout_forward": (1e-6, 0),
+    "maxout_pool_dropout_backward": (1e-6, 1e-6),
     "leaky_forward": (1e-6, 1e-7),
     "leaky_backward": (1e-6, 1e-7),
     "tanh_forward": (2e-6, 1e-6),
@@ -68,6 +71,7 @@ TOLERANCE = {
     "sgd_step": (1e-5, 1e-6),
     "rmsprop_step": (1e-5, 1e-6),
     "advance": (0, 0),
+    "latch": (0, 0),
 }
 
 
@@ -104,6 +108,9 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     global _full
     _full = config.getoption("full")
+    # In the process of the tests there is either the double or a real GPU, which -m gpu asks for.
+    if config.getoption("markexpr") != "gpu":
+        cuda.missing = functools.wraps(cuda.missing.__wrapped__)(lambda: "tests have the double")
 
 
 def often(short: int, full: int) -> int:
@@ -138,6 +145,7 @@ def double():
     """From now on `import cupy, cudnn` give the doubles -> the memory and queue of cupy's."""
     if "cupy" not in sys.modules:
         sys.path.insert(0, str(DOUBLE))
+    import cudnn  # noqa: F401
     import cupy
 
     assert Path(cupy.__file__).is_relative_to(DOUBLE), "the real CuPy has been imported"

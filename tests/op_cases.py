@@ -20,7 +20,7 @@ HELPERS = {"empty", "zeros", "asarray", "constant", "tohost", "synchronize", "pl
            "captured"}
 OPERATIONS = [name for name, _ in inspect.getmembers(NumpyOps, inspect.isfunction)
               if not name.startswith("_") and name not in HELPERS]
-WIDE = {"clock", "segments", "rates"}  # float64 on every device
+WIDE = {"clock", "own", "segments", "rates"}  # float64 on every device
 # Bfloat16 where precision is bf16; `b` is one as an operand of `add`, not as a bias.
 NARROW = {"x", "y", "dx", "dy", "dW", "db", "g", "a", "scores", "dscores"}
 SEED = 2 ** 63 + 5
@@ -109,7 +109,8 @@ for N, H, W, C, size, stride, pad in [
     (5, 32, 32, 33, 2, 2, 0), (5, 32, 30, 17, 4, 2, 0), (3, 14, 15, 37, 3, 2, 0),
     (7, 9, 11, 5, 3, 1, 1), (3, 14, 15, 37, 3, 1, 1), (1, 1, 1, 1, 3, 1, 1), (2, 8, 9, 5, 3, 3, 1),
     (5, 32, 30, 17, 4, 2, 3), (2, 6, 7, 3, 16, 5, 15), (2, 5, 7, 18, 3, 2, 1),
-    (2, 7, 5, 3, 2, 2, 1),
+    (2, 7, 5, 3, 2, 2, 1), (3, 9, 11, 8, 2, 2, 0), (2, 9, 10, 16, 3, 2, 0), (2, 7, 9, 8, 3, 3, 1),
+    (2, 11, 13, 8, 6, 4, 3),
 ]:
     pooled = (N, caffe(H, size, stride, pad), caffe(W, size, stride, pad), C)
     options = (size, stride, pad)
@@ -122,6 +123,7 @@ for N, H, W, C, size, stride, pad in [
 for N, H, W, C, size, stride in [
     (7, 9, 11, 5, 2, 2), (7, 9, 11, 5, 3, 2), (3, 14, 14, 33, 5, 3), (3, 7, 7, 35, 7, 7),
     (1, 1, 1, 1, 1, 1), (2, 20, 21, 3, 20, 7), (0, 4, 4, 2, 2, 2), (5, 32, 30, 17, 4, 1),
+    (3, 9, 11, 8, 3, 2), (2, 7, 9, 8, 7, 7),
 ]:
     pooled = (N, caffe(H, size, stride), caffe(W, size, stride), C)
     CASES["avgpool_forward"].append((randn(N, H, W, C), Out(*pooled), size, stride))
@@ -131,7 +133,7 @@ for shape, size, alpha, beta, k in [
     ((7, 9, 11, 5), 5, 1e-4, 0.75, 1.0), ((7, 9, 11, 5), 3, 0.7, 0.75, 2.0),
     ((3, 67), 5, 2.0, 0.5, 1.0), ((1, 1), 5, 1.0, 0.75, 1.0), ((2, 3), 9, 0.9, 1.3, 0.5),
     ((0, 5), 5, 1e-4, 0.75, 1.0), ((5,), 1, 1.0, 0.75, 1.0), ((3, 9, 9, 96), 5, 1.5, 0.75, 1.0),
-    ((2, 4), 5, 0.0, 0.75, 2.0),
+    ((2, 4), 5, 0.0, 0.75, 2.0), ((5, 8), 5, 0.7, 0.75, 1.0), ((3, 2500), 7, 0.7, 0.75, 1.0),
 ]:
     options = (size, alpha, beta, k)
     x, dy = 2 * randn(*shape), randn(*shape)[::-1].copy()
@@ -139,7 +141,8 @@ for shape, size, alpha, beta, k in [
     CASES["lrn_backward"].append((dy, x, Out(*shape), *options))
 
 for shape, C, first in [((7, 9, 11, 5), 2, 1), ((7, 9, 11, 5), 5, 0), ((3, 67), 33, 34),
-                        ((1, 1), 1, 0), ((0, 5), 2, 3), ((9, 16, 16, 48), 17, 31)]:
+                        ((1, 1), 1, 0), ((0, 5), 2, 3), ((9, 16, 16, 48), 17, 31),
+                        ((5, 7, 32), 16, 8), ((3, 4, 32), 8, 5)]:
     x, whole = randn(*shape[:-1], C), randn(*shape)
     CASES["concat_forward"].append((x, whole, first))
     CASES["concat_backward"].append((whole, Out(*x.shape), first))
@@ -148,6 +151,7 @@ for N, H, W, C, P, size, stride in [
     (7, 9, 11, 5, 2, 2, 2), (7, 9, 11, 5, 3, 3, 2), (3, 13, 13, 16, 2, 4, 2),
     (3, 8, 8, 35, 2, 8, 8), (1, 1, 1, 1, 1, 1, 1),
     (2, 7, 9, 3, 5, 7, 3), (0, 4, 4, 2, 2, 2, 2), (5, 32, 32, 33, 2, 2, 2),
+    (3, 9, 11, 16, 2, 2, 2), (2, 9, 10, 8, 3, 3, 2), (2, 9, 8, 8, 2, 8, 8),
 ]:
     pooled = (N, caffe(H, size, stride), caffe(W, size, stride), C)
     for fill in (shuffled, ties):
@@ -156,6 +160,24 @@ for N, H, W, C, P, size, stride in [
         options = (P, size, stride)
         CASES["maxout_pool_forward"].append((x, Out(*pooled), which(*pooled), *options))
         CASES["maxout_pool_backward"].append((randn(*pooled), won, Out(*x.shape), *options))
+
+for N, H, W, C, P, size, stride in [
+    (7, 9, 11, 5, 2, 2, 2), (7, 9, 11, 5, 3, 3, 2), (3, 13, 13, 16, 2, 4, 2),
+    (3, 8, 8, 35, 2, 8, 8), (1, 1, 1, 1, 1, 1, 1), (2, 7, 9, 3, 5, 7, 3), (0, 4, 4, 2, 2, 2, 2),
+    (5, 32, 32, 33, 2, 2, 2), (2, 16, 15, 37, 1, 15, 5), (3, 12, 13, 37, 6, 6, 1),
+    (3, 9, 11, 16, 2, 2, 2), (2, 9, 8, 8, 2, 8, 8), (2, 9, 10, 8, 3, 3, 2),
+]:
+    pooled = (N, caffe(H, size, stride), caffe(W, size, stride), C)
+    for drop, layer, step in ((0.2, 3, 7), (0.0, 0, 0), (0.999, 65535, 2 ** 32 - 1)):
+        for fill in (shuffled, ties):
+            x, y = fill(N, H, W, P * C), np.zeros(pooled, np.float32)
+            options, won = (P, size, stride, drop), np.zeros(pooled, np.uint8)
+            more = (SEED, layer, clock(step))
+            REFERENCE.maxout_pool_dropout_forward(x, y, won, *options, *more)
+            CASES["maxout_pool_dropout_forward"].append(
+                (x, Out(*pooled), which(*pooled), *options, *more))
+            CASES["maxout_pool_dropout_backward"].append(
+                (randn(*pooled), won, Out(*x.shape), *options))
 
 for shape in [(7, 9, 11, 5), (1, 1), (0, 3), (67,), (5, 64, 211)]:
     x, dy, y = 3 * randn(*shape), randn(*shape)[::-1].copy(), randn(*shape)
@@ -217,7 +239,10 @@ for size in (1, 67, 50001):
         CASES["rmsprop_step"].append((w, g, 0 * state, parts, now, 0.9999, 1e-4, 0.01))
     CASES["clip"] += [(g, limit, clock()) for limit in (0.0, 0.1, 1e9)]
 CASES["clip"].append((np.zeros(0, np.float32), 1.0, clock()))
+CASES["clip"].append((np.float32(1e25) * randn(1030), 1.0, clock()))  # squares beyond float32
 CASES["advance"] = [(clock(), np.arange(count, dtype=np.float64)) for count in (1, 3, 9)]
+latched = np.where(np.arange(SIZE) == FINITE, 0, clock(5))
+CASES["latch"] = [(latched, clock()), (clock(5), latched), (clock(5), clock()), (latched, latched)]
 
 
 # -- running a case -------------------------------------------------------------------------------

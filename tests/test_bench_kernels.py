@@ -47,7 +47,7 @@ def test_every_operation_has_a_case():
 
 def test_operations_without_a_narrow_argument_are_timed_once():
     assert {case.op for case in SMALL if not case.has("bf16")} == {
-        "batchnorm_running", "orthonormal", "advance"}
+        "batchnorm_running", "orthonormal", "advance", "latch"}
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: f"{case.op} {case.text}")
@@ -57,7 +57,7 @@ def test_arguments_are_the_signatures_and_always_the_same(case):
     for name, value in first.items():
         np.testing.assert_array_equal(value, again[name])
         assert not isinstance(value, np.ndarray) or value.dtype != np.float64 or name in (
-            "clock", "segments", "rates")
+            "clock", "own", "segments", "rates")
 
 
 def bytes_of(op: str, precision: str = "fp32") -> tuple[int, dict]:
@@ -72,6 +72,10 @@ def test_bytes_are_what_must_move():
     assert bytes_of("add", "bf16")[0] == size / 2
     size, given = bytes_of("maxout_forward")
     assert size == 4 * given["x"].size + 5 * given["y"].size
+    size, given = bytes_of("maxout_pool_dropout_forward")
+    assert size == 4 * given["x"].size + 5 * given["y"].size + given["clock"].nbytes
+    size, given = bytes_of("maxout_pool_dropout_backward", "bf16")
+    assert size == 2 * given["dx"].size + 3 * given["dy"].size
     size, given = bytes_of("sgd_step")
     assert size == 5 * 4 * given["w"].size + given["segments"].nbytes + given["clock"].nbytes
     size, given = bytes_of("gather")
@@ -291,8 +295,10 @@ def test_bad_input_is_one_line(arguments, said, capsys):
 # -- the peer -------------------------------------------------------------------------------------
 
 # In bfloat16 values tie, and PyTorch shares a maxout's gradient among those that do.
-TIES = {"maxout_backward", "maxpool_backward", "maxout_pool_backward"}
-OWN_NUMBERS = {"dropout_forward", "dropout_backward", "orthonormal"}
+TIES = {"maxout_backward", "maxpool_backward", "maxout_pool_backward",
+        "maxout_pool_dropout_backward"}
+OWN_NUMBERS = {"dropout_forward", "dropout_backward", "maxout_pool_dropout_forward",
+               "maxout_pool_dropout_backward", "orthonormal"}
 
 
 def test_the_peer_computes_the_same():
@@ -306,7 +312,7 @@ def test_the_peer_computes_the_same():
 def compared(case: Case, precision: str, found: dict) -> None:
     """What the peer computed is what the reference computes."""
     if case.op in OWN_NUMBERS:
-        return drawn(case, found)
+        return drawn(case, precision, found)
     want = called(REFERENCE, case.op, widened(case.arguments(precision)))
     if "clock" in want:
         want |= {"loss": want["clock"][LOSS], "norm": want["clock"][NORM]}
@@ -315,7 +321,7 @@ def compared(case: Case, precision: str, found: dict) -> None:
         assert difference(got, np.asarray(want[name])) < bound, (case.op, precision, name)
 
 
-def drawn(case: Case, found: dict) -> None:
+def drawn(case: Case, precision: str, found: dict) -> None:
     """What it draws is of the same kind."""
     if case.op == "orthonormal":
         Q = found["result 0"]
@@ -323,15 +329,21 @@ def drawn(case: Case, found: dict) -> None:
         assert Q.shape == (case.make()["rows"], case.make()["cols"])
         assert abs(gram - np.eye(len(gram))).max() < 1e-5
         return
-    got, = found.values()
-    given = case.make()
-    x = given["x" if "x" in given else "dy"]
+    (name, got), = found.items()
+    given = case.arguments(precision, peers=True) | {"drop": 0.0}
+    if case.op == "maxout_pool_dropout_backward":  # with the winners of all, as nothing is dropped
+        options = [given[key] for key in ("pieces", "size", "stride")]
+        REFERENCE.maxout_pool_forward(given["x"], np.empty_like(given["dy"]), given["which"],
+                                      *options)
+        del given["x"]
+    whole = called(REFERENCE, case.op, given)[name].astype(np.float32)
     kept = got != 0
-    assert abs(kept.mean() - 0.8) < 0.02
-    np.testing.assert_allclose(got[kept], x[kept] / 0.8, rtol=0.02)
+    assert not kept[whole == 0].any() and abs(kept[whole != 0].mean() - 0.8) < 0.02
+    np.testing.assert_allclose(got[kept], whole[kept] / 0.8, rtol=0.02)
 
 
 def test_what_has_no_counterpart_is_known():
     torch_ops = pytest.importorskip("bench.torch_ops")
     assert set(OPERATIONS) - set(torch_ops.COUNTERPARTS) == {
-        "batchnorm_running", "hinge_loss_forward", "hinge_loss_backward", "gather", "advance"}
+        "batchnorm_running", "hinge_loss_forward", "hinge_loss_backward", "gather", "advance",
+        "latch"}

@@ -233,9 +233,7 @@ def test_a_maxout_that_pools_and_drops_has_the_peers_of_all_three():
     pytest.importorskip("torch")
     from bench.torch_nets import walk
 
-    fused = Maxout(2)
-    fused.pool, fused.stride, fused.drop = 4, 2, 0.3
-    modules, shape = walk([fused], (13, 13, 8), "maximum")
+    modules, shape = walk([Maxout(2, 4, 2, drop=0.3)], (13, 13, 8), "maximum")
     assert [type(m).__name__ for m in modules] == ["TorchMaxout", "MaxPool2d", "Dropout"]
     assert shape == (6, 6, 4) and modules[2].p == 0.3
     assert (modules[1].kernel_size, modules[1].stride, modules[1].ceil_mode) == (4, 2, True)

@@ -126,6 +126,7 @@ CASES = {
     "maxout and pool": lambda: [Maxout(2, 3, 2)],
     "maxout and pool, overlapping to the edge": lambda: [Maxout(3, 4, 2)],
     "maxout and pool of everything": lambda: [Maxout(2, 9)],
+    "maxout, pool and dropout": lambda: [Maxout(2, 3, 2, drop=0.5)],
     "maxpool": lambda: [MaxPool(2)],
     "maxpool of negative values, padded": lambda: [Sigmoid(), Conv(3), MaxPool(3, 2, 1)],
     "maxpool, a window in the padding": lambda: [MaxPool(2, 2, 1)],

@@ -15,7 +15,7 @@ from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, LeakyReLU, Li
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
-from kernels.clock import FINITE, LOSS, RATE, SEEN, new_clock
+from kernels.clock import FINITE, LOSS, RATE, SEEN, STEP, new_clock
 from kernels.reference import NumpyOps
 
 BODIES = {
@@ -52,6 +52,8 @@ BODIES = {
     "conv dropout conv": lambda: [Conv(5, name="a"), Dropout(0.3), Conv(4, name="b"), Tanh()],
     "maxout pool": lambda: [Conv(4, pieces=2, name="a"), Maxout(2, pool=4, stride=2),
                             Conv(3, pieces=3, name="b"), Maxout(3, pool=3)],
+    "maxout pool dropout": lambda: [Conv(4, pieces=2, name="a"), Maxout(2, 4, 2, drop=0.3),
+                                    Conv(3, pieces=3, name="b"), Maxout(3, pool=3, drop=0.5)],
     "dropout": lambda: [Dropout(0.3), Conv(5, name="a"), Dropout(0.5)],
     "batchnorm": lambda: [Conv(5, name="a"), BatchNorm(), Tanh()],
     "residual": lambda: [Conv(5, name="a"), Tanh(),
@@ -157,6 +159,39 @@ def test_declared_shapes_are_actual_shapes(body):
 
     walk(net.chain.layers, net.x)
     assert len(set(seen)) == len(seen)
+
+
+def test_a_maxout_that_drops_out_is_the_two_layers(ops):
+    """The same masks, and so the same bits after some steps and outside training; a layer less."""
+    found = []
+    for fused in (True, False):
+        def pooled(*options, drop):
+            return [Maxout(*options, drop=drop)] if fused else [Maxout(*options), Dropout(drop)]
+
+        net = Net([Dropout(0.1), Conv(6, pieces=2, name="a"), *pooled(2, 3, 2, drop=0.3),
+                   Conv(5, pieces=3, name="b"), *pooled(3, 4, drop=0.5), Dropout(0.2),
+                   Linear(4, name="clf")], SoftmaxLoss(), ops, (9, 11, 3), 7, seed=3)
+        rng, optimizer = np.random.default_rng(1), SGD(net, 0.9)
+        for p in net.named_params().values():
+            p.value[...] = rng.normal(0, 0.3, p.shape)
+        rates = ops.asarray(np.full(4, 0.1))
+        net.clock[RATE] = 0.1
+        for _ in range(3):
+            net.x[...] = rng.normal(0, 1, net.x.shape)
+            net.labels[...] = rng.integers(0, 4, 7)
+            net.forward(train=True)
+            net.evaluate_loss()
+            net.backward()
+            optimizer.step()
+            ops.advance(net.clock, rates)
+        assert net.clock[STEP] == 3 and net.clock[FINITE]
+        numbers = [layer.number for layer in net.chain.leaves() if hasattr(layer, "number")]
+        scores = net.forward(train=False).copy()
+        found.append((numbers, len(list(net.chain.leaves())),
+                      [a.tobytes() for a in (net.weights, optimizer.memory, net.clock, scores)]))
+    (numbers, count, bits), (want, more, same) = found
+    assert numbers == want == [0, 1, 2, 3] and count == more - 2
+    assert bits == same
 
 
 def test_an_output_shares_memory_where_only_an_activation_reads_it():
@@ -347,7 +382,8 @@ def test_arena_segments_cover_every_tensor_and_padding_stays_zero():
     for p in net.named_params().values():
         p.value[...], p.gradient[...] = 1, 1
         start = (p.value.ctypes.data - net.weights.ctypes.data) // net.weights.itemsize
-        inside = [s for s in net.segments if s[0] <= start and start + p.value.size <= s[1]]
+        inside = [s for s in net.ops.tohost(net.segments)
+                  if s[0] <= start and start + p.value.size <= s[1]]
         assert len(inside) == 1 and tuple(inside[0][2:]) == (p.rate, p.decay)
         assert start % 64 == 0
         covered[start : start + p.value.size] += 1
@@ -405,5 +441,8 @@ def test_misfits_are_one_line_that_names_the_layer():
             Net(layers, SoftmaxLoss(), ops, (9, 11, 3), 2)
     with pytest.raises(InputError, match="Branches of 1 chain: give two or more"):
         Branches([[Conv(4)]])
-    with pytest.raises(InputError, match=r"dropout 1\.5"):
-        Dropout(1.5)
+    for layer in (Dropout, lambda drop: Maxout(2, 2, drop=drop)):
+        with pytest.raises(InputError, match=r"dropout 1\.5"):
+            layer(1.5)
+    with pytest.raises(InputError, match=r"no pooling: put a Dropout\(0\.2\) behind it"):
+        Maxout(2, drop=0.2)

@@ -10,7 +10,7 @@ import pytest
 
 import models
 from engine.errors import InputError
-from engine.layers import Dropout
+from engine.layers import Dropout, Maxout
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp
@@ -54,6 +54,22 @@ def test_fitnet4_has_17_convolutions_and_five_dropouts():
     assert [d.number for d in drops] == [0, 1, 2, 3, 4]
     assert not any(isinstance(layer, Dropout)
                    for layer in make("fitnet4", "relu", dropout=False).chain.leaves())
+
+
+@pytest.mark.parametrize("name, drops", [
+    ("fitnet1", [0.2] * 5), ("fitnet4", [0.2] * 5), ("fitresnet4", [0.2] * 5),
+    ("fitnet4-bn-before", [0.2] * 5), ("fitnet4-bn-after", [0.2] * 5), ("fitnet_mnist", [0.3])])
+@pytest.mark.parametrize("act", models.ACTS)
+def test_dropouts_are_numbered_alike_in_a_layer_of_their_own_and_in_a_maxout(name, drops, act):
+    def found(dropout):
+        leaves = make(name, act, dropout=dropout).chain.leaves()
+        return [layer for layer in leaves if getattr(layer, "drop", 0)]
+
+    assert [layer.drop for layer in found(True)] == drops and not found(False)
+    assert [layer.number for layer in found(True)] == list(range(len(drops)))
+    fused = [layer for layer in found(True) if isinstance(layer, Maxout)]
+    behind_norm_or_sum = {"fitnet4-bn-after": 0, "fitresnet4": 1, "fitnet_mnist": 1}
+    assert len(fused) == (behind_norm_or_sum.get(name, 3) if act == "maxout" else 0)
 
 
 def test_multiply_adds_of_fitnet4():

@@ -84,7 +84,8 @@ def shorter(values, axis):
 
 
 # Axes that nothing else in the call fixes, or not upwards.
-POOLED = {(f"{op}_{way}", key, axis, longer) for op in ("maxpool", "avgpool", "maxout_pool")
+POOLED = {(f"{op}_{way}", key, axis, longer)
+          for op in ("maxpool", "avgpool", "maxout_pool", "maxout_pool_dropout")
           for way, key in (("forward", "x"), ("backward", "dx")) for axis in (1, 2)}
 FREE = POOLED | {(name, key, axis, change) for change in (longer, shorter) for name, key, axis in [
     ("concat_forward", "x", -1), ("concat_forward", "y", -1), ("concat_backward", "dx", -1),
@@ -241,7 +242,8 @@ def test_a_number_out_of_its_range_is_refused(name):
 @pytest.mark.parametrize("name", [n for n in OPERATIONS if "clock" in call(n)])
 def test_a_clock_that_holds_no_step_is_refused(name):
     """Where the operation reads it: else it is not looked at."""
-    for place, reads in ((0, {"dropout_forward", "dropout_backward", "gather", "advance"}),
+    for place, reads in ((0, {"dropout_forward", "dropout_backward", "maxout_pool_dropout_forward",
+                              "gather", "advance"}),
                          (1, {"gather", "advance"})):
         for wrong in (math.nan, math.inf, -math.inf, -1.0, 1e300, 2.0 ** 63):
             values = call(name)
@@ -313,6 +315,10 @@ SMALLEST = [
     ("maxout_pool_forward", randn(2, 4, 4, 0), Out(2, 2, 2, 0), which(2, 2, 2, 0), 2, 2, 2),
     ("maxout_pool_backward", randn(2, 2, 2, 0), np.zeros((2, 2, 2, 0), np.uint8), Out(2, 4, 4, 0),
      2, 2, 2),
+    ("maxout_pool_dropout_forward", randn(2, 4, 4, 0), Out(2, 2, 2, 0), which(2, 2, 2, 0), 2, 2, 2,
+     0.2, 1, 2, clock()),
+    ("maxout_pool_dropout_backward", randn(2, 2, 2, 0), np.zeros((2, 2, 2, 0), np.uint8),
+     Out(2, 4, 4, 0), 2, 2, 2, 0.2),
     ("avgpool_forward", randn(2, 4, 4, 0), Out(2, 2, 2, 0), 2, 2),
     ("avgpool_backward", randn(2, 2, 2, 0), Out(2, 4, 4, 0), 2, 2),
     ("lrn_forward", randn(3, 0), Out(3, 0), 5, 1.0, 0.75, 1.0),

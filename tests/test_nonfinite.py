@@ -175,6 +175,7 @@ def same_bits(got, want):
 MAY_HIDE = {
     ("gather", "shift"), ("gather", "scale"), ("gather", "mean_image"), ("concat_forward", "y"),
     ("concat_backward", "dy"), ("dropout_forward", "x"), ("dropout_backward", "dy"),
+    ("maxout_pool_dropout_forward", "x"), ("maxout_pool_dropout_backward", "dy"),
     ("leaky_backward", "y"), ("hinge_loss_backward", "scores"), ("softmax_loss_backward", "prob"),
     ("batchnorm_running", "mean"), ("batchnorm_running", "rstd"),
     ("batchnorm_running", "running_mean"), ("batchnorm_running", "running_var"),

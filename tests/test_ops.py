@@ -79,7 +79,7 @@ def test_agrees_with_the_reference(name, number):
         # What the reference leaves alone, the device leaves alone.
         if key in before and np.array_equal(want[key], before[key], equal_nan=True):
             np.testing.assert_array_equal(got[key], before[key], err_msg=f"{name} changed {key}")
-    if name.startswith("dropout"):
+    if name.startswith("dropout") or name == "maxout_pool_dropout_forward":
         for key in ("y", "dx"):
             if key in got:
                 np.testing.assert_array_equal(got[key] == 0, want[key] == 0)
@@ -259,6 +259,14 @@ ROOM = np.zeros((1, 9, 11, 5), np.float32)
     ("maxout_pool_forward", {"pieces": 65}, "65 pieces"),
     ("maxout_pool_forward", {"pieces": 1 << 62, "x": ROOM[..., :0]}, f"{1 << 62} pieces"),
     ("maxout_pool_backward", {"pieces": 3}, "10 channels"),
+    ("maxout_pool_dropout_forward", {"pieces": 64, "x": ROOM[..., :0]}, "64 pieces"),
+    ("maxout_pool_dropout_backward", {"pieces": 64}, "255 marks what is dropped"),
+    ("maxout_pool_dropout_forward", {"pieces": 3}, "10 channels"),
+    ("maxout_pool_dropout_forward", {"drop": 1.0}, "is not a probability"),
+    ("maxout_pool_dropout_backward", {"drop": -0.5}, "is not a probability"),
+    ("maxout_pool_dropout_forward", {"layer": 1 << 16}, "layer 65536"),
+    ("maxout_pool_dropout_forward", {"seed": 1 << 64},
+     "seed 18446744073709551616 is not a 64-bit number"),
     ("variance", {"groups": 3}, "10 channels do not split into 3 groups"),
     ("variance", {"x": np.ones((0, 10), np.float32)}, "(0, 10) has no elements"),
     ("dropout_forward", {"drop": 1.0}, "is not a probability"),

@@ -297,6 +297,40 @@ def test_maxout_pool_is_maxout_then_maxpool(H, width, P, size, stride):
     np.testing.assert_array_equal(dfused, dx)
 
 
+@pytest.mark.parametrize("drop", [0.0, 0.2, 0.999])
+@pytest.mark.parametrize("H, width, C, P, size, stride", [
+    (8, 10, 5, 2, 2, 2), (13, 13, 16, 2, 4, 2), (8, 8, 35, 2, 8, 8), (9, 8, 37, 6, 6, 1),
+    (15, 15, 3, 1, 15, 2), (32, 32, 48, 2, 2, 2)])
+def test_maxout_pool_dropout_is_the_two_in_turn(ops, H, width, C, P, size, stride, drop):
+    """Bit for bit; in bfloat16 backward only where windows do not overlap: else the sum of the two
+    has roundings on the way."""
+    rng = np.random.default_rng(P)
+    shape = (3, *(len(windows_of(n, size, stride, 0)) for n in (H, width)), C)
+    clock = new_clock()
+    clock[STEP] = 4
+    random = (drop, 2 ** 63 + 5, 3, ops.asarray(clock))
+    for dtype in (np.float32, *filter(None, [ops.precisions.get("bf16")])):
+        x = rng.standard_normal((3, H, width, P * C)).astype(dtype)
+        x[0, 0, 0, 0], x[1, 1, 1, 1] = -np.inf, np.nan
+        x, dy = ops.asarray(x), ops.asarray(rng.standard_normal(shape).astype(dtype))
+        between, y, fused = (ops.empty(shape, dtype) for _ in range(3))
+        which, fused_which = (ops.empty(shape, np.uint8) for _ in range(2))
+        ops.maxout_pool_forward(x, between, which, P, size, stride)
+        ops.dropout_forward(between, y, *random)
+        ops.maxout_pool_dropout_forward(x, fused, fused_which, P, size, stride, *random)
+        assert ops.tohost(fused).tobytes() == ops.tohost(y).tobytes()
+        won, kept = ops.tohost(which), ops.tohost(fused_which) != 255
+        np.testing.assert_array_equal(ops.tohost(fused_which), np.where(kept, won, 255))
+        assert kept.mean() == pytest.approx(1 - drop, abs=0.05 if kept.size > 2000 else 0.2)
+
+        dx, fused_dx = ops.empty(x.shape, dtype), ops.empty(x.shape, dtype)
+        ops.dropout_backward(dy, between, *random)
+        ops.maxout_pool_backward(between, which, dx, P, size, stride)
+        ops.maxout_pool_dropout_backward(dy, fused_which, fused_dx, P, size, stride, drop)
+        if dtype == np.float32 or stride == size:
+            assert ops.tohost(fused_dx).tobytes() == ops.tohost(dx).tobytes()
+
+
 @pytest.mark.parametrize("pieces", [2, 3, 5])
 def test_the_first_nan_of_the_pieces_wins(ops, pieces):
     for values in (holes(pieces), -holes(pieces)):
@@ -688,6 +722,19 @@ def test_advance_reads_the_table_from_first_and_stays_at_its_end(ops):
         ops.advance(clock, rates)
         seen.append(float(ops.tohost(clock)[RATE]))
     assert seen == [0.05, 0.02, 0.02, 0.02] and ops.tohost(clock)[STEP] == 44
+
+
+def test_a_latch_is_handed_on_once(ops):
+    own, clock = ops.asarray(new_clock()), ops.asarray(new_clock())
+    for finite, latched in ((1, 1), (0, 0), (1, 0)):
+        host = new_clock() + 3
+        host[FINITE] = finite
+        own[...] = ops.asarray(host)
+        before = ops.tohost(clock)
+        ops.latch(own, clock)
+        before[FINITE], host[FINITE] = latched, 1
+        np.testing.assert_array_equal(ops.tohost(clock), before)
+        np.testing.assert_array_equal(ops.tohost(own), host)
 
 
 def test_advance_refuses_a_step_before_the_table_and_changes_nothing(ops):

@@ -58,9 +58,9 @@ def synthetic(size, limit):
 
 def winograd():
     """Convolutions that device cpu takes by Winograd's algorithm, where it has AVX-512."""
-    return [Dropout(0.2), Conv(16, pieces=2), Maxout(2), Conv(32, pieces=2), Maxout(2, 2),
-            Residual([Conv(32)]), BatchNorm(), ReLU(), Dropout(0.2), MaxPool(2), Conv(40), ReLU(),
-            MaxPool(8), Linear(50, pieces=5), Maxout(5), Linear(10)]
+    return [Dropout(0.2), Conv(16, pieces=2), Maxout(2), Conv(32, pieces=2),
+            Maxout(2, 2, drop=0.1), Residual([Conv(32)]), BatchNorm(), ReLU(), Dropout(0.2),
+            MaxPool(2), Conv(40), ReLU(), MaxPool(8), Linear(50, pieces=5), Maxout(5), Linear(10)]
 
 
 def direct():

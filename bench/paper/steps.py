@@ -7,6 +7,7 @@ import numpy as np
 
 from engine.feed import read_clock
 from engine.schedules import rates
+from engine.train import one_step
 from kernels.clock import FINITE, LOSS
 
 
@@ -37,16 +38,6 @@ def walk(net, feed, optimizer, policy: dict, steps: int,
                             / np.abs(before).mean(dtype=np.float64)))
         before = after
     return losses, ratios
-
-
-def one_step(net, feed, optimizer, device_table) -> None:
-    """What engine.train does in a step."""
-    feed.train_batch()
-    net.forward(train=True)
-    net.evaluate_loss()
-    net.backward()
-    optimizer.step()
-    net.ops.advance(net.clock, device_table)
 
 
 def weights_of(net) -> np.ndarray:

@@ -90,6 +90,14 @@ class CpuOps(NumpyOps):
     def maxout_pool_backward(self, dy, which, dx, pieces, size, stride):
         _native.maxout_pool_backward(dy, which, dx, pieces, size, stride)
 
+    def maxout_pool_dropout_forward(self, x, y, which, pieces, size, stride, drop, seed, layer,
+                                    clock):
+        _native.maxout_pool_dropout_forward(x, y, which, pieces, size, stride, drop, seed, layer,
+                                            clock)
+
+    def maxout_pool_dropout_backward(self, dy, which, dx, pieces, size, stride, drop):
+        _native.maxout_pool_dropout_backward(dy, which, dx, pieces, size, stride, drop)
+
     def avgpool_forward(self, x, y, size, stride):
         _native.avgpool_forward(x, y, size, stride)
 
@@ -202,3 +210,6 @@ class CpuOps(NumpyOps):
 
     def advance(self, clock, rates):
         _native.advance(clock, rates)
+
+    def latch(self, own, clock):
+        _native.latch(own, clock)

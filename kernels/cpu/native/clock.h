@@ -12,9 +12,9 @@ inline const double* read_clock(const py::array& clock) {
     return input<double>(clock, "clock");
 }
 
-inline double* write_clock(const py::array& clock) {
-    shaped(clock, "clock", {CLOCK_SIZE});
-    return output<double>(clock, "clock");
+inline double* write_clock(const py::array& clock, const char* name = "clock") {
+    shaped(clock, name, {CLOCK_SIZE});
+    return output<double>(clock, name);
 }
 
 // A count of steps, the clock's STEP or FIRST: what a double holds exactly.

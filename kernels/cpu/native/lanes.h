@@ -31,7 +31,7 @@ constexpr std::int64_t LANES = 16;
 
 using Floats = float __attribute__((vector_size(64)));
 using Wholes = std::int32_t __attribute__((vector_size(64)));
-using Words = std::uint32_t __attribute__((vector_size(64)));
+using Unsigned = std::uint32_t __attribute__((vector_size(64)));
 
 #define LSUV_INLINE inline __attribute__((always_inline))
 
@@ -68,6 +68,11 @@ LSUV_INLINE Wholes load(const std::uint8_t* from, Mask mask) {
     return reinterpret_cast<Wholes>(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, from)));
 }
 
+LSUV_INLINE Unsigned load(const std::uint32_t* from, Mask mask) {
+    return reinterpret_cast<Unsigned>(mask == WHOLE ? _mm512_loadu_si512(from)
+                                                    : _mm512_maskz_loadu_epi32(mask, from));
+}
+
 LSUV_INLINE void store(std::uint8_t* to, Wholes values, Mask mask) {
     const __m128i bytes = _mm512_cvtepi32_epi8(reinterpret_cast<__m512i>(values));
     if (mask == WHOLE) {
@@ -99,7 +104,7 @@ LSUV_INLINE void store_rounded(bf16* to, Floats values, Mask mask) {
     const __m256bh nearest = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(values));
     store_halves(to, reinterpret_cast<__m256i>(nearest), mask);
 #else
-    Words wide = reinterpret_cast<Words>(values);
+    Unsigned wide = reinterpret_cast<Unsigned>(values);
     wide = values == values ? wide + 0x7FFFu + (wide >> 16 & 1u) : wide | 0x400000u;
     store_halves(to, _mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(wide >> 16)), mask);
 #endif
@@ -135,6 +140,11 @@ LSUV_INLINE Floats square_root(Floats x) {
 
 LSUV_INLINE Choice equal(Wholes a, Wholes b) {
     return _mm512_cmpeq_epi32_mask(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b));
+}
+
+LSUV_INLINE Choice below(Unsigned values, std::uint32_t bound) {
+    return _mm512_cmplt_epu32_mask(reinterpret_cast<__m512i>(values),
+                                   _mm512_set1_epi32(static_cast<std::int32_t>(bound)));
 }
 
 // a where chosen, else b.
@@ -185,11 +195,15 @@ LSUV_INLINE Floats load(const float* from, Mask mask) { return load_lanes<Floats
 
 LSUV_INLINE Floats load(const bf16* from, Mask mask) {
     const Halves halves = load_lanes<Halves>(from, mask);
-    return reinterpret_cast<Floats>(__builtin_convertvector(halves, Words) << 16);
+    return reinterpret_cast<Floats>(__builtin_convertvector(halves, Unsigned) << 16);
 }
 
 LSUV_INLINE Wholes load(const std::uint8_t* from, Mask mask) {
     return __builtin_convertvector(load_lanes<Bytes>(from, mask), Wholes);
+}
+
+LSUV_INLINE Unsigned load(const std::uint32_t* from, Mask mask) {
+    return load_lanes<Unsigned>(from, mask);
 }
 
 LSUV_INLINE void store(std::uint8_t* to, Wholes values, Mask mask) {
@@ -201,7 +215,7 @@ LSUV_INLINE void store_rounded(float* to, Floats values, Mask mask) {
 }
 
 LSUV_INLINE void store_rounded(bf16* to, Floats values, Mask mask) {
-    Words wide = reinterpret_cast<Words>(values);
+    Unsigned wide = reinterpret_cast<Unsigned>(values);
     wide = values == values ? wide + 0x7FFFu + (wide >> 16 & 1u) : wide | 0x400000u;
     store_lanes(to, __builtin_convertvector(wide >> 16, Halves), mask);
 }
@@ -211,7 +225,8 @@ LSUV_INLINE void store_exactly(float* to, Floats values, Mask mask) {
 }
 
 LSUV_INLINE void store_exactly(bf16* to, Floats values, Mask mask) {
-    store_lanes(to, __builtin_convertvector(reinterpret_cast<Words>(values) >> 16, Halves), mask);
+    const Unsigned upper = reinterpret_cast<Unsigned>(values) >> 16;
+    store_lanes(to, __builtin_convertvector(upper, Halves), mask);
 }
 
 LSUV_INLINE void stream(float* to, Floats values) { store_rounded(to, values, LANES); }
@@ -224,6 +239,7 @@ LSUV_INLINE Floats square_root(Floats x) {
 
 LSUV_INLINE Choice beats(Floats value, Floats old) { return ~(old >= value) & (old == old); }
 LSUV_INLINE Choice equal(Wholes a, Wholes b) { return a == b; }
+LSUV_INLINE Choice below(Unsigned values, std::uint32_t bound) { return values < bound; }
 LSUV_INLINE Floats choose(Choice choice, Floats a, Floats b) { return choice ? a : b; }
 LSUV_INLINE Wholes choose(Choice choice, Wholes a, Wholes b) { return choice ? a : b; }
 

@@ -1,10 +1,11 @@
-// The global norm, the two updates and the end of a step, on flat arenas.
+// The global norm, the two updates and the end of a step, on flat arenas; and a side exit's latch.
 //
 //   clip           g (size,) -> clock                 reads 4 bytes an element
 //   sgd_step       w, g, v (size,), segments (S,4)    reads 12, writes 8
 //   rmsprop_step   w, g, s (size,), segments (S,4)    reads 12, writes 8
 // g is float, or bf16 in half its bytes; all else is float.
 //   advance        clock, rates (S+1,) float64
+//   latch          own, clock
 //
 // A segment is (start, stop, rate multiplier, decay multiplier); one thread computes a run of a
 // segment. The norm is summed in double over tiles of a fixed length, added in their order, so it
@@ -172,6 +173,14 @@ void advance(const py::array& clock, const py::array& rates) {
     now[RATE] = table[std::min<std::int64_t>(step - first, rates.size() - 1)];
 }
 
+void latch(const py::array& own, const py::array& clock) {
+    auto* side = write_clock(own, "latch: own");
+    auto* now = write_clock(clock, "latch: clock");
+    apart({{own, "latch: own"}, {clock, "latch: clock"}}, {});
+    now[FINITE] *= side[FINITE];
+    side[FINITE] = 1;
+}
+
 }  // namespace
 
 void bind_optimizer(py::module_& m) {
@@ -190,4 +199,5 @@ void bind_optimizer(py::module_& m) {
         });
     });
     define(m, "advance", &advance);
+    define(m, "latch", &latch);
 }

@@ -7,7 +7,7 @@
 // that is the width of the products; what a product leaves above bit 31 is masked where it would
 // count.
 //
-// Read next: dropout.cpp.
+// Read next: dropout.h.
 
 #include <cstdint>
 

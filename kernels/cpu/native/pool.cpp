@@ -1,5 +1,6 @@
 // Max pooling over size x size windows, Caffe's ceil output size, windows clipped to the image;
-// alone, with padding, and of a maxout's pieces in the same pass.
+// alone, with padding, and of a maxout's pieces in the same pass, with or without the dropout that
+// follows.
 //
 //   forward    x (N,H,W,P*C) -> y (N,Ho,Wo,C), which (N,Ho,Wo,C) uint8
 //              reads 4 bytes an input (overlapping windows again from the cache), writes 5
@@ -10,19 +11,22 @@
 // P = 1 is max pooling. which = (r * size + s) * P + p: the winner's place in the unclipped window,
 // and its piece; the first one wins a tie, and the first NaN wins over everything. Padding is never
 // read: it only moves windows. A maxout and the pooling behind it, in one, neither write nor read
-// what lies between them, twice its bytes.
+// what lies between them, twice its bytes. With dropout which = 255 where the element was dropped:
+// that is no winner's number, so that backward needs no random words, and its gradient is lost.
 //
 // One thread computes rows of one image; for each output, sixteen channels go through the window in
-// registers (lanes.h). Backward gathers: a place of dx looks at every window that covers it, in
-// rising order, and adds dy where `which` names it, in float. Each dx is written once, by one
-// thread, in one order, so nothing is zeroed first and the sum never depends on the number of
-// threads. The windows of the paper's nets are compiled for themselves.
+// registers (lanes.h), and so through dropout (dropout.h). Backward gathers: a place of dx looks at
+// every window that covers it, in rising order, and adds dy, after a dropout dy / (1 - drop), where
+// `which` names it, in float. Each dx is written once, by one thread, in one order, so nothing is
+// zeroed first and the sum never depends on the number of threads. The windows of the paper's nets
+// are compiled for themselves.
 //
 // Read next: avgpool.cpp.
 #include <algorithm>
 #include <type_traits>
 
 #include "binding.h"
+#include "dropout.h"
 #include "lanes.h"
 #include "parallel.h"
 #include "shapes.h"
@@ -32,6 +36,8 @@ using namespace lsuv;
 
 namespace {
 
+constexpr std::int32_t DROPPED = 255;  // in `which`
+
 struct Shape {
     std::int64_t N, H, W, C, Ho, Wo, size, stride, pad;  // C: of one piece
 };
@@ -39,11 +45,12 @@ struct Shape {
 // One window, sixteen channels. Each row of it is searched for itself, so that the processor finds
 // independent work, and the rows' winners then meet in order. PIECES, SIZE: where they are known to
 // the compiler, else 0, and the window is one row after the other. skipped: how many of the
-// window's numbers come before its first place inside the image.
+// window's numbers come before its first place inside the image. words: of dropout, or null.
 template <int PIECES, int SIZE, class T>
 inline __attribute__((always_inline)) void window_forward(
     const T* x, T* y, std::uint8_t* which, std::int64_t rows, std::int64_t cols,
-    std::int64_t skipped, std::int64_t pieces, const Shape& shape, Mask lanes) {
+    std::int64_t skipped, std::int64_t pieces, const Shape& shape, Mask lanes,
+    const Dropout* dropout, const std::uint32_t* words) {
     const std::int64_t P = PIECES ? PIECES : pieces, C = shape.C;
     constexpr int CHAINS = SIZE ? SIZE : 1;
     Floats best[CHAINS];
@@ -74,13 +81,22 @@ inline __attribute__((always_inline)) void window_forward(
         best[0] = choose(better, best[chain], best[0]);
         winner[0] = choose(better, winner[chain], winner[0]);
     }
-    store_exactly(y, best[0], lanes);
+    if (words) {
+        const Choice dropped = below(load(words, lanes), dropout->threshold);
+        store_rounded(y, choose(dropped, Floats{}, best[0] * dropout->scale), lanes);
+        winner[0] = choose(dropped, all(DROPPED), winner[0]);
+    } else {
+        store_exactly(y, best[0], lanes);
+    }
     store(which, winner[0], lanes);
 }
 
 // Asks for `rows` runs of `count` elements: of the next row of windows, what this one has not read.
+// Always inlined: GCC takes a function that only prefetches for one without effect, and drops its
+// calls.
 template <class T>
-inline void ahead(const T* from, std::int64_t count, std::int64_t row, std::int64_t rows) {
+inline __attribute__((always_inline)) void ahead(const T* from, std::int64_t count,
+                                                 std::int64_t row, std::int64_t rows) {
     for (std::int64_t r = 0; r < rows; ++r) {
         const char* run = reinterpret_cast<const char*>(from + r * row);
         const char* end = reinterpret_cast<const char*>(from + r * row + count);
@@ -88,31 +104,46 @@ inline void ahead(const T* from, std::int64_t count, std::int64_t row, std::int6
     }
 }
 
+// One row of windows. dropout: of its maxima, or null; its words are those of the calling thread.
 template <int PIECES, int SIZE, class T>
-void forward(const T* x, T* y, std::uint8_t* which, std::int64_t P, const Shape& shape) {
+inline __attribute__((always_inline)) void row_forward(
+    const T* x, T* y, std::uint8_t* which, std::int64_t row, std::int64_t P, const Shape& shape,
+    const Dropout* dropout, DropWords& words) {
     const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
-#pragma omp parallel for schedule(static) if (N * H * W * P * C > SERIAL)
-    for (std::int64_t row = 0; row < N * Ho; ++row) {
-        const std::int64_t n = row / Ho, top = row % Ho * stride - pad;
-        const std::int64_t h = std::max<std::int64_t>(top, 0), rows = std::min(top + size, H) - h;
-        for (std::int64_t wo = 0; wo < Wo; ++wo) {
-            const std::int64_t left = wo * stride - pad, w = std::max<std::int64_t>(left, 0);
-            const std::int64_t cols = std::min(left + size, W) - w;
-            const std::int64_t skipped = ((h - top) * size + w - left) * P;
-            const T* window = x + ((n * H + h) * W + w) * P * C;
-            T* best = y + (row * Wo + wo) * C;
-            std::uint8_t* winner = which + (row * Wo + wo) * C;
-            ahead(window + size * W * P * C, stride * P * C, W * P * C, stride);
-            for (std::int64_t c = 0; c < C; c += LANES) {
-                const Mask lanes = first_lanes(C - c);
-                if (SIZE && rows == SIZE && cols == SIZE) {
-                    window_forward<PIECES, SIZE>(window + c, best + c, winner + c, SIZE, SIZE, 0, P,
-                                                 shape, lanes);
-                } else {  // clipped, or of another size
-                    window_forward<PIECES, 0>(window + c, best + c, winner + c, rows, cols,
-                                              skipped, P, shape, lanes);
-                }
+    const std::int64_t n = row / Ho, top = row % Ho * stride - pad;
+    const std::int64_t h = std::max<std::int64_t>(top, 0), rows = std::min(top + size, H) - h;
+    for (std::int64_t wo = 0; wo < Wo; ++wo) {
+        const std::int64_t left = wo * stride - pad, w = std::max<std::int64_t>(left, 0);
+        const std::int64_t cols = std::min(left + size, W) - w;
+        const std::int64_t skipped = ((h - top) * size + w - left) * P;
+        const std::int64_t at = (row * Wo + wo) * C;
+        const T* window = x + ((n * H + h) * W + w) * P * C;
+        ahead(window + size * W * P * C, stride * P * C, W * P * C, stride);
+        for (std::int64_t c = 0; c < C; c += LANES) {
+            const Mask lanes = first_lanes(C - c);
+            const std::uint32_t* drawn =
+                dropout ? words.at(at + c, std::min(C - c, LANES)) : nullptr;
+            if (SIZE && rows == SIZE && cols == SIZE) {
+                window_forward<PIECES, SIZE>(window + c, y + at + c, which + at + c, SIZE, SIZE, 0,
+                                             P, shape, lanes, dropout, drawn);
+            } else {  // clipped, or of another size
+                window_forward<PIECES, 0>(window + c, y + at + c, which + at + c, rows, cols,
+                                          skipped, P, shape, lanes, dropout, drawn);
             }
+        }
+    }
+}
+
+template <int PIECES, int SIZE, class T>
+void forward(const T* x, T* y, std::uint8_t* which, std::int64_t P, const Shape& shape,
+             const Dropout* dropout) {
+    const std::int64_t rows = shape.N * shape.Ho;
+#pragma omp parallel if (shape.N * shape.H * shape.W * P * shape.C > SERIAL)
+    {
+        DropWords words(dropout);
+#pragma omp for schedule(static)
+        for (std::int64_t row = 0; row < rows; ++row) {
+            row_forward<PIECES, SIZE>(x, y, which, row, P, shape, dropout, words);
         }
     }
 }
@@ -135,7 +166,7 @@ constexpr std::int64_t most(std::int64_t size, std::int64_t stride) {
 // windows and places, as everywhere but at an image's edges.
 template <int PIECES, int SIZE, int STRIDE, bool WHOLE, class T>
 inline __attribute__((always_inline)) void run_backward(
-    const T* dy, const std::uint8_t* which, T* dx, const Run& run, std::int64_t pieces,
+    const T* dy, const std::uint8_t* which, T* dx, float scale, const Run& run, std::int64_t pieces,
     const Shape& shape, Mask lanes) {
     const std::int64_t P = PIECES ? PIECES : pieces, C = shape.C;
     const std::int64_t size = SIZE ? SIZE : shape.size, stride = STRIDE ? STRIDE : shape.stride;
@@ -147,7 +178,7 @@ inline __attribute__((always_inline)) void run_backward(
     for (std::int64_t a = 0; a < down; ++a) {
         for (std::int64_t b = 0; b < across; ++b) {
             const std::int64_t at = ((run.top + a) * shape.Wo + run.left + b) * C;
-            gradient[a][b] = load(dy + at, lanes);
+            gradient[a][b] = load(dy + at, lanes) * scale;
             winner[a][b] = load(which + at, lanes);
         }
     }
@@ -169,8 +200,10 @@ inline __attribute__((always_inline)) void run_backward(
     }
 }
 
+// scale: of every gradient; 1 changes none.
 template <int PIECES, int SIZE, int STRIDE, class T>
-void backward(const T* dy, const std::uint8_t* which, T* dx, std::int64_t P, const Shape& shape) {
+void backward(const T* dy, const std::uint8_t* which, T* dx, float scale, std::int64_t P,
+              const Shape& shape) {
     const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
     const std::int64_t reach = (size + stride - 1) / stride - 1;  // earlier windows over a run
 #pragma omp parallel for schedule(static) if (N * H * W * P * C > SERIAL)
@@ -190,10 +223,10 @@ void backward(const T* dy, const std::uint8_t* which, T* dx, std::int64_t P, con
                 const Mask lanes = first_lanes(C - c);
                 if (whole) {
                     run_backward<PIECES, SIZE, STRIDE, SIZE != 0>(
-                        gradient + c, winner + c, result + c, run, P, shape, lanes);
+                        gradient + c, winner + c, result + c, scale, run, P, shape, lanes);
                 } else {
                     run_backward<PIECES, SIZE, STRIDE, false>(
-                        gradient + c, winner + c, result + c, run, P, shape, lanes);
+                        gradient + c, winner + c, result + c, scale, run, P, shape, lanes);
                 }
             }
         }
@@ -203,8 +236,9 @@ void backward(const T* dy, const std::uint8_t* which, T* dx, std::int64_t P, con
 // The sizes of `x` (N,H,W,P*C) and `y` (N,Ho,Wo,C), checked. With an image of at least one place,
 // stride <= size, pad < size and no window beyond the image every window has a place inside.
 // In backward `which` is only compared, so that a wrong one can lose a gradient and reach nothing.
+// marks: the values of `which` that are no winner's number.
 Shape pooled(const std::string& op, const py::array& x, const py::array& y, std::int64_t P,
-             std::int64_t size, std::int64_t stride, std::int64_t pad) {
+             std::int64_t size, std::int64_t stride, std::int64_t pad, std::int64_t marks) {
     if (size < 1 || size > 16 || stride < 1 || stride > size) {
         fail(op + ": window " + std::to_string(size) + ", stride " + std::to_string(stride) +
              "; a window is 1 to 16 wide and its stride no wider, or places would be skipped");
@@ -213,9 +247,10 @@ Shape pooled(const std::string& op, const py::array& x, const py::array& y, std:
         fail(op + ": pad " + std::to_string(pad) + " is not in 0 .. " + std::to_string(size - 1) +
              "; a window of " + std::to_string(size) + " could lie in the padding alone");
     }
-    if (P < 1 || P > 256 / (size * size)) {
+    if (P < 1 || P > (256 - marks) / (size * size)) {
         fail(op + ": " + std::to_string(P) + " pieces of a window of " + std::to_string(size) +
-             " x " + std::to_string(size) + "; a byte must hold the winner's number");
+             " x " + std::to_string(size) + "; a byte must hold the winner's number" +
+             (marks ? ", and 255 marks what is dropped" : ""));
     }
     dimensions(x, (op + ": x").c_str(), 4);
     const std::int64_t N = x.shape(0), H = x.shape(1), W = x.shape(2), channels = x.shape(3);
@@ -256,24 +291,29 @@ void compiled(std::int64_t P, std::int64_t size, std::int64_t stride, Work work)
 template <class T>
 void pool_forward(const std::string& op, const py::array& x, const py::array& y,
                   const py::array& which, std::int64_t P, std::int64_t size, std::int64_t stride,
-                  std::int64_t pad) {
-    const Shape shape = pooled(op, x, y, P, size, stride, pad);
+                  std::int64_t pad, const Dropout* dropout = nullptr,
+                  const py::array* clock = nullptr) {
+    const Shape shape = pooled(op, x, y, P, size, stride, pad, dropout ? 1 : 0);
     same_shape(y, "y", which, "which");
     const auto* values = input<T>(x, (op + ": x").c_str());
     auto* largest = output<T>(y, (op + ": y").c_str());
     auto* winner = output<std::uint8_t>(which, (op + ": which").c_str());
-    apart({{y, (op + ": y").c_str()}, {which, (op + ": which").c_str()}}, {{x, "x"}});
+    const auto separate = [&](const Argument& operand) {
+        apart({{y, (op + ": y").c_str()}, {which, (op + ": which").c_str()}}, {operand});
+    };
+    separate({x, "x"});
+    if (clock) separate({*clock, "clock"});
     if (x.size() == 0) return;
     compiled(P, size, stride, [&](auto pieces, auto width, auto) {
-        forward<pieces(), width()>(values, largest, winner, P, shape);
+        forward<pieces(), width()>(values, largest, winner, P, shape, dropout);
     });
 }
 
 template <class T>
 void pool_backward(const std::string& op, const py::array& dy, const py::array& which,
                    const py::array& dx, std::int64_t P, std::int64_t size, std::int64_t stride,
-                   std::int64_t pad) {
-    const Shape shape = pooled(op, dx, dy, P, size, stride, pad);
+                   std::int64_t pad, float scale = 1, bool dropped = false) {
+    const Shape shape = pooled(op, dx, dy, P, size, stride, pad, dropped);
     same_shape(dy, "dy", which, "which");
     const auto* gradient = input<T>(dy, (op + ": dy").c_str());
     const auto* winner = input<std::uint8_t>(which, (op + ": which").c_str());
@@ -281,7 +321,7 @@ void pool_backward(const std::string& op, const py::array& dy, const py::array& 
     apart({{dx, (op + ": dx").c_str()}}, {{dy, "dy"}, {which, "which"}});
     if (dx.size() == 0) return;
     compiled(P, size, stride, [&](auto pieces, auto width, auto step) {
-        backward<pieces(), width(), step()>(gradient, winner, result, P, shape);
+        backward<pieces(), width(), step()>(gradient, winner, result, scale, P, shape);
     });
 }
 
@@ -309,6 +349,24 @@ void maxout_pool_backward(const py::array& dy, const py::array& which, const py:
     pool_backward<T>("maxout_pool_backward", dy, which, dx, pieces, size, stride, 0);
 }
 
+template <class T>
+void maxout_pool_dropout_forward(const py::array& x, const py::array& y, const py::array& which,
+                                 std::int64_t pieces, std::int64_t size, std::int64_t stride,
+                                 double drop, const py::object& seed, std::int64_t layer,
+                                 const py::array& clock) {
+    const std::string op = "maxout_pool_dropout_forward";
+    const Dropout dropout = dropout_of(op, drop, seed, layer, clock);
+    pool_forward<T>(op, x, y, which, pieces, size, stride, 0, &dropout, &clock);
+}
+
+template <class T>
+void maxout_pool_dropout_backward(const py::array& dy, const py::array& which, const py::array& dx,
+                                  std::int64_t pieces, std::int64_t size, std::int64_t stride,
+                                  double drop) {
+    const std::string op = "maxout_pool_dropout_backward";
+    pool_backward<T>(op, dy, which, dx, pieces, size, stride, 0, kept_scale(op, drop), true);
+}
+
 }  // namespace
 
 void bind_pool(py::module_& m) {
@@ -316,4 +374,8 @@ void bind_pool(py::module_& m) {
     define(m, "maxpool_backward", &maxpool_backward<float>, &maxpool_backward<bf16>);
     define(m, "maxout_pool_forward", &maxout_pool_forward<float>, &maxout_pool_forward<bf16>);
     define(m, "maxout_pool_backward", &maxout_pool_backward<float>, &maxout_pool_backward<bf16>);
+    define(m, "maxout_pool_dropout_forward", &maxout_pool_dropout_forward<float>,
+           &maxout_pool_dropout_forward<bf16>);
+    define(m, "maxout_pool_dropout_backward", &maxout_pool_dropout_backward<float>,
+           &maxout_pool_dropout_backward<bf16>);
 }
