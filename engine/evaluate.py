@@ -26,7 +26,8 @@ from models import NETS
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="engine.evaluate", description=__doc__.split("\n\nRead next")[0])
     parser.add_argument("run", metavar="RUN", help="a run folder; the run may still be going on")
-    parser.add_argument("--device", default="auto", help="auto | cuda | cpu | numpy (default: auto)")
+    parser.add_argument("--device", default="auto",
+                        help="auto | cuda | cpu | numpy (default: auto)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: all)")
     parser.add_argument("--data-dir", metavar="DIR", help="default: the one the run was given")
     args = parser.parse_args(argv)

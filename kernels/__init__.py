@@ -70,9 +70,15 @@ def _ops_for(name: str, threads: int | None, precision: str, deterministic: bool
         if lack is None and threads is None:
             from kernels.cuda.ops import CudaOps
 
-            ops = CudaOps(precision, deterministic, pool=not guard)
-            ops.why = "device cuda: " + ("asked for" if name == "cuda" else "there is a GPU")
-            return ops
+            try:
+                ops = CudaOps(precision, deterministic, pool=not guard)
+            except Exception as error:  # of any library: the GPU may be full or another's alone
+                lack = f"the GPU can't be used ({' '.join(str(error).split())[:200]})"
+                if name == "cuda":
+                    raise DeviceError(f"device cuda: {lack}; look at nvidia-smi") from error
+            else:
+                ops.why = "device cuda: " + ("asked for" if name == "cuda" else "there is a GPU")
+                return ops
         if lack is None:
             without = "CPU threads were asked for; "
         elif cuda.has_driver():

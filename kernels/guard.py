@@ -6,7 +6,7 @@ Allocators hide a write beyond an array's end: it lands in a neighbour. Here eve
 between two zones of known bytes. Before an operation its results are filled with a NaN that no
 arithmetic makes; after it the device is waited for, the zones must be whole and every result
 written. The first operation at fault is named. It works on every device; a step takes many times
-as long, and no CUDA graph is captured.
+as long, and no CUDA graph is captured. A device's own workspaces have no zones.
 
 Read next: contract.py.
 """
@@ -107,14 +107,15 @@ class Guarded:
     def _written(self, name: str, key: str, array) -> None:
         """GuardError if an element still is poison."""
         host = self.ops.tohost(array)
-        if host.dtype.kind not in "fV" or not host.size:  # bfloat16 is a V; integers may be all ones
+        if host.dtype.kind not in "fV" or not host.size:  # V: bfloat16. Integers may be all ones.
             return
         bits = host.reshape(-1).view(f"u{host.itemsize}")
         unwritten = np.flatnonzero(bits == np.iinfo(bits.dtype).max)
         if len(unwritten):
             place = tuple(map(int, np.unravel_index(unwritten[0], host.shape)))
             raise GuardError(f"{name} left {key}{list(place)} and {len(unwritten) - 1} other "
-                             f"elements unwritten on device {self.ops.name}; its kernel is at fault")
+                             f"elements unwritten on device {self.ops.name}; its kernel is at "
+                             "fault")
 
 
 def _address(array) -> int:

@@ -34,7 +34,7 @@ SYNTHETIC = ("--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--
     (["--act", "rellu"], "'relu'"), (["--head", "hinge"], "svm"), (["--init", "lsvu"], "'lsuv'"),
     (["--data", "cifar12"], "cifar10"), (["--recipe", "quick"], "fast"),
     (["--optimizer", "adam"], "sgd"), (["--lsuv-mode", "old"], "fresh"),
-    (["--device", "gpu"], "cpu"), (["--device", "cuda"], "missing: the NVIDIA driver"),
+    (["--device", "gpu"], "cpu"), (["--device", "cuda"], "device cuda: "),
     (["--precision", "tf32"], "fp32"), (["--precision", "fp16"], "'fp16'"),
     (["--epochs", "-1"], "--epochs -1 must be 0 or more"), (["--epochs", "nan"], "--epochs nan"),
     ([*SYNTHETIC, "--batch", "64", "--epochs", "40001"], "--epochs 40001 is more than 40,000"),

@@ -17,6 +17,7 @@ import engine
 import engine.evaluate
 import engine.export
 import engine.train
+import kernels.cuda
 import lsuv.__main__
 
 README = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
@@ -42,8 +43,11 @@ def test_there_are_commands_to_run():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command_of_the_readme(command, finished, tmp_path, capsys):
+def test_command_of_the_readme(command, finished, tmp_path, capsys, request, monkeypatch):
     module, *arguments = shlex.split(command)
+    if "cuda" in arguments:
+        request.getfixturevalue("double")  # of a GPU
+        monkeypatch.setattr(kernels.cuda, "missing", lambda: None)
     arguments = [str(finished) if "…" in a else a for a in arguments]
     if module == "engine.export":
         pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[test]'")
@@ -59,6 +63,8 @@ def test_command_of_the_readme(command, finished, tmp_path, capsys):
         more = [*SMALL, "--epochs", "0", "--lsuv-batch" if "lsuv" in arguments else "--batch", "16"]
         if "--summary" in arguments:
             more = SMALL
+        if "cuda" in arguments:
+            more += ["--limit", "16"]
         assert engine.train.main([*arguments, *more, "--out", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out.strip()
 

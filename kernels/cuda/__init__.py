@@ -13,6 +13,8 @@ import functools
 import importlib
 from importlib.util import find_spec
 
+OLDEST = 7, 5                       # compute capability: what CUDA 13 compiles for
+NO_DEVICE = 100                     # cudaErrorNoDevice
 INSTALL = "pip install -e '.[cuda13]' (or '.[cuda12]' for a driver before version 580)"
 
 
@@ -21,16 +23,14 @@ def missing() -> str | None:
     """What device cuda lacks on this machine, in one line with the remedy; None if nothing."""
     absent = [name for name, module in (("CuPy", "cupy"), ("the cuDNN frontend", "cudnn"))
               if find_spec(module) is None]
-    driver = _driver(has_cupy="CuPy" not in absent)
-    if driver:
-        absent.insert(0, driver)
-    if not absent and (fault := _libraries()):
-        return f"{fault}; {INSTALL} installs what fits together"
-    if not absent:
-        return None
-    remedies = [INSTALL] * any(name != driver for name in absent)
-    remedies += ["a driver comes with the GPU's system"] * bool(driver)
-    return f"missing: {', '.join(absent)}; {', and '.join(remedies)}"
+    driver = has_driver()
+    if not driver:
+        absent.insert(0, "the NVIDIA driver (libcuda.so.1)")
+    if absent:
+        remedies = [INSTALL] * (len(absent) > (not driver))
+        remedies += ["a driver comes with the GPU's system"] * (not driver)
+        return f"missing: {', '.join(absent)}; {', and '.join(remedies)}"
+    return _gpu() or _libraries()
 
 
 def has_driver() -> bool:
@@ -42,17 +42,27 @@ def has_driver() -> bool:
     return True
 
 
-def _driver(has_cupy: bool) -> str | None:
-    if not has_cupy:
-        return None if has_driver() else "the NVIDIA driver (libcuda.so.1)"
+def _gpu() -> str | None:
+    """What is wrong with the GPU or its driver, asked through CuPy."""
     try:
         runtime = importlib.import_module("cupy").cuda.runtime
-    except ImportError as error:
-        return f"a CuPy that can be imported ({_line(error)})"
+    except Exception as error:  # it makes a folder, besides loading libraries
+        return (f"CuPy does not load ({_line(error)}); {INSTALL}, and CUPY_CACHE_DIR names a "
+                "folder that it may write to")
     try:
-        return None if runtime.getDeviceCount() else "a GPU (the driver sees none)"
+        if not runtime.getDeviceCount():
+            raise runtime.CUDARuntimeError(NO_DEVICE)
+        facts = runtime.getDeviceProperties(0)
     except runtime.CUDARuntimeError as error:
-        return f"an NVIDIA driver and GPU ({_line(error)})"
+        if "InsufficientDriver" in str(error):
+            return (f"the driver is too old for this CuPy ({_line(error)}); update it, or "
+                    "pip install -e '.[cuda12]'")
+        return f"the driver gives no GPU ({_line(error)}); look at nvidia-smi, CUDA_VISIBLE_DEVICES"
+    capability = facts["major"], facts["minor"]
+    if capability < OLDEST:
+        return (f"the GPU, {facts['name'].decode()}, is of compute capability {capability[0]}."
+                f"{capability[1]}, and {OLDEST[0]}.{OLDEST[1]} is the oldest; use device cpu")
+    return None
 
 
 def _libraries() -> str | None:
@@ -63,7 +73,8 @@ def _libraries() -> str | None:
             load(library)
         importlib.import_module("cudnn").backend_version()
     except Exception as error:  # of any library: each has errors of its own
-        return f"cuDNN or its frontend does not load ({_line(error)})"
+        return (f"cuDNN or its frontend does not load ({_line(error)}); {INSTALL} installs what "
+                "fits together")
     return None
 
 

@@ -1,6 +1,7 @@
 """Builds the native extension so that it checks itself, and runs tests on that build.
 
-    python tests/sanitizers/run.py                  the extension's own tests
+    python tests/sanitizers/run.py                  the extension's own tests, and those of the
+                                                    CUDA kernels on the CPU, which g++ builds so
     python tests/sanitizers/run.py tests            the whole suite
     python tests/sanitizers/run.py --thread         what Python threads share
 
@@ -40,7 +41,10 @@ KEPT_OUT = shutil.ignore_patterns("build", "dist", "runs", ".*", "venv", "*.egg-
                                   "__pycache__")
 PLANTED = "tests/sanitizers/test_planted.py"
 NATIVE = [PLANTED, *(f"tests/test_{name}.py" for name in (
-    "native", "ops", "nonfinite", "orthonormal", "layers", "bf16"))]
+    "native", "ops", "nonfinite", "orthonormal", "layers", "bf16")),
+    *(f"tests/cuda/test_{name}.py" for name in (
+        "emulator", "cuda_ops", "cuda_orthonormal", "cuda_elementwise", "cuda_pool",
+        "cuda_statistics", "cuda_values"))]
 THREADS = [PLANTED, "tests/sanitizers/test_threads.py"]
 
 # Leaks are not looked for: Python keeps memory until its end. Too much memory asked for is a
@@ -125,7 +129,8 @@ def main() -> None:
         given = [*(THREADS if options.thread else NATIVE), *given]
     one, fixed = ({"OMP_NUM_THREADS": "1"}, fixed_addresses()) if options.thread else ({}, [])
     show([*fixed, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *given], copy,
-         LD_PRELOAD=" ".join(loaded), PYTHONPATH=str(copy), **one, **OPTIONS)
+         LD_PRELOAD=" ".join(loaded), PYTHONPATH=str(copy), **one, **OPTIONS,
+         **({} if options.thread else {"LSUV_DOUBLE_SANITIZE": "address,undefined"}))
 
 
 if __name__ == "__main__":

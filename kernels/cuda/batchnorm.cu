@@ -1,0 +1,268 @@
+// Batch normalisation per channel, without scale and shift (Ioffe and Szegedy 2015).
+//
+//   forward     x (rows, C) -> y (rows, C), mean (C), rstd (C)
+//               reads x twice, 8 bytes an element, writes 4
+//   backward    dy (rows, C), y (rows, C), rstd (C) -> dx (rows, C)       reads 16, writes 4
+//   running     mean (C), rstd (C) -> added to running_mean, running_var (C) and weight (1)
+//   inference   x (rows, C), running sums (C) -> y (rows, C)              reads 4, writes 4
+// In bfloat16 half the bytes; statistics are float32. A second read is the floor, as no statistics
+// are known before the first has ended: what fits the L2 cache comes from there.
+//
+// A thread keeps the statistics of its LANES channels in registers and walks down its rows
+// (columns.cuh): no division and no other load an element. Blocks leave sums for each part of the
+// rows, and a second kernel merges those of a channel in float64.
+//
+// Variance has to survive a mean far from zero: a part sums x - pivot and its square, the pivot of
+// a channel being the part's first value, one of the numbers themselves, so that the sum of squares
+// about the mean loses no more than a few units of rounding of itself.
+//
+// Read next: loss.cu.
+
+#include "clock.cuh"
+#include "columns.cuh"
+#include "reduce.cuh"
+
+// -- forward --------------------------------------------------------------------------------------
+
+template <bool WIDE>
+__device__ void moments(const real* __restrict__ x, float* __restrict__ partial, const Matrix& m,
+                        float* room) {
+    for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
+        const Share own = share(m, task);
+        Pack<LANES> pivot = {}, sum = {}, squares = {};
+        if (own.channels) {
+            pivot = load_channels<WIDE>(x + own.offset - own.row * m.C, own.channels);
+        }
+#pragma unroll WIDE ? 4 : 1
+        for (int turn = 0; turn < own.turns; ++turn) {
+            const int64 at = own.offset + turn * own.step;
+            const Pack<LANES> value = load_channels<WIDE>(x + at, own.channels);
+#pragma unroll
+            for (int k = 0; k < LANES; ++k) {
+                const float d = value.v[k] - pivot.v[k];
+                sum.v[k] += d;
+                squares.v[k] += d * d;
+            }
+        }
+        store_part(partial, pivot, m, own);
+        sum_rows(sum, m, own.row, room);
+        store_part(partial + m.C * m.parts, sum, m, own);
+        sum_rows(squares, m, own.row, room);
+        store_part(partial + 2 * m.C * m.parts, squares, m, own);
+    }
+}
+
+// partial (3, C, parts): pivot, sum of x - pivot, sum of its square.
+KERNEL batchnorm_moments(const real* x, float* partial, int64 rows, int64 C, int64 across,
+                         int64 tiles, int64 height, int64 parts) {
+    __shared__ float room[LANES * THREADS];
+    const Matrix m = {rows, C, across, tiles, height, parts};
+    if (wide(C, x)) {
+        moments<true>(x, partial, m, room);
+    } else {
+        moments<false>(x, partial, m, room);
+    }
+}
+
+// A block a channel: the mean of all, then each part's squares about it. Chan, Golub and LeVeque,
+// "Updating formulae ... for computing sample variances" (1979), for all parts at once.
+KERNEL batchnorm_merge(const float* __restrict__ partial, float* __restrict__ mean,
+                       float* __restrict__ rstd, int64 rows, int64 C, int64 height, int64 parts,
+                       double eps) {
+    __shared__ double room[WARP];
+    for (int64 c = blockIdx.x; c < C; c += gridDim.x) {
+        const float* pivots = partial + c * parts;
+        const float *sums = pivots + C * parts, *squares = sums + C * parts;
+        double total = 0;
+        for (int64 part = threadIdx.x; part < parts; part += THREADS) {
+            const double count = double(min(height, rows - part * height));
+            total += count * pivots[part] + sums[part];
+        }
+        const double centre = block_sum(total, room) / double(rows);
+        double M2 = 0;
+        for (int64 part = threadIdx.x; part < parts; part += THREADS) {
+            const double count = double(min(height, rows - part * height));
+            const double away = pivots[part] - centre;
+            M2 += squares[part] + away * (2.0 * sums[part] + count * away);
+        }
+        M2 = block_sum(M2, room);
+        if (threadIdx.x == 0) {  // rounding can leave M2 of equal numbers a hair below zero
+            const double variance = M2 < 0 ? 0 : M2 / double(rows);
+            mean[c] = float(centre);
+            rstd[c] = float(1.0 / sqrt(variance + eps));
+        }
+    }
+}
+
+// y = (x - centre) * factor, channel by channel.
+template <bool WIDE>
+__device__ inline void normalise(const real* __restrict__ x, real* __restrict__ y,
+                                 const Share& own, const Pack<LANES>& centre,
+                                 const Pack<LANES>& factor) {
+#pragma unroll WIDE ? 4 : 1
+    for (int turn = 0; turn < own.turns; ++turn) {
+        const int64 at = own.offset + turn * own.step;
+        Pack<LANES> value = load_channels<WIDE>(x + at, own.channels);
+#pragma unroll
+        for (int k = 0; k < LANES; ++k) value.v[k] = (value.v[k] - centre.v[k]) * factor.v[k];
+        store_channels<WIDE>(y + at, value, own.channels);
+    }
+}
+
+template <bool WIDE>
+__device__ void forward(const real* x, real* y, const float* __restrict__ mean,
+                        const float* __restrict__ rstd, const Matrix& m) {
+    for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
+        const Share own = share(m, task);
+        normalise<WIDE>(x, y, own, statistics<WIDE>(mean, own), statistics<WIDE>(rstd, own));
+    }
+}
+
+KERNEL batchnorm_forward(const real* x, real* y, const float* mean, const float* rstd, int64 rows,
+                         int64 C, int64 across, int64 tiles, int64 height, int64 parts) {
+    const Matrix m = {rows, C, across, tiles, height, parts};
+    if (wide(C, x, y, mean, rstd)) {
+        forward<true>(x, y, mean, rstd, m);
+    } else {
+        forward<false>(x, y, mean, rstd, m);
+    }
+}
+
+// -- backward -------------------------------------------------------------------------------------
+
+template <bool WIDE>
+__device__ void products(const real* __restrict__ dy, const real* __restrict__ y,
+                         float* __restrict__ partial, const Matrix& m, float* room) {
+    for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
+        const Share own = share(m, task);
+        Pack<LANES> level = {}, along = {};
+#pragma unroll WIDE ? 4 : 1
+        for (int turn = 0; turn < own.turns; ++turn) {
+            const int64 at = own.offset + turn * own.step;
+            const Pack<LANES> given = load_channels<WIDE>(dy + at, own.channels);
+            const Pack<LANES> value = load_channels<WIDE>(y + at, own.channels);
+#pragma unroll
+            for (int k = 0; k < LANES; ++k) {
+                level.v[k] += given.v[k];
+                along.v[k] += given.v[k] * value.v[k];
+            }
+        }
+        sum_rows(level, m, own.row, room);
+        store_part(partial, level, m, own);
+        sum_rows(along, m, own.row, room);
+        store_part(partial + m.C * m.parts, along, m, own);
+    }
+}
+
+// partial (2, C, parts): sum of dy, sum of dy * y.
+KERNEL batchnorm_products(const real* dy, const real* y, float* partial, int64 rows, int64 C,
+                          int64 across, int64 tiles, int64 height, int64 parts) {
+    __shared__ float room[LANES * THREADS];
+    const Matrix m = {rows, C, across, tiles, height, parts};
+    if (wide(C, dy, y)) {
+        products<true>(dy, y, partial, m, room);
+    } else {
+        products<false>(dy, y, partial, m, room);
+    }
+}
+
+// means (2, C): of dy, of dy * y. A block for each.
+KERNEL batchnorm_products_merge(const float* __restrict__ partial, float* __restrict__ means,
+                                int64 rows, int64 C, int64 parts) {
+    __shared__ double room[WARP];
+    for (int64 i = blockIdx.x; i < 2 * C; i += gridDim.x) {
+        double sum = 0;
+        for (int64 part = threadIdx.x; part < parts; part += THREADS) {
+            sum += partial[i * parts + part];
+        }
+        sum = block_sum(sum, room);
+        if (threadIdx.x == 0) means[i] = float(sum / double(rows));
+    }
+}
+
+template <bool WIDE>
+__device__ void backward(const real* __restrict__ dy, const real* __restrict__ y,
+                         const float* __restrict__ rstd, const float* __restrict__ means,
+                         real* __restrict__ dx, const Matrix& m) {
+    for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
+        const Share own = share(m, task);
+        const Pack<LANES> factor = statistics<WIDE>(rstd, own);
+        const Pack<LANES> level = statistics<WIDE>(means, own);
+        const Pack<LANES> along = statistics<WIDE>(means + m.C, own);
+#pragma unroll WIDE ? 2 : 1
+        for (int turn = 0; turn < own.turns; ++turn) {
+            const int64 at = own.offset + turn * own.step;
+            Pack<LANES> given = load_channels<WIDE>(dy + at, own.channels);
+            const Pack<LANES> value = load_channels<WIDE>(y + at, own.channels);
+#pragma unroll
+            for (int k = 0; k < LANES; ++k) {
+                given.v[k] -= level.v[k] + value.v[k] * along.v[k];
+                given.v[k] *= factor.v[k];
+            }
+            store_channels<WIDE>(dx + at, given, own.channels);
+        }
+    }
+}
+
+// dx = rstd * (dy - mean(dy) - y * mean(dy * y)).
+KERNEL batchnorm_backward(const real* dy, const real* y, const float* rstd, const float* means,
+                          real* dx, int64 rows, int64 C, int64 across, int64 tiles, int64 height,
+                          int64 parts) {
+    const Matrix m = {rows, C, across, tiles, height, parts};
+    if (wide(C, dy, y, dx, rstd, means)) {
+        backward<true>(dy, y, rstd, means, dx, m);
+    } else {
+        backward<false>(dy, y, rstd, means, dx, m);
+    }
+}
+
+// -- running statistics ---------------------------------------------------------------------------
+
+// A thread a channel: sum = fraction * sum + value. `count` values a channel were in the batch.
+KERNEL batchnorm_running(const float* __restrict__ mean, const float* __restrict__ rstd,
+                         float* __restrict__ running_mean, float* __restrict__ running_var,
+                         float* __restrict__ weight, int64 C, int64 count, double fraction,
+                         double eps, const double* __restrict__ clock) {
+    if (clock[FINITE] == 0) return;
+    const double unbiased = double(count) / double(count > 1 ? count - 1 : 1);
+    for (int64 c = first_index(); c < C; c += stride_of_grid()) {
+        const double r = rstd[c], variance = 1.0 / (r * r) - eps;
+        const double biased = variance < 0 ? 0 : variance;
+        running_mean[c] = float(fraction * running_mean[c] + mean[c]);
+        running_var[c] = float(fraction * running_var[c] + biased * unbiased);
+    }
+    if (first_index() == 0) weight[0] = float(fraction * weight[0] + 1.0);
+}
+
+template <bool WIDE>
+__device__ void inference(const real* x, real* y, const float* __restrict__ running_mean,
+                          const float* __restrict__ running_var, float inverse, float eps,
+                          const Matrix& m) {
+    for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
+        const Share own = share(m, task);
+        Pack<LANES> centre = statistics<WIDE>(running_mean, own);
+        Pack<LANES> factor = statistics<WIDE>(running_var, own);
+#pragma unroll
+        for (int k = 0; k < LANES; ++k) {
+            centre.v[k] *= inverse;
+            factor.v[k] = rsqrtf(factor.v[k] * inverse + eps);
+        }
+        normalise<WIDE>(x, y, own, centre, factor);
+    }
+}
+
+// Without a batch in the running sums there are no statistics: a fault, and y is NaN.
+KERNEL batchnorm_inference(const real* x, real* y, const float* running_mean,
+                           const float* running_var, const float* weight, int64 rows, int64 C,
+                           int64 across, int64 tiles, int64 height, int64 parts, double eps,
+                           Fault* fault) {
+    const Matrix m = {rows, C, across, tiles, height, parts};
+    const bool known = weight[0] > 0;
+    const float inverse = known ? 1.0f / weight[0] : __uint_as_float(0x7fc00000u);
+    if (!known && first_index() == 0) report(fault, NO_STATISTICS, 0, 0);
+    if (wide(C, x, y, running_mean, running_var)) {
+        inference<true>(x, y, running_mean, running_var, inverse, float(eps), m);
+    } else {
+        inference<false>(x, y, running_mean, running_var, inverse, float(eps), m);
+    }
+}

@@ -1,0 +1,28 @@
+// The float32 weights of a product in the type of the activations: both operands are of one.
+//
+//   from (size) float32 -> to (size)        reads 4, writes 2 bytes an element, the floor
+//
+// One thread computes LANES neighbouring elements.
+//
+// Read next: conv.py, which wants them.
+
+#include "common.cuh"
+
+KERNEL cast(const float* __restrict__ from, real* __restrict__ to, int64 size) {
+    const int64 packs = wide(LANES, from, to) ? size / LANES : 0;
+#pragma unroll 1
+    for (int64 i = first_index(); i < packs; i += stride_of_grid()) {
+        Pack<LANES> pack;
+#pragma unroll
+        for (int k = 0; k < LANES; k += 4) {
+            const float4 four = *reinterpret_cast<const float4*>(from + i * LANES + k);
+            pack.v[k] = four.x, pack.v[k + 1] = four.y;
+            pack.v[k + 2] = four.z, pack.v[k + 3] = four.w;
+        }
+        store<LANES>(to + i * LANES, pack);
+    }
+#pragma unroll 1
+    for (int64 i = packs * LANES + first_index(); i < size; i += stride_of_grid()) {
+        narrow(from[i], to[i]);
+    }
+}

@@ -1,0 +1,56 @@
+// Sums over the rows of a matrix: the gradient of a bias, from that of the outputs.
+//
+//   x (rows, C) -> sums (C)        reads 4 bytes an element (bfloat16: 2), once: the floor
+//
+// A block sums a part of the rows (columns.cuh), a row of the matrix a few neighbouring 128-bit
+// reads; a second kernel adds the parts of each channel, C / (LANES * 64) of the bytes at most.
+//
+// Read next: batchnorm.cu, sums of products and of squares.
+
+#define BLOCKS 4
+#include "columns.cuh"
+#include "reduce.cuh"
+
+template <bool WIDE>
+__device__ void part_sums(const real* __restrict__ x, float* __restrict__ partial, const Matrix& m,
+                          float* room) {
+    for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
+        const Share own = share(m, task);
+        Pack<LANES> sum = {};
+#pragma unroll WIDE ? 4 : 1
+        for (int turn = 0; turn < own.turns; ++turn) {
+            const int64 at = own.offset + turn * own.step;
+            const Pack<LANES> value = load_channels<WIDE>(x + at, own.channels);
+#pragma unroll
+            for (int k = 0; k < LANES; ++k) sum.v[k] += value.v[k];
+        }
+        sum_rows(sum, m, own.row, room);
+        store_part(partial, sum, m, own);
+    }
+}
+
+// partial (C, parts).
+KERNEL column_sums(const real* x, float* partial, int64 rows, int64 C, int64 across, int64 tiles,
+                   int64 height, int64 parts) {
+    __shared__ float room[LANES * THREADS];
+    const Matrix m = {rows, C, across, tiles, height, parts};
+    if (wide(C, x)) {
+        part_sums<true>(x, partial, m, room);
+    } else {
+        part_sums<false>(x, partial, m, room);
+    }
+}
+
+// A block a channel.
+KERNEL column_sums_merge(const float* __restrict__ partial, real* __restrict__ sums, int64 C,
+                         int64 parts) {
+    __shared__ double room[WARP];
+    for (int64 c = blockIdx.x; c < C; c += gridDim.x) {
+        double sum = 0;
+        for (int64 part = threadIdx.x; part < parts; part += THREADS) {
+            sum += partial[c * parts + part];
+        }
+        sum = block_sum(sum, room);
+        if (threadIdx.x == 0) narrow(float(sum), sums[c]);
+    }
+}

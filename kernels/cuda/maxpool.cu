@@ -1,0 +1,37 @@
+// Max pooling: the largest of each window, and its place.
+//
+//   x (N, H, W, C)   y (N, Ho, Wo, C)   which (N, Ho, Wo, C) uint8
+//
+// Forward, one thread (for large windows a team) computes LANES channels of an output: a 128-bit
+// read of each place of the window, a 128-bit write, and one of LANES bytes. Backward, one thread
+// computes LANES channels of a place (where windows do not overlap: of a row of a window), so that
+// nothing is added in memory. Bytes of an output of a 2x2 window, 2 apart, either way:
+// 4 * 4 + 4 + 1 = 21 in float32, 11 in bfloat16, the floor. Overlapping windows read again what the
+// cache still has.
+//
+// Read next: pool.cuh, which does the work, then maxout_pool.cu.
+
+#define BLOCKS 4
+#include "pool.cuh"
+
+KERNEL maxpool_forward(const real* x, real* y, uint8* which, int64 N, int64 H, int64 W, int64 Ho,
+                       int64 Wo, int64 C, int64 size, int64 stride, int64 pad, int64 doublings) {
+    const Windows shape = windows(N, H, W, Ho, Wo, C, 1, size, stride, pad);
+    if (!wide(C, x, y, which)) {
+        pool_forward<1, 0, 0>(x, y, which, shape, doublings, Plain());
+    } else if (size == 2) {
+        pool_forward<LANES, 2, 2>(x, y, which, shape, doublings, Plain());
+    } else {
+        pool_forward<LANES, 0, 0>(x, y, which, shape, doublings, Plain());
+    }
+}
+
+KERNEL maxpool_backward(const real* dy, const uint8* which, real* dx, int64 N, int64 H, int64 W,
+                        int64 Ho, int64 Wo, int64 C, int64 size, int64 stride, int64 pad) {
+    const Windows shape = windows(N, H, W, Ho, Wo, C, 1, size, stride, pad);
+    if (wide(C, dy, which, dx)) {
+        pool_backward<LANES>(dy, which, dx, shape, 1.0f);
+    } else {
+        pool_backward<1>(dy, which, dx, shape, 1.0f);
+    }
+}

@@ -1,0 +1,625 @@
+"""Device cuda: the operations of kernels/reference.py on CuPy's arrays, a kernel or plan a method.
+
+What an operation means stands in the reference. Different here: a call returns when its work is
+queued on the device's stream, not when it is done; `synchronize` and `tohost` wait. A kernel that
+meets a value it can't use (a label beyond the classes) notes it, and these two raise it. So a step
+can be captured as a CUDA graph: `captured`.
+
+Of CuPy this room uses `ndarray` (slices, reshape, view, fill, get, set, copy), `empty`, `zeros`,
+`RawModule`, streams, events, graphs, the runtime's device facts and memory, and cuSOLVER's orgqr;
+the test double knows no more. Convolutions and fully connected layers are cuDNN's (cuBLAS can't be
+captured), everything else is our own.
+
+Read next: maxout.cu, then conv.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import cupy
+import numpy as np
+from ml_dtypes import bfloat16
+
+from kernels import reference
+from kernels.cuda import orthonormal
+from kernels.cuda.arrays import REAL, checked
+from kernels.cuda.conv import Convolutions
+from kernels.cuda.graph import Captured
+from kernels.cuda.launch import MOST_BLOCKS, THREADS, Launcher, blocks_for
+from kernels.errors import MemoryFull
+from kernels.reference import NumpyOps
+
+LANES = 16                          # bytes of an access, as in common.cuh
+SLAB = 64                           # numbers whose sum a thread makes alone, in float32
+MOST_PARTS = 1024                   # blocks that share a sum over all of an array
+TILE = 8192                         # values of a tile of `variance`: 32 a thread
+LONGEST = 1 << 30                   # a pooling's axes are shorter: their places fit 32 bits
+CHUNK = 2048                        # values whose rows a block of `lrn_backward` takes at a time
+# What a kernel noted: {code in common.cuh: words for (value, bound, more)}.
+FAULTS = {
+    1: "label {0}, but there are {1} classes",
+    2: "gather: step {0} has no row in the order, which has {1} from step {2}; upload the next one",
+    3: "gather: image {0} of step {2}, but there are {1}",
+    4: "segments: row {0} does not lie in an arena of {1}",
+    5: "advance: step {0} lies before the table's first, {1}",
+    6: "batchnorm: no running statistics yet; train at least one step first",
+}
+
+
+@functools.cache
+def the_stream() -> cupy.cuda.Stream:
+    """The one stream of all work, in whose order it is done. CuPy launches on the stream that a
+    thread uses, so every method first makes this one the thread's; what is done to arrays outside
+    of methods, as `a[...] = b`, follows there."""
+    return cupy.cuda.Stream(non_blocking=True)
+
+
+class CudaOps(NumpyOps):
+    """Every operation, on CuPy's arrays."""
+
+    name = "cuda"
+
+    def __init__(self, precision: str = "fp32", deterministic: bool = True, pool: bool = True):
+        """precision: fp32 | tf32 | bf16; in tf32 the factors of products are rounded to TF32.
+        deterministic: only convolutions that give the same bits in every run. pool: memory comes
+        from CuPy's pool, not each array from the driver."""
+        cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc if pool else None)
+        self.stream = the_stream()
+        self.stream.use()
+        facts = cupy.cuda.runtime.getDeviceProperties(0)
+        self.gpu, self.capability = facts["name"].decode(), (facts["major"], facts["minor"])
+        tensor_cores = self.capability >= (8, 0)  # those with TF32 and bfloat16
+        self.precisions = {"tf32" if precision == "tf32" and tensor_cores else "fp32": None}
+        if tensor_cores:
+            self.precisions["bf16"] = bfloat16
+        self.launch = Launcher()
+        self._fault = cupy.zeros((4,), np.int64)
+        self._rooms = {kind: cupy.empty((0,), np.uint8) for kind in ("workspace", "weights")}
+        self._convolutions = Convolutions(self.stream, self._pointer, precision == "tf32",
+                                          deterministic)
+
+    @property
+    def description(self) -> str:
+        """One line for the user."""
+        major, minor = self.capability
+        return (f"{self.gpu}, compute capability {major}.{minor}, CuPy {cupy.__version__}, "
+                f"cuDNN {self._convolutions.version}")
+
+    def plans(self) -> dict[str, str]:
+        return self._convolutions.plans()
+
+    def prefer(self, plans: dict[str, str]) -> None:
+        self._convolutions.prefer(plans)
+
+    # -- memory -----------------------------------------------------------------------------------
+
+    def empty(self, shape, dtype=np.float32):
+        """An uninitialised array, 256-byte aligned. MemoryFull if there is no room for it."""
+        self.stream.use()
+        return _allocated(cupy.empty, shape, dtype)
+
+    def zeros(self, shape, dtype=np.float32):
+        self.stream.use()
+        return _allocated(cupy.zeros, shape, dtype)
+
+    def asarray(self, host):
+        host = np.ascontiguousarray(host)
+        array = self.empty(host.shape, host.dtype)
+        array.set(host, stream=self.stream)
+        self.stream.synchronize()   # until then the copy may still read `host`
+        return array
+
+    def constant(self, host):
+        return self.asarray(host)
+
+    def tohost(self, array) -> np.ndarray:
+        self.stream.use()
+        host = array.get(stream=self.stream)
+        self._raise_fault()
+        return host
+
+    def synchronize(self) -> None:
+        self.stream.use()
+        self.stream.synchronize()
+        self._raise_fault()
+
+    def captured(self, step):
+        return Captured(self.stream, step, lambda: list(self._rooms.values()))
+
+    def _raise_fault(self) -> None:
+        """ValueError for the first value that a kernel could not use since the last one."""
+        code, *values = self._fault.get(stream=self.stream).tolist()
+        if code:
+            self._fault.fill(0)
+            raise ValueError(FAULTS[code].format(*values))
+
+    def _room(self, nbytes: int, kind: str = "workspace"):
+        """At least so many bytes for one operation's own use. Graphs keep the rooms they know."""
+        if self._rooms[kind].nbytes < nbytes:
+            self._rooms[kind] = self.empty((nbytes,), np.uint8)
+        return self._rooms[kind]
+
+    def _pointer(self, nbytes: int) -> int:
+        return self._room(nbytes).data.ptr
+
+    # -- convolution ------------------------------------------------------------------------------
+
+    @checked()
+    def conv_forward(self, x, W, b, y, stride, pad, groups):
+        reference._check_conv("conv_forward", x, W, y, stride, pad, groups)
+        reference._check("conv_forward", b, (len(W),))
+        if len(x):
+            self._convolutions.forward(x, self._rounded(W, x), b, y, stride, pad, groups)
+
+    @checked()
+    def conv_backward_data(self, dy, W, dx, stride, pad, groups):
+        reference._check_conv("conv_backward_data", dx, W, dy, stride, pad, groups)
+        if len(dx):
+            self._convolutions.backward_data(dy, self._rounded(W, dy), dx, stride, pad, groups)
+
+    @checked()
+    def conv_backward_filter(self, x, dy, dW, db, stride, pad, groups):
+        reference._check_conv("conv_backward_filter", x, dW, dy, stride, pad, groups)
+        reference._check("conv_backward_filter", db, (len(dW),))
+        self._channel_sums(dy, db)  # first: dy has just been written and may still be in the cache
+        if len(x):
+            self._convolutions.backward_filter(x, dy, dW, stride, pad, groups)
+        else:
+            dW.fill(0)
+
+    def _rounded(self, W, like):
+        """W in the dtype of `like`: both operands of a product are of one."""
+        if W.dtype == like.dtype:
+            return W
+        room = self._room(W.size * like.itemsize, "weights")
+        narrow = room[:W.size * like.itemsize].view(like.dtype).reshape(W.shape)
+        self.launch("cast", "cast", like.dtype, _vectors(narrow), W, narrow, W.size)
+        return narrow
+
+    def _channel_sums(self, x, sums) -> None:
+        """sums (C,) = sums over all axes but the last."""
+        blocks, shape = _shared(x)
+        C, parts = shape[1], shape[-1]
+        room = self._room(4 * C * parts)
+        self.launch("columns", "column_sums", x.dtype, blocks, x, room, *shape)
+        self.launch("columns", "column_sums_merge", x.dtype, min(C, MOST_BLOCKS), room, sums, C,
+                    parts)
+
+    # -- fully connected --------------------------------------------------------------------------
+    # cuDNN's convolution of images of one pixel.
+
+    @checked()
+    def linear_forward(self, x, W, b, y):
+        reference._check_linear("linear_forward", x, W, y)
+        self.conv_forward(_pixels(x), _pixels(W), b, _pixels(y), 1, 0, 1)
+
+    @checked()
+    def linear_backward_data(self, dy, W, dx):
+        reference._check_linear("linear_backward_data", dx, W, dy)
+        self.conv_backward_data(_pixels(dy), _pixels(W), _pixels(dx), 1, 0, 1)
+
+    @checked()
+    def linear_backward_filter(self, x, dy, dW, db):
+        reference._check_linear("linear_backward_filter", x, dW, dy)
+        self.conv_backward_filter(_pixels(x), _pixels(dy), _pixels(dW), db, 1, 0, 1)
+
+    # -- maxout and pooling -----------------------------------------------------------------------
+
+    @checked()
+    def maxout_forward(self, x, y, which, pieces):
+        reference._check_maxout("maxout_forward", x, y, pieces)
+        reference._check("maxout_forward", which, y.shape)
+        C = y.shape[-1]
+        self.launch("maxout", "maxout_forward", x.dtype, _vectors(y), x, y, which,
+                    y.size // max(C, 1), C, pieces)
+
+    @checked()
+    def maxout_backward(self, dy, which, dx, pieces):
+        reference._check_maxout("maxout_backward", dx, dy, pieces)
+        reference._check("maxout_backward", which, dy.shape)
+        C = dy.shape[-1]
+        self.launch("maxout", "maxout_backward", dx.dtype, _vectors(dy), dy, which, dx,
+                    dy.size // max(C, 1), C, pieces)
+
+    @checked()
+    def maxpool_forward(self, x, y, which, size, stride, pad):
+        reference._check_pool("maxpool_forward", x, y, size, stride, pad)
+        reference._check("maxpool_forward", which, y.shape)
+        team = _team(size)
+        self.launch("maxpool", "maxpool_forward", x.dtype, _vectors(y, 1 << team), x, y, which,
+                    *_windows(x, y), size, stride, pad, team)
+
+    @checked()
+    def maxpool_backward(self, dy, which, dx, size, stride, pad):
+        reference._check_pool("maxpool_backward", dx, dy, size, stride, pad)
+        reference._check("maxpool_backward", which, dy.shape)
+        self.launch("maxpool", "maxpool_backward", dx.dtype, _spread(dx, dy, size, stride), dy,
+                    which, dx, *_windows(dx, dy), size, stride, pad)
+
+    @checked()
+    def maxout_pool_forward(self, x, y, which, pieces, size, stride):
+        reference._check_maxout_pool("maxout_pool_forward", x, y, pieces, size, stride)
+        self._maxout_pool("maxout_pool_forward", x, y, which, pieces, size, stride)
+
+    @checked()
+    def maxout_pool_backward(self, dy, which, dx, pieces, size, stride):
+        reference._check_maxout_pool("maxout_pool_backward", dx, dy, pieces, size, stride)
+        self._maxout_unpool("maxout_pool_backward", dy, which, dx, pieces, size, stride)
+
+    @checked()
+    def maxout_pool_dropout_forward(self, x, y, which, pieces, size, stride, drop, seed, layer,
+                                    clock):
+        name = "maxout_pool_dropout_forward"
+        reference._check_maxout_pool(name, x, y, pieces, size, stride, reference.DROPPED)
+        self._maxout_pool(name, x, y, which, pieces, size, stride, *_dropout(drop, seed, layer),
+                          clock)
+
+    @checked()
+    def maxout_pool_dropout_backward(self, dy, which, dx, pieces, size, stride, drop):
+        name = "maxout_pool_dropout_backward"
+        reference._check_maxout_pool(name, dx, dy, pieces, size, stride, reference.DROPPED)
+        reference._check_drop(name, drop)
+        self._maxout_unpool(name, dy, which, dx, pieces, size, stride, 1 / (1 - drop))
+
+    def _maxout_pool(self, name, x, y, which, pieces, size, stride, *dropout) -> None:
+        reference._check(name, which, y.shape)
+        team = _team(size)
+        self.launch("maxout_pool", name, x.dtype, _vectors(y, 1 << team), x, y, which,
+                    *_windows(x, y), pieces, size, stride, team, *dropout)
+
+    def _maxout_unpool(self, name, dy, which, dx, pieces, size, stride, *factor) -> None:
+        reference._check(name, which, dy.shape)
+        self.launch("maxout_pool", name, dx.dtype, _spread(dx, dy, size, stride), dy, which, dx,
+                    *_windows(dx, dy), pieces, size, stride, *factor)
+
+    @checked()
+    def avgpool_forward(self, x, y, size, stride):
+        reference._check_average("avgpool_forward", x, y, size, stride)
+        team = _team(size)
+        self.launch("avgpool", "avgpool_forward", x.dtype, _vectors(y, 1 << team), x, y,
+                    *_windows(x, y), size, stride, team)
+
+    @checked()
+    def avgpool_backward(self, dy, dx, size, stride):
+        reference._check_average("avgpool_backward", dx, dy, size, stride)
+        self.launch("avgpool", "avgpool_backward", dx.dtype, _spread(dx, dy, size, stride), dy, dx,
+                    *_windows(dx, dy), size, stride)
+
+    # -- normalisation across channels, and concatenation -----------------------------------------
+
+    @checked()
+    def lrn_forward(self, x, y, size, alpha, beta, k):
+        reference._check_lrn("lrn_forward", x, y, size, alpha, k)
+        C = x.shape[-1]
+        self.launch("lrn", "lrn_forward", x.dtype, _vectors(x), x, y, x.size, C, min(size // 2, C),
+                    alpha / size, float(beta), float(k))
+
+    @checked()
+    def lrn_backward(self, dy, x, dx, size, alpha, beta, k):
+        reference._check_lrn("lrn_backward", x, dx, size, alpha, k)
+        reference._check("lrn_backward", dy, x.shape)
+        C, blocks = x.shape[-1], _vectors(x)
+        parts, share = min(blocks, MOST_PARTS), max(CHUNK, C)
+        self.launch("lrn", "lrn_backward", x.dtype, blocks, dy, x, dx,
+                    self._room(8 * parts * share), parts, share, x.size, C, min(size // 2, C),
+                    alpha / size, float(beta), float(k), 2 * alpha / size * beta)
+
+    @checked()
+    def concat_forward(self, x, y, first):
+        reference._channels("concat_forward", x, y, first)
+        self.launch("concat", "concat_forward", x.dtype, _vectors(x), x, y, x.size, x.shape[-1],
+                    y.shape[-1], first)
+
+    @checked()
+    def concat_backward(self, dy, dx, first):
+        reference._channels("concat_backward", dx, dy, first)
+        self.launch("concat", "concat_backward", dx.dtype, _vectors(dx), dy, dx, dx.size,
+                    dx.shape[-1], dy.shape[-1], first)
+
+    # -- activations ------------------------------------------------------------------------------
+
+    @checked()
+    def leaky_forward(self, x, y, slope):
+        self._elementwise("leaky_forward", x, y, float(slope))
+
+    @checked()
+    def leaky_backward(self, dy, y, dx, slope):
+        self._elementwise("leaky_backward", dy, y, dx, float(slope))
+
+    @checked()
+    def tanh_forward(self, x, y):
+        self._elementwise("tanh_forward", x, y)
+
+    @checked()
+    def tanh_backward(self, dy, y, dx):
+        self._elementwise("tanh_backward", dy, y, dx)
+
+    @checked()
+    def sigmoid_forward(self, x, y):
+        self._elementwise("sigmoid_forward", x, y)
+
+    @checked()
+    def sigmoid_backward(self, dy, y, dx):
+        self._elementwise("sigmoid_backward", dy, y, dx)
+
+    @checked(b=REAL)
+    def add(self, a, b, y):
+        self._elementwise("add", a, b, y)
+
+    def _elementwise(self, name, *arguments) -> None:
+        arrays = [value for value in arguments if isinstance(value, cupy.ndarray)]
+        for array in arrays[1:]:
+            reference._check(name, array, arrays[0].shape)
+        self.launch("activation", name, arrays[0].dtype, _vectors(arrays[0]), *arguments,
+                    arrays[0].size)
+
+    # -- dropout ----------------------------------------------------------------------------------
+
+    @checked()
+    def dropout_forward(self, x, y, drop, seed, layer, clock):
+        reference._check("dropout_forward", y, x.shape)
+        self.launch("dropout", "dropout", x.dtype, _vectors(x), x, y, x.size,
+                    *_dropout(drop, seed, layer), clock)
+
+    @checked()
+    def dropout_backward(self, dy, dx, drop, seed, layer, clock):
+        self.dropout_forward(dy, dx, drop, seed, layer, clock)
+
+    # -- batch normalisation ----------------------------------------------------------------------
+
+    @checked()
+    def batchnorm_forward(self, x, y, mean, rstd, eps):
+        reference._check("batchnorm_forward", y, x.shape)
+        _check_channels("batchnorm_forward", x, mean, rstd)
+        blocks, shape = _shared(x)
+        rows, C, _, _, height, parts = shape
+        room = self._room(12 * C * parts)
+        self.launch("batchnorm", "batchnorm_moments", x.dtype, blocks, x, room, *shape)
+        self.launch("batchnorm", "batchnorm_merge", x.dtype, min(C, MOST_BLOCKS), room, mean, rstd,
+                    rows, C, height, parts, float(eps))
+        self.launch("batchnorm", "batchnorm_forward", x.dtype, blocks, x, y, mean, rstd, *shape)
+
+    @checked()
+    def batchnorm_backward(self, dy, y, rstd, dx):
+        reference._check("batchnorm_backward", dx, y.shape)
+        reference._check("batchnorm_backward", dy, y.shape)
+        _check_channels("batchnorm_backward", y, rstd)
+        blocks, shape = _shared(y)
+        rows, C, parts = shape[0], shape[1], shape[-1]
+        room = self._room(8 * C + 8 * C * parts)
+        means, partial = room[:8 * C], room[8 * C:]
+        self.launch("batchnorm", "batchnorm_products", y.dtype, blocks, dy, y, partial, *shape)
+        self.launch("batchnorm", "batchnorm_products_merge", y.dtype, min(2 * C, MOST_BLOCKS),
+                    partial, means, rows, C, parts)
+        self.launch("batchnorm", "batchnorm_backward", y.dtype, blocks, dy, y, rstd, means, dx,
+                    *shape)
+
+    @checked()
+    def batchnorm_running(self, mean, rstd, running_mean, running_var, weight, count, fraction,
+                          eps, clock):
+        for array in (rstd, running_mean, running_var):
+            reference._check("batchnorm_running", array, mean.shape)
+        C = len(mean)
+        self.launch("batchnorm", "batchnorm_running", np.float32, blocks_for(C), mean, rstd,
+                    running_mean, running_var, weight, C, count, float(fraction), float(eps), clock)
+
+    @checked()
+    def batchnorm_inference(self, x, y, running_mean, running_var, weight, eps):
+        reference._check("batchnorm_inference", y, x.shape)
+        for array in (running_mean, running_var):
+            reference._check("batchnorm_inference", array, x.shape[-1:])
+        blocks, shape = _shared(x)
+        self.launch("batchnorm", "batchnorm_inference", x.dtype, blocks, x, y, running_mean,
+                    running_var, weight, *shape, float(eps), self._fault)
+
+    # -- losses -----------------------------------------------------------------------------------
+
+    @checked()
+    def softmax(self, scores, prob):
+        N, K = _classes("softmax", scores, prob)
+        self.launch("loss", "softmax", scores.dtype, blocks_for(32 * N), scores, prob, N, K)
+
+    @checked()
+    def softmax_loss_forward(self, scores, labels, prob, clock):
+        self._loss("softmax_loss_forward", scores, labels, prob, clock)
+
+    @checked()
+    def softmax_loss_backward(self, prob, labels, dscores, weight):
+        self._dscores("softmax_loss_backward", prob, labels, dscores, weight)
+
+    @checked()
+    def hinge_loss_forward(self, scores, labels, prob, clock):
+        self._loss("hinge_loss_forward", scores, labels, prob, clock)
+
+    @checked()
+    def hinge_loss_backward(self, scores, labels, dscores, weight):
+        self._dscores("hinge_loss_backward", scores, labels, dscores, weight)
+
+    def _loss(self, name, scores, labels, prob, clock) -> None:
+        N, K = _classes(name, scores, prob)
+        reference._check(name, labels, (N,))
+        outcomes = self._room(16 * N)   # of each image its loss and whether it was classified right
+        self.launch("loss", name, scores.dtype, blocks_for(32 * N), scores, labels, prob, outcomes,
+                    N, K, self._fault)
+        self.launch("loss", "record", scores.dtype, 1, outcomes, N, clock)
+
+    def _dscores(self, name, given, labels, dscores, weight) -> None:
+        N, K = _classes(name, given, dscores)
+        reference._check(name, labels, (N,))
+        self.launch("loss", name, dscores.dtype, blocks_for(given.size), given, labels, dscores, N,
+                    K, float(weight), self._fault)
+
+    # -- statistics and initialisation ------------------------------------------------------------
+
+    @checked()
+    def variance(self, x, groups):
+        channels = x.shape[-1]
+        if groups < 1 or channels % groups:
+            raise ValueError(f"variance: {channels} channels do not split into {groups} groups")
+        if x.size == 0:
+            raise ValueError(f"variance: x {x.shape} has no elements")
+        # One group is one long run, which may end in the midst of no row.
+        rows, C = (x.size // channels, channels // groups) if groups > 1 else (1, x.size)
+        tiles = -(-rows * C // TILE)
+        room = self._room(16 * groups * tiles + 16 * groups)
+        result = room[16 * groups * tiles:16 * groups * (tiles + 1)].view(np.float64)
+        self.launch("variance", "variance_tiles", x.dtype, min(groups * tiles, MOST_BLOCKS), x,
+                    room, rows, C, groups, tiles)
+        self.launch("variance", "variance_merge", x.dtype, min(groups, MOST_BLOCKS), room, result,
+                    rows, C, groups, tiles)
+        mean, variance = self.tohost(result).reshape(2, groups)
+        return mean, variance
+
+    def orthonormal(self, rows, cols, key):
+        return orthonormal.orthonormal(self, rows, cols, key)
+
+    # -- data -------------------------------------------------------------------------------------
+
+    @checked(y=np.int32)
+    def gather(self, images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
+               mirror, input_scale, augment):
+        N, H, W, C = x.shape
+        reference._check("gather", x, (order.shape[1], *images.shape[1:]))
+        reference._check("gather", mean_image, (H + 2 * pad, W + 2 * pad, C))
+        reference._check("gather", y, (N,))
+        for array in (labels, shift, scale):
+            reference._check("gather", array, (len(images),))
+        if not 0 <= move <= pad:
+            raise ValueError(f"gather: move {move} must lie in 0 .. pad = {pad}")
+        if mean_image.size > 1 << 30:
+            raise ValueError(f"gather: mean_image {mean_image.shape} has more than 2^30 elements")
+        # A thread to each 128 bits of an image; of many or large images it takes several.
+        count = max(N, 1)
+        parts = max(min(-(-_vectors(x) // count), MOST_PARTS // count), 1)
+        self.launch("gather", "gather", x.dtype, (count, parts), images, labels, shift, scale,
+                    mean_image, order, x, y, clock, len(images), len(order), N, H, W, C,
+                    _signed(seed), pad, move, int(bool(mirror)), float(input_scale),
+                    int(bool(augment)), self._fault)
+
+    # -- optimisation -----------------------------------------------------------------------------
+
+    @checked()
+    def clip(self, g, limit, clock):
+        parts = min(blocks_for(-(-g.size // 32)), MOST_PARTS)
+        room = self._room(8 * parts)
+        self.launch("optimizer", "clip_sums", g.dtype, parts, g, room, g.size)
+        self.launch("optimizer", "clip_merge", g.dtype, 1, room, parts, float(limit), clock)
+
+    @checked()
+    def sgd_step(self, w, g, v, segments, clock, momentum, decay):
+        self._update("sgd_step", w, g, v, segments, clock, float(momentum), float(decay))
+
+    @checked()
+    def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):
+        self._update("rmsprop_step", w, g, s, segments, clock, float(rho), float(delta),
+                     float(decay))
+
+    def _update(self, name, w, g, state, segments, clock, *numbers) -> None:
+        for array in (g, state):
+            reference._check(name, array, w.shape)
+        self.launch("optimizer", name, g.dtype, blocks_for(-(-w.size // 16)), w, g, state, segments,
+                    clock, w.size, len(segments), *numbers, self._fault)
+
+    @checked()
+    def advance(self, clock, rates):
+        if len(rates) == 0:
+            raise ValueError("advance: the table of rates is empty")
+        self.launch("clock", "advance", np.float32, 1, clock, rates, len(rates), self._fault)
+
+    @checked()
+    def latch(self, own, clock):
+        self.launch("clock", "latch", np.float32, 1, own, clock)
+
+
+def _allocated(allocate, shape, dtype):
+    shape = (shape,) if np.ndim(shape) == 0 else tuple(shape)
+    for _ in range(2):
+        try:
+            return allocate(shape, dtype)
+        except cupy.cuda.memory.OutOfMemoryError:
+            cupy.get_default_memory_pool().free_all_blocks()
+        except cupy.cuda.runtime.CUDARuntimeError as error:  # without the pool
+            if "cudaErrorMemoryAllocation" not in str(error):
+                raise
+    free, _ = cupy.cuda.runtime.memGetInfo()
+    raise MemoryFull("cuda", math.prod(shape) * np.dtype(dtype).itemsize, free)
+
+
+def _vectors(array, threads: int = 1) -> int:
+    """Blocks for so many threads to each 128 bits of an array."""
+    return blocks_for(-(-array.nbytes // LANES) * threads)
+
+
+def _team(size: int) -> int:
+    """2 ** this many threads search a window together."""
+    return 3 if size > 4 else 0
+
+
+def _spread(dx, dy, size, stride) -> int:
+    """Blocks for a pooling's backward: a thread to each 128 bits of a place of dx, all its pieces
+    together, or of a row of a window where windows do not overlap."""
+    across = dy.shape[2] if stride == size else dx.shape[2]
+    return blocks_for(-(-dx.shape[0] * dx.shape[1] * across * dy.shape[3] * dy.itemsize // LANES))
+
+
+def _pixels(array):
+    """(N,F) as images of one pixel, (N,1,1,F)."""
+    return array.reshape(array.shape[0], 1, 1, array.shape[1])
+
+
+def _shared(x) -> tuple[int, tuple[int, ...]]:
+    """Blocks; rows, C, across, tiles, height, parts: how they share a matrix (columns.cuh).
+
+    A part is as high as gives each thread SLAB numbers to sum, or fewer if there are too few blocks
+    otherwise; a multiple of 4, which a thread reads at once."""
+    C = x.shape[-1]
+    rows, vectors = x.size // max(C, 1), -(-C * x.itemsize // LANES)
+    tiles = max(-(-vectors // THREADS), 1)
+    across = max(-(-vectors // tiles), 1)
+    down = THREADS // across
+    fours = min(max(-(-rows * tiles // (4 * down * MOST_PARTS)), 1), SLAB // 4)
+    height = 4 * fours * down
+    parts = -(-rows // height)
+    blocks = min(max(tiles * parts, 1), MOST_BLOCKS)
+    return blocks, (rows, C, across, tiles, height, parts)
+
+
+def _windows(x, y) -> tuple[int, ...]:
+    """N, H, W, Ho, Wo, C of a pooling; C is that of y."""
+    if max(x.shape) >= LONGEST:
+        raise ValueError(f"pooling: x {x.shape} has {LONGEST} or more along an axis; pool a part "
+                         "of it at a time")
+    return (*x.shape[:3], *y.shape[1:])
+
+
+def _classes(name, scores, result) -> tuple[int, int]:
+    """N and K of (N,K) scores and what is computed of them, checked."""
+    reference._check(name, result, scores.shape)
+    N, K = scores.shape
+    if K < 1:
+        raise ValueError(f"{name}: scores {scores.shape} have no classes")
+    return N, K
+
+
+def _check_channels(name, x, *arrays) -> None:
+    if x.size == 0:
+        raise ValueError(f"{name}: {x.shape} has no elements, and so no statistics")
+    for array in arrays:
+        reference._check(name, array, x.shape[-1:])
+
+
+def _signed(seed: int) -> int:
+    """A 64-bit seed as a kernel's int64."""
+    low, high = reference.philox._key(seed)
+    return int(np.int64(np.uint64(high << 32 | low).view(np.int64)))
+
+
+def _dropout(drop, seed, layer) -> tuple:
+    """Threshold, factor, seed and layer, checked."""
+    if not 0 <= drop < 1:
+        raise ValueError(f"dropout: {drop} is not a probability of dropping in [0, 1)")
+    if not 0 <= layer < 1 << 16:
+        raise ValueError(f"philox: layer {layer} must fit 16 bits")
+    return math.floor(drop * 2.0 ** 32), 1 / (1 - drop), _signed(seed), layer

@@ -1,0 +1,163 @@
+// The norm of the whole gradient, and the two updates, on flat arenas.
+//
+//   g (size,)   w, v, s (size,) float   segments (S,4) double   squares (parts,) double
+//
+// clip_sums: one thread squares VECTORS * LANES elements of g at a time. Bytes of an element: 4, in
+// bfloat16 2. sgd_step and rmsprop_step: one thread updates 4 elements at a time, by a 128-bit read
+// of each arena (64 bits of a bfloat16 g) and two 128-bit writes. Bytes of a parameter: 20, in
+// bfloat16 18.
+//
+// A row of `segments` is (start, stop, rate multiplier, decay multiplier). Segments lie in order
+// and may leave gaps; a net has two or three, one for each pair of multipliers, so that every
+// thread goes through all of them.
+//
+// Read next: clock.cu.
+
+#define BLOCKS 4
+#include "clock.cuh"
+#include "reduce.cuh"
+
+constexpr int VECTORS = 4;  // 128-bit reads of a thread that are under way together
+
+// Each block's share of the sum of squares. A short run of them is summed in float32; where they
+// could have left its range, as in a run of zeros, in float64.
+KERNEL clip_sums(const real* g, double* squares, int64 size) {
+    __shared__ double room[WARP];
+    double total = 0;
+    const int64 vectors = wide(LANES, g) ? size / LANES : 0;
+    for (int64 v = first_index(); v < vectors; v += VECTORS * stride_of_grid()) {
+        Pack<LANES> run[VECTORS] = {};
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) {
+            const int64 at = v + i * stride_of_grid();
+            if (at < vectors) run[i] = load<LANES>(g + at * LANES);
+        }
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) {
+            float part = 0;
+#pragma unroll
+            for (int k = 0; k < LANES; ++k) part += run[i].v[k] * run[i].v[k];
+            sum += part;
+        }
+        if (sum > 1e-30f && sum < 1e30f) {
+            total += sum;
+            continue;
+        }
+#pragma unroll
+        for (int i = 0; i < VECTORS; ++i) {
+#pragma unroll
+            for (int k = 0; k < LANES; ++k) total += double(run[i].v[k]) * double(run[i].v[k]);
+        }
+    }
+    for (int64 i = vectors * LANES + first_index(); i < size; i += stride_of_grid()) {
+        total += double(widen(g[i])) * double(widen(g[i]));
+    }
+    total = block_sum(total, room);
+    if (threadIdx.x == 0) squares[blockIdx.x] = total;
+}
+
+KERNEL clip_merge(const double* squares, int64 parts, double limit, double* clock) {
+    __shared__ double room[WARP];
+    double total = 0;
+    for (int64 part = threadIdx.x; part < parts; part += THREADS) total += squares[part];
+    total = block_sum(total, room);
+    if (first_index() != 0) return;
+    const double norm = sqrt(total);
+    const bool finite = norm - norm == 0;
+    clock[NORM] = norm;
+    clock[CLIP] = finite && limit > 0 && norm > limit ? limit / norm : 1;
+    if (!finite) clock[FINITE] = 0;
+}
+
+// -- the updates ----------------------------------------------------------------------------------
+
+struct Segment {
+    int64 start, stop;
+    float rate, decay, factor;  // of this step: g' = factor * g + decay * w
+};
+
+struct alignas(4 * sizeof(real)) Four {
+    real v[4];
+};
+
+// Whether every row of `segments` lies in the arena; the first that does not is noted.
+__device__ inline bool inside(const double* segments, int64 S, int64 size, Fault* fault) {
+    for (int64 row = 0; row < S; ++row) {
+        const double start = segments[4 * row], stop = segments[4 * row + 1];
+        if (!(0 <= start && start <= stop && stop <= static_cast<double>(size))) {
+            report(fault, SEGMENT, row, size);
+            return false;
+        }
+    }
+    return true;
+}
+
+// One element: `rule` changes a weight and its state, given g' and the rate.
+template <class Rule>
+__device__ inline void update(float& w, float g, float& state, const Segment& part, Rule rule) {
+    rule(w, state, part.factor * g + part.decay * w, part.rate);
+}
+
+// All elements of a segment: its middle four at a time, those before and behind it alone.
+template <class Rule>
+__device__ inline void update_segment(float* __restrict__ w, const real* __restrict__ g,
+                                      float* __restrict__ state, const Segment& part, Rule rule) {
+    const auto [start, stop, rate, decay, factor] = part;
+    const bool aligned = reinterpret_cast<uint64>(g) % sizeof(Four) == 0 && wide(LANES, w, state);
+    const int64 begin = aligned && start + 3 < stop ? (start + 3) / 4 * 4 : stop;
+    const int64 end = stop - (stop - begin) % 4;
+    for (int64 i = begin + 4 * first_index(); i < end; i += 4 * stride_of_grid()) {
+        const Four gradient = *reinterpret_cast<const Four*>(g + i);
+        float4 weight = *reinterpret_cast<const float4*>(w + i);
+        float4 memory = *reinterpret_cast<const float4*>(state + i);
+        update(weight.x, widen(gradient.v[0]), memory.x, part, rule);
+        update(weight.y, widen(gradient.v[1]), memory.y, part, rule);
+        update(weight.z, widen(gradient.v[2]), memory.z, part, rule);
+        update(weight.w, widen(gradient.v[3]), memory.w, part, rule);
+        *reinterpret_cast<float4*>(state + i) = memory;
+        *reinterpret_cast<float4*>(w + i) = weight;
+    }
+    const int64 before = begin - start;
+    for (int64 i = first_index(); i < before + (stop - end); i += stride_of_grid()) {
+        const int64 at = i < before ? start + i : end + (i - before);
+        update(w[at], widen(g[at]), state[at], part, rule);
+    }
+}
+
+template <class Rule>
+__device__ inline void update_arena(float* w, const real* g, float* state, const double* segments,
+                                    const double* clock, int64 size, int64 S, double decay,
+                                    Fault* fault, Rule rule) {
+    if (!inside(segments, S, size, fault) || clock[FINITE] == 0) return;
+    const double rate = clock[RATE];
+    const float factor = static_cast<float>(clock[CLIP]);
+    for (int64 row = 0; row < S; ++row) {
+        const double* at = segments + 4 * row;
+        const Segment part = {static_cast<int64>(at[0]), static_cast<int64>(at[1]),
+                              static_cast<float>(rate * at[2]), static_cast<float>(decay * at[3]),
+                              factor};
+        update_segment(w, g, state, part, rule);
+    }
+}
+
+KERNEL sgd_step(float* w, const real* g, float* v, const double* segments, const double* clock,
+                int64 size, int64 S, double momentum, double decay, Fault* fault) {
+    const float kept = static_cast<float>(momentum);
+    const auto rule = [kept](float& weight, float& velocity, float step, float rate) {
+        velocity = kept * velocity + rate * step;
+        weight -= velocity;
+    };
+    update_arena(w, g, v, segments, clock, size, S, decay, fault, rule);
+}
+
+KERNEL rmsprop_step(float* w, const real* g, float* s, const double* segments, const double* clock,
+                    int64 size, int64 S, double rho, double delta, double decay, Fault* fault) {
+    const float kept = static_cast<float>(rho), least = static_cast<float>(delta);
+    const float rest = static_cast<float>(1 - rho);  // in float32 1 - rho loses digits
+    const auto rule = [kept, rest, least](float& weight, float& square, float step, float rate) {
+        square = kept * square + rest * (step * step);
+        weight -= rate * step / (sqrtf(square) + least);
+    };
+    update_arena(w, g, s, segments, clock, size, S, decay, fault, rule);
+}

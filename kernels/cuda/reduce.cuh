@@ -1,0 +1,22 @@
+// Sums over the threads of a block, in an order that never changes.
+//
+// Read next: columns.cu, sums over the rows of a matrix.
+#pragma once
+
+#include "common.cuh"
+
+// The sum of `value` over the block, in every thread. `room` has WARP elements of shared memory;
+// all threads must call, and may use `room` for the next sum at once.
+template <class Value>
+__device__ inline Value block_sum(Value value, Value* room) {
+#pragma unroll
+    for (int distance = WARP / 2; distance > 0; distance /= 2)
+        value += __shfl_xor_sync(0xffffffffu, value, distance);
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    if (lane == 0) room[warp] = value;
+    __syncthreads();
+    value = room[0];
+    for (int other = 1; other < THREADS / WARP; ++other) value += room[other];
+    __syncthreads();
+    return value;
+}

@@ -1,0 +1,230 @@
+"""Device cuda end to end on the double: nets train as on the reference, from the command line too.
+
+`CudaOps` is the real one, and so are the kernels; a convolution plan is the reference's. So losses,
+gradients and weights are those of device numpy up to the rounding of sums.
+
+Read next: README.md.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import DOUBLE
+from engine import checkpoint
+from engine.arrays import put
+from engine.command import Signals
+from engine.errors import RunError
+from engine.losses import SoftmaxLoss
+from engine.net import Net
+from engine.optimizers import SGD
+from engine.train import main
+from kernels import cuda
+from kernels.clock import LOSS, RATE
+from kernels.guard import Guarded
+from kernels.reference import NumpyOps
+from lsuv import fill, lsuv
+from models import NETS, Model, build
+from test_train import assert_same_run, tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+BATCH, STEPS = 2, 10
+
+
+def device(name, precision="fp32", guard=False):
+    from kernels.cuda.ops import CudaOps
+
+    ops = NumpyOps() if name == "numpy" else CudaOps(precision)
+    return Guarded(ops) if guard else ops
+
+
+def learner(ops, name, act, precision, dropout=True):
+    """(a net of the paper's after LSUV with a batch of random images in place, the report)"""
+    shape, rng = NETS[name].in_shape, np.random.default_rng(1)
+    images = rng.standard_normal((BATCH, *shape)).astype(np.float32)
+    net = Net(build(name, act, 10, dropout=dropout), SoftmaxLoss(), ops, shape, BATCH, 3,
+              precision=precision)
+    fill(net, "ortho", 0, act)
+    put(net, images, np.arange(BATCH), np.arange(BATCH))
+    return net, lsuv(net, lambda: None)
+
+
+def ten_steps(ops, name, act, precision, captured=True, lead=None):
+    """The LSUV report, and of each of ten steps on one batch: weights and momentum before it, its
+    loss, its gradient. lead: such states of another run, from which each step is to begin."""
+    net, report = learner(ops, name, act, precision)
+    optimizer = SGD(net, 0.9, decay=5e-4, clip=35.0)
+    clock = np.array(ops.tohost(net.clock))
+    clock[RATE] = 0.001
+    net.clock[...] = ops.asarray(clock)
+    table = ops.asarray(np.full(STEPS + 1, 0.001))
+
+    def one():
+        net.forward(train=True)
+        net.evaluate_loss()
+        net.backward()
+        optimizer.step()
+        ops.advance(net.clock, table)
+
+    step, states, losses, gradients = ops.captured(one) if captured else one, [], [], []
+    arenas = net.weights, optimizer.memory
+    for number in range(STEPS):
+        for arena, given in zip(arenas, lead[number] if lead else ()):
+            arena[...] = ops.asarray(given)
+        states.append([np.array(ops.tohost(arena)) for arena in arenas])
+        step()
+        losses.append(float(ops.tohost(net.clock)[LOSS]))
+        gradients.append(np.array(ops.tohost(net.gradients), np.float32))
+    states.append([np.array(ops.tohost(arena)) for arena in arenas])
+    return report, states, losses, gradients
+
+
+def distance(a, b):
+    """Of two vectors, relative to the second."""
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def compare_reports(got, want, rtol):
+    for one, other in zip(got.rows, want.rows, strict=True):
+        assert (one.layer, one.piece, one.iterations) == (other.layer, other.piece,
+                                                         other.iterations)
+        np.testing.assert_allclose(
+            [one.variance_before, one.variance_after, one.scale, one.weight_std_after],
+            [other.variance_before, other.variance_after, other.scale, other.weight_std_after],
+            rtol=rtol)
+
+
+@pytest.mark.parametrize("name, act", [("fitnet1", "maxout"), ("fitnet_mnist", "maxout"),
+                                       ("fitnet_mnist", "tanh")])
+def test_ten_steps_are_the_references(double, name, act):
+    want = ten_steps(device("numpy"), name, act, "fp32")
+    got = ten_steps(device("cuda"), name, act, "fp32")
+    compare_reports(got[0], want[0], 1e-5)
+    np.testing.assert_allclose(got[2], want[2], rtol=1e-5)
+    assert min(got[2][-3:]) < got[2][0]
+    assert max(distance(g, w) for g, w in zip(got[3], want[3])) < 1e-4
+    assert distance(got[1][-1][0], want[1][-1][0]) < 1e-6
+
+
+@pytest.mark.parametrize("name, act", [("fitnet1", "maxout"), ("fitnet_mnist", "maxout"),
+                                       ("fitnet_mnist", "tanh")])
+def test_ten_steps_are_the_references_in_bf16(double, name, act):
+    """Each from the reference's state: left alone, the two drift apart, as a sum that rounds to the
+    next bfloat16 makes another piece the largest. Then only the losses stay near."""
+    want = ten_steps(device("numpy"), name, act, "bf16")
+    got = ten_steps(device("cuda", "bf16"), name, act, "bf16", lead=want[1])
+    compare_reports(got[0], want[0], 1e-3)
+    np.testing.assert_allclose(got[2], want[2], rtol=1e-3)
+    assert max(distance(g, w) for g, w in zip(got[3], want[3])) < 2e-2
+    assert distance(got[1][-1][0], want[1][-1][0]) < 1e-5
+    alone = ten_steps(device("cuda", "bf16"), name, act, "bf16")
+    np.testing.assert_allclose(alone[2], want[2], rtol=0.1)
+
+
+def test_a_replayed_step_is_the_step(double):
+    """Bit for bit; and a step makes no memory and waits for nothing, or its capture would fail."""
+    runs = [ten_steps(device("cuda"), "fitnet_mnist", "maxout", "fp32", captured)
+            for captured in (True, False)]
+    assert runs[0][2] == runs[1][2]
+    np.testing.assert_array_equal(runs[0][1][-1], runs[1][1][-1])
+
+
+def test_guard_mode_finds_nothing_in_a_step(double):
+    guarded, plain = (ten_steps(device("cuda", guard=guard), "fitnet_mnist", "maxout", "fp32")
+                      for guard in (True, False))
+    np.testing.assert_array_equal(guarded[1][-1], plain[1][-1])
+
+
+def test_memory_that_runs_out_names_a_batch_that_fits(double, monkeypatch):
+    def net(batch):
+        return Net(build("fitnet1", "maxout", 10), SoftmaxLoss(), device("cuda"), (32, 32, 3),
+                   batch)
+
+    monkeypatch.setattr(double, "capacity", double.used + (60 << 20))
+    with pytest.raises(RunError) as caught:
+        net(500)
+    words = str(caught.value)
+    assert words.startswith("batch 500: device cuda needs ") and "MB were free; --batch " in words
+    fits = int(words.split("--batch ")[1].split()[0])
+    net(fits)
+    with pytest.raises(RunError):
+        net(int(1.5 * fits))
+
+
+@pytest.fixture
+def tiny_net(monkeypatch, double):
+    monkeypatch.setitem(NETS, "tiny", Model(tiny, (8, 8, 3)))
+    monkeypatch.setattr(cuda, "missing", lambda: None)
+
+
+def run(out, *more):
+    main(["--net", "tiny", "--data", "synthetic", "--limit", "96", "--batch", "32", "--epochs", "3",
+          "--out", str(out), *more])
+    return json.loads((out / "run.json").read_text())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_a_run_is_that_of_the_reference(tmp_path, tiny_net, precision):
+    ours = run(tmp_path / "cuda", "--device", "cuda", "--precision", precision)
+    theirs = run(tmp_path / "numpy", "--device", "numpy",
+                 "--precision", "fp32" if precision == "tf32" else precision)
+    assert ours["device"] == "cuda" and "Double of a GPU" in ours["device_description"]
+    rtol = 0.05 if precision == "bf16" else 1e-3
+    assert ours["result"]["test_loss"] == pytest.approx(theirs["result"]["test_loss"], rel=rtol)
+
+
+def stop_after(monkeypatch, calls: int):
+    """SIGTERM arrives when a run asks for the so-manyth time whether it is to stop."""
+    seen = []
+
+    def stop(self):
+        seen.append(1)
+        if len(seen) == calls:
+            self.number = signal.SIGTERM
+        return self.number != 0
+
+    monkeypatch.setattr(Signals, "stop", stop)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 5, 8])
+def test_a_run_goes_on_with_its_plans_and_its_bits(tmp_path, tiny_net, calls):
+    assert run(tmp_path / "whole", "--device", "cuda")["result"]
+    plans = checkpoint.read(tmp_path / "whole").plans
+    assert any(line.startswith("conv_forward ") for line in plans)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, calls)
+        with pytest.raises(SystemExit):
+            run(tmp_path / "parts", "--device", "cuda")
+    main(["--resume", str(tmp_path / "parts")])
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert checkpoint.read(tmp_path / "parts").plans.items() <= plans.items()
+
+
+def test_the_commands_work_on_the_device(tmp_path, double):
+    """In programs of their own, as a user starts them."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import kernels.cuda\nkernels.cuda.has_driver = lambda: True\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{DOUBLE}:{ROOT}"}
+
+    def command(*words):
+        done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True,
+                              env=environment, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    out = str(tmp_path / "run")
+    said = command("engine.train", "--net", "fitnet_mnist", "--data", "synthetic", "--limit", "32",
+                   "--batch", "16", "--epochs", "1", "--out", out)
+    assert "device cuda: there is a GPU; Double of a GPU" in said
+    assert "device cuda  data synthetic" in said.splitlines()[-1]
+    on_gpu, on_cpu = (command("engine.evaluate", out, "--device", name).splitlines()[-1]
+                      for name in ("cuda", "numpy"))
+    assert on_gpu.split("  device")[0] == on_cpu.split("  device")[0]
+    assert "conv" in command("lsuv", "--net", "fitnet_mnist", "--data", "synthetic", "--limit",
+                             "32", "--batch", "8", "--device", "cuda")
