@@ -36,7 +36,7 @@ class Setting:
 @dataclass(frozen=True)
 class Entry:
     """What a contestant of a training step is told: a Setting's, and the net. data: the data set of
-    our own contestants."""
+    our own contestants. recipe: whose dropout, clipping and optimizer a step has."""
 
     net: str
     act: str
@@ -45,6 +45,7 @@ class Entry:
     threads: int
     device: str
     data: str
+    recipe: str = "fast"
 
 
 class Refused(Exception):
@@ -73,16 +74,19 @@ class Contestant:
             self.close()
             raise
 
-    def ask(self, call: str, *arguments):
-        """The result of a method of the contestant; this process sleeps until it is there."""
+    def ask(self, call: str, *arguments, within: float | None = None):
+        """The result of a method of the contestant; this process sleeps until it is there. within:
+        Refused after so many seconds."""
         try:
             self.pipe.send((call, arguments))
         except OSError:
             pass  # it is gone; `answer` says how
-        return self.answer()
+        return self.answer(within)
 
-    def answer(self):
+    def answer(self, within: float | None = None):
         try:
+            if not self.pipe.poll(within):
+                raise Refused(f"no answer within {within:.0f} s")
             good, result = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
@@ -91,9 +95,11 @@ class Contestant:
             raise Refused(result)
         return result
 
-    def warm(self, phase: str, steps: int, least_seconds: float) -> None:
-        """Compile, fill the caches, and find how many steps make a turn of `least_seconds`."""
-        self.ask(phase, 1)
+    def warm(self, phase: str, steps: int, least_seconds: float,
+             within: float | None = None) -> None:
+        """Compile, fill the caches, and find how many steps make a turn of `least_seconds`. within:
+        Refused where the first step takes longer than so many seconds."""
+        self.ask(phase, 1, within=within)
         seconds = self.ask(phase, 1)
         self.steps[phase] = max(steps, round(least_seconds / seconds))
         self.turns[phase] = []

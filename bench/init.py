@@ -109,10 +109,10 @@ def compare(what: str, shapes, makers, repeats: int, full: bool) -> list[dict]:
              "ratio": seconds[name] / seconds["ours"], "error": errors[name]} for name in seconds]
 
 
-def lsuv_row(ops, name: str, data, repeats: int) -> dict:
-    """LSUV whole: orthonormal fill, then the pass over one batch."""
+def lsuv_row(ops, name: str, data, repeats: int, batch: int | None = None) -> dict:
+    """LSUV whole: orthonormal fill, then the pass over one batch, of BATCH images unless told."""
     act = models.NETS[name].act
-    settings, net = recipe(name, act, "lsuv"), made(name, ops, BATCH[name])
+    settings, net = recipe(name, act, "lsuv"), made(name, ops, batch or BATCH[name])
     feed = Feed(net, data, settings.move, settings.input_scale)
     times = []
     for _ in range(1 + repeats):

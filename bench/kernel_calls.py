@@ -18,6 +18,7 @@ from engine.errors import RunError
 # Of the largest value of an array: float32 sums over a thousand terms and Winograd's transforms
 # stay well below; one rounding to bfloat16 changes a value by up to 2^-8. Integers must be equal.
 LIMIT = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 2e-5, np.dtype(bfloat16): 2.0**-7}
+TF32_LIMIT = 2.0**-9                # of a product whose factors were rounded to 11 bits
 
 
 def called(ops, op: str, arguments: dict) -> dict[str, np.ndarray]:
@@ -30,7 +31,8 @@ def called(ops, op: str, arguments: dict) -> dict[str, np.ndarray]:
              if isinstance(arguments[name], np.ndarray)}
     if returned is not None:
         returned = returned if isinstance(returned, tuple) else (returned,)
-        found |= {f"result {i}": ops.tohost(value) for i, value in enumerate(returned)}
+        found |= {f"result {i}": value if isinstance(value, np.ndarray) else ops.tohost(value)
+                  for i, value in enumerate(returned)}
     return found
 
 
@@ -41,15 +43,17 @@ def widened(arguments: dict) -> dict:
             for name, value in arguments.items()}
 
 
-def errors(ops, case: Case, arguments: dict, wanted: dict) -> dict[str, float]:
+def errors(ops, case: Case, arguments: dict, wanted: dict,
+           coarsest: float = 0.0) -> dict[str, float]:
     """{array: its largest difference from `wanted`, as a part of its largest value; of the clock,
     whose values have nothing in common, a part of each}.
 
-    RunError where one is beyond LIMIT, and NaN is."""
+    RunError where one is beyond LIMIT, and NaN is. coarsest: what a float may differ by in any
+    case."""
     found = {}
     for name, got in called(ops, case.op, arguments).items():
         found[name] = difference(got, wanted[name], name == "clock")
-        limit = LIMIT.get(got.dtype, 0)
+        limit = max(LIMIT[got.dtype], coarsest) if got.dtype in LIMIT else 0
         if not found[name] <= limit:
             raise RunError(f"{case.op} ({case.text}) on device {ops.name}: {name} differs from the "
                            f"reference by {found[name]:.2g} of its largest value, more than "

@@ -1,9 +1,10 @@
 """Every operation on the shapes of the paper's nets: what bench/kernels.py times.
 
 `cases()` are FitNet-4's at its batch of 128, FitNet-MNIST's at 64, CaffeNet's and GoogLeNet's at
-32; `cases(small=True)` the same on two images. A case makes its arguments when it is asked for
-them, always the same; `Out` is a buffer that the operation fills. Arguments that no operation has
-("x" of a backward) are what its forward had read: a peer's backward reads it again.
+32; `cases(small=True)` the same on two images; `odd_cases()` are of no net. A case makes its
+arguments when it is asked for them, always the same; `Out` is a buffer that the operation fills.
+Arguments that no operation has ("x" of a backward) are what its forward had read: a peer's backward
+reads it again.
 
 Read next: bench/kernel_calls.py, which calls an operation with them.
 """
@@ -128,6 +129,19 @@ def cases(small: bool = False) -> list[Case]:
           (orthonormal(500, 128), orthonormal(128, 1152))),
         gather(40 if small else 10_000, N, 32, 3, pad=8, move=8),
         *optimisation(*((60, 70) if small else ARENA)),
+    ]
+
+
+def odd_cases() -> list[Case]:
+    """Every operation on sizes that leave a remainder wherever something is divided."""
+    return [
+        *conv(3, 9, 5, 7), *linear(7, 45, 3), *maxout((7, 9, 11), 5, 3),
+        *pool(7, 11, 5, 3, 2), *pool(3, 14, 37, 3, 1, 1), *average(3, 14, 33, 5, 3),
+        *lrn((3, 9, 67)), *concat((7, 9, 11), 2, 5), *maxout_pool(3, 13, 5, 3, 3, 2),
+        *maxout_pool(3, 13, 5, 2, 3, 2, drop=True), *elementwise((7, 9, 11, 5)),
+        *dropout((7, 9, 11, 5)), *batchnorm((7, 9, 11, 5)), *loss(131, 11),
+        variance((7, 9, 11, 10), 5), orthonormal(67, 43), orthonormal(43, 97),
+        gather(11, 7, 9, 5, pad=3, move=2), *optimisation(22, 67),
     ]
 
 

@@ -23,7 +23,10 @@ def machine(ops, peers: dict[str, str]) -> dict[str, str]:
         model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    packages = ("numpy", "onednn-cpu-gomp")
+    packages = ["numpy", "onednn-cpu-gomp"]
+    if ops.name == "cuda":
+        packages += ["cupy-cuda13x", "cupy-cuda12x", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12",
+                     "nvidia-cudnn-frontend"]
     versions = {}
     for name in packages:
         try:

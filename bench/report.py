@@ -15,6 +15,7 @@ import pathlib
 import statistics
 import sys
 
+from bench.gpu_goals import goals
 from bench.machine import RESULTS
 from bench.paper.rows import OFF, VERDICTS, number, ours_of
 
@@ -280,6 +281,63 @@ def paper(rows: list[dict]) -> str:
     return "\n".join([*parts, "", f"*{dates[0]} to {dates[-1]}; {'; '.join(machines)}.*"])
 
 
+def gpus() -> str:
+    """Device cuda: a part for each GPU that was measured, or the goals where none was."""
+    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("gpu-*.json"))]
+    if not found:
+        rows = [[goal.what, goal.wanted] for goal in goals([])]
+        return "\n".join([
+            "### On a GPU", "",
+            "Nothing has been measured on a GPU yet. These are goals, not results: what "
+            "`python -m bench.gpu` will judge on an H100, against a device-to-device copy and "
+            "PyTorch on the same card.", "", table(["goal", "wanted"], rows)])
+    return "\n\n".join(map(gpu, found))
+
+
+def gpu(found: dict) -> str:
+    """What was measured on one GPU: the goals, the step, our kernels."""
+    card, rows = found["gpu"], found["rows"]
+    steps: dict[str, dict[str, dict]] = {}
+    for row in rows:
+        if row["section"] == "steps":
+            steps.setdefault(row["name"], {})[row["precision"]] = row
+    precisions = list(dict.fromkeys(p for by in steps.values() for p in by))
+    step_rows = [[name, *(step_cell(by[p]) if p in by else "" for p in precisions)]
+                 for name, by in steps.items()]
+    kernel_rows = [[f"`{row['op']}`", row["case"], row["precision"],
+                    f"{1e6 * row['seconds']:.1f}", f"{row['gbytes_per_second']:,.0f}",
+                    f"{row['share']:.2f}", f"{row['share_of_equal']:.2f}"]
+                   for row in rows if row["section"] == "kernels"]
+    parts = [f"### On a GPU: {card['name']}",
+             table(["goal", "wanted", "measured", ""],
+                   [[g["what"], g["wanted"], g["found"], g["verdict"]] for g in found["goals"]])]
+    if steps:
+        first = next(row for row in rows if row["section"] == "steps")
+        parts += [f"Images/s of a step of {first['net']}, batch {first['batch']}, `"
+                  f"{first['recipe']}` recipe, everything in it from gather to update; in brackets "
+                  "ours over the other's, median of the rounds. PyTorch's batch lies on the GPU "
+                  "already.", table(["", *precisions], step_rows)]
+    if kernel_rows:
+        parts += ["Our kernels, each compared with the reference before it was timed, with a cold "
+                  "cache. The share is of a large copy's "
+                  f"{found['copy']['gbytes_per_second']:,.0f} GB/s, and of a copy that moves as "
+                  "many bytes.",
+                  table(["kernel", "case", "", "µs", "GB/s", "share", "of as many bytes"],
+                        kernel_rows)]
+    if found["failed"]:
+        parts.append("Failed: " + "; ".join(f"{name}: {why}"
+                                            for name, why in found["failed"].items()) + ".")
+    m = found["machine"]
+    return "\n\n".join([*parts, f"*{m['description']}, driver {card['driver'] or 'unknown'}, "
+                                 f"{m['processor']}, Python {m['python']}, {m['versions']}, "
+                                 f"{m['date']}.*"])
+
+
+def step_cell(row: dict) -> str:
+    ratio = "" if row["ratio"] is None else f" ({row['ratio']:.2f})"
+    return f"{row['images_per_second']:,.0f}{ratio}"
+
+
 def sections() -> str:
     parts = []
     if rows := read("paper/rows.json"):
@@ -290,6 +348,7 @@ def sections() -> str:
         parts.append(precisions(found))
     if found := read("init.json"):
         parts.append(matrices(found))
+    parts.append(gpus())
     parts.append(speed())
     if found := read("kernels.json"):
         parts.append(kernels(found))

@@ -5,7 +5,8 @@ PyTorch's modules; a test holds that with equal weights it has equal scores. `To
 of bench/step.py. What PyTorch is given that can make it fast here: as many threads as we have,
 channels_last or not, torch.compile's default mode or not, oneDNN's bfloat16 by autocast, the fused
 SGD, gradients set to None, activations in place, three ways of writing a maxout, and a batch that
-lies in memory as floats. It has glibc's allocator, as `pip install torch` leaves it.
+lies in memory as floats. It has glibc's allocator, as `pip install torch` leaves it. On a GPU: that
+batch on it, cuDNN's benchmark mode, and torch.compile in the mode that is asked for.
 
 Read next: bench/contest.py, which asks the contestants in turn.
 """
@@ -170,37 +171,60 @@ def optimizer_of(net: nn.Module, r) -> torch.optim.Optimizer:
     return torch.optim.RMSprop(groups, RATE, alpha=r.rho, eps=r.delta, foreach=True)
 
 
+def convolve_in(precision: str) -> None:
+    """Let products of float32 be rounded to TF32 on a GPU, or not. (PyTorch has several names for
+    it, and not every part of it reads the same one.)"""
+    rounded = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if rounded else "highest")
+    torch.backends.cudnn.allow_tf32 = rounded
+    if hasattr(torch.backends.cudnn, "fp32_precision"):  # from 2.9 on
+        torch.backends.cudnn.fp32_precision = "tf32" if rounded else "ieee"
+
+
 class Torch:
-    """A net in one of PyTorch's modes, its optimizer and one batch; the contestant's calls."""
+    """A net in one of PyTorch's modes, its optimizer and one batch; the contestant's calls.
+
+    compiled: by torch.compile, in this mode of it. device: of PyTorch's own."""
 
     def __init__(self, entry: Entry, channels_last: bool = False, compiled: bool = False,
-                 way: str = "maximum"):
+                 way: str = "maximum", mode: str | None = None, device: str = "cpu"):
         torch.set_num_threads(entry.threads)
         torch.manual_seed(0)
         warnings.filterwarnings("ignore", module=r"torch\.")  # of the compiler, about itself
-        in_shape, r = models.NETS[entry.net].in_shape, recipe(entry.net, entry.act, "lsuv", "fast")
+        torch.backends.cudnn.benchmark = True
+        convolve_in(entry.precision)
+        in_shape = models.NETS[entry.net].in_shape
+        r = recipe(entry.net, entry.act, "lsuv", entry.recipe)
         H, W, C = in_shape
         layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.device, self.compiled = device, compiled
         self.batch, self.clip, self.bf16 = entry.batch, r.clip, entry.precision == "bf16"
         self.net = module(models.build(entry.net, entry.act, CLASSES, r.dropout), in_shape, way)
-        self.net.to(memory_format=layout)
+        self.net.to(device, memory_format=layout)
         self.parameters = list(self.net.parameters())
         self.optimizer = optimizer_of(self.net, r)
-        self.x = torch.randn(entry.batch, C, H, W).contiguous(memory_format=layout)
-        self.labels = torch.arange(entry.batch) % CLASSES
+        self.x = torch.randn(entry.batch, C, H, W).to(device).contiguous(memory_format=layout)
+        self.labels = (torch.arange(entry.batch) % CLASSES).to(device)
         self.loss_of, self.scores_of = self._loss, self._scores
         if compiled:
-            self.loss_of, self.scores_of = torch.compile(self._loss), torch.compile(self._scores)
+            self.loss_of, self.scores_of = (torch.compile(call, mode=mode)
+                                            for call in (self._loss, self._scores))
 
     def _scores(self, x):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             return self.net(x)
 
     def _loss(self, x, labels):
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             return nn.functional.cross_entropy(self.net(x), labels)
 
+    def wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
     def step(self):
+        if self.compiled:
+            torch.compiler.cudagraph_mark_step_begin()  # last step's results may be overwritten
         self.optimizer.zero_grad(set_to_none=True)
         self.loss = self.loss_of(self.x, self.labels)
         self.loss.backward()
@@ -209,13 +233,15 @@ class Torch:
         self.optimizer.step()
 
     def facts(self) -> dict:
-        return {"parameters": sum(p.numel() for p in self.parameters),
-                "versions": {"torch": torch.__version__}}
+        versions = {"torch": torch.__version__}
+        if self.device == "cuda":
+            versions["torch's cuDNN"] = str(torch.backends.cudnn.version())
+        return {"parameters": sum(p.numel() for p in self.parameters), "versions": versions}
 
     def train(self, steps: int) -> float:
         """Seconds of a training step, the mean over `steps`, after one that is not timed."""
         self.net.train()
-        seconds = mean_seconds(self.step, steps)
+        seconds = mean_seconds(self.step, steps, self.wait)
         if not torch.isfinite(self.loss):
             raise RunError(f"loss {self.loss.item()}")
         return seconds
@@ -224,4 +250,4 @@ class Torch:
         """Seconds of a batch's scores, likewise."""
         self.net.eval()
         with torch.inference_mode():
-            return mean_seconds(lambda: self.scores_of(self.x), steps)
+            return mean_seconds(lambda: self.scores_of(self.x), steps, self.wait)

@@ -13,6 +13,7 @@ it.
 """
 
 import functools
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -119,7 +120,10 @@ def often(short: int, full: int) -> int:
 
 
 def pytest_report_header(config):
-    return [f"device {ops.name}: {ops.description}" for ops in DEVICES] + MISSING
+    lines = [f"device {ops.name}: {ops.description}" for ops in DEVICES] + MISSING
+    if config.getoption("markexpr") == "gpu":
+        lines.append(f"device cuda: {cuda.missing() or 'there is a GPU'}")
+    return lines
 
 
 @pytest.fixture(params=DEVICES, ids=[ops.name for ops in DEVICES])
@@ -138,6 +142,22 @@ def assert_close(op: str, got, want) -> None:
 
 
 DOUBLE = Path(__file__).parent / "cuda" / "double"
+
+
+@functools.cache
+def _site():
+    """A folder that makes a Python which finds it on its path take the double's word for a driver.
+    """
+    folder = tempfile.TemporaryDirectory()
+    Path(folder.name, "sitecustomize.py").write_text(
+        "import kernels.cuda\nkernels.cuda.has_driver = lambda: True\n")
+    return folder
+
+
+def double_environment() -> dict[str, str]:
+    """The environment of a program of its own in which the doubles stand for cupy and cudnn."""
+    path = os.pathsep.join(map(str, (_site().name, DOUBLE, Path(__file__).parent.parent)))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 @pytest.fixture(scope="session")

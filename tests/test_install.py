@@ -75,6 +75,7 @@ def test_the_cuda_kernels_are_in_the_distribution():
 
     root = pathlib.Path(__file__).resolve().parent.parent
     data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-    folder = root / "kernels" / "cuda"
-    held = {p for pattern in data["package-data"]["kernels.cuda"] for p in folder.glob(pattern)}
-    assert held == {p for p in folder.iterdir() if p.suffix in (".cu", ".cuh")}
+    for package in ("kernels.cuda", "bench"):
+        folder = root / package.replace(".", "/")
+        held = {p for pattern in data["package-data"][package] for p in folder.glob(pattern)}
+        assert held == {p for p in folder.iterdir() if p.suffix in (".cu", ".cuh")} != set()

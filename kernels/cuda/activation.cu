@@ -9,7 +9,7 @@
 // a thread has read its elements before it writes them, and nobody else touches them.
 //
 // Backward needs only y, so x may be overwritten by later layers.
-// Read next: dropout.cu.
+// Read next: philox.cuh.
 
 #include "common.cuh"
 

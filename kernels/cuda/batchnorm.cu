@@ -12,11 +12,12 @@
 // (columns.cuh): no division and no other load an element. Blocks leave sums for each part of the
 // rows, and a second kernel merges those of a channel in float64.
 //
-// Variance has to survive a mean far from zero: a part sums x - pivot and its square, the pivot of
-// a channel being the part's first value, one of the numbers themselves, so that the sum of squares
-// about the mean loses no more than a few units of rounding of itself.
+// Variance has to survive a mean far from zero: a part sums x - pivot and its square. The pivot of
+// a channel is the median of the part's first, middle and last value: one of the numbers, near
+// their mean unless two of the three lie far off; so one outlier can't spoil it. What the sum of
+// squares about the mean loses grows with (pivot - mean)^2 / variance.
 //
-// Read next: loss.cu.
+// Read next: variance.cu.
 
 #include "clock.cuh"
 #include "columns.cuh"
@@ -24,19 +25,40 @@
 
 // -- forward --------------------------------------------------------------------------------------
 
+// The median; a NaN counts as none of them, and spoils the sums later.
+__device__ inline float median(float a, float b, float c) {
+    return fmaxf(fminf(a, b), fminf(fmaxf(a, b), c));
+}
+
+// The medians of a part's first, middle and last row, of this thread's channels.
+template <bool WIDE>
+__device__ inline Pack<LANES> pivots(const real* __restrict__ x, const Matrix& m,
+                                     const Share& own) {
+    Pack<LANES> pivot = {};
+    if (own.channels) {
+        const real* first = x + own.offset - own.row * m.C;
+        const int64 last = min(m.height, m.rows - own.part * m.height) - 1;
+        pivot = load_channels<WIDE>(first, own.channels);
+        const Pack<LANES> b = load_channels<WIDE>(first + last / 2 * m.C, own.channels);
+        const Pack<LANES> c = load_channels<WIDE>(first + last * m.C, own.channels);
+#pragma unroll
+        for (int k = 0; k < LANES; ++k) pivot.v[k] = median(pivot.v[k], b.v[k], c.v[k]);
+    }
+    return pivot;
+}
+
 template <bool WIDE>
 __device__ void moments(const real* __restrict__ x, float* __restrict__ partial, const Matrix& m,
                         float* room) {
     for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
         const Share own = share(m, task);
-        Pack<LANES> pivot = {}, sum = {}, squares = {};
-        if (own.channels) {
-            pivot = load_channels<WIDE>(x + own.offset - own.row * m.C, own.channels);
-        }
+        const uint4 bits = packed(pivots<WIDE>(x, m, own));  // in bfloat16 half the registers
+        Pack<LANES> sum = {}, squares = {};
 #pragma unroll WIDE ? 4 : 1
         for (int turn = 0; turn < own.turns; ++turn) {
             const int64 at = own.offset + turn * own.step;
             const Pack<LANES> value = load_channels<WIDE>(x + at, own.channels);
+            const Pack<LANES> pivot = unpack(bits);
 #pragma unroll
             for (int k = 0; k < LANES; ++k) {
                 const float d = value.v[k] - pivot.v[k];
@@ -44,7 +66,7 @@ __device__ void moments(const real* __restrict__ x, float* __restrict__ partial,
                 squares.v[k] += d * d;
             }
         }
-        store_part(partial, pivot, m, own);
+        store_part(partial, unpack(bits), m, own);
         sum_rows(sum, m, own.row, room);
         store_part(partial + m.C * m.parts, sum, m, own);
         sum_rows(squares, m, own.row, room);
@@ -171,11 +193,7 @@ KERNEL batchnorm_products_merge(const float* __restrict__ partial, float* __rest
                                 int64 rows, int64 C, int64 parts) {
     __shared__ double room[WARP];
     for (int64 i = blockIdx.x; i < 2 * C; i += gridDim.x) {
-        double sum = 0;
-        for (int64 part = threadIdx.x; part < parts; part += THREADS) {
-            sum += partial[i * parts + part];
-        }
-        sum = block_sum(sum, room);
+        const double sum = sum_of(partial + i * parts, parts, room);
         if (threadIdx.x == 0) means[i] = float(sum / double(rows));
     }
 }
@@ -236,7 +254,7 @@ KERNEL batchnorm_running(const float* __restrict__ mean, const float* __restrict
 
 template <bool WIDE>
 __device__ void inference(const real* x, real* y, const float* __restrict__ running_mean,
-                          const float* __restrict__ running_var, float inverse, float eps,
+                          const float* __restrict__ running_var, float weight, float eps,
                           const Matrix& m) {
     for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
         const Share own = share(m, task);
@@ -244,8 +262,8 @@ __device__ void inference(const real* x, real* y, const float* __restrict__ runn
         Pack<LANES> factor = statistics<WIDE>(running_var, own);
 #pragma unroll
         for (int k = 0; k < LANES; ++k) {
-            centre.v[k] *= inverse;
-            factor.v[k] = rsqrtf(factor.v[k] * inverse + eps);
+            centre.v[k] /= weight;
+            factor.v[k] = rsqrtf(factor.v[k] / weight + eps);
         }
         normalise<WIDE>(x, y, own, centre, factor);
     }
@@ -258,11 +276,11 @@ KERNEL batchnorm_inference(const real* x, real* y, const float* running_mean,
                            Fault* fault) {
     const Matrix m = {rows, C, across, tiles, height, parts};
     const bool known = weight[0] > 0;
-    const float inverse = known ? 1.0f / weight[0] : __uint_as_float(0x7fc00000u);
+    const float divisor = known ? weight[0] : __uint_as_float(0x7fc00000u);
     if (!known && first_index() == 0) report(fault, NO_STATISTICS, 0, 0);
     if (wide(C, x, y, running_mean, running_var)) {
-        inference<true>(x, y, running_mean, running_var, inverse, float(eps), m);
+        inference<true>(x, y, running_mean, running_var, divisor, float(eps), m);
     } else {
-        inference<false>(x, y, running_mean, running_var, inverse, float(eps), m);
+        inference<false>(x, y, running_mean, running_var, divisor, float(eps), m);
     }
 }

@@ -4,7 +4,7 @@
 //
 // One thread computes LANES neighbouring elements.
 //
-// Read next: conv.py, which wants them.
+// Read next: conv.py.
 
 #include "common.cuh"
 

@@ -2,7 +2,7 @@
 //
 //   advance   clock, rates (count,) double      latch   own, clock        one thread
 //
-// Read next: kernels/clock.py.
+// Read next: orthonormal.py.
 
 #include "common.cuh"
 #include "clock.cuh"

@@ -1,7 +1,7 @@
 // The places of kernels/clock.py: every scalar that changes from step to step. Kernels read and
 // advance them, so that a captured step need not be told them.
 //
-// Read next: kernels/clock.py.
+// Read next: optimizer.cu.
 #pragma once
 
 enum Clock {

@@ -2,18 +2,20 @@
 // reports a value that it cannot use.
 //
 // A file is compiled once for each element type of activations: -DREAL=float or -DREAL=bfloat16.
-// Kernels compute in float32 (sums across threads in float64) and round once, in `store`. CuPy has
+// Kernels compute in float32 (sums across blocks in float64) and round once, in `store`. CuPy has
 // NVRTC flush what is too small for a normal number to zero (-ftz), below 2^-126 in either type.
 //
 // The conventions of all kernels:
-// * A kernel has the name of its operation; parameters are pointers, int64 and double, no others,
+// * A kernel has the name of its operation; one of several, the name of its operation and what it
+//   does of it (variance_tiles, clip_sums). Parameters are pointers, int64 and double, no others,
 //   and every number of elements is an int64.
 // * THREADS threads a block, loops with a grid's stride: any grid gives the right result.
-// * Every access that can be is 128 bits wide; `wide` says whether it can. Any shape is correct.
+// * Kernels that stream activations access 128 bits at a time where `wide` says that they can, and
+//   single elements elsewhere. Any shape is correct.
 // * No atomics in sums: partial sums lie in a workspace and are merged in order, so that the bits
 //   are the same in every run.
 //
-// Read next: maxout.cu, the shortest kernel.
+// Read next: maxout.cu.
 #pragma once
 
 typedef long long int64;
@@ -65,19 +67,30 @@ struct Pack {
     float v[N];
 };
 
+__device__ inline Pack<LANES> unpack(uint4 bits) {
+    const real* elements = reinterpret_cast<const real*>(&bits);
+    Pack<LANES> pack;
+#pragma unroll
+    for (int i = 0; i < LANES; ++i) pack.v[i] = widen(elements[i]);
+    return pack;
+}
+
+__device__ inline uint4 packed(const Pack<LANES>& pack) {
+    uint4 bits;
+    real* elements = reinterpret_cast<real*>(&bits);
+#pragma unroll
+    for (int i = 0; i < LANES; ++i) narrow(pack.v[i], elements[i]);
+    return bits;
+}
+
 template <int N>
 __device__ inline Pack<N> load(const real* from) {
-    Pack<N> pack;
     if constexpr (N == 1) {
-        pack.v[0] = widen(*from);
+        return {{widen(*from)}};
     } else {
         static_assert(N == LANES, "an access is one element or 128 bits");
-        const uint4 bits = *reinterpret_cast<const uint4*>(from);
-        const real* elements = reinterpret_cast<const real*>(&bits);
-#pragma unroll
-        for (int i = 0; i < N; ++i) pack.v[i] = widen(elements[i]);
+        return unpack(*reinterpret_cast<const uint4*>(from));
     }
-    return pack;
 }
 
 template <int N>
@@ -86,17 +99,13 @@ __device__ inline void store(real* to, const Pack<N>& pack) {
         narrow(pack.v[0], *to);
     } else {
         static_assert(N == LANES, "an access is one element or 128 bits");
-        uint4 bits;
-        real* elements = reinterpret_cast<real*>(&bits);
-#pragma unroll
-        for (int i = 0; i < N; ++i) narrow(pack.v[i], elements[i]);
-        *reinterpret_cast<uint4*>(to) = bits;
+        *reinterpret_cast<uint4*>(to) = packed(pack);
     }
 }
 
 // N bytes, those beside a Pack<N> of activations: one access of 1, 4 or 8 bytes.
 template <int N>
-struct Bytes {
+struct alignas(N) Bytes {
     uint8 v[N];
 };
 
@@ -154,11 +163,17 @@ __device__ inline Split split(int64 index, int64 by) {
 // Where `value` takes the place of `old` as the largest: never on a tie, and NaN stays.
 __device__ inline bool beats(float value, float old) { return !(old >= value) && old == old; }
 
+template <class Value>
+__device__ inline bool is_finite(Value value) {
+    return value - value == 0;  // NaN for NaN and for infinity
+}
+
 // -- faults ---------------------------------------------------------------------------------------
 
 // A value that a kernel cannot use, such as a label beyond the classes. A kernel can't raise an
-// error; it notes the first one here, goes on without touching memory that isn't there, and the
-// host raises the error when it next reads a result (ops.py has the words for each code).
+// error; it notes it here, goes on without touching memory that isn't there, and the host raises
+// the error when it next reads a result (ops.py has the words for each code). Of several such
+// values one of them is named, the one whose thread came first, which may differ from run to run.
 struct Fault {
     int64 code, value, bound, more;
 };

@@ -5,7 +5,9 @@
 // Element i is dropped where word i % 4 of the Philox counter (index i / 4, step, DROPOUT << 16 |
 // layer) is below floor(drop * 2^32); the kept are multiplied by `factor`, 1 / (1 - drop). One
 // thread computes LANES neighbouring elements: one counter in float32, two in bfloat16, about 15
-// instructions an element, which the wait for memory hides. y may be x itself.
+// instructions an element. It asks for the elements first, and computes the words while they are
+// under way. What no 128-bit access can reach is computed four elements at a time. y may be x
+// itself.
 //
 // Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, "Dropout" (2014).
 // Read next: reduce.cuh.
@@ -15,37 +17,27 @@
 
 KERNEL dropout(const real* x, real* y, int64 size, int64 threshold, double factor, int64 seed,
                int64 layer, const double* clock) {
-    const bool aligned = wide(LANES, x, y);
-    const uint32 step = uint32(clock[STEP]), below = uint32(threshold);
-    const float scale = float(factor);
-    for (int64 i = first_index(); i < (size + LANES - 1) / LANES; i += stride_of_grid()) {
-        const int64 start = i * LANES;
-        const bool whole = aligned && start + LANES <= size;
-        Pack<LANES> pack = {};
-        if (whole) {
-            pack = load<LANES>(x + start);
-        } else {
+    const Dropout rule = {uint32(threshold), float(factor), uint64(seed), uint32(clock[STEP]),
+                          uint32(layer)};
+    const int64 packs = wide(LANES, x, y) ? size / LANES : 0;
+    for (int64 i = first_index(); i < packs; i += stride_of_grid()) {
+        const uint4 bits = *reinterpret_cast<const uint4*>(x + i * LANES);
+        Words words[LANES / 4];
 #pragma unroll
-            for (int k = 0; k < LANES; ++k) {
-                if (start + k < size) pack.v[k] = widen(x[start + k]);
-            }
-        }
+        for (int four = 0; four < LANES / 4; ++four) words[four] = rule.words(i * LANES + 4 * four);
+        Pack<LANES> pack = unpack(bits);
 #pragma unroll
-        for (int four = 0; four < LANES / 4; ++four) {
-            const Words words = philox(uint64(seed), uint64(start / 4 + four), step, DROPOUT,
-                                       uint32(layer));
+        for (int k = 0; k < LANES; ++k) rule.drops(words[k / 4].w[k % 4], pack.v[k]);
+        store<LANES>(y + i * LANES, pack);
+    }
+    for (int64 i = packs * LANES + 4 * first_index(); i < size; i += 4 * stride_of_grid()) {
+        const Words words = rule.words(i);
 #pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                float& value = pack.v[4 * four + k];
-                value = words.w[k] < below ? 0.0f : value * scale;
-            }
-        }
-        if (whole) {
-            store<LANES>(y + start, pack);
-        } else {
-#pragma unroll
-            for (int k = 0; k < LANES; ++k) {
-                if (start + k < size) narrow(pack.v[k], y[start + k]);
+        for (int k = 0; k < 4; ++k) {
+            if (i + k < size) {
+                float value = widen(x[i + k]);
+                rule.drops(words.w[k], value);
+                narrow(value, y[i + k]);
             }
         }
     }

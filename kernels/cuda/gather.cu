@@ -9,7 +9,7 @@
 // the image's three words itself, while it waits for the order. An image of 32 x 32 x 3 reads 3,072
 // bytes and writes 12,288, in bfloat16 6,144.
 //
-// Read next: optimizer.cu.
+// Read next: clock.cuh.
 
 #include "clock.cuh"
 #include "philox.cuh"

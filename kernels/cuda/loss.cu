@@ -23,11 +23,6 @@ struct alignas(16) Outcome {
     int64 kind;
 };
 
-template <class Value>
-__device__ inline bool is_finite(Value value) {
-    return value - value == 0;  // NaN for NaN and for infinity
-}
-
 __device__ inline int lane() { return threadIdx.x % WARP; }
 __device__ inline int64 first_row() { return first_index() / WARP; }
 __device__ inline int64 stride_of_rows() { return stride_of_grid() / WARP; }

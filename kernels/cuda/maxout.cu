@@ -7,7 +7,7 @@
 // 7 in bfloat16; backward the same. That is the floor, but for `which`, of which a bit would do.
 //
 // Goodfellow et al., "Maxout networks" (2013).
-// Read next: maxpool.cu, where the winner is also sought in a window.
+// Read next: maxpool.cu.
 
 #include "common.cuh"
 

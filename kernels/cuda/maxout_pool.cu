@@ -45,24 +45,21 @@ KERNEL maxout_pool_backward(const real* dy, const uint8* which, real* dx, int64 
 
 // -- with dropout ---------------------------------------------------------------------------------
 
-// Element i of y is dropped where word i % 4 of the counter with index i / 4 is below `threshold`.
-struct Dropout {
-    uint32 threshold;
-    float factor;
-    uint64 seed;
-    uint32 step, layer;
+// What pool_forward does with N winners from element `first` of y on.
+struct Dropping {
+    Dropout dropout;
 
     template <int N>
     __device__ void operator()(int64 first, Winner<N>& best) const {
         if constexpr (N == 1) {
-            const Words words = philox(seed, first / 4, step, DROPOUT, layer);
+            const Words words = dropout.words(first);
             const uint32 low = first & 1 ? words.w[1] : words.w[0];
             const uint32 high = first & 1 ? words.w[3] : words.w[2];
             apply(first & 2 ? high : low, best.value.v[0], best.number[0]);
         } else {
 #pragma unroll
             for (int k = 0; k < N; k += 4) {
-                const Words words = philox(seed, (first + k) / 4, step, DROPOUT, layer);
+                const Words words = dropout.words(first + k);
 #pragma unroll
                 for (int j = 0; j < 4; ++j)
                     apply(words.w[j], best.value.v[k + j], best.number[k + j]);
@@ -71,9 +68,7 @@ struct Dropout {
     }
 
     __device__ void apply(uint32 word, float& value, int& number) const {
-        const bool kept = word >= threshold;
-        value = kept ? value * factor : 0.0f;
-        number = kept ? number : DROPPED;
+        if (dropout.drops(word, value)) number = DROPPED;
     }
 };
 
@@ -82,14 +77,14 @@ KERNEL maxout_pool_dropout_forward(const real* x, real* y, uint8* which, int64 N
                                    int64 stride, int64 doublings, int64 threshold, double factor,
                                    int64 seed, int64 layer, const double* clock) {
     const Windows shape = windows(N, H, W, Ho, Wo, C, pieces, size, stride, 0);
-    const Dropout dropout = {uint32(threshold), float(factor), uint64(seed), uint32(clock[STEP]),
-                             uint32(layer)};
+    const Dropping dropping = {{uint32(threshold), float(factor), uint64(seed),
+                                uint32(clock[STEP]), uint32(layer)}};
     if (!wide(C, x, y, which)) {
-        pool_forward<1, 0, 0>(x, y, which, shape, doublings, dropout);
+        pool_forward<1, 0, 0>(x, y, which, shape, doublings, dropping);
     } else if (size == 2 && pieces == 2) {
-        pool_forward<LANES, 2, 4>(x, y, which, shape, doublings, dropout);
+        pool_forward<LANES, 2, 4>(x, y, which, shape, doublings, dropping);
     } else {
-        pool_forward<LANES, 0, 0>(x, y, which, shape, doublings, dropout);
+        pool_forward<LANES, 0, 0>(x, y, which, shape, doublings, dropping);
     }
 }
 

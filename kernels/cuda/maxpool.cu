@@ -9,7 +9,7 @@
 // 4 * 4 + 4 + 1 = 21 in float32, 11 in bfloat16, the floor. Overlapping windows read again what the
 // cache still has.
 //
-// Read next: pool.cuh, which does the work, then maxout_pool.cu.
+// Read next: windows.cuh.
 
 #define BLOCKS 4
 #include "pool.cuh"

@@ -34,6 +34,7 @@ from kernels.reference import NumpyOps
 LANES = 16                          # bytes of an access, as in common.cuh
 SLAB = 64                           # numbers whose sum a thread makes alone, in float32
 MOST_PARTS = 1024                   # blocks that share a sum over all of an array
+SHARED_PARTS = 512                  # tasks of a matrix: one wave of blocks on an H100 (4 * 132)
 TILE = 8192                         # values of a tile of `variance`: 32 a thread
 LONGEST = 1 << 30                   # a pooling's axes are shorter: their places fit 32 bits
 CHUNK = 2048                        # values whose rows a block of `lrn_backward` takes at a time
@@ -301,7 +302,11 @@ class CudaOps(NumpyOps):
         reference._check_lrn("lrn_backward", x, dx, size, alpha, k)
         reference._check("lrn_backward", dy, x.shape)
         C, blocks = x.shape[-1], _vectors(x)
-        parts, share = min(blocks, MOST_PARTS), max(CHUNK, C)
+        share = max(CHUNK, C)
+        # Windows of size 5 need no room (lrn.cu), nor does a block without a chunk of rows.
+        five = min(size // 2, C) == 2 and beta == 0.75 and _wide(dy, x, dx)
+        chunk = share // max(C, 1) * C
+        parts = 0 if five else min(blocks, MOST_PARTS, -(-x.size // max(chunk, 1)))
         self.launch("lrn", "lrn_backward", x.dtype, blocks, dy, x, dx,
                     self._room(8 * parts * share), parts, share, x.size, C, min(size // 2, C),
                     alpha / size, float(beta), float(k), 2 * alpha / size * beta)
@@ -552,6 +557,12 @@ def _vectors(array, threads: int = 1) -> int:
     return blocks_for(-(-array.nbytes // LANES) * threads)
 
 
+def _wide(*arrays) -> bool:
+    """Whether a kernel can read rows of channels 128 bits at a time: `wide` of common.cuh."""
+    return all(array.data.ptr % LANES == 0 and array.shape[-1] * array.itemsize % LANES == 0
+               for array in arrays)
+
+
 def _team(size: int) -> int:
     """2 ** this many threads search a window together."""
     return 3 if size > 4 else 0
@@ -579,7 +590,7 @@ def _shared(x) -> tuple[int, tuple[int, ...]]:
     tiles = max(-(-vectors // THREADS), 1)
     across = max(-(-vectors // tiles), 1)
     down = THREADS // across
-    fours = min(max(-(-rows * tiles // (4 * down * MOST_PARTS)), 1), SLAB // 4)
+    fours = min(max(-(-rows * tiles // (4 * down * SHARED_PARTS)), 1), SLAB // 4)
     height = 4 * fours * down
     parts = -(-rows // height)
     blocks = min(max(tiles * parts, 1), MOST_BLOCKS)

@@ -59,12 +59,10 @@ KERNEL clip_sums(const real* g, double* squares, int64 size) {
 
 KERNEL clip_merge(const double* squares, int64 parts, double limit, double* clock) {
     __shared__ double room[WARP];
-    double total = 0;
-    for (int64 part = threadIdx.x; part < parts; part += THREADS) total += squares[part];
-    total = block_sum(total, room);
+    const double total = sum_of(squares, parts, room);
     if (first_index() != 0) return;
     const double norm = sqrt(total);
-    const bool finite = norm - norm == 0;
+    const bool finite = is_finite(norm);
     clock[NORM] = norm;
     clock[CLIP] = finite && limit > 0 && norm > limit ? limit / norm : 1;
     if (!finite) clock[FINITE] = 0;
@@ -129,9 +127,10 @@ template <class Rule>
 __device__ inline void update_arena(float* w, const real* g, float* state, const double* segments,
                                     const double* clock, int64 size, int64 S, double decay,
                                     Fault* fault, Rule rule) {
-    if (!inside(segments, S, size, fault) || clock[FINITE] == 0) return;
-    const double rate = clock[RATE];
+    // All three before the segments are searched, so that a thread waits for them only once.
+    const double finite = clock[FINITE], rate = clock[RATE];
     const float factor = static_cast<float>(clock[CLIP]);
+    if (!inside(segments, S, size, fault) || finite == 0) return;
     for (int64 row = 0; row < S; ++row) {
         const double* at = segments + 4 * row;
         const Segment part = {static_cast<int64>(at[0]), static_cast<int64>(at[1]),

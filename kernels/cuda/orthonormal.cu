@@ -8,7 +8,7 @@
 // element are nothing. orthonormal_columns and orthonormal_rows read 8 bytes an element and write
 // 4. All run once a layer, when a net is initialised.
 //
-// Read next: orthonormal.py.
+// Read next: cast.cu.
 
 #include "philox.cuh"
 #include "reduce.cuh"

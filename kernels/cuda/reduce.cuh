@@ -1,6 +1,6 @@
 // Sums over the threads of a block, in an order that never changes.
 //
-// Read next: columns.cu, sums over the rows of a matrix.
+// Read next: columns.cuh.
 #pragma once
 
 #include "common.cuh"
@@ -19,4 +19,12 @@ __device__ inline Value block_sum(Value value, Value* room) {
     for (int other = 1; other < THREADS / WARP; ++other) value += room[other];
     __syncthreads();
     return value;
+}
+
+// The sum of `count` numbers in memory, in float64, in every thread.
+template <class Value>
+__device__ inline double sum_of(const Value* __restrict__ from, int64 count, double* room) {
+    double sum = 0;
+    for (int64 i = threadIdx.x; i < count; i += THREADS) sum += from[i];
+    return block_sum(sum, room);
 }

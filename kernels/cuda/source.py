@@ -3,7 +3,7 @@
 CuPy caches what it compiles under the text and the options, which do not name an included header;
 so headers are pasted in. A file is compiled once for each type of activations, REALS.
 
-Read next: maxout.cu.
+Read next: common.cuh.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@
 // about the mean itself are sum d^2 - (sum d)^2 / count, where nothing cancels, however far from
 // zero the mean lies and however inexact the centre is. The first pass also finds how large
 // deviations are; d is multiplied by a power of two of about the inverse, so that d^2 neither
-// overflows nor vanishes for deviations from 10^-38 to 10^34.
+// overflows nor vanishes for deviations from 10^-35 to 10^34.
 //
 // A second kernel merges the tiles' means and M2 (sums of squares about their means) in float64.
 // Chan, Golub and LeVeque, "Updating formulae ... for computing sample variances" (1979).
@@ -18,7 +18,7 @@
 // a few 10^-7 of the variance. Neighbouring blocks take the groups of the same rows, which share
 // cache lines where C is small. What is not finite makes mean and variance of its group not finite.
 //
-// Read next: gather.cu.
+// Read next: loss.cu.
 
 #define BLOCKS 4
 #include "reduce.cuh"

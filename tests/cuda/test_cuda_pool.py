@@ -86,6 +86,16 @@ def test_lrn_of_values_beyond_measure(cuda_ops, C):
     assert np.isnan(y[1, :3]).all() and (y[1, 3:] > 0.5).all() and np.isnan(dx[1, :5]).all()
 
 
+def test_lrn_backward_takes_no_more_memory_than_its_blocks_use(cuda_ops, monkeypatch):
+    asked, room = [], cuda_ops._room
+    monkeypatch.setattr(cuda_ops, "_room", lambda nbytes: asked.append(nbytes) or room(nbytes))
+    for shape, size in (((2, 5000), 3), ((2, 40), 3), ((6, 47), 5), ((6, 48), 5)):
+        x = cuda_ops.asarray(np.ones(shape, np.float32))
+        cuda_ops.lrn_backward(x, x, cuda_ops.empty(shape), size, 1.0, 0.75, 1.0)
+    cuda_ops.synchronize()
+    assert asked == [8 * 2 * 5000, 8 * 2048, 8 * 2048, 0]
+
+
 def test_a_pooling_too_far_across_is_refused(cuda_ops):
     from kernels.cuda.ops import _windows
 

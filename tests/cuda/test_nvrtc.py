@@ -131,3 +131,11 @@ def test_the_check_finds_local_memory_and_what_does_not_compile():
     assert good and resources(log)["spills"][0] > 0
     good, log, _ = compiled(source("maxout") + "\nthis is no C++", flags("float32", 90))
     assert not good and "error" in log
+
+
+def test_the_bugs_that_bench_gpu_plants_compile():
+    text = (Path(__file__).parents[2] / "bench" / "gpu_planted.cu").read_text()
+    for architecture in ARCHITECTURES:
+        good, log, _ = compiled(text, flags("float32", architecture))
+        assert good and set(resources(log)) == {
+            f"planted_{tool}" for tool in ("memcheck", "racecheck", "initcheck", "synccheck")}, log

@@ -94,7 +94,13 @@ def _memcpy(target: int, source: int, nbytes: int, kind: int, stream: int) -> No
     _double.submit(lambda: into.__setitem__(..., values), stream)
 
 
+# Of the attributes that bench.gpu asks for: {number: value}; kHz, bits, bytes.
+ATTRIBUTES = {16: 132, 36: 2_619_000, 37: 5120, 38: 1 << 16}
 runtime = SimpleNamespace(
+    memcpyDeviceToDevice=3, cudaDevAttrMultiProcessorCount=16, cudaDevAttrMemoryClockRate=36,
+    cudaDevAttrGlobalMemoryBusWidth=37, cudaDevAttrL2CacheSize=38,
+    deviceGetAttribute=lambda number, device: ATTRIBUTES[number],
+    deviceGetPCIBusId=lambda device: "0000:00:00.0",
     memcpyAsync=_memcpy, CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1,
     getDeviceProperties=_properties,
     memGetInfo=lambda: (_double.capacity - _double.used, _double.capacity),
