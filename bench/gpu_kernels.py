@@ -110,6 +110,6 @@ def calls(ops, case: Case, arguments: dict, sets: int) -> list[Callable[[], None
 
 
 def line(row: dict) -> str:
-    return (f"{row['op']:<24}{row['case']:<40}{row['precision']:<5}"
+    return (f"{row['op']:<30}{row['case']:<40}{row['precision']:<5}"
             f"{1e6 * row['seconds']:>9.1f} us{row['gbytes_per_second']:>8.0f} GB/s"
             f"{row['share']:>6.2f}{row['share_of_equal']:>6.2f}")
