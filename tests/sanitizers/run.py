@@ -45,6 +45,9 @@ NATIVE = [PLANTED, *(f"tests/test_{name}.py" for name in (
     *(f"tests/cuda/test_{name}.py" for name in (
         "emulator", "cuda_ops", "cuda_orthonormal", "cuda_elementwise", "cuda_pool",
         "cuda_statistics", "cuda_values"))]
+# Of its orders each does for the sanitizers: an index does not depend on it.
+NATIVE += ["--deselect", "tests/cuda/test_cuda_ops.py::"
+           "test_the_bits_do_not_depend_on_the_order_of_threads"]
 THREADS = [PLANTED, "tests/sanitizers/test_threads.py"]
 
 # Leaks are not looked for: Python keeps memory until its end. Too much memory asked for is a
