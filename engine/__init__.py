@@ -52,8 +52,7 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
                          "back")
     layers = build(settings.net, settings.act, len(data["classes"]), settings.dropout)
     ops = ops_for(device, threads, settings.precision, finer=True)
-    if settings.precision not in ops.precisions:
-        settings = replace(settings, precision="fp32")
+    settings = settings.on(ops)
     net = Net(layers, HEADS[settings.head](), ops, shape, min(settings.batch, BATCH), settings.seed,
               precision=settings.precision)
     checkpoint.restore(saved, net)

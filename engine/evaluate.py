@@ -7,7 +7,6 @@ Read next: engine/predict.py, the same from Python on images of one's own.
 """
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from engine import checkpoint, runs
@@ -40,9 +39,7 @@ def main(argv: list[str] | None = None) -> int:
                      report=mutter)
     checkpoint.refuse_others(saved, s.as_dict(), runs.describe(data))
     s.must_fit(data, Path(args.run) / runs.RUN)
-    if s.precision not in ops.precisions:  # tf32, which fp32 is finer than
-        s = replace(s, precision="fp32")
-    net, feed, _ = assemble(s, data, ops)
+    net, feed, _ = assemble(s.on(ops), data, ops)
     checkpoint.restore(saved, net)
     say(f"net {s.net}  act {s.act}  init {s.init}  {data_words(data.name)}")
     say(f"{ops.why}; {ops.description}")

@@ -11,7 +11,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -98,6 +98,11 @@ class Settings:
 
     def as_dict(self) -> dict:
         return asdict(self)
+
+    def on(self, ops) -> "Settings":
+        """These, on a device that looks at a trained net: where it has no tf32, in fp32, which is
+        finer."""
+        return self if self.precision in ops.precisions else replace(self, precision="fp32")
 
     def lsuv_options(self) -> dict:
         """What `lsuv.initialise` is to be told; nothing for another initialiser."""

@@ -30,6 +30,7 @@ from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Linear, Maxou
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp
+from engine.train import one_step
 from kernels import ops_for
 from kernels.clock import FINITE, STEP
 from lsuv import INITS, fill, initialise
@@ -80,12 +81,7 @@ def trained(layers, precision, optimizer, loss, threads, steps=3):
     update = optimizer(net, decay=5e-4, clip=1.0)
     table = feed.start(np.array(net.clock), 0, steps, np.full(steps + 1, 0.01))
     for _ in range(steps):
-        feed.train_batch()
-        net.forward(train=True)
-        net.evaluate_loss()
-        net.backward()
-        update.step()
-        net.ops.advance(net.clock, table)
+        one_step(net, feed, update, table)
     assert net.clock[STEP] == steps and net.clock[FINITE]
     arrays = {"weights": net.weights, "gradients": net.gradients, "memory": update.memory,
               "clock": net.clock, **net.named_state()}

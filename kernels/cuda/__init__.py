@@ -14,7 +14,6 @@ import importlib
 from importlib.util import find_spec
 
 OLDEST = 7, 5                       # compute capability: what CUDA 13 compiles for
-NO_DEVICE = 100                     # cudaErrorNoDevice
 INSTALL = "pip install -e '.[cuda13]' (or '.[cuda12]' for a driver before version 580)"
 
 
@@ -50,8 +49,7 @@ def _gpu() -> str | None:
         return (f"CuPy does not load ({_line(error)}); {INSTALL}, and CUPY_CACHE_DIR names a "
                 "folder that it may write to")
     try:
-        if not runtime.getDeviceCount():
-            raise runtime.CUDARuntimeError(NO_DEVICE)
+        runtime.getDeviceCount()  # raises where there is none
         facts = runtime.getDeviceProperties(0)
     except runtime.CUDARuntimeError as error:
         if "InsufficientDriver" in str(error):

@@ -629,8 +629,7 @@ def _signed(seed: int) -> int:
 
 def _dropout(drop, seed, layer) -> tuple:
     """Threshold, factor, seed and layer, checked."""
-    if not 0 <= drop < 1:
-        raise ValueError(f"dropout: {drop} is not a probability of dropping in [0, 1)")
+    reference._check_drop("dropout", drop)
     if not 0 <= layer < 1 << 16:
         raise ValueError(f"philox: layer {layer} must fit 16 bits")
     return math.floor(drop * 2.0 ** 32), 1 / (1 - drop), _signed(seed), layer

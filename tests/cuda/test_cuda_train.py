@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import engine
 from conftest import DOUBLE
 from engine import checkpoint
 from engine.arrays import put
 from engine.command import Signals
 from engine.errors import RunError
+from engine.evaluate import main as evaluate
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
@@ -175,6 +177,9 @@ def test_a_run_is_that_of_the_reference(tmp_path, tiny_net, precision):
     theirs = run(tmp_path / "numpy", "--device", "numpy",
                  "--precision", "fp32" if precision == "tf32" else precision)
     assert ours["device"] == "cuda" and "Double of a GPU" in ours["device_description"]
+    if precision == "tf32":  # which another device looks at in fp32
+        assert evaluate([str(tmp_path / "cuda"), "--device", "numpy"]) == 0
+        assert engine.load(tmp_path / "cuda", device="numpy").net.precision == "fp32"
     rtol = 0.05 if precision == "bf16" else 1e-3
     assert ours["result"]["test_loss"] == pytest.approx(theirs["result"]["test_loss"], rel=rtol)
 

@@ -52,7 +52,7 @@ switch_stacks:
 
 namespace emulator {
 
-dim3 block, thread, grid_size, block_size;
+dim3 block, thread, grid_size;
 
 namespace {
 
@@ -284,7 +284,7 @@ const char* run(const Launch& given, Body body, const void* kernel) {
     auto own = std::make_unique<Scheduler>();
     scheduler = own.get();
     scheduler->body = body, scheduler->kernel = kernel, scheduler->arguments = given.arguments;
-    grid_size = given.grid, block_size = given.block;
+    grid_size = given.grid;
     std::mt19937_64 order(given.order);
     const size_t blocks = size_t(given.grid.x) * given.grid.y * given.grid.z;
     std::vector<size_t> turns(blocks);

@@ -21,8 +21,6 @@
 
 #define __global__
 #define __device__
-#define __host__
-#define __forceinline__ inline
 #define __launch_bounds__(...)
 #if defined(__SANITIZE_ADDRESS__)
 #define __shared__ static  // AddressSanitizer puts red zones around it
@@ -42,15 +40,12 @@ struct alignas(8) uint2 {
 struct alignas(16) float4 {
     float x, y, z, w;
 };
-struct alignas(16) double2 {
-    double x, y;
-};
 
 namespace emulator {
 
 constexpr int WARP_THREADS = 32;
 
-extern dim3 block, thread, grid_size, block_size;
+extern dim3 block, thread, grid_size;
 
 // Waits until every thread of the block is at the barrier of this line.
 void barrier(int line);
@@ -132,35 +127,17 @@ const char* launch(const Launch& given, void (*kernel)(Parameters...)) {
 #define blockIdx emulator::block
 #define threadIdx emulator::thread
 #define gridDim emulator::grid_size
-#define blockDim emulator::block_size
 #define __syncthreads() emulator::barrier(__LINE__)
-#define __syncwarp(...) (void)emulator::exchange(0xffffffffu, 0, __LINE__)
 #define __shfl_xor_sync(mask, value, distance) \
     emulator::shuffle(mask, value, emulator::lane() ^ (distance), __LINE__)
 #define __shfl_down_sync(mask, value, distance) \
     emulator::shuffle(mask, value, emulator::lane() + int(distance), __LINE__)
-#define __shfl_up_sync(mask, value, distance) \
-    emulator::shuffle(mask, value, emulator::lane() - int(distance), __LINE__)
-#define __shfl_sync(mask, value, from) emulator::shuffle(mask, value, from, __LINE__)
-#define __ballot_sync(mask, value) emulator::ballot(mask, value, __LINE__)
 #define __any_sync(mask, value) (emulator::ballot(mask, value, __LINE__) != 0)
 
-inline void __threadfence() {}
 inline unsigned __float_as_uint(float value) {
     return emulator::unpacked<unsigned>(emulator::packed(value));
 }
 inline float __uint_as_float(unsigned bits) { return emulator::unpacked<float>(bits); }
-inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t(a) * b >> 32); }
-
-template <class Value>
-Value __ldg(const Value* from) { return *from; }
-
-template <class Value>
-Value atomicAdd(Value* to, Value value) {
-    const Value old = *to;
-    *to += value;
-    return old;
-}
 
 template <class Value>
 Value atomicCAS(Value* to, Value expected, Value value) {
@@ -176,5 +153,4 @@ Value max(Value a, Value b) { return a < b ? b : a; }
 
 inline float __fmul_rn(float a, float b) { return a * b; }  // never part of a fused operation
 inline float rsqrtf(float value) { return 1.0f / sqrtf(value); }
-inline double rsqrt(double value) { return 1.0 / sqrt(value); }
 inline void sincospi(double x, double* s, double* c) { *s = sin(M_PI * x), *c = cos(M_PI * x); }
