@@ -26,7 +26,8 @@ def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp
     OpenMP's own until one is asked for). It must be able to compute in `precision`.
 
     guard: every array between red zones, every operation watched (guard.py). deterministic: device
-    cuda takes only plans that give the same bits in every run. finer: fp32 will do where a device has no tf32.
+    cuda takes only plans that give the same bits in every run. finer: fp32 will do where a device
+    has no tf32.
 
     `ops.why` is one line for the user: which device this is, and why. Nothing of a device is
     imported before it is asked for. Raises DeviceError.
