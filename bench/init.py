@@ -12,7 +12,7 @@ orthonormal at every size, or nothing is timed. The makers take turns; seconds a
 theirs / ours, error is max |Q'Q - I| in float64. An SVD of the largest matrices takes minutes, and
 only --full waits for it.
 
-Read next: bench/peers.py, the makers.
+Read next: bench/peers/orthonormal.py, the makers.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from importlib import metadata
 import numpy as np
 
 import models
-from bench.contest import Contestant, Refused, Setting, close
-from bench.machine import write
+from bench.common.contest import Contestant, Refused, Setting, close
+from bench.common.machine import write
 from bench.paper_tables import TABLE_6
-from bench.peers import QUICK_SVD, available
-from engine.command import run_command
+from bench.peers.orthonormal import QUICK_SVD, available
+from engine.cli.command import run_command
 from engine.data import FOLDER, Dataset, Raw, build, load
 from engine.errors import InputError, RunError, choose
-from engine.feed import Feed
+from engine.data.feed import Feed
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from kernels import DeviceError, ops_for
@@ -45,7 +45,7 @@ from models.recipes import recipe
 SHAPES = "9216x4096,4096x4096,128x1152,500x128"
 CHECKED = [(1, 1), (500, 128), (128, 1152), (700, 601)]  # against the reference
 LIMIT = 1e-6
-MAKER = "bench.peers:Maker"
+MAKER = "bench.peers.orthonormal:Maker"
 BATCH = {"fitnet4": 128, "caffenet": 32, "googlenet": 32}  # images of LSUV
 NETS = tuple(TABLE_6)
 

@@ -6,10 +6,10 @@
 
 On the shapes of FitNet-4 at its batch of 128 and FitNet-MNIST at 64. Each operation is checked
 first, against the reference in float64 on the same arguments: a wrong one ends the bench, and
-nothing after it is timed. Then the contestants take turns (bench/contest.py), each in a process of
+nothing after it is timed. Then the contestants take turns (bench/common/contest.py), each in a process of
 its own: ours; oneDNN's convolutions alone, where ours are Winograd's; the reference itself in
 float32, where a call takes less than two seconds; and PyTorch's own operation for the same
-(bench/torch_ops.py), where it has one. A figure is the median of the rounds, a round the mean of as
+(bench/peers/torch_ops.py), where it has one. A figure is the median of the rounds, a round the mean of as
 many calls as fill its share of --seconds.
 
 GB/s: what must be moved at least, every array read or written once, over the time; its share is of
@@ -21,7 +21,7 @@ can exceed too, since operations are counted as the plain convolution's. Both ce
 in the same run. The error of ours and of oneDNN's is the largest difference from float64, as a part
 of the largest value.
 
-Read next: bench/kernel_cases.py.
+Read next: bench/common/cases.py.
 """
 
 import importlib.util
@@ -30,16 +30,16 @@ import statistics
 import sys
 from importlib import metadata
 
-from bench.contest import Contestant, Refused, Setting, close, one_round
-from bench.kernel_calls import called, errors, widened
-from bench.kernel_cases import REFERENCE, Case, cases
-from bench.machine import write
-from bench.ours import CONVOLUTIONS, ceilings
-from engine.command import Parser, run_command
+from bench.common.contest import Contestant, Refused, Setting, close, one_round
+from bench.common.calls import called, errors, widened
+from bench.common.cases import REFERENCE, Case, cases
+from bench.common.machine import write
+from bench.common.ours import CONVOLUTIONS, ceilings
+from engine.cli.command import Parser, run_command
 from engine.errors import InputError, RunError, choose
 from kernels import DeviceError, ops_for
 
-CALLS, TORCH = "bench.kernel_calls:Calls", "bench.torch_ops:TorchCalls"
+CALLS, TORCH = "bench.common.calls:Calls", "bench.peers.torch_ops:TorchCalls"
 ROUNDS = 5
 SLOWEST = 2.0                       # seconds of a call of NumPy's that is still waited for
 DIRECT = "onednn direct"

@@ -15,8 +15,8 @@ import pathlib
 import statistics
 import sys
 
-from bench.gpu_goals import goals
-from bench.machine import RESULTS
+from bench.gpu.goals import goals
+from bench.common.machine import RESULTS
 from bench.paper.rows import OFF, VERDICTS, number, ours_of
 
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"

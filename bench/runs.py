@@ -12,8 +12,8 @@ import argparse
 import json
 import pathlib
 
-from bench.machine import write
-from engine.runs import METRICS, RUN, read_metrics, read_run
+from bench.common.machine import write
+from engine.run.folder import METRICS, RUN, read_metrics, read_run
 from kernels import ops_for
 
 SETTINGS = ("net", "act", "head", "init", "data", "recipe", "seed", "epochs", "steps", "batch",

@@ -4,7 +4,7 @@
     python -m bench.step --net fitnet_mnist --precision bf16 --against torch --json step.json
 
 Our step is checked first: three steps on a few images give the reference's losses. Then the
-contestants take turns, each in a process of its own (bench/contest.py): ours, our convolutions
+contestants take turns, each in a process of its own (bench/common/contest.py): ours, our convolutions
 alone (the bound: a step can't be faster), the same convolutions all by oneDNN (what a step of any
 engine on that library can't beat), and PyTorch's modes. A turn is --steps training steps, or
 as many as fill --seconds, and the figures are medians over --rounds rounds; a ratio is ours over
@@ -27,7 +27,7 @@ score, and `clip` takes the norm of the whole gradient, also where the recipe cl
 figure is the time of these two ops, all that they do, over our median step: so it is at most that.
 (Once a second the host reads the clock, 16 numbers.)
 
-Read next: bench/contest.py.
+Read next: bench/common/contest.py.
 """
 
 import importlib.util
@@ -36,19 +36,19 @@ import statistics
 import sys
 
 import models
-from bench.contest import Contestant, Entry, Refused, close, one_round
-from bench.machine import write
-from bench.ours import CONVOLUTIONS, check
-from engine.command import Parser, run_command
+from bench.common.contest import Contestant, Entry, Refused, close, one_round
+from bench.common.machine import write
+from bench.common.ours import CONVOLUTIONS, check
+from engine.cli.command import Parser, run_command
 from engine.data import FOLDER
 from engine.errors import InputError, RunError
 from kernels import DeviceError, ops_for
 from models.recipes import recipe
 
-OURS = ("ours", "bench.ours:Ours", {})
-BOUNDS = (("convolutions alone", "bench.ours:Convolutions", {}),
-          ("convolutions by oneDNN", "bench.ours:Convolutions", {"direct": True}))
-TORCH = "bench.torch_nets:Torch"
+OURS = ("ours", "bench.common.ours:Ours", {})
+BOUNDS = (("convolutions alone", "bench.common.ours:Convolutions", {}),
+          ("convolutions by oneDNN", "bench.common.ours:Convolutions", {"direct": True}))
+TORCH = "bench.peers.torch_nets:Torch"
 PEERS = {"torch": {
     "torch eager": {},
     "torch eager amax": {"way": "amax"},

@@ -28,12 +28,14 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     other: `precision` and `batch`, where they are not to be the run's."""
     from dataclasses import replace
 
-    from engine import checkpoint, runs
+    from engine.run import checkpoint
+
+    from engine.run import folder as runs
     from engine.errors import InputError
     from engine.losses import HEADS
     from engine.net import Net
     from engine.predict import Predictor
-    from engine.settings import Settings
+    from engine.cli.settings import Settings
     from engine.train import KNOWN
     from kernels import ops_for
     from models import NETS, build
@@ -64,5 +66,5 @@ def __getattr__(name: str):
     if name in ("batches", "fit", "scores"):
         from importlib import import_module
 
-        return getattr(import_module("engine.arrays"), name)
+        return getattr(import_module("engine.fitting"), name)
     raise AttributeError(f"module 'engine' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from engine.containers import STOP, Container, Head
-from engine.feed import Feed
+from engine.data.feed import Feed
 from engine.layers import Layer
 from kernels.clock import LOSS
 

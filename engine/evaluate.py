@@ -9,15 +9,17 @@ Read next: engine/predict.py, the same from Python on images of one's own.
 import sys
 from pathlib import Path
 
-from engine import checkpoint, runs
-from engine import settings as options
-from engine.command import Parser, run_command
+from engine.run import checkpoint
+
+from engine.run import folder as runs
+from engine.cli import settings as options
+from engine.cli.command import Parser, run_command
 from engine.data import load as load_data
 from engine.errors import printable
 from engine.scoring import score, table
-from engine.settings import Settings
+from engine.cli.settings import Settings
 from engine.train import KNOWN, assemble
-from engine.words import data_words, mutter, say
+from engine.cli.messages import data_words, mutter, say
 from kernels import DeviceError, ops_for
 from models import NETS
 

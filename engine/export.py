@@ -17,7 +17,7 @@ installed its scores are compared with our own.
 ONNX's operators, of set 17 here: https://onnx.ai/onnx/operators/. What a layer becomes stands in
 `FORMS`, one function a type; a layer's author who wants the layer exported adds a line there.
 
-Read next: engine/checkpoint.py.
+Read next: engine/run/checkpoint.py.
 """
 
 import json
@@ -28,18 +28,19 @@ from pathlib import Path
 import numpy as np
 
 import engine
-from engine import checkpoint, runs
-from engine import settings as options
-from engine.command import Parser, run_command
+from engine.run import checkpoint
+from engine.run import folder as runs
+from engine.cli import settings as options
+from engine.cli.command import Parser, run_command
 from engine.containers import Branches, Chain, Head, Residual
-from engine.data import preprocess
+from engine.data import preprocessing as preprocess
 from engine.errors import InputError, RunError
 from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Layer, LeakyReLU, Linear, Maxout,
                            MaxPool, ReLU, Sigmoid, Tanh, VLReLU)
 from engine.predict import Predictor
 from engine.scoring import need_statistics
 from engine.train import KNOWN
-from engine.words import data_words, say
+from engine.cli.messages import data_words, say
 
 MODEL = "model.onnx"  # in the run folder, unless --out
 # Operator set 17 with file format 8 is ONNX 1.12, of 2022: runtimes since then read it.
@@ -198,7 +199,7 @@ def preprocessed(graph: Graph, model: Predictor) -> str:
 
 
 def contrast(graph: Graph, x: str, values: int) -> str:
-    """Each image less its mean, and scaled to the norm of engine/data/preprocess.py.
+    """Each image less its mean, and scaled to the norm of engine/data/preprocessing.py.
 
     x is whole numbers, and so is its difference from the mean times `values`: float32 holds them
     exactly up to 65,793 values an image, and the norm is as exact as its terms, however flat the

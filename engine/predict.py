@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from engine.data import preprocess
+from engine.data import preprocessing as preprocess
 from engine.errors import InputError
-from engine.feed import Resident
+from engine.data.feed import Resident
 from engine.scoring import need_statistics
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from engine.diagnosis import first_in_forward
 from engine.errors import InputError
-from engine.feed import Feed, read_clock, write_clock, zero_sums
+from engine.data.feed import Feed, read_clock, write_clock, zero_sums
 from kernels.clock import FINITE, LOSS_SUM, SEEN
 
 

@@ -23,23 +23,25 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import checkpoint, runs
-from engine import settings as options
-from engine.command import Signals, run_command, save_ignored
+from engine.run import checkpoint
+
+from engine.run import folder as runs
+from engine.cli import settings as options
+from engine.cli.command import Signals, run_command, save_ignored
 from engine.data import NAMES
 from engine.data import load as load_data
 from engine.diagnosis import first_not_finite
 from engine.errors import RunError
-from engine.feed import Feed, read_clock, zero_sums
-from engine.lock import hold
+from engine.data.feed import Feed, read_clock, zero_sums
+from engine.run.lock import hold
 from engine.losses import HEADS
 from engine.net import Net
 from engine.optimizers import Optimizer, optimizer_of
-from engine.progress import Progress
+from engine.cli.progress import Progress
 from engine.schedules import rates
 from engine.scoring import need_statistics, score
-from engine.settings import Known, Settings
-from engine.words import data_words, epoch_line, introduce, last_line, mutter, say
+from engine.cli.settings import Known, Settings
+from engine.cli.messages import data_words, epoch_line, introduce, last_line, mutter, say
 from kernels import DEVICES, MOST_THREADS, DeviceError, ops_for
 from kernels.clock import CORRECT_SUM, FINITE, LOSS_SUM, SEEN, STEP, new_clock
 from lsuv import INITS, initialise

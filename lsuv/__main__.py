@@ -15,13 +15,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from engine import runs
-from engine import settings as options
-from engine.command import Parser, run_command
+from engine.run import folder as runs
+from engine.cli import settings as options
+from engine.cli.command import Parser, run_command
 from engine.data import load
 from engine.errors import InputError
 from engine.train import KNOWN, assemble
-from engine.words import data_words, mutter, say
+from engine.cli.messages import data_words, mutter, say
 from kernels import DeviceError, ops_for
 from lsuv import initialise
 from models import NETS

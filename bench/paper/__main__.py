@@ -29,10 +29,10 @@ from bench.paper.figure import Figure
 from bench.paper.rows import NOT_RUN, VERDICTS, Row
 from bench.paper.study import (FOLDER, ROWS, Cell, Study, damaged, kept_json, on_record, record,
                                run)
-from engine import runs
-from engine.command import Parser, run_command
+from engine.run import folder as runs
+from engine.cli.command import Parser, run_command
 from engine.errors import InputError, choose
-from engine.words import say
+from engine.cli.messages import say
 from kernels import DEVICES, DeviceError
 from models.recipes import KINDS
 

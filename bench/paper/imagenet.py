@@ -21,9 +21,9 @@ from bench.paper.training import Run, cell, multiply_adds, plan, settings_option
 from bench.paper_tables import NC
 from engine.data import load
 from engine.errors import InputError
-from engine.settings import resolve, train_parser
+from engine.cli.settings import resolve, train_parser
 from engine.train import KNOWN, assemble, first_weights
-from engine.words import mutter
+from engine.cli.messages import mutter
 
 FLAT = 0.98                         # of the loss of guessing: until there the loss is flat
 IMAGENET = 1000                     # classes: elsewhere the plateau is another one, not judged

@@ -19,7 +19,7 @@ import numpy as np
 from bench.paper.rows import OFF, OK, TYPO, Row, mean_and_spread, within
 from bench.paper.study import Cell, Study
 from bench.paper_tables import (ACTS, INITS, RATIO, TABLE_8, TABLE_8_SLIPS, TABLE_9, TABLE_10)
-from engine.feed import Feed, read_clock
+from engine.data.feed import Feed, read_clock
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from kernels.clock import LOSS

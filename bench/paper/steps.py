@@ -5,7 +5,7 @@ Read next: bench/paper/updates.py, which draws it.
 
 import numpy as np
 
-from engine.feed import read_clock
+from engine.data.feed import read_clock
 from engine.schedules import rates
 from engine.train import one_step
 from kernels.clock import FINITE, LOSS

@@ -16,13 +16,13 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from bench.machine import machine
+from bench.common.machine import machine
 from bench.paper.rows import CUT, NOT_RUN, OTHER, Row, line
-from engine import runs
+from engine.run import folder as runs
 from engine.data import load
 from engine.data.download import MissingData
 from engine.errors import InputError
-from engine.words import mutter, say
+from engine.cli.messages import mutter, say
 from kernels import ops_for
 
 FOLDER = Path("runs") / "paper"

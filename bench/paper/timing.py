@@ -18,7 +18,7 @@ from bench.paper.rows import OFF, OK, Row
 from bench.paper.statistics import BATCH, fitnet4
 from bench.paper.study import Cell, Progress, Study
 from bench.paper_tables import TABLE_6, TABLE_6_NAMES
-from engine.feed import Feed, read_clock
+from engine.data.feed import Feed, read_clock
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import optimizer_of

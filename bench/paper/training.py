@@ -26,7 +26,8 @@ from bench.paper.rows import (AGREES, CUT, DIFFERS, NO_VALUE, OFF, OK, OTHER, Ro
                               mean_and_spread)
 from bench.paper.study import Cell, Progress, Study
 from bench.paper_tables import NC
-from engine import checkpoint, runs
+from engine.run import checkpoint
+from engine.run import folder as runs
 from engine.data import NAMES
 from engine.errors import InputError, RunError
 from engine.losses import SoftmaxLoss

@@ -28,12 +28,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from engine import tensorfile
-from engine.data import cifar, dataset, mnist, preprocess
+from engine.run import tensorfile
+from engine.data import cifar, dataset, mnist
+from engine.data import preprocessing as preprocess
 from engine.data.dataset import Dataset, Split, fingerprint
 from engine.data.download import Layout, cache_folder
-from engine.reading import open_regular
-from engine.runs import sweep, sync_folder
+from engine.run.files import open_regular
+from engine.run.folder import sweep, sync_folder
 
 SETTLED = 2.0  # seconds: the coarsest tick of a file system's clock, FAT's
 LONGEST = 1 << 20  # bytes of a header; ours has about 2,000

@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.data.dataset import Raw, check_labels
 from engine.errors import InputError
-from engine.reading import open_regular
+from engine.run.files import open_regular
 
 PIXELS = 3 * 32 * 32
 

@@ -4,7 +4,7 @@ Normalising is left to the gather: (u - shift) * scale inside the image, 0 in th
 mean image, times the input scale. A data set is thus a quarter of the size of its float32 form and
 can stay on the device whole.
 
-Read next: engine/data/preprocess.py, where shift, scale and the mean image come from.
+Read next: engine/data/preprocessing.py, where shift, scale and the mean image come from.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.data import preprocess
+from engine.data import preprocessing as preprocess
 from engine.errors import InputError
 
 

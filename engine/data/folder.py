@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from engine.data.dataset import Raw, keep
 from engine.errors import InputError
-from engine.reading import open_regular
+from engine.run.files import open_regular
 
 MODES = {1: "L", 3: "RGB"}
 # Pillow reads more, but hands EPS to another program, and decodes some formats in Python.

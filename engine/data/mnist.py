@@ -16,7 +16,7 @@ import numpy as np
 
 from engine.data.dataset import Raw, check_labels
 from engine.errors import InputError
-from engine.reading import open_regular
+from engine.run.files import open_regular
 
 SIDE = 28
 SCALE = 0.004  # the authors' factor on raw pixels: neither 1/256 nor 1/255

@@ -33,7 +33,7 @@ import cudnn
 import cupy
 from ml_dtypes import bfloat16
 
-from kernels.cuda.known import Known
+from kernels.cuda.plan_cache import Known
 from kernels.errors import DeviceError
 
 LARGEST = 1 << 30                   # bytes of a workspace; every shape of our nets has plans below

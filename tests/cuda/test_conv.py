@@ -14,7 +14,7 @@ import pytest
 from ml_dtypes import bfloat16
 
 from conftest import assert_close
-from op_cases import CASES, REFERENCE, arguments, run
+from helpers.op_cases import CASES, REFERENCE, arguments, run
 
 pytestmark = pytest.mark.usefixtures("double")
 

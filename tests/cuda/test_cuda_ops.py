@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
-from cuda_cases import agrees, agrees_in_bf16, aligned, device_run, on_device
+from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, device_run, on_device
 from kernels.reference import NumpyOps
-from op_cases import CASES, HELPERS, OPERATIONS
+from helpers.op_cases import CASES, HELPERS, OPERATIONS
 
 EVERY = [(name, number) for name in OPERATIONS for number in range(len(CASES[name]))]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ml_dtypes import bfloat16
 
-from op_cases import CASES, REFERENCE, SEED, caffe, clock
+from helpers.op_cases import CASES, REFERENCE, SEED, caffe, clock
 from test_cuda_ops import aligned, device_run
 
 OPERATIONS = [f"{name}_{way}" for way in ("forward", "backward") for name in (

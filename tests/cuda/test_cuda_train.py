@@ -18,9 +18,9 @@ import pytest
 
 import engine
 from conftest import DOUBLE
-from engine import checkpoint
-from engine.arrays import put
-from engine.command import Signals
+from engine.run import checkpoint
+from engine.fitting import put
+from engine.cli.command import Signals
 from engine.errors import RunError
 from engine.evaluate import main as evaluate
 from engine.losses import SoftmaxLoss

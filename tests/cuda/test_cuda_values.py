@@ -14,7 +14,7 @@ import pytest
 from ml_dtypes import bfloat16
 
 from kernels.clock import CLIP, CORRECT_SUM, FINITE, FIRST, RATE, STEP, new_clock
-from op_cases import REFERENCE
+from helpers.op_cases import REFERENCE
 
 LOSSES = ["softmax_loss", "hinge_loss"]
 REALS = pytest.mark.parametrize("real", [np.float32, bfloat16])

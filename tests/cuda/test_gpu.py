@@ -19,12 +19,12 @@ import pytest
 from ml_dtypes import bfloat16
 
 import test_cuda_train as training
-from bench.kernel_calls import LIMIT, TF32_LIMIT, called, difference, widened
-from bench.kernel_cases import REFERENCE, cases
-from bench.peers import orthonormality_error
+from bench.common.calls import LIMIT, TF32_LIMIT, called, difference, widened
+from bench.common.cases import REFERENCE, cases
+from bench.peers.orthonormal import orthonormality_error
 from conftest import double_environment
-from cuda_cases import agrees, agrees_in_bf16, aligned, on_device
-from engine import checkpoint
+from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, on_device
+from engine.run import checkpoint
 from engine.errors import RunError
 from engine.losses import SoftmaxLoss
 from engine.net import Net
@@ -32,7 +32,7 @@ from engine.train import main
 from kernels import cuda
 from kernels.philox import WEIGHTS
 from models import NETS, Model, build
-from op_cases import CASES, OPERATIONS
+from helpers.op_cases import CASES, OPERATIONS
 from test_cuda_train import (ROOT, compare_reports, device, distance, run, stop_after,
                              ten_steps)
 from test_train import assert_same_run, tiny
@@ -215,7 +215,7 @@ def test_a_stopped_run_goes_on_with_its_bits(tmp_path, tiny_net, precision):
 STOPPED = """
 import signal, sys
 from engine import train
-from engine.command import Signals
+from engine.cli.command import Signals
 def stop(self, seen=[]):
     seen.append(1)
     if len(seen) == 2:

@@ -134,7 +134,7 @@ def test_the_check_finds_local_memory_and_what_does_not_compile():
 
 
 def test_the_bugs_that_bench_gpu_plants_compile():
-    text = (Path(__file__).parents[2] / "bench" / "gpu_planted.cu").read_text()
+    text = (Path(__file__).parents[2] / "bench" / "gpu" / "planted.cu").read_text()
     for architecture in ARCHITECTURES:
         good, log, _ = compiled(text, flags("float32", architecture))
         assert good and set(resources(log)) == {

@@ -15,14 +15,14 @@ is. Its kernels are those of lanes.h without AVX-512, as the sanitizers see no m
 Winograd's convolution runs there too. What else they can't see:
 
 * oneDNN, which is built without them and generates its code while it runs, and the kernels of
-  lanes.h with AVX-512. tests/test_native.py puts every array between two pages that can't be
+  lanes.h with AVX-512. tests/kernels/test_native.py puts every array between two pages that can't be
   touched, which sees those.
 * AddressSanitizer: an index that is wrong and still lands inside another part of the same array.
 * ThreadSanitizer: anything between the threads of one parallel loop. libgomp's barriers are not
   known to it, and every loop would be reported. So each kernel runs on one OpenMP thread, and
   several Python threads call it: what is checked is what kernels keep from call to call (plans,
   workspaces, memory of a thread), behind cpu_lock and Python's own lock. That the loops share
-  nothing is checked otherwise, by equal bits for any number of threads (tests/test_ops.py).
+  nothing is checked otherwise, by equal bits for any number of threads (tests/kernels/test_ops.py).
 
 Read next: tests/sanitizers/test_planted.py, the proof that faults are found.
 """

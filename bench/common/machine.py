@@ -1,0 +1,55 @@
+"""What a number was measured on: processor, threads, versions, date.
+
+Read next: bench/report.py, which prints it beside every table.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+from importlib import metadata
+
+RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
+
+
+def machine(ops, peers: dict[str, str]) -> dict[str, str]:
+    """Facts that belong beside a measurement on the device `ops`.
+
+    peers: {package: version} of the other software that took part."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    packages = ["numpy", "onednn-cpu-gomp"]
+    if ops.name == "cuda":
+        packages += ["cupy-cuda13x", "cupy-cuda12x", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12",
+                     "nvidia-cudnn-frontend"]
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    versions |= peers
+    return {
+        "processor": model,
+        "cores": str(os.cpu_count()),
+        "device": ops.name,
+        "description": ops.description,
+        "python": platform.python_version(),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def write(path: str | pathlib.Path | None, ops, rows: list[dict],
+          peers: dict[str, str] | None = None, **more) -> None:
+    """{"machine": ..., "rows": [...]} as JSON; nothing without a path."""
+    if path is not None:
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"machine": machine(ops, peers or {}), **more, "rows": rows}, indent=1)
+        path.write_text(text + "\n")

@@ -1,0 +1,1 @@
+"""The peers that the benches compare with."""

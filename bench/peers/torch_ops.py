@@ -1,0 +1,379 @@
+"""The peer: the operation of PyTorch's that does what an operation of ours does. Imports torch.
+
+`call_of(case, precision)` gives a call and what its results are called by us; a test holds that
+they are the same values. Images are channels_last, which is our memory as it is. A backward is the
+call that autograd makes, where PyTorch lets one make it, and otherwise autograd's gradient of a
+graph that was made before. What it draws, a dropout's mask or a matrix, has PyTorch's own random
+numbers; its maxima keep no winner, which its maxout's backward finds again.
+
+Operations without a counterpart are left out: the running sums of batch normalisation (part of
+PyTorch's forward), the one-against-all hinge, gather, advance, latch, and in bf16 optimizers of
+float32 weights with bfloat16 gradients and local response normalisation.
+
+Read next: bench/common/contest.py, which asks the contestants in turn.
+"""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from ml_dtypes import bfloat16
+from torch.nn import functional
+
+from bench.common.contest import Setting
+from bench.common.calls import keep_memory
+from bench.common.cases import Case, cases
+from kernels.clock import RATE
+
+aten = torch.ops.aten
+IMAGES = {"x", "y", "dx", "dy", "a", "b", "W", "dW", "which"}  # with 4 axes: NHWC or KRSC
+
+
+def tensor(array: np.ndarray) -> torch.Tensor:
+    if array.dtype == bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def given_to(case: Case, precision: str) -> dict:
+    """The case's arguments as tensors; images and filters as channels_last views."""
+    found = {}
+    for name, value in case.arguments(precision, peers=True).items():
+        if isinstance(value, np.ndarray):
+            value = tensor(value)
+            if value.ndim == 4 and name in IMAGES:
+                value = value.permute(0, 3, 1, 2)
+            if precision == "bf16" and name in ("W", "b") and value.dtype == torch.float32:
+                value = value.bfloat16()
+        found[name] = value
+    return found
+
+
+class Made:
+    """The call, and the names of its results in order; after: results that it leaves elsewhere."""
+
+    def __init__(self, call: Callable, *names: str, after: dict[str, Callable] | None = None):
+        self.call, self.names, self.after = call, names, after or {}
+
+    def results(self) -> dict[str, np.ndarray]:
+        """{our name: array in our layout, float32} of one call."""
+        returned = self.call()
+        returned = returned if isinstance(returned, tuple) else (returned,)
+        found = dict(zip(self.names, returned)) | {name: get() for name, get in self.after.items()}
+        return {name: (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).detach().float()
+                .contiguous().numpy() for name, value in found.items()}
+
+
+def call_of(case: Case, precision: str) -> Made | None:
+    """None where PyTorch has no counterpart."""
+    make = COUNTERPARTS.get(case.op)
+    if make is None or (precision == "bf16" and (case.op.endswith("_step") or "lrn" in case.op)):
+        return None
+    return make(given_to(case, precision))
+
+
+# -- convolution and fully connected --------------------------------------------------------------
+
+def conv_forward(g):
+    x, W, b, stride, pad, groups = (g[n] for n in ("x", "W", "b", "stride", "pad", "groups"))
+    return Made(lambda: functional.conv2d(x, W, b, stride, pad, groups=groups), "y")
+
+
+def conv_backward(g, x, W, mask):
+    stride, pad = [g["stride"]] * 2, [g["pad"]] * 2
+    return lambda: aten.convolution_backward(g["dy"], x, W, [W.shape[0]], stride, pad, [1, 1],
+                                             False, [0, 0], g["groups"], mask)
+
+
+def conv_backward_data(g):
+    call = conv_backward(g, g["dx"], g["W"], [True, False, False])
+    return Made(lambda: call()[0], "dx")
+
+
+def conv_backward_filter(g):
+    call = conv_backward(g, g["x"], g["dW"], [False, True, True])
+    return Made(lambda: call()[1:], "dW", "db")
+
+
+def linear_forward(g):
+    return Made(lambda: functional.linear(g["x"], g["W"], g["b"]), "y")
+
+
+def linear_backward_data(g):
+    return Made(lambda: torch.mm(g["dy"], g["W"]), "dx")
+
+
+def linear_backward_filter(g):
+    return Made(lambda: (torch.mm(g["dy"].t(), g["x"]), g["dy"].sum(0)), "dW", "db")
+
+
+# -- maxout and pooling ---------------------------------------------------------------------------
+
+def largest(x, pieces):
+    """bench/peers/torch_nets.py's fastest for two pieces."""
+    return (torch.maximum(*x.chunk(2, 1)) if pieces == 2
+            else x.unflatten(1, (pieces, -1)).amax(1))
+
+
+def windows(g):
+    return [g["size"]] * 2, [g["stride"]] * 2, [g.get("pad", 0)] * 2, [1, 1], True
+
+
+def maxout_forward(g):
+    return Made(lambda: largest(g["x"], g["pieces"]), "y")
+
+
+def gradient(of, x, dy):
+    """Autograd's gradient of a graph that stands."""
+    x = x.detach().requires_grad_()
+    y = of(x)
+    return lambda: torch.autograd.grad(y, x, dy, retain_graph=True)[0]
+
+
+def maxout_backward(g):
+    return Made(gradient(lambda x: largest(x, g["pieces"]), g["x"], g["dy"]), "dx")
+
+
+def maxpool_forward(g):
+    call = aten.max_pool2d_with_indices
+    return Made(lambda: call(g["x"], *windows(g))[0], "y")
+
+
+def maxpool_backward(g):
+    _, indices = aten.max_pool2d_with_indices(g["x"], *windows(g))
+    call = aten.max_pool2d_with_indices_backward
+    return Made(lambda: call(g["dy"], g["x"], *windows(g), indices), "dx")
+
+
+def maxout_pool_forward(g):
+    call = aten.max_pool2d_with_indices
+    return Made(lambda: call(largest(g["x"], g["pieces"]), *windows(g))[0], "y")
+
+
+def maxout_pool_backward(g):
+    def pooled(x):
+        return functional.max_pool2d(largest(x, g["pieces"]), g["size"], g["stride"],
+                                     ceil_mode=True)
+    return Made(gradient(pooled, g["x"], g["dy"]), "dx")
+
+
+def maxout_pool_dropout_forward(g):
+    call = maxout_pool_forward(g).call
+    return Made(lambda: functional.dropout(call(), g["drop"], training=True), "y")
+
+
+def maxout_pool_dropout_backward(g):
+    """Through a mask of PyTorch's own, which its graph keeps."""
+    def dropped(x):
+        y = functional.max_pool2d(largest(x, g["pieces"]), g["size"], g["stride"], ceil_mode=True)
+        return functional.dropout(y, g["drop"], training=True)
+    return Made(gradient(dropped, g["x"], g["dy"]), "dx")
+
+
+def averages(g):
+    return [g["size"]] * 2, [g["stride"]] * 2, [0, 0], True, False, None
+
+
+def avgpool_forward(g):
+    return Made(lambda: aten.avg_pool2d(g["x"], *averages(g)), "y")
+
+
+def avgpool_backward(g):
+    call = aten.avg_pool2d_backward
+    return Made(lambda: call(g["dy"], g["dx"], *averages(g)), "dx")
+
+
+# -- normalisation across channels, and concatenation ---------------------------------------------
+
+def normalised(g):
+    return lambda x: functional.local_response_norm(x, g["size"], g["alpha"], g["beta"], g["k"])
+
+
+def lrn_forward(g):
+    call = normalised(g)
+    return Made(lambda: call(g["x"]), "y")
+
+
+def lrn_backward(g):
+    return Made(gradient(normalised(g), g["x"], g["dy"]), "dx")
+
+
+def concat_forward(g):
+    """Into the place that it has: what torch.cat does with each of its inputs."""
+    x, y, first = g["x"], g["y"], g["first"]
+    place = y[:, first:first + x.shape[1]]
+    return Made(lambda: place.copy_(x), after={"y": lambda: y})
+
+
+def concat_backward(g):
+    place = g["dy"][:, g["first"]:g["first"] + g["dx"].shape[1]]
+    return Made(lambda: g["dx"].copy_(place), "dx")
+
+
+# -- activations, dropout, sum --------------------------------------------------------------------
+
+def leaky_forward(g):
+    return Made(lambda: functional.leaky_relu(g["x"], g["slope"]), "y")
+
+
+def leaky_backward(g):
+    call = aten.leaky_relu_backward
+    return Made(lambda: call(g["dy"], g["y"], g["slope"], True), "dx")
+
+
+def tanh_forward(g):
+    return Made(lambda: torch.tanh(g["x"]), "y")
+
+
+def tanh_backward(g):
+    return Made(lambda: aten.tanh_backward(g["dy"], g["y"]), "dx")
+
+
+def sigmoid_forward(g):
+    return Made(lambda: torch.sigmoid(g["x"]), "y")
+
+
+def sigmoid_backward(g):
+    return Made(lambda: aten.sigmoid_backward(g["dy"], g["y"]), "dx")
+
+
+def dropout_forward(g):
+    return Made(lambda: functional.dropout(g["x"], g["drop"], training=True), "y")
+
+
+def dropout_backward(g):
+    """PyTorch keeps the mask, as factors in the dtype of x, and multiplies."""
+    factors = functional.dropout(torch.ones_like(g["dy"]), g["drop"], training=True)
+    return Made(lambda: torch.mul(g["dy"], factors), "dx")
+
+
+def add(g):
+    return Made(lambda: torch.add(g["a"], g["b"]), "y")
+
+
+# -- batch normalisation --------------------------------------------------------------------------
+
+def batchnorm_forward(g):
+    call = torch.native_batch_norm
+    return Made(lambda: call(g["x"], None, None, None, None, True, 0.1, g["eps"]),
+                "y", "mean", "rstd")
+
+
+def batchnorm_backward(g):
+    """PyTorch's reads x: here one whose mean is 0 and that, normalised, is y."""
+    rstd, mean = g["rstd"], torch.zeros_like(g["rstd"])
+    x = (g["y"] / rstd[:, None, None]).to(g["y"].dtype)
+    call = aten.native_batch_norm_backward
+    return Made(lambda: call(g["dy"], x, None, None, None, mean, rstd, True, 0.0,
+                             [True, False, False])[0], "dx")
+
+
+def batchnorm_inference(g):
+    mean, variance = g["running_mean"] / g["weight"], g["running_var"] / g["weight"]
+    return Made(lambda: functional.batch_norm(g["x"], mean, variance, eps=g["eps"]), "y")
+
+
+# -- losses and statistics ------------------------------------------------------------------------
+
+def softmax(g):
+    return Made(lambda: torch.softmax(g["scores"], 1, torch.float32), "prob")
+
+
+def softmax_loss_forward(g):
+    truth = g["labels"].long()
+    return Made(lambda: functional.cross_entropy(g["scores"], truth), "loss")
+
+
+def softmax_loss_backward(g):
+    scores, truth = g["prob"].log().to(g["dscores"].dtype), g["labels"].long()
+    one = torch.ones((), dtype=scores.dtype)
+    return Made(gradient(lambda x: functional.cross_entropy(x, truth), scores, one), "dscores")
+
+
+def variance(g):
+    x = g["x"].permute(0, 2, 3, 1)
+    x = x.view(-1, g["groups"], x.shape[-1] // g["groups"])
+
+    def call():
+        found = torch.var_mean(x, (0, 2), correction=0)
+        return found[1], found[0]
+    return Made(call, "result 0", "result 1")
+
+
+def orthonormal(g):
+    return Made(lambda: torch.nn.init.orthogonal_(torch.empty(g["rows"], g["cols"])), "result 0")
+
+
+# -- optimisation ---------------------------------------------------------------------------------
+
+def clip(g):
+    return Made(lambda: torch.linalg.vector_norm(g["g"]), "norm")
+
+
+def segments(g):
+    """A parameter and its group for each segment of the arena."""
+    rate = float(g["clock"][RATE])
+    for start, stop, factor, decay in g["segments"].tolist():
+        part = slice(int(start), int(stop))
+        parameter = torch.nn.Parameter(g["w"][part])
+        parameter.grad = g["g"][part]
+        yield part, parameter, {"params": [parameter], "lr": factor * rate,
+                                "weight_decay": decay * g["decay"]}
+
+
+def sgd_step(g):
+    """Its velocity does not hold the rate: ours over the rate."""
+    found = list(segments(g))
+    optimizer = torch.optim.SGD([group for _, _, group in found], momentum=g["momentum"],
+                                fused=True)
+    for part, parameter, group in found:
+        optimizer.state[parameter]["momentum_buffer"] = g["v"][part] / group["lr"]
+    return Made(optimizer.step, after={"w": lambda: g["w"]})
+
+
+def rmsprop_step(g):
+    found = list(segments(g))
+    optimizer = torch.optim.RMSprop([group for _, _, group in found], alpha=g["rho"],
+                                    eps=g["delta"], foreach=True)
+    for part, parameter, _ in found:
+        optimizer.state[parameter] = {"step": torch.zeros(()), "square_avg": g["s"][part]}
+    return Made(optimizer.step, after={"w": lambda: g["w"], "s": lambda: g["s"]})
+
+
+COUNTERPARTS = {make.__name__: make for make in (
+    conv_forward, conv_backward_data, conv_backward_filter,
+    linear_forward, linear_backward_data, linear_backward_filter,
+    maxout_forward, maxout_backward, maxpool_forward, maxpool_backward,
+    maxout_pool_forward, maxout_pool_backward,
+    maxout_pool_dropout_forward, maxout_pool_dropout_backward, avgpool_forward, avgpool_backward,
+    lrn_forward, lrn_backward, concat_forward, concat_backward,
+    leaky_forward, leaky_backward, tanh_forward, tanh_backward, sigmoid_forward, sigmoid_backward,
+    dropout_forward, dropout_backward, add,
+    batchnorm_forward, batchnorm_backward, batchnorm_inference,
+    softmax, softmax_loss_forward, softmax_loss_backward,
+    variance, orthonormal, clip, sgd_step, rmsprop_step)}
+
+
+class TorchCalls:
+    """The contestant that calls PyTorch's counterparts."""
+
+    def __init__(self, setting: Setting, small: bool):
+        torch.set_num_threads(setting.threads)
+        torch.manual_seed(0)
+        self.cases = cases(small)
+        keep_memory()
+
+    def prepare(self, number: int, precision: str) -> bool:
+        """Make the call of a case; whether there is one."""
+        self.made = call_of(self.cases[number], precision)
+        return self.made is not None
+
+    def run(self, count: int) -> float:
+        """Seconds of a call, the mean over `count`."""
+        call = self.made.call
+        with torch.no_grad():
+            start = time.perf_counter()
+            for _ in range(count):
+                call()
+            return (time.perf_counter() - start) / count

@@ -1,0 +1,4 @@
+"""What the user types and sees.
+
+Read next: engine/cli/command.py.
+"""

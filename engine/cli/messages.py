@@ -1,0 +1,68 @@
+"""The lines that a run prints: its first ones, an epoch's, and the last.
+
+Read next: engine/run/folder.py, where the same is kept.
+"""
+
+import math
+import os
+import sys
+
+from engine.cli import settings as options
+from engine.errors import printable
+from engine.cli.settings import Settings
+
+
+def say(text: str) -> None:
+    write(text, sys.stdout)
+
+
+def mutter(text: str) -> None:
+    """What happens before the run's first line, such as a download: on standard error."""
+    write(text, sys.stderr)
+
+
+def write(text: str, stream) -> None:
+    """A line. Once nobody reads the stream any more, as behind `| head`, or its disk is full, it
+    leads nowhere: a run goes on without its words. What the stream's encoding lacks is spelled
+    `\\u0436`."""
+    text = "\n".join(map(printable, text.split("\n")))
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def data_words(name: str) -> str:
+    """The data set as the first and the last line name it."""
+    made_up = "  (made up by the program, not a real data set)" if name == "synthetic" else ""
+    return f"data {printable(name)}{made_up}"
+
+
+def epoch_line(row: dict, epochs: float) -> str:
+    return (f"epoch {row['epoch']}/{math.ceil(epochs)}  step {row['step']}  lr {row['lr']:.3g}  "
+            f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}  "
+            f"test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:.4f}  "
+            f"images/s {row['images_per_second']:.0f}")
+
+
+def last_line(result: dict) -> str:
+    loss = float("nan") if result["test_loss"] is None else result["test_loss"]
+    return (f"test accuracy {result['test_accuracy']:.4f}  error {result['test_error']:.4f}  "
+            f"loss {loss:.4f}  epochs {result['epochs']:g}  "
+            f"images/s {result['images_per_second']:.0f}  device {result['device']}  "
+            f"{data_words(result['data'])}")
+
+
+def introduce(s: Settings, origins: dict, data, ops) -> None:
+    """The first lines: the run in a line, the device and why, the data's notes, every setting."""
+    say(f"net {s.net}  act {s.act}  init {s.init}  {data_words(data.name)}")
+    say(f"{ops.why}; {ops.description}")
+    say(f"{len(data.train.images):,} training and {len(data.test.images):,} test images, "
+        f"{'x'.join(map(str, data.in_shape))}, {len(data.classes)} classes, "
+        f"fingerprint {data.fingerprint}")
+    for note in data.notes:
+        say(f"note: {printable(note)}")
+    for line in options.lines(s, origins):
+        say(printable(line))

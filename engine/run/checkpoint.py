@@ -1,0 +1,253 @@
+"""Checkpoints: tensors by name in a safetensors file that other programs read as it is.
+
+    conv11.W                       (outputs, inputs/groups, height, width), maxout's pieces stacked
+    ip1.W                          (outputs, inputs), inputs in channel, height, width order
+    conv11.b                       (outputs,)
+    optimizer.momentum.conv11.W    the optimizer's memory of that tensor, in the same layout
+    bn_conv11.mean                 running statistics
+    data.mean_image                (H + 2 pad, W + 2 pad, C): with it `predict` needs no data set
+
+The header's metadata holds step, seed, settings, data set, progress, versions, how the
+device computes each convolution (`plans`), and a SHA-256 of every tensor and of the metadata
+itself. A file is written beside the old one, flushed, renamed; the old one stays as
+checkpoint.previous.safetensors. Reading verifies all of it and falls back to the predecessor, and
+says so. A state with a NaN in it is never saved.
+
+Read next: engine/train.py.
+"""
+
+import errno
+import hashlib
+import json
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save as to_bytes
+
+from engine.errors import InputError, RunError
+from engine.run.files import open_regular, parse
+from engine.run.folder import CHECKPOINT, DATA, PREVIOUS, need, plain, versions, write_atomic
+from engine.cli.settings import MAY_CHANGE
+from engine.run.tensorfile import header, tensor
+
+FORMAT, VERSION = "lsuv-engine checkpoint", 1  # and a later one hashes its metadata the same way
+DAMAGED = "checkpoint.damaged.safetensors"
+TYPES = ("F32", "F64")  # of tensors
+LONGEST = 16 << 20  # bytes of a header: it grows by 300 an epoch, so 50,000 epochs
+
+
+@dataclass
+class Saved:
+    """A verified checkpoint. `progress` is what `save` was given; `epoch` counts passes over the
+    training images."""
+
+    path: Path
+    tensors: dict[str, np.ndarray]
+    step: int
+    epoch: float
+    seed: int
+    settings: dict
+    data: dict
+    progress: dict
+    plans: dict[str, str]
+
+
+class Damaged(Exception):
+    """A file that is not the checkpoint it was when it was written."""
+
+
+def outward(param, value: np.ndarray) -> np.ndarray:
+    """From the arena's layout to the file's: KRSC -> OIHW, and H,W,C -> C,H,W inputs."""
+    if value.ndim == 4:
+        value = value.transpose(0, 3, 1, 2)
+    elif value.ndim == 2 and len(param.layer.in_shape) == 3:
+        value = value.reshape(len(value), *param.layer.in_shape).transpose(0, 3, 1, 2)
+        value = value.reshape(len(value), -1)
+    return np.array(value, order="C")
+
+
+def inward(param, value: np.ndarray) -> np.ndarray:
+    """From the file's layout back to the arena's."""
+    if value.ndim == 4:
+        value = value.transpose(0, 2, 3, 1)
+    elif value.ndim == 2 and len(param.layer.in_shape) == 3:
+        H, W, C = param.layer.in_shape
+        value = value.reshape(len(value), C, H, W).transpose(0, 2, 3, 1).reshape(len(value), -1)
+    return np.ascontiguousarray(value)
+
+
+def collect(net, optimizer=None) -> dict[str, np.ndarray]:
+    """Every tensor of the net, and of its optimizer, by name, in the file's layout."""
+    host, found = net.ops.tohost, {}
+    for name, param in net.named_params().items():
+        found[name] = outward(param, host(param.value))
+    for name, state in net.named_state().items():
+        found[name] = np.array(host(state))
+    for kind, flat in (optimizer.state.items() if optimizer else ()):
+        for name, param in net.named_params().items():
+            found[f"optimizer.{kind}.{name}"] = outward(param, host(net.arenas.view(flat, name)))
+    return found
+
+
+def restore(saved: Saved, net, optimizer=None) -> None:
+    """Write a checkpoint's tensors into a net, and into its optimizer if one is given.
+
+    InputError names a tensor that is missing or has another shape: it is another net's."""
+    asarray, params = net.ops.asarray, net.named_params()
+
+    def take(name: str, shape: tuple[int, ...], param=None):
+        value = saved.tensors.get(name)
+        if value is not None and param is not None:
+            value = inward(param, value) if value.ndim == len(shape) else value
+        if value is None or value.shape != tuple(shape):
+            found = "nothing" if value is None else f"shape {value.shape}"
+            raise InputError(f"{saved.path}: {name} should have shape {tuple(shape)} and has "
+                             f"{found}; it is the checkpoint of another net or optimizer")
+        return asarray(value.astype(net.dtype))
+
+    for name, param in params.items():
+        param.value[...] = take(name, param.value.shape, param)
+    for name, state in net.named_state().items():
+        state[...] = take(name, state.shape)
+    for kind, flat in (optimizer.state.items() if optimizer else ()):
+        for name, param in params.items():
+            view = net.arenas.view(flat, name)
+            view[...] = take(f"optimizer.{kind}.{name}", view.shape, param)
+
+
+def save(folder: Path, net, optimizer, *, step: int, epoch: float, settings: dict, data: dict,
+         mean_image: np.ndarray, progress: dict) -> Path:
+    """Write RUN/checkpoint.safetensors; the one that stood there becomes its predecessor.
+
+    RunError if a tensor is not finite or the disk is full; the old files are then untouched."""
+    tensors = collect(net, optimizer)
+    for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise RunError(f"{name} is not finite at step {step}; nothing is saved over the last "
+                           f"good checkpoint, {folder / CHECKPOINT}; lower --lr, or set --clip")
+    tensors["data.mean_image"] = np.ascontiguousarray(mean_image, np.float32)
+    metadata = {"format": f"{FORMAT} {VERSION}", "step": str(step), "epoch": repr(float(epoch)),
+                "seed": str(settings["seed"])}
+    metadata |= {key: json.dumps(plain(value)) for key, value in
+                 {"settings": settings, "data": data, "progress": progress,
+                  "versions": versions(), "plans": net.ops.plans()}.items()}
+    metadata["hashes"] = json.dumps({name: digest(value) for name, value in tensors.items()})
+    metadata["metadata_hash"] = metadata_digest(metadata)
+    path = Path(folder) / CHECKPOINT
+    write_atomic(path, to_bytes(tensors, metadata), previous=path.with_name(PREVIOUS))
+    return path
+
+
+def digest(value: np.ndarray) -> str:
+    """SHA-256 over type, shape and bytes."""
+    kind = f"{value.dtype.str} {value.shape} "
+    return hashlib.sha256(kind.encode() + value.tobytes()).hexdigest()
+
+
+def metadata_digest(metadata: dict[str, str]) -> str:
+    rest = {key: value for key, value in metadata.items() if key != "metadata_hash"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def read(folder: str | Path, report=print) -> Saved:
+    """The newest checkpoint of a run folder that is whole. `report` is told of a fall-back.
+
+    InputError if neither the checkpoint nor its predecessor can be used, or if it was written by a
+    newer version of this program."""
+    problems = []
+    for name in (CHECKPOINT, PREVIOUS):
+        try:
+            saved = read_file(Path(folder) / name)
+        except Damaged as damage:
+            problems.append(f"{name} {damage}")
+        else:
+            if problems:
+                report(f"note: {problems[0]}; using its predecessor {name}, step {saved.step}")
+            return saved
+    raise InputError(f"{folder}: no checkpoint to load ({'; '.join(problems)}); "
+                     "train anew with another --out")
+
+
+def read_file(path: Path) -> Saved:
+    """One file, every hash verified. Raises Damaged; InputError if a newer version wrote it."""
+    if not path.is_file():
+        raise Damaged("is missing")
+    tensors = {}
+    try:
+        with open_regular(path) as file:
+            metadata, entries = header(file, LONGEST)
+            found = described(verified(metadata, path), path)
+            hashes = found.pop("hashes")
+            if set(hashes) != set(entries):
+                raise Damaged("is damaged (tensors are missing)")
+            for name, entry in entries.items():
+                if entry.dtype not in TYPES:
+                    raise Damaged(f"is damaged ({name} is {entry.dtype})")
+                tensors[name] = tensor(file, entry)
+                if digest(tensors[name]) != hashes[name]:
+                    raise Damaged(f"is damaged ({name} does not match its hash)")
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.EIO, errno.EINVAL):
+            raise  # too many open files, no permission: that is not the file's fault
+        raise Damaged(f"is damaged ({error!s:.200})") from None
+    return Saved(path, tensors, **found)
+
+
+def verified(metadata: dict[str, str], path: Path) -> dict[str, str]:
+    """The metadata, if it is this version's and whole."""
+    program, _, number = metadata.get("format", "").rpartition(" ")
+    if program != FORMAT or not (number.isascii() and number.isdigit()):
+        raise Damaged("is not a checkpoint of this program (format "
+                      f"{metadata.get('format')!r:.80})")
+    if metadata.get("metadata_hash") != metadata_digest(metadata):
+        raise Damaged("is damaged (the header does not match its hash)")
+    if number != str(VERSION):
+        raise InputError(f"{path}: a checkpoint of format {number:.80}, and this version of the "
+                         f"program knows {VERSION}; use the one that wrote it")
+    return metadata
+
+
+def described(metadata: dict[str, str], path: Path) -> dict:
+    """What the metadata say of a run, and the hashes. Damaged where `save` would not say so: their
+    own hash is no secret."""
+    try:
+        found = {key: parse(metadata[key].encode())
+                 for key in ("settings", "data", "progress", "hashes")}
+        found["plans"] = parse(metadata.get("plans", "{}").encode())
+        need(found, dict.fromkeys(found, dict), path)
+        need(found["plans"], dict.fromkeys(found["plans"], str), path)
+        need(found["data"], DATA, path)
+        step, epoch, seed = (kind(metadata[key]) for key, kind in
+                             (("step", int), ("epoch", float), ("seed", int)))
+        if not (step >= 0 and 0 <= epoch < math.inf and seed >= 0):
+            raise ValueError(f"step {step}, epoch {epoch}, seed {seed}")
+    except (LookupError, TypeError, ValueError) as error:
+        raise Damaged(f"is not as this program writes it ({error!s:.200})") from None
+    return {**found, "step": step, "epoch": epoch, "seed": seed}
+
+
+def set_aside(folder: Path, saved: Saved) -> None:
+    """Where the predecessor had to be used, give the damaged file another name: else the next save
+    would make it the predecessor, in the place of the only good one."""
+    if saved.path.name == PREVIOUS:
+        with suppress(FileNotFoundError):
+            (folder / CHECKPOINT).replace(folder / DAMAGED)
+
+
+def refuse_others(saved: Saved, settings: dict, data: dict | None = None) -> None:
+    """InputError if the checkpoint is of other settings, or of another data set, each by its name.
+    """
+    for key, value in saved.settings.items():
+        if key not in MAY_CHANGE and settings.get(key) != value:
+            raise InputError(f"{saved.path}: this checkpoint is of {key} {value}, not "
+                             f"{settings.get(key)}; put the run's own files back")
+    if data is not None and saved.data["fingerprint"] != data["fingerprint"]:
+        raise InputError(
+            f"{saved.path}: this checkpoint was trained on data {saved.data['name']} "
+            f"(fingerprint {saved.data['fingerprint'][:12]}), not on {data['name']} "
+            f"({data['fingerprint'][:12]}); give the same data with --data-dir")

@@ -1,0 +1,57 @@
+"""Rate policies against Caffe's formulas, value by value.
+
+Read next: tests/data/test_data.py.
+"""
+
+import math
+
+import numpy as np
+import pytest
+
+from engine.errors import InputError
+from engine.schedules import NEEDS, rates, stretched
+
+CASES = {
+    "fixed": ({}, lambda t: 1),
+    "step": ({"gamma": 0.1, "size": 7}, lambda t: 0.1 ** (t // 7)),
+    "exp": ({"gamma": 0.99}, lambda t: 0.99**t),
+    "inv": ({"gamma": 0.1, "power": 0.75}, lambda t: (1 + 0.1 * t) ** -0.75),
+    "multistep": ({"gamma": 0.5, "steps": [3, 10]}, lambda t: 0.5 ** ((t >= 3) + (t >= 10))),
+    "poly": ({"power": 0.5, "total": 20}, lambda t: (1 - t / 20) ** 0.5),
+    "sigmoid": ({"gamma": -0.3, "size": 9}, lambda t: 1 / (1 + math.exp(0.3 * (t - 9)))),
+    "cosine": ({"total": 20}, lambda t: (1 + math.cos(math.pi * t / 20)) / 2),
+}
+
+
+@pytest.mark.parametrize("kind", NEEDS)
+def test_policy_is_its_formula(kind):
+    extra, formula = CASES[kind]
+    found = rates({"policy": kind, "rate": 0.02, **extra}, 0, 20)
+    assert found.dtype == np.float64
+    assert np.allclose(found, [0.02 * formula(t) for t in range(20)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", NEEDS)
+def test_a_part_is_a_part_of_the_whole(kind):
+    policy = {"policy": kind, "rate": 0.02, "warmup": 5, **CASES[kind][0]}
+    assert np.array_equal(rates(policy, 4, 9), rates(policy, 0, 20)[4:13])
+
+
+def test_warm_up_rises_to_the_rate():
+    found = rates({"policy": "cosine", "rate": 1.0, "total": 100, "warmup": 10}, 0, 101)
+    assert np.allclose(found[:10], np.arange(1, 11) / 10)
+    assert found[10] == found.max() == 1 and np.all(np.diff(found[10:]) < 0) and found[100] == 0
+
+
+def test_stretched_keeps_the_shape():
+    for kind, (extra, _) in CASES.items():
+        policy = {"policy": kind, "rate": 1.0, **extra}
+        twice = rates(stretched(policy, 2.0), 0, 40)[::2]
+        assert np.allclose(twice, rates(policy, 0, 20), atol=1e-12), kind
+
+
+def test_errors_name_the_policy_and_what_it_lacks():
+    with pytest.raises(InputError, match="unknown rate policy 'cosin'; did you mean 'cosine'"):
+        rates({"policy": "cosin", "rate": 1}, 0, 1)
+    with pytest.raises(InputError, match="'step' needs gamma, size"):
+        rates({"policy": "step", "rate": 1}, 0, 1)

@@ -1,0 +1,283 @@
+"""The arguments with which tests/kernels/test_ops.py calls every operation: CASES[operation] is a list of
+argument tuples, in the order of the operation's signature, on shapes that leave remainders
+everywhere and with more elements than a tile or a thread takes. `Out` stands for a result buffer.
+
+Read next: tests/kernels/test_ops.py.
+"""
+
+import inspect
+
+import numpy as np
+from ml_dtypes import bfloat16
+
+from kernels.clock import CLIP, FINITE, FIRST, RATE, SIZE, STEP, new_clock
+from kernels.reference import NumpyOps
+
+REFERENCE = NumpyOps()
+
+# tests/kernels/test_reference.py has them
+HELPERS = {"empty", "zeros", "asarray", "constant", "tohost", "synchronize", "plans", "prefer",
+           "captured"}
+OPERATIONS = [name for name, _ in inspect.getmembers(NumpyOps, inspect.isfunction)
+              if not name.startswith("_") and name not in HELPERS]
+WIDE = {"clock", "own", "segments", "rates"}  # float64 on every device
+# Bfloat16 where precision is bf16; `b` is one as an operand of `add`, not as a bias.
+NARROW = {"x", "y", "dx", "dy", "dW", "db", "g", "a", "scores", "dscores"}
+SEED = 2 ** 63 + 5
+
+
+class Out:
+    """A result buffer of this shape and dtype, full of what no operation writes."""
+
+    def __init__(self, *shape, dtype=np.float32):
+        self.shape, self.dtype = shape, dtype
+
+
+def which(*shape):
+    return Out(*shape, dtype=np.uint8)
+
+
+def randn(*shape):
+    return np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
+
+
+def shuffled(*shape):
+    """A permutation, so that no two values tie; some are negative, none is 0."""
+    values = np.random.default_rng(shape).permutation(int(np.prod(shape))) - np.prod(shape) / 2
+    return ((values + 0.25) / 8).reshape(shape).astype(np.float32)
+
+
+def ties(*shape):
+    return np.random.default_rng(shape).integers(-1, 2, shape).astype(np.float32)
+
+
+def caffe(length, size, stride, pad=0):
+    """How many windows a pooling has: the ceiling, less one that starts beyond the image."""
+    count = -(-(length + 2 * pad - size) // stride) + 1
+    return count - ((count - 1) * stride >= length + pad)
+
+
+def clock(step=3, first=1, rate=0.05, factor=0.5):
+    values = new_clock()
+    values[[STEP, FIRST, RATE, CLIP]] = step, first, rate, factor
+    return values
+
+
+def labels(N, K):
+    values = np.random.default_rng((N, K)).integers(0, K, N).astype(np.int32)
+    values[3::4] = -1
+    return values
+
+
+# -- the cases ------------------------------------------------------------------------------------
+
+CASES = {name: [] for name in OPERATIONS}
+
+for N, H, W, C, K, R, S, stride, pad, groups in [
+    (7, 9, 11, 5, 3, 3, 3, 1, 1, 1), (7, 9, 11, 5, 7, 3, 2, 2, 1, 1),
+    (3, 8, 7, 6, 9, 3, 3, 1, 1, 3), (2, 9, 11, 5, 13, 1, 1, 1, 0, 1),
+    (1, 1, 1, 1, 1, 1, 1, 1, 0, 1), (4, 16, 16, 32, 48, 3, 3, 1, 1, 1),
+    (0, 4, 4, 2, 3, 3, 3, 1, 1, 1), (2, 5, 4, 2, 3, 1, 1, 7, 3, 1),
+]:
+    x, w, b = randn(N, H, W, C), randn(K, R, S, C // groups), randn(K)
+    Ho, Wo = (H + 2 * pad - R) // stride + 1, (W + 2 * pad - S) // stride + 1
+    dy, options = randn(N, Ho, Wo, K), (stride, pad, groups)
+    CASES["conv_forward"].append((x, w, b, Out(N, Ho, Wo, K), *options))
+    CASES["conv_backward_data"].append((dy, w, Out(*x.shape), *options))
+    CASES["conv_backward_filter"].append((x, dy, Out(*w.shape), Out(K), *options))
+# x and dy of more than 13 MiB, which device cpu takes in three chunks
+CASES["conv_backward_filter"].append((randn(9, 64, 64, 64), randn(9, 64, 64, 96),
+                                      Out(96, 1, 1, 64), Out(96), 1, 0, 1))
+
+for N, F, K in [(7, 45, 3), (1, 1, 1), (130, 257, 10), (0, 5, 3)]:
+    x, w, dy = randn(N, F), randn(K, F), randn(N, K)
+    CASES["linear_forward"].append((x, w, randn(K), Out(N, K)))
+    CASES["linear_backward_data"].append((dy, w, Out(N, F)))
+    CASES["linear_backward_filter"].append((x, dy, Out(K, F), Out(K)))
+
+for shape, P in [((7, 9, 11, 5), 2), ((7, 9, 11, 5), 3), ((7, 33), 1), ((1, 1), 2), ((0, 5), 2),
+                 ((9, 16, 16, 48), 2), ((9, 16, 16, 21), 5)]:
+    wide = (*shape[:-1], shape[-1] * P)
+    won = np.random.default_rng(P).integers(0, P, shape, np.uint8)
+    CASES["maxout_forward"] += [(fill(*wide), Out(*shape), which(*shape), P)
+                                for fill in (shuffled, ties)]
+    CASES["maxout_backward"].append((randn(*shape), won, Out(*wide), P))
+
+for N, H, W, C, size, stride, pad in [
+    (7, 9, 11, 5, 2, 2, 0), (7, 9, 11, 5, 3, 2, 0), (7, 9, 11, 5, 4, 2, 0), (3, 8, 8, 35, 8, 8, 0),
+    (1, 1, 1, 1, 1, 1, 0), (2, 16, 17, 3, 16, 5, 0), (0, 4, 4, 2, 2, 2, 0),
+    (5, 32, 32, 33, 2, 2, 0), (5, 32, 30, 17, 4, 2, 0), (3, 14, 15, 37, 3, 2, 0),
+    (7, 9, 11, 5, 3, 1, 1), (3, 14, 15, 37, 3, 1, 1), (1, 1, 1, 1, 3, 1, 1), (2, 8, 9, 5, 3, 3, 1),
+    (5, 32, 30, 17, 4, 2, 3), (2, 6, 7, 3, 16, 5, 15), (2, 5, 7, 18, 3, 2, 1),
+    (2, 7, 5, 3, 2, 2, 1), (3, 9, 11, 8, 2, 2, 0), (2, 9, 10, 16, 3, 2, 0), (2, 7, 9, 8, 3, 3, 1),
+    (2, 11, 13, 8, 6, 4, 3),
+]:
+    pooled = (N, caffe(H, size, stride, pad), caffe(W, size, stride, pad), C)
+    options = (size, stride, pad)
+    for fill in (shuffled, ties):
+        x, y, won = fill(N, H, W, C), np.zeros(pooled, np.float32), np.zeros(pooled, np.uint8)
+        REFERENCE.maxpool_forward(x, y, won, *options)
+        CASES["maxpool_forward"].append((x, Out(*pooled), which(*pooled), *options))
+        CASES["maxpool_backward"].append((randn(*pooled), won, Out(N, H, W, C), *options))
+
+for N, H, W, C, size, stride in [
+    (7, 9, 11, 5, 2, 2), (7, 9, 11, 5, 3, 2), (3, 14, 14, 33, 5, 3), (3, 7, 7, 35, 7, 7),
+    (1, 1, 1, 1, 1, 1), (2, 20, 21, 3, 20, 7), (0, 4, 4, 2, 2, 2), (5, 32, 30, 17, 4, 1),
+    (3, 9, 11, 8, 3, 2), (2, 7, 9, 8, 7, 7),
+]:
+    pooled = (N, caffe(H, size, stride), caffe(W, size, stride), C)
+    CASES["avgpool_forward"].append((randn(N, H, W, C), Out(*pooled), size, stride))
+    CASES["avgpool_backward"].append((randn(*pooled), Out(N, H, W, C), size, stride))
+
+for shape, size, alpha, beta, k in [
+    ((7, 9, 11, 5), 5, 1e-4, 0.75, 1.0), ((7, 9, 11, 5), 3, 0.7, 0.75, 2.0),
+    ((3, 67), 5, 2.0, 0.5, 1.0), ((1, 1), 5, 1.0, 0.75, 1.0), ((2, 3), 9, 0.9, 1.3, 0.5),
+    ((0, 5), 5, 1e-4, 0.75, 1.0), ((5,), 1, 1.0, 0.75, 1.0), ((3, 9, 9, 96), 5, 1.5, 0.75, 1.0),
+    ((2, 4), 5, 0.0, 0.75, 2.0), ((5, 8), 5, 0.7, 0.75, 1.0), ((3, 2500), 7, 0.7, 0.75, 1.0),
+]:
+    options = (size, alpha, beta, k)
+    x, dy = 2 * randn(*shape), randn(*shape)[::-1].copy()
+    CASES["lrn_forward"].append((x, Out(*shape), *options))
+    CASES["lrn_backward"].append((dy, x, Out(*shape), *options))
+
+for shape, C, first in [((7, 9, 11, 5), 2, 1), ((7, 9, 11, 5), 5, 0), ((3, 67), 33, 34),
+                        ((1, 1), 1, 0), ((0, 5), 2, 3), ((9, 16, 16, 48), 17, 31),
+                        ((5, 7, 32), 16, 8), ((3, 4, 32), 8, 5)]:
+    x, whole = randn(*shape[:-1], C), randn(*shape)
+    CASES["concat_forward"].append((x, whole, first))
+    CASES["concat_backward"].append((whole, Out(*x.shape), first))
+
+for N, H, W, C, P, size, stride in [
+    (7, 9, 11, 5, 2, 2, 2), (7, 9, 11, 5, 3, 3, 2), (3, 13, 13, 16, 2, 4, 2),
+    (3, 8, 8, 35, 2, 8, 8), (1, 1, 1, 1, 1, 1, 1),
+    (2, 7, 9, 3, 5, 7, 3), (0, 4, 4, 2, 2, 2, 2), (5, 32, 32, 33, 2, 2, 2),
+    (3, 9, 11, 16, 2, 2, 2), (2, 9, 10, 8, 3, 3, 2), (2, 9, 8, 8, 2, 8, 8),
+]:
+    pooled = (N, caffe(H, size, stride), caffe(W, size, stride), C)
+    for fill in (shuffled, ties):
+        x, y, won = fill(N, H, W, P * C), np.zeros(pooled, np.float32), np.zeros(pooled, np.uint8)
+        REFERENCE.maxout_pool_forward(x, y, won, P, size, stride)
+        options = (P, size, stride)
+        CASES["maxout_pool_forward"].append((x, Out(*pooled), which(*pooled), *options))
+        CASES["maxout_pool_backward"].append((randn(*pooled), won, Out(*x.shape), *options))
+
+for N, H, W, C, P, size, stride in [
+    (7, 9, 11, 5, 2, 2, 2), (7, 9, 11, 5, 3, 3, 2), (3, 13, 13, 16, 2, 4, 2),
+    (3, 8, 8, 35, 2, 8, 8), (1, 1, 1, 1, 1, 1, 1), (2, 7, 9, 3, 5, 7, 3), (0, 4, 4, 2, 2, 2, 2),
+    (5, 32, 32, 33, 2, 2, 2), (2, 16, 15, 37, 1, 15, 5), (3, 12, 13, 37, 6, 6, 1),
+    (3, 9, 11, 16, 2, 2, 2), (2, 9, 8, 8, 2, 8, 8), (2, 9, 10, 8, 3, 3, 2),
+]:
+    pooled = (N, caffe(H, size, stride), caffe(W, size, stride), C)
+    for drop, layer, step in ((0.2, 3, 7), (0.0, 0, 0), (0.999, 65535, 2 ** 32 - 1)):
+        for fill in (shuffled, ties):
+            x, y = fill(N, H, W, P * C), np.zeros(pooled, np.float32)
+            options, won = (P, size, stride, drop), np.zeros(pooled, np.uint8)
+            more = (SEED, layer, clock(step))
+            REFERENCE.maxout_pool_dropout_forward(x, y, won, *options, *more)
+            CASES["maxout_pool_dropout_forward"].append(
+                (x, Out(*pooled), which(*pooled), *options, *more))
+            CASES["maxout_pool_dropout_backward"].append(
+                (randn(*pooled), won, Out(*x.shape), *options))
+
+for shape in [(7, 9, 11, 5), (1, 1), (0, 3), (67,), (5, 64, 211)]:
+    x, dy, y = 3 * randn(*shape), randn(*shape)[::-1].copy(), randn(*shape)
+    for slope in (0.0, 0.333):
+        CASES["leaky_forward"].append((x, Out(*shape), slope))
+        CASES["leaky_backward"].append((dy, y, Out(*shape), slope))
+    for name, result in (("tanh", np.tanh(x)), ("sigmoid", 1 / (1 + np.exp(-x)))):
+        CASES[f"{name}_forward"].append((x, Out(*shape)))
+        CASES[f"{name}_backward"].append((dy, result, Out(*shape)))
+    for drop, layer, step in ((0.2, 3, 7), (0.0, 0, 0), (0.999, 65535, 2 ** 32 - 1)):
+        options = (drop, SEED, layer, clock(step))
+        CASES["dropout_forward"].append((x, Out(*shape), *options))
+        CASES["dropout_backward"].append((dy, Out(*shape), *options))
+    CASES["add"].append((x, dy, Out(*shape)))
+
+for shape in [(7, 9, 11, 5), (2, 1), (300, 257), (9, 16, 16, 48)]:
+    C, x = shape[-1], 2 * randn(*shape) + 1
+    mean, rstd, weight = randn(C), 1 / (1 + abs(randn(C))), np.float32([2.5])
+    CASES["batchnorm_forward"].append((x, Out(*shape), Out(C), Out(C), 1e-5))
+    CASES["batchnorm_backward"].append((randn(*shape), x, rstd, Out(*shape)))
+    for now in (clock(), np.where(np.arange(SIZE) == FINITE, 0, clock())):
+        CASES["batchnorm_running"].append(
+            (mean, rstd, mean[::-1].copy(), 2 * rstd, weight, x.size // C, 0.95, 1e-5, now))
+    CASES["batchnorm_inference"].append((x, Out(*shape), mean, 2 * rstd, weight, 1e-5))
+
+for N, K in [(7, 5), (1, 1), (0, 3), (130, 10), (257, 101)]:
+    scores, truth = 3 * randn(N, K), labels(N, K)
+    prob = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    CASES["softmax"].append((scores, Out(N, K)))
+    for name, given in (("softmax_loss", prob), ("hinge_loss", scores)):
+        CASES[f"{name}_forward"].append((scores, truth, Out(N, K), clock()))
+        CASES[f"{name}_backward"] += [(given, truth, Out(N, K), weight) for weight in (1.0, 0.3)]
+
+CASES["variance"] = [(x, groups) for groups in (1, 2, 5) for x in (
+    randn(7, 9, 11, 10), randn(1, 10), 1e3 + randn(3001, 10), 1e3 + randn(40, 9, 11, 30),
+    randn(2, 40000))]
+CASES["orthonormal"] = [(9, 5, (SEED, 4, 2)), (5, 9, (1, 4, 0)), (1, 1, (1, 4, 0))]
+
+for M, N, H, W, C, pad, move in [(11, 7, 9, 11, 5, 3, 2), (3, 1, 1, 1, 1, 0, 0),
+                                 (20, 13, 32, 32, 3, 8, 8)]:
+    rng = np.random.default_rng(M)
+    order = rng.integers(0, M, (3, N)).astype(np.int32)
+    order[2, 1::3] = -1
+    for augment, mirror, input_scale in ((True, True, 0.53), (True, False, 1.0),
+                                         (False, True, 0.53)):
+        CASES["gather"].append((
+            rng.integers(0, 256, (M, H, W, C), np.uint8), rng.integers(0, 10, M).astype(np.int32),
+            100 + randn(M), 0.02 + 0.001 * randn(M), randn(H + 2 * pad, W + 2 * pad, C), order,
+            Out(N, H, W, C), Out(N, dtype=np.int32), clock(), SEED, pad, move, mirror, input_scale,
+            augment))
+
+for size in (1, 67, 50001):
+    w, g, state = randn(size), 3 * randn(size), abs(randn(size))
+    cut = size // 3
+    parts = np.array([[0, cut, 1, 1], [cut, size, 2, 0]], np.float64)
+    for now in (clock(), np.where(np.arange(SIZE) == FINITE, 0, clock())):
+        CASES["sgd_step"].append((w, g, state, parts, now, 0.9, 0.01))
+        CASES["rmsprop_step"].append((w, g, state, parts, now, 0.9, 1e-4, 0.01))
+        CASES["rmsprop_step"].append((w, g, 0 * state, parts, now, 0.9999, 1e-4, 0.01))
+    CASES["clip"] += [(g, limit, clock()) for limit in (0.0, 0.1, 1e9)]
+CASES["clip"].append((np.zeros(0, np.float32), 1.0, clock()))
+CASES["clip"].append((np.float32(1e25) * randn(1030), 1.0, clock()))  # squares beyond float32
+CASES["advance"] = [(clock(), np.arange(count, dtype=np.float64)) for count in (1, 3, 9)]
+latched = np.where(np.arange(SIZE) == FINITE, 0, clock(5))
+CASES["latch"] = [(latched, clock()), (clock(5), latched), (clock(5), clock()), (latched, latched)]
+
+
+# -- running a case -------------------------------------------------------------------------------
+
+def off_alignment(values):
+    """A contiguous copy that starts one element after a 64-byte boundary."""
+    room = REFERENCE.empty((values.size + 1,), values.dtype)
+    room[1:] = values.reshape(-1)
+    return room[1:].reshape(values.shape)
+
+
+def arguments(name, number, dtype):
+    """{argument: value} of a case, new arrays, float arrays in `dtype`; with dtype bfloat16 those
+    that NARROW names, the others float32."""
+    result = {}
+    for key, value in zip(list(inspect.signature(getattr(NumpyOps, name)).parameters)[1:],
+                          CASES[name][number], strict=True):
+        if isinstance(value, Out):
+            fill = np.nan if value.dtype == np.float32 else 251
+            value = np.full(value.shape, fill, value.dtype)
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind == "f" and key not in WIDE:
+                narrow = key in NARROW or (name, key) == ("add", "b")
+                value = value.astype(np.float32 if dtype == bfloat16 and not narrow else dtype)
+            value = off_alignment(value)
+        result[key] = value
+    return result
+
+
+def run(ops, name, number, dtype=np.float32):
+    """{argument: array after the call}, and what was returned, if anything."""
+    values = arguments(name, number, dtype)
+    returned = getattr(ops, name)(**values)
+    arrays = {key: value for key, value in values.items() if isinstance(value, np.ndarray)}
+    if returned is not None:
+        returned = returned if isinstance(returned, tuple) else (returned,)
+        arrays |= {f"returned {i}": array for i, array in enumerate(returned)}
+    return arrays

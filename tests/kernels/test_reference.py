@@ -1,0 +1,812 @@
+"""The reference against mathematics: every forward against a direct formula or a naive loop, every
+backward against directional derivatives in float64, and the properties that all devices promise.
+
+Inputs of max operations are permutations, so that no two values tie; ties have a test of their own.
+
+Read next: tests/engine/test_layers.py, where these operations become layers.
+"""
+
+import math
+
+import numpy as np
+import pytest
+from ml_dtypes import bfloat16
+
+from conftest import assert_close
+from kernels import philox
+from kernels.clock import (CLIP, CORRECT_SUM, FINITE, FIRST, LOSS, LOSS_SUM, NORM, RATE, SEEN, STEP,
+                           new_clock)
+from kernels.reference import NumpyOps
+
+REFERENCE = NumpyOps()
+
+
+def randn(*shape, seed=0):
+    return np.random.default_rng((seed, *shape)).standard_normal(shape)
+
+
+def shuffled(*shape, seed=0):
+    """A permutation of evenly spaced values around 0, none of them 0: no ties, no kink nearby."""
+    count = math.prod(shape)
+    order = np.random.default_rng((seed, *shape)).permutation(count)
+    return ((order - count / 2 + 0.25) / max(count, 8) * 4).reshape(shape)
+
+
+def check_derivative(forward, x, dx, dy, step=1e-5, tolerance=1e-7):
+    """<dy, forward along a random direction> by central differences equals <dx, direction>."""
+    direction = randn(*x.shape, seed=99)
+    before = x.copy()
+    difference = forward(x + step * direction) - forward(x - step * direction)
+    np.testing.assert_array_equal(x, before)
+    numeric, analytic = np.sum(difference * dy) / (2 * step), np.sum(dx * direction)
+    scale = np.linalg.norm(dx) + np.linalg.norm(dy) + 1e-3
+    assert abs(numeric - analytic) < tolerance * scale, (numeric, analytic)
+
+
+def output(forward, shape):
+    """`forward(y)` writes y; the result as a value."""
+    y = np.full(shape, np.nan)
+    forward(y)
+    return y
+
+
+# -- convolution and fully connected --------------------------------------------------------------
+
+CONVS = [  # N, H, W, C, K, R, S, stride, pad, groups
+    (2, 9, 11, 5, 7, 3, 3, 1, 1, 1),
+    (3, 8, 7, 6, 4, 3, 2, 2, 1, 2),
+    (1, 5, 5, 3, 3, 5, 5, 1, 0, 3),
+    (2, 7, 9, 4, 8, 1, 1, 3, 0, 4),
+    (1, 1, 1, 1, 1, 1, 1, 1, 0, 1),
+    (2, 4, 4, 2, 3, 3, 3, 2, 2, 1),
+]
+
+
+@pytest.mark.parametrize("case", CONVS)
+def test_conv(case):
+    N, H, width, C, K, R, S, stride, pad, groups = case
+    x, W, b = randn(N, H, width, C), randn(K, R, S, C // groups), randn(K)
+    Ho, Wo = (H + 2 * pad - R) // stride + 1, (width + 2 * pad - S) // stride + 1
+
+    def forward(x, W, b):
+        return output(lambda y: REFERENCE.conv_forward(x, W, b, y, stride, pad, groups),
+                      (N, Ho, Wo, K))
+
+    y = forward(x, W, b)
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    for n, i, j, k in np.ndindex(y.shape):
+        first = k // (K // groups) * (C // groups)
+        window = padded[n, i * stride:i * stride + R, j * stride:j * stride + S,
+                        first:first + C // groups]
+        assert y[n, i, j, k] == pytest.approx(b[k] + np.sum(window * W[k]), abs=1e-12)
+
+    dy = randn(*y.shape, seed=1)
+    dx, dW, db = np.full_like(x, np.nan), np.full_like(W, np.nan), np.full_like(b, np.nan)
+    REFERENCE.conv_backward_data(dy, W, dx, stride, pad, groups)
+    REFERENCE.conv_backward_filter(x, dy, dW, db, stride, pad, groups)
+    check_derivative(lambda v: forward(v, W, b), x, dx, dy)
+    check_derivative(lambda v: forward(x, v, b), W, dW, dy)
+    check_derivative(lambda v: forward(x, W, v), b, db, dy)
+
+
+def test_conv_in_parts_of_the_batch(monkeypatch):
+    x, W, b, dy = randn(5, 6, 6, 3), randn(4, 3, 3, 3), randn(4), randn(5, 6, 6, 4, seed=2)
+
+    def everything():
+        y, dx, dW, db = np.empty(dy.shape), np.empty(x.shape), np.empty(W.shape), np.empty(4)
+        REFERENCE.conv_forward(x, W, b, y, 1, 1, 1)
+        REFERENCE.conv_backward_data(dy, W, dx, 1, 1, 1)
+        REFERENCE.conv_backward_filter(x, dy, dW, db, 1, 1, 1)
+        return y, dx, dW, db
+
+    whole = everything()
+    monkeypatch.setattr("kernels.reference.COLUMN_BYTES", 2 * 36 * 27 * 8)      # two images
+    for one, other in zip(whole, everything()):
+        np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("N, F, K", [(7, 5, 3), (1, 1, 1), (2, 13, 11)])
+def test_linear(N, F, K):
+    x, W, b, dy = randn(N, F), randn(K, F), randn(K), randn(N, K, seed=1)
+
+    def forward(x, W, b):
+        return output(lambda y: REFERENCE.linear_forward(x, W, b, y), (N, K))
+
+    np.testing.assert_allclose(forward(x, W, b), np.einsum("nf,kf->nk", x, W) + b, rtol=1e-12)
+    dx, dW, db = np.full_like(x, np.nan), np.full_like(W, np.nan), np.full_like(b, np.nan)
+    REFERENCE.linear_backward_data(dy, W, dx)
+    REFERENCE.linear_backward_filter(x, dy, dW, db)
+    check_derivative(lambda v: forward(v, W, b), x, dx, dy)
+    check_derivative(lambda v: forward(x, v, b), W, dW, dy)
+    check_derivative(lambda v: forward(x, W, v), b, db, dy)
+
+
+# -- maxout, pooling, activations -----------------------------------------------------------------
+
+@pytest.mark.parametrize("shape, pieces", [((7, 9, 11, 5), 2), ((3, 5), 5), ((1, 1), 1)])
+def test_maxout(shape, pieces):
+    *rest, C = shape
+    x = shuffled(*rest, pieces * C)
+    which = np.full(shape, 255, np.uint8)
+
+    def forward(x):
+        return output(lambda y: REFERENCE.maxout_forward(x, y, which, pieces), shape)
+
+    stacked = x.reshape(*rest, pieces, C)
+    np.testing.assert_array_equal(forward(x), stacked.max(axis=-2))
+    np.testing.assert_array_equal(which, stacked.argmax(axis=-2))
+    dy, dx = randn(*shape, seed=1), np.full_like(x, np.nan)
+    REFERENCE.maxout_backward(dy, which, dx, pieces)
+    check_derivative(forward, x, dx, dy, step=1e-6 / math.sqrt(x.size))
+
+
+POOLS = [  # H, W, size, stride, pad
+    (28, 28, 4, 2, 0), (13, 13, 4, 2, 0), (6, 6, 2, 2, 0), (9, 11, 3, 2, 0), (5, 7, 5, 5, 0),
+    (1, 1, 1, 1, 0), (5, 4, 3, 1, 0), (7, 8, 3, 3, 0), (9, 11, 3, 1, 1), (1, 1, 3, 1, 1),
+    (8, 7, 3, 2, 1), (6, 7, 3, 3, 1), (2, 3, 5, 4, 3), (7, 5, 2, 2, 1),
+]
+
+
+def windows_of(length, size, stride, pad):
+    """Caffe's windows along an axis, by counting: from -pad on by stride until one reaches the end
+    of image and padding, but none that starts beyond the image -> [(start, first place inside,
+    end)]."""
+    starts = [-pad]
+    while starts[-1] + size < length + pad and starts[-1] + stride < length:
+        starts.append(starts[-1] + stride)
+    return [(start, max(start, 0), min(start + size, length)) for start in starts]
+
+
+@pytest.mark.parametrize("H, width, size, stride, pad", POOLS)
+def test_maxpool(H, width, size, stride, pad):
+    N, C = 2, 3
+    x = shuffled(N, H, width, C) - 10  # padding of zeros would win
+    rows, cols = windows_of(H, size, stride, pad), windows_of(width, size, stride, pad)
+    Ho, Wo = len(rows), len(cols)
+    which = np.full((N, Ho, Wo, C), 255, np.uint8)
+
+    def forward(x):
+        return output(lambda y: REFERENCE.maxpool_forward(x, y, which, size, stride, pad),
+                      which.shape)
+
+    y = forward(x)
+    for n, i, j, c in np.ndindex(y.shape):
+        (top, h, bottom), (left, w, right) = rows[i], cols[j]
+        window = x[n, h:bottom, w:right, c]
+        assert y[n, i, j, c] == window.max()
+        r, s = divmod(int(window.argmax()), window.shape[1])
+        assert which[n, i, j, c] == (h - top + r) * size + w - left + s
+    dy, dx = randn(*y.shape, seed=1), np.full_like(x, np.nan)
+    REFERENCE.maxpool_backward(dy, which, dx, size, stride, pad)
+    check_derivative(forward, x, dx, dy, step=1e-6 / math.sqrt(x.size))
+
+
+@pytest.mark.parametrize("H, width, size, stride", [
+    (9, 11, 3, 2), (14, 14, 5, 3), (7, 7, 7, 7), (1, 1, 1, 1), (5, 4, 3, 1), (8, 10, 4, 3)])
+def test_avgpool(H, width, size, stride):
+    x = randn(2, H, width, 3)
+    rows, cols = windows_of(H, size, stride, 0), windows_of(width, size, stride, 0)
+
+    def forward(x):
+        return output(lambda y: REFERENCE.avgpool_forward(x, y, size, stride),
+                      (2, len(rows), len(cols), 3))
+
+    y = forward(x)
+    for i, j in np.ndindex(y.shape[1:3]):
+        (_, h, bottom), (_, w, right) = rows[i], cols[j]
+        np.testing.assert_allclose(y[:, i, j], x[:, h:bottom, w:right].mean((1, 2)), rtol=1e-12)
+    dy, dx = randn(*y.shape, seed=1), np.full_like(x, np.nan)
+    REFERENCE.avgpool_backward(dy, dx, size, stride)
+    check_derivative(forward, x, dx, dy)
+
+
+@pytest.mark.parametrize("shape, size", [((7, 9, 11, 5), 5), ((2, 3, 4, 12), 3), ((3, 1), 5),
+                                         ((2, 3), 9), ((13,), 1)])
+@pytest.mark.parametrize("alpha, beta, k", [(1e-4, 0.75, 1.0), (1.5, 0.75, 2.0), (0.8, 1.3, 0.5)])
+def test_lrn(shape, size, alpha, beta, k):
+    x = randn(*shape)
+
+    def forward(x):
+        return output(lambda y: REFERENCE.lrn_forward(x, y, size, alpha, beta, k), shape)
+
+    y, C = forward(x), shape[-1]
+    for c in range(C):
+        around = x[..., max(c - size // 2, 0):c + size // 2 + 1]
+        want = x[..., c] / (k + alpha / size * (around ** 2).sum(-1)) ** beta
+        np.testing.assert_allclose(y[..., c], want, rtol=1e-12)
+    dy, dx = randn(*shape, seed=1), np.full_like(x, np.nan)
+    REFERENCE.lrn_backward(dy, x, dx, size, alpha, beta, k)
+    check_derivative(forward, x, dx, dy)
+
+
+def test_concat(ops):
+    parts = [randn(7, 3, 2, C, seed=C).astype(np.float32) for C in (5, 1, 17)]
+    y, first = ops.empty((7, 3, 2, 23)), 0
+    for part in parts:
+        ops.concat_forward(ops.asarray(part), y, first)
+        first += part.shape[-1]
+    np.testing.assert_array_equal(ops.tohost(y), np.concatenate(parts, -1))
+    for first, part in ((0, parts[0]), (5, parts[1]), (6, parts[2])):
+        dx = ops.empty(part.shape)
+        ops.concat_backward(y, dx, first)
+        np.testing.assert_array_equal(ops.tohost(dx), part)
+
+
+def test_padding_never_wins(ops):
+    """Not over a window of minus infinity, whose first place inside is then the winner."""
+    x = ops.asarray(np.full((1, 3, 4, 18), -np.inf, np.float32))
+    y, which = ops.empty((1, 3, 4, 18)), ops.empty((1, 3, 4, 18), np.uint8)
+    ops.maxpool_forward(x, y, which, 3, 1, 1)
+    assert (ops.tohost(y) == -np.inf).all()
+    want = [[4, 3, 3, 3], [1, 0, 0, 0], [1, 0, 0, 0]]
+    np.testing.assert_array_equal(ops.tohost(which)[0], np.repeat(want, 18).reshape(3, 4, 18))
+
+
+def test_what_is_not_finite_shows_behind_pooling_and_lrn(ops):
+    x = randn(1, 5, 5, 20).astype(np.float32)
+    x[0, 2, 3, 7] = np.nan
+    y, which = ops.empty(x.shape), ops.empty(x.shape, np.uint8)
+    ops.maxpool_forward(ops.asarray(x), y, which, 3, 1, 1)
+    assert np.isnan(ops.tohost(y)[0, 1:4, 2:, 7]).all() and np.isnan(ops.tohost(y)).sum() == 9
+    mean = ops.empty((1, 2, 2, 20))
+    ops.avgpool_forward(ops.asarray(x), mean, 3, 2)
+    assert np.isnan(ops.tohost(mean)[0, :, 1, 7]).all() and np.isnan(ops.tohost(mean)).sum() == 2
+    ops.lrn_forward(ops.asarray(x), y, 5, 1e-4, 0.75, 1.0)
+    assert np.isnan(ops.tohost(y)[0, 2, 3, 5:10]).all() and np.isnan(ops.tohost(y)).sum() == 5
+    x[0, 2, 3, 7] = np.inf
+    with np.errstate(invalid="ignore"):
+        ops.lrn_forward(ops.asarray(x), y, 5, 1e-4, 0.75, 1.0)
+    assert not np.isfinite(ops.tohost(y)[0, 2, 3, 7])
+
+
+def test_caffe_pooling_sizes_of_the_mnist_net(ops):
+    x = ops.asarray(shuffled(2, 28, 28, 16).astype(np.float32))
+    for size, stride, length in ((4, 2, 13), (4, 2, 6), (2, 2, 3)):
+        y = ops.empty((2, length, length, 16))
+        ops.maxpool_forward(x, y, ops.empty(y.shape, np.uint8), size, stride, 0)
+        assert ops.tohost(y).max() == ops.tohost(x).max()
+        x = y
+
+
+def holes(count):
+    """Every set of NaNs among `count` values, a set a column: (count, 2**count), rising values."""
+    sets = np.arange(1 << count) >> np.arange(count)[:, None] & 1
+    return np.where(sets, np.nan, np.arange(count, dtype=np.float32)[:, None]).astype(np.float32)
+
+
+@pytest.mark.parametrize("H, width, P, size, stride", [(7, 9, 2, 2, 2), (13, 13, 2, 4, 2),
+                                                       (8, 8, 5, 7, 7), (5, 4, 1, 3, 1)])
+def test_maxout_pool_is_maxout_then_maxpool(H, width, P, size, stride):
+    rng, C = np.random.default_rng(P), 3
+    x = rng.integers(-4, 5, (2, H, width, P * C)).astype(np.float64)  # many ties
+    x[0, 1, 1, 0] = np.nan
+    between, piece = np.empty((2, H, width, C)), np.empty((2, H, width, C), np.uint8)
+    REFERENCE.maxout_forward(x, between, piece, P)
+    shape = (2, -(-(H - size) // stride) + 1, -(-(width - size) // stride) + 1, C)
+    y, which, place = np.empty(shape), np.empty(shape, np.uint8), np.empty(shape, np.uint8)
+    REFERENCE.maxpool_forward(between, y, place, size, stride, 0)
+    fused = np.empty(shape)
+    REFERENCE.maxout_pool_forward(x, fused, which, P, size, stride)
+    np.testing.assert_array_equal(fused, y)
+    np.testing.assert_array_equal(which // P, place)
+
+    dy, dbetween, dx, dfused = rng.standard_normal(shape), between, np.empty(x.shape), x
+    REFERENCE.maxpool_backward(dy, place, dbetween, size, stride, 0)
+    REFERENCE.maxout_backward(dbetween, piece, dx, P)
+    REFERENCE.maxout_pool_backward(dy, which, dfused, P, size, stride)
+    np.testing.assert_array_equal(dfused, dx)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.2, 0.999])
+@pytest.mark.parametrize("H, width, C, P, size, stride", [
+    (8, 10, 5, 2, 2, 2), (13, 13, 16, 2, 4, 2), (8, 8, 35, 2, 8, 8), (9, 8, 37, 6, 6, 1),
+    (15, 15, 3, 1, 15, 2), (32, 32, 48, 2, 2, 2)])
+def test_maxout_pool_dropout_is_the_two_in_turn(ops, H, width, C, P, size, stride, drop):
+    """Bit for bit; in bfloat16 backward only where windows do not overlap: else the sum of the two
+    has roundings on the way."""
+    rng = np.random.default_rng(P)
+    shape = (3, *(len(windows_of(n, size, stride, 0)) for n in (H, width)), C)
+    clock = new_clock()
+    clock[STEP] = 4
+    random = (drop, 2 ** 63 + 5, 3, ops.asarray(clock))
+    for dtype in (np.float32, *filter(None, [ops.precisions.get("bf16")])):
+        x = rng.standard_normal((3, H, width, P * C)).astype(dtype)
+        x[0, 0, 0, 0], x[1, 1, 1, 1] = -np.inf, np.nan
+        x, dy = ops.asarray(x), ops.asarray(rng.standard_normal(shape).astype(dtype))
+        between, y, fused = (ops.empty(shape, dtype) for _ in range(3))
+        which, fused_which = (ops.empty(shape, np.uint8) for _ in range(2))
+        ops.maxout_pool_forward(x, between, which, P, size, stride)
+        ops.dropout_forward(between, y, *random)
+        ops.maxout_pool_dropout_forward(x, fused, fused_which, P, size, stride, *random)
+        assert ops.tohost(fused).tobytes() == ops.tohost(y).tobytes()
+        won, kept = ops.tohost(which), ops.tohost(fused_which) != 255
+        np.testing.assert_array_equal(ops.tohost(fused_which), np.where(kept, won, 255))
+        assert kept.mean() == pytest.approx(1 - drop, abs=0.05 if kept.size > 2000 else 0.2)
+
+        dx, fused_dx = ops.empty(x.shape, dtype), ops.empty(x.shape, dtype)
+        ops.dropout_backward(dy, between, *random)
+        ops.maxout_pool_backward(between, which, dx, P, size, stride)
+        ops.maxout_pool_dropout_backward(dy, fused_which, fused_dx, P, size, stride, drop)
+        if dtype == np.float32 or stride == size:
+            assert ops.tohost(fused_dx).tobytes() == ops.tohost(dx).tobytes()
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 5])
+def test_the_first_nan_of_the_pieces_wins(ops, pieces):
+    for values in (holes(pieces), -holes(pieces)):
+        C = values.shape[1]
+        y, which = ops.empty((1, C)), ops.empty((1, C), np.uint8)
+        ops.maxout_forward(ops.asarray(values.reshape(1, -1)), y, which, pieces)
+        np.testing.assert_array_equal(ops.tohost(y)[0], values.max(axis=0))
+        np.testing.assert_array_equal(ops.tohost(which)[0], values.argmax(axis=0))
+
+
+@pytest.mark.parametrize("size, H, width", [(2, 2, 2), (3, 3, 3), (3, 3, 4), (3, 4, 3)])
+def test_the_first_nan_of_a_window_wins(ops, size, H, width):
+    """The last two have a second window, clipped at an edge, that starts at place 2."""
+    for values in (holes(size * size), -holes(size * size)):
+        C = values.shape[1]
+        x = np.tile(values.reshape(size, size, C), (2, 2, 1))[:H, :width]
+        Ho, Wo = 1 + (H > size), 1 + (width > size)
+        y, which = ops.empty((1, Ho, Wo, C)), ops.empty((1, Ho, Wo, C), np.uint8)
+        ops.maxpool_forward(ops.asarray(x[None].copy()), y, which, size, 2, 0)
+        for i, j in np.ndindex(Ho, Wo):
+            window = x[2 * i:2 * i + size, 2 * j:2 * j + size]
+            places = window.reshape(-1, C)
+            r, s = np.divmod(places.argmax(axis=0), window.shape[1])
+            np.testing.assert_array_equal(ops.tohost(y)[0, i, j], places.max(axis=0))
+            np.testing.assert_array_equal(ops.tohost(which)[0, i, j], r * size + s)
+
+
+def test_ties_go_to_the_first(ops):
+    x = ops.asarray(np.ones((1, 4, 4, 6), np.float32))
+    y, which = ops.empty((1, 4, 4, 2)), ops.empty((1, 4, 4, 2), np.uint8)
+    ops.maxout_forward(x, y, which, 3)
+    assert not ops.tohost(which).any()
+    row = np.float32([0, 2, 1, 2, 2, 0])                            # pieces 0 2 | 1 2 | 2 0
+    ops.maxout_forward(ops.asarray(np.tile(row, (1, 4, 4, 1))), y, which, 3)
+    assert (ops.tohost(which) == [2, 0]).all()
+    y, which = ops.empty((1, 2, 2, 6)), ops.empty((1, 2, 2, 6), np.uint8)
+    ops.maxpool_forward(x, y, which, 3, 2, 0)
+    assert not ops.tohost(which).any()
+    x = np.zeros((1, 3, 3, 6), np.float32)
+    x[:, 1, 2] = x[:, 2, 0] = 5
+    y, which = ops.empty((1, 1, 1, 6)), ops.empty((1, 1, 1, 6), np.uint8)
+    ops.maxpool_forward(ops.asarray(x), y, which, 3, 3, 0)
+    assert (ops.tohost(which) == 5).all()
+
+
+@pytest.mark.parametrize("shape", [(7, 9, 11, 5), (1, 1), (3, 1, 1, 2)])
+@pytest.mark.parametrize("name, options, formula", [
+    ("leaky", (0.333,), lambda x: np.maximum(x, 0) + 0.333 * np.minimum(x, 0)),
+    ("leaky", (0.0,), lambda x: np.maximum(x, 0)),
+    ("tanh", (), np.tanh),
+    ("sigmoid", (), lambda x: 1 / (1 + np.exp(-x))),
+])
+def test_activations(name, options, formula, shape):
+    x, dy = shuffled(*shape), randn(*shape, seed=1)
+    activate, back = getattr(REFERENCE, f"{name}_forward"), getattr(REFERENCE, f"{name}_backward")
+
+    def forward(x):
+        return output(lambda y: activate(x, y, *options), shape)
+
+    np.testing.assert_allclose(forward(x), formula(x), rtol=1e-14, atol=1e-15)
+    dx = np.full_like(x, np.nan)
+    back(dy, forward(x), dx, *options)
+    check_derivative(forward, x, dx, dy, step=1e-6)
+
+
+def test_sigmoid_far_out():
+    x = np.array([-1e4, -50.0, 0.0, 50.0, 1e4])
+    y = output(lambda y: REFERENCE.sigmoid_forward(x, y), x.shape)
+    np.testing.assert_allclose(y, [0, math.exp(-50), 0.5, 1, 1], rtol=1e-12)
+
+
+def test_add(ops):
+    a, b = randn(3, 5).astype(np.float32), randn(3, 5, seed=1).astype(np.float32)
+    y = ops.empty((3, 5))
+    ops.add(ops.asarray(a), ops.asarray(b), y)
+    np.testing.assert_array_equal(ops.tohost(y), a + b)
+
+
+# -- dropout --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("drop", [0.0, 0.2, 0.5, 0.9])
+def test_dropout_follows_the_documented_words(ops, drop):
+    seed, layer, shape = 2 ** 40 + 5, 3, (7, 9, 11, 5)                  # 3465 is not 4 n
+    clock = new_clock()
+    clock[STEP] = 6
+    x = randn(*shape).astype(np.float32)
+    y = ops.empty(shape)
+    ops.dropout_forward(ops.asarray(x), y, drop, seed, layer, ops.asarray(clock))
+    words = philox.words(seed, philox.DROPOUT, layer, 6, 0, x.size // 4 + 1).reshape(-1)
+    kept = (words[:x.size] >= math.floor(drop * 2 ** 32)).reshape(shape)
+    assert_close("dropout_forward", ops.tohost(y), np.where(kept, x / (1 - drop), 0))
+    dx = ops.empty(shape)
+    ops.dropout_backward(ops.asarray(x), dx, drop, seed, layer, ops.asarray(clock))
+    np.testing.assert_array_equal(ops.tohost(dx), ops.tohost(y))
+
+
+def test_dropout_keeps_the_mean_and_changes_with_layer_and_step(ops):
+    clock = new_clock()
+    x, masks = ops.asarray(np.ones(100_000, np.float32)), []
+    for layer, step in ((0, 0), (1, 0), (0, 1)):
+        clock[STEP] = step
+        y = ops.empty(x.shape)
+        ops.dropout_forward(x, y, 0.2, 7, layer, ops.asarray(clock))
+        masks.append(ops.tohost(y))
+        assert masks[-1].mean() == pytest.approx(1, abs=4 * 0.5 / math.sqrt(100_000))
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert abs(np.corrcoef(masks[a], masks[b])[0, 1]) < 0.015
+
+
+def test_dropout_refuses_a_probability_of_one():
+    with pytest.raises(ValueError, match="1.0"):
+        REFERENCE.dropout_forward(np.ones(3), np.ones(3), 1.0, 0, 0, new_clock())
+
+
+# -- batch normalisation --------------------------------------------------------------------------
+
+@pytest.mark.parametrize("shape", [(7, 9, 11, 5), (13, 3), (2, 1, 1, 1)])
+def test_batchnorm(shape):
+    x, C, eps = 3 * randn(*shape) + 5, shape[-1], 1e-2
+    mean, rstd = np.empty(C), np.empty(C)
+
+    def forward(x):
+        return output(lambda y: REFERENCE.batchnorm_forward(x, y, mean, rstd, eps), shape)
+
+    y, flat = forward(x), x.reshape(-1, C)
+    np.testing.assert_allclose(y.reshape(-1, C), (flat - flat.mean(0)) /
+                               np.sqrt(flat.var(0) + eps), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(mean, flat.mean(0))
+    np.testing.assert_allclose(rstd, 1 / np.sqrt(flat.var(0) + eps))
+    rstd_here, dy, dx = rstd.copy(), randn(*shape, seed=1), np.full_like(x, np.nan)
+    REFERENCE.batchnorm_backward(dy, y, rstd_here, dx)
+    check_derivative(forward, x, dx, dy)
+
+
+def test_batchnorm_running_statistics_are_caffes():
+    eps, fraction, clock = 1e-5, 0.95, new_clock()
+    running_mean, running_var, weight = np.zeros(3), np.zeros(3), np.zeros(1)
+    x = randn(4, 2, 2, 3)
+    with pytest.raises(ValueError, match="no running statistics"):
+        REFERENCE.batchnorm_inference(x, x.copy(), running_mean, running_var, weight, eps)
+    means, variances, mean, rstd = [], [], np.empty(3), np.empty(3)
+    for step in range(3):
+        batch = 2 * randn(4, 2, 2, 3, seed=step) + step
+        REFERENCE.batchnorm_forward(batch, np.empty_like(batch), mean, rstd, eps)
+        REFERENCE.batchnorm_running(mean, rstd, running_mean, running_var, weight, 16, fraction,
+                                    eps, clock)
+        means.append(batch.mean((0, 1, 2)))
+        variances.append(batch.var((0, 1, 2), ddof=1))
+    shares = np.array([fraction ** 2, fraction, 1])
+    want_mean, want_var = shares @ means / shares.sum(), shares @ variances / shares.sum()
+    np.testing.assert_allclose(weight, shares.sum())
+    y = output(lambda y: REFERENCE.batchnorm_inference(x, y, running_mean, running_var, weight,
+                                                       eps), x.shape)
+    np.testing.assert_allclose(y, (x - want_mean) / np.sqrt(want_var + eps), rtol=1e-9)
+    clock[FINITE] = 0
+    held = weight.copy()
+    REFERENCE.batchnorm_running(mean, rstd, running_mean, running_var, weight, 16, fraction, eps,
+                                clock)
+    np.testing.assert_array_equal(weight, held)
+
+
+# -- losses ---------------------------------------------------------------------------------------
+
+def loss(name, scores, labels, clock=None):
+    clock = new_clock() if clock is None else clock
+    prob = np.empty_like(scores)
+    getattr(REFERENCE, f"{name}_loss_forward")(scores, labels, prob, clock)
+    return prob, clock
+
+
+def softmax_formula(scores, labels):
+    return np.mean([np.log(np.exp(s - s[k]).sum()) for s, k in zip(scores, labels)])
+
+
+def hinge_formula(scores, labels):
+    targets = np.where(np.arange(scores.shape[1]) == labels[:, None], 1, -1)
+    return np.maximum(0, 1 - targets * scores).sum() / len(scores)
+
+
+@pytest.mark.parametrize("name, formula", [("softmax", softmax_formula), ("hinge", hinge_formula)])
+@pytest.mark.parametrize("N, K", [(7, 5), (1, 1), (3, 10)])
+def test_losses(name, formula, N, K):
+    scores = 2 * randn(N, K)
+    labels = np.random.default_rng(N).integers(0, K, N).astype(np.int32)
+    prob, clock = loss(name, scores, labels)
+    correct = int((scores.argmax(1) == labels).sum())
+    assert clock[LOSS] == pytest.approx(formula(scores, labels), abs=1e-12)
+    assert clock[LOSS_SUM] == pytest.approx(N * clock[LOSS])
+    assert (clock[CORRECT_SUM], clock[SEEN], clock[FINITE]) == (correct, N, 1)
+    dscores = np.full_like(scores, np.nan)
+    back = getattr(REFERENCE, f"{name}_loss_backward")
+    back(prob if name == "softmax" else scores, labels, dscores, 1.0)
+    check_derivative(lambda s: np.array(loss(name, s, labels)[1][LOSS]), scores, dscores,
+                     np.array(1.0), step=1e-6)
+    share = np.full_like(scores, np.nan)
+    back(prob if name == "softmax" else scores, labels, share, 0.3)
+    np.testing.assert_allclose(share, 0.3 * dscores, rtol=1e-12)
+
+    padded = np.where(np.arange(N) % 2 == 1, -1, labels).astype(np.int32)
+    _, clock = loss(name, scores, padded, clock)                        # sums go on
+    assert clock[SEEN] == N + (padded >= 0).sum()
+    assert clock[LOSS] == pytest.approx(formula(scores[padded >= 0], padded[padded >= 0]))
+    masked = np.full_like(scores, np.nan)
+    back(prob if name == "softmax" else scores, padded, masked, 1.0)
+    assert not masked[padded < 0].any()
+    check_derivative(lambda s: np.array(loss(name, s, padded)[1][LOSS]), scores, masked,
+                     np.array(1.0), step=1e-6)
+
+
+@pytest.mark.parametrize("name", ["softmax", "hinge"])
+def test_a_gradient_is_that_of_the_mean_over_the_labelled_rows(ops, name):
+    """So a batch filled up with padding rows gives what the batch without them gives."""
+    given, labels = randn(5, 4).astype(np.float32), np.array([1, -1, 0, -1, 3], np.int32)
+    back, kept, found = getattr(ops, f"{name}_loss_backward"), labels >= 0, []
+    for part in (slice(None), kept):
+        dscores = ops.empty(given[part].shape)
+        back(ops.asarray(given[part]), ops.asarray(labels[part]), dscores, 1.0)
+        found.append(ops.tohost(dscores))
+    np.testing.assert_array_equal(found[0][kept], found[1])
+    dscores = ops.empty(given.shape)
+    back(ops.asarray(given), ops.asarray(np.full(5, -1, np.int32)), dscores, 1.0)
+    assert not ops.tohost(dscores).any()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["softmax", "hinge"])
+def test_a_score_that_is_not_finite_latches(ops, name, bad):
+    """In every column of a row with a label, the label's own too; in a padding row it is ignored.
+    """
+    labels = ops.asarray(np.array([0, 1, -1], np.int32))
+    for row, column in np.ndindex(3, 4):
+        scores = randn(3, 4).astype(np.float32)
+        scores[row, column] = bad
+        clock = ops.asarray(new_clock())
+        getattr(ops, f"{name}_loss_forward")(ops.asarray(scores), labels, ops.empty((3, 4)), clock)
+        clock = ops.tohost(clock)
+        if row < 2:
+            assert clock[FINITE] == clock[SEEN] == clock[CORRECT_SUM] == clock[LOSS_SUM] == 0
+        else:
+            assert (clock[FINITE], clock[SEEN]) == (1, 2) and math.isfinite(clock[LOSS_SUM])
+
+
+def test_softmax_of_large_scores():
+    scores = np.array([[1e4, 1e4 - 1, -1e4], [0.0, 0.0, 0.0]])
+    prob = output(lambda p: REFERENCE.softmax(scores, p), scores.shape)
+    e = math.exp(-1)
+    np.testing.assert_allclose(prob, [[1 / (1 + e), e / (1 + e), 0], [1 / 3] * 3], atol=1e-15)
+
+
+# -- variance -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("ratio", [1e3, 30.0, 1.0, 1e-6])
+@pytest.mark.parametrize("shape, groups", [((32, 9, 11, 10), 2), ((300, 5), 1), ((1, 1, 1, 3), 3),
+                                           ((128, 32, 32, 8), 4)])
+def test_variance_is_robust(ops, ratio, shape, groups):
+    x = (0.01 * (randn(*shape) + ratio)).astype(np.float32)
+    blocks = x.astype(np.float64).reshape(-1, groups, shape[-1] // groups)
+    mean, variance = ops.variance(ops.asarray(x), groups)
+    assert mean.dtype == variance.dtype == np.float64 and mean.shape == (groups,)
+    assert_close("variance", variance, blocks.var(axis=(0, 2)))
+    np.testing.assert_allclose(mean, blocks.mean(axis=(0, 2)), rtol=1e-6, atol=1e-9)
+    again = ops.variance(ops.asarray(x), groups)
+    assert (mean.tobytes(), variance.tobytes()) == (again[0].tobytes(), again[1].tobytes())
+
+
+# -- gather ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("augment", [True, False])
+@pytest.mark.parametrize("H, width, C, pad, move, mirror", [
+    (5, 7, 3, 3, 2, True), (5, 7, 3, 2, 2, False), (4, 4, 1, 0, 0, False), (1, 1, 1, 1, 1, True)])
+def test_gather(ops, augment, H, width, C, pad, move, mirror):
+    M, N, S, seed, step, first = 11, 6, 3, 2 ** 35 + 1, 5, 3
+    rng = np.random.default_rng(4)
+    images = rng.integers(0, 256, (M, H, width, C), dtype=np.uint8)
+    labels = rng.integers(0, 10, M).astype(np.int32)
+    shift, scale = rng.uniform(90, 140, M).astype(np.float32), rng.random(M).astype(np.float32)
+    mean_image = rng.standard_normal((H + 2 * pad, width + 2 * pad, C)).astype(np.float32)
+    order = rng.integers(0, M, (S, N)).astype(np.int32)
+    order[2, 1] = -1
+    clock = new_clock()
+    clock[STEP], clock[FIRST] = step, first
+    x, y = ops.empty((N, H, width, C)), ops.empty(N, np.int32)
+    ops.gather(*map(ops.asarray, (images, labels, shift, scale, mean_image, order)), x, y,
+               ops.asarray(clock), seed, pad, move, mirror, 0.53, augment)
+    want, want_y = np.zeros((N, H, width, C)), np.full(N, -1)
+    for i in range(N):
+        index = order[step - first, i]
+        if index < 0:
+            continue
+        w = [int(v) for v in philox.words(seed, philox.AUGMENT, 0, 0, step * N + i, 1)[0]]
+        top = pad - move + (w[0] * (2 * move + 1) >> 32) if augment else pad
+        left = pad - move + (w[1] * (2 * move + 1) >> 32) if augment else pad
+        flip = augment and mirror and w[2] >> 31
+        want_y[i] = labels[index]
+        for r, c in np.ndindex(H, width):
+            row, col = top + r, left + (width - 1 - c if flip else c)
+            inside = pad <= row < pad + H and pad <= col < pad + width
+            pixel = ((images[index, row - pad, col - pad] - float(shift[index])) * scale[index]
+                     if inside else 0)
+            want[i, r, c] = (pixel - mean_image[row, col].astype(np.float64)) * 0.53
+    assert_close("gather", ops.tohost(x), want)
+    np.testing.assert_array_equal(ops.tohost(y), want_y)
+
+
+def test_gather_refuses_a_step_without_a_row():
+    clock, image = new_clock(), np.zeros((1, 2, 2, 1), np.uint8)
+    clock[STEP] = 2
+    with pytest.raises(ValueError, match="step 2"):
+        REFERENCE.gather(image, np.zeros(1, np.int32), np.zeros(1, np.float32),
+                         np.ones(1, np.float32), np.zeros((2, 2, 1), np.float32),
+                         np.zeros((2, 1), np.int32), np.empty((1, 2, 2, 1)), np.empty(1, np.int32),
+                         clock, 0, 0, 0, False, 1.0, False)
+
+
+# -- optimisation ---------------------------------------------------------------------------------
+
+SEGMENTS = np.array([[0, 4, 1, 1], [6, 7, 2, 0], [8, 13, 0.5, 3]], np.float64)
+
+
+def test_clip_and_latch(ops):
+    g = 3 * randn(1001).astype(np.float32)
+    norm = np.linalg.norm(g.astype(np.float64))
+    for limit, want in ((0, 1), (norm * 2, 1), (norm / 4, 0.25)):
+        clock = ops.asarray(new_clock())
+        ops.clip(ops.asarray(g), float(limit), clock)
+        assert_close("clip", ops.tohost(clock)[[NORM, CLIP, FINITE]], [norm, want, 1])
+    for bad in (np.nan, np.inf):
+        g[500] = bad
+        clock = ops.asarray(new_clock())
+        ops.clip(ops.asarray(g), 1.0, clock)
+        assert ops.tohost(clock)[FINITE] == 0
+
+
+def test_sgd_is_caffes():
+    w, v, clock = randn(13), np.zeros(13), new_clock()
+    want_w, want_v = w.copy(), v.copy()
+    for step, (rate, factor) in enumerate([(0.1, 1.0), (0.1, 0.5), (0.01, 1.0)]):
+        g = randn(13, seed=step + 1)
+        held = g.copy()
+        clock[RATE], clock[CLIP] = rate, factor
+        REFERENCE.sgd_step(w, g, v, SEGMENTS, clock, 0.9, 5e-4)
+        np.testing.assert_array_equal(g, held)
+        for start, stop, rate_multiplier, decay_multiplier in SEGMENTS:
+            for i in range(int(start), int(stop)):
+                gradient = factor * g[i] + 5e-4 * decay_multiplier * want_w[i]
+                want_v[i] = 0.9 * want_v[i] + rate * rate_multiplier * gradient
+                want_w[i] -= want_v[i]
+    np.testing.assert_allclose(w, want_w, rtol=1e-12)
+    np.testing.assert_allclose(v, want_v, rtol=1e-12, atol=1e-15)
+
+
+def test_rmsprop_is_caffes():
+    w, s, clock = randn(13), np.zeros(13), new_clock()
+    want_w, want_s = w.copy(), s.copy()
+    for step, (rate, factor) in enumerate([(2e-3, 1.0), (2e-3, 0.5), (2e-4, 1.0)]):
+        g = randn(13, seed=step + 1)
+        clock[RATE], clock[CLIP] = rate, factor
+        REFERENCE.rmsprop_step(w, g, s, SEGMENTS, clock, 0.99, 1e-8, 5e-4)
+        for start, stop, rate_multiplier, decay_multiplier in SEGMENTS:
+            for i in range(int(start), int(stop)):
+                gradient = factor * g[i] + 5e-4 * decay_multiplier * want_w[i]
+                want_s[i] = 0.99 * want_s[i] + (1 - 0.99) * gradient ** 2
+                want_w[i] -= rate * rate_multiplier * gradient / (math.sqrt(want_s[i]) + 1e-8)
+    np.testing.assert_allclose(w, want_w, rtol=1e-12)
+    np.testing.assert_allclose(s, want_s, rtol=1e-12, atol=1e-18)
+
+
+def test_a_latched_clock_updates_nothing_and_stays(ops):
+    clock = new_clock()
+    clock[FINITE], clock[RATE] = 0, 0.1
+    clock = ops.asarray(clock)
+    w, g, v = (ops.asarray(randn(13, seed=i).astype(np.float32)) for i in range(3))
+    before = ops.tohost(w), ops.tohost(v)
+    segments = ops.asarray(SEGMENTS)
+    ops.sgd_step(w, g, v, segments, clock, 0.9, 5e-4)
+    ops.rmsprop_step(w, g, v, segments, clock, 0.9, 1e-8, 5e-4)
+    ops.advance(clock, ops.asarray(np.array([0.1, 0.2])))
+    np.testing.assert_array_equal(ops.tohost(w), before[0])
+    np.testing.assert_array_equal(ops.tohost(v), before[1])
+    assert ops.tohost(clock)[STEP] == 0 and ops.tohost(clock)[RATE] == 0.1
+
+
+def test_advance_reads_the_table_from_first_and_stays_at_its_end(ops):
+    clock = new_clock()
+    clock[STEP] = clock[FIRST] = 40
+    clock, rates, seen = ops.asarray(clock), ops.asarray(np.array([0.1, 0.05, 0.02])), []
+    for _ in range(4):
+        ops.advance(clock, rates)
+        seen.append(float(ops.tohost(clock)[RATE]))
+    assert seen == [0.05, 0.02, 0.02, 0.02] and ops.tohost(clock)[STEP] == 44
+
+
+def test_a_latch_is_handed_on_once(ops):
+    own, clock = ops.asarray(new_clock()), ops.asarray(new_clock())
+    for finite, latched in ((1, 1), (0, 0), (1, 0)):
+        host = new_clock() + 3
+        host[FINITE] = finite
+        own[...] = ops.asarray(host)
+        before = ops.tohost(clock)
+        ops.latch(own, clock)
+        before[FINITE], host[FINITE] = latched, 1
+        np.testing.assert_array_equal(ops.tohost(clock), before)
+        np.testing.assert_array_equal(ops.tohost(own), host)
+
+
+def test_advance_refuses_a_step_before_the_table_and_changes_nothing(ops):
+    before = new_clock()
+    before[STEP], before[FIRST] = 3, 6
+    clock = ops.asarray(before)
+    with pytest.raises(ValueError, match="step 4 lies before the table's first, 6"):
+        ops.advance(clock, ops.asarray(np.array([0.1, 0.2])))
+    np.testing.assert_array_equal(ops.tohost(clock), before)
+
+
+# -- memory and errors ----------------------------------------------------------------------------
+
+def test_a_constant_is_shared_where_it_can_be_and_never_written(ops):
+    host = np.arange(24, dtype=np.float32).reshape(4, 6)
+    unaligned = np.frombuffer(b"-" + host.tobytes(), np.float32, offset=1).reshape(4, 6)
+    for given, shared in ((host, True), (host[:, ::2], False), (host.T, False), (unaligned, False)):
+        found = ops.constant(given)
+        assert np.array_equal(ops.tohost(found), given) and found.dtype == given.dtype
+        assert found.flags.c_contiguous and found.flags.aligned
+        assert np.shares_memory(found, given) is shared
+        with pytest.raises(ValueError):
+            found[0, 0] = 1
+    host[0, 0] = 5  # it stays the host's
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16])
+def test_an_argument_too_many_is_refused(ops, dtype):
+    a = np.ones(3, dtype)
+    with pytest.raises(TypeError):
+        ops.add(a, a, a.copy(), a)
+    with pytest.raises(TypeError):
+        ops.add(a, a, a.copy(), b=a)
+
+
+def test_arrays_are_aligned_and_copied(ops):
+    for dtype in (np.float32, np.float64, np.uint8, np.int32):
+        for shape in ((3, 5), (1,), 7, (0, 4)):
+            zeros = ops.tohost(ops.zeros(shape, dtype))
+            assert not zeros.any() and zeros.dtype == dtype
+            array = ops.empty(shape, dtype)
+            assert array.shape == zeros.shape
+            assert array.size == 0 or array.ctypes.data % 64 == 0
+    host = np.arange(6.0)
+    device = ops.asarray(host)
+    back = ops.tohost(device)
+    host[0] = back[1] = -1
+    np.testing.assert_array_equal(ops.tohost(device), np.arange(6.0))
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda o: o.maxout_forward(np.ones((2, 63)), np.ones((2, 31)), np.ones((2, 31), np.uint8), 2),
+     "63 channels do not split into 2 pieces"),
+    (lambda o: o.variance(np.ones((2, 7)), 2), "7 channels do not split into 2 groups"),
+    (lambda o: o.maxpool_forward(np.ones((1, 5, 5, 1)), np.ones((1, 2, 2, 1)), None, 17, 2, 0),
+     "window 17"),
+    (lambda o: o.conv_forward(np.ones((1, 5, 5, 3)), np.ones((4, 3, 3, 3)), np.ones(4),
+                              np.ones((1, 5, 5, 4)), 1, 0, 1), "(1, 3, 3, 4)"),
+    (lambda o: o.hinge_loss_forward(np.ones((2, 3)), np.array([0, 3], np.int32), np.ones((2, 3)),
+                                    new_clock()), "label 3, but there are 3 classes"),
+    (lambda o: o.orthonormal(0, 3, (0, 4, 0)), "0 x 3"),
+])
+def test_errors_name_the_value(call, words):
+    with pytest.raises(ValueError) as caught:
+        call(REFERENCE)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_float32_stays_float32():
+    x, W = randn(2, 5, 5, 3).astype(np.float32), randn(4, 3, 3, 3).astype(np.float32)
+    y = np.empty((2, 5, 5, 4), np.float32)
+    REFERENCE.conv_forward(x, W, np.ones(4, np.float32), y, 1, 1, 1)
+    wide = output(lambda z: REFERENCE.conv_forward(x.astype(np.float64), W.astype(np.float64),
+                                                   np.ones(4), z, 1, 1, 1), y.shape)
+    assert_close("conv_forward", y, wide)

@@ -1,0 +1,181 @@
+"""The nets: exact parameter counts, and the same ten losses on every device.
+
+Read next: tests/engine/test_train.py.
+"""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import models
+from engine.errors import InputError
+from engine.layers import Dropout, Maxout
+from engine.losses import SoftmaxLoss
+from engine.net import Net
+from engine.optimizers import SGD, RMSProp
+from engine.schedules import rates
+from kernels import ops_for
+from kernels.reference import NumpyOps
+from lsuv import fill, initialise
+from models.recipes import recipe
+
+COUNTS = {  # (net, classes): (maxout, any other activation)
+    ("fitnet1", 10): (348_694, 128_102),
+    ("fitnet1", 100): (393_784, 173_192),
+    ("fitnet4", 10): (2_742_102, 1_276_806),
+    ("fitnet4", 100): (2_787_192, 1_321_896),
+    ("fitresnet4", 10): (2_765_174, 1_288_342),
+    ("fitnet4-bn-before", 10): (2_742_102, 1_276_806),
+    ("fitnet4-bn-after", 10): (2_742_102, 1_276_806),
+    ("fitnet_mnist", 10): (21_426, 11_258),
+}
+
+
+def make(name, act, classes=10, batch=2, ops=None, dropout=True, loss=None):
+    return Net(models.build(name, act, classes, dropout), loss or SoftmaxLoss(), ops or NumpyOps(),
+               models.NETS[name].in_shape, batch, seed=1)
+
+
+@pytest.mark.parametrize("name, classes", COUNTS)
+@pytest.mark.parametrize("act", models.ACTS)
+def test_parameter_counts(name, classes, act):
+    net = make(name, act, classes)
+    assert net.parameters == COUNTS[name, classes][act != "maxout"]
+    assert f"{net.parameters:,}" in net.summary()
+
+
+def test_fitnet4_has_17_convolutions_and_five_dropouts():
+    net = make("fitnet4", "relu")
+    assert [layer.name for layer in net.weighted()] == [
+        *(f"conv1{i}" for i in range(1, 6)), *(f"conv2{i}" for i in range(1, 7)),
+        *(f"conv3{i}" for i in range(1, 7)), "ip1", "clf"]
+    drops = [layer for layer in net.chain.leaves() if isinstance(layer, Dropout)]
+    assert [d.number for d in drops] == [0, 1, 2, 3, 4]
+    assert not any(isinstance(layer, Dropout)
+                   for layer in make("fitnet4", "relu", dropout=False).chain.leaves())
+
+
+@pytest.mark.parametrize("name, drops", [
+    ("fitnet1", [0.2] * 5), ("fitnet4", [0.2] * 5), ("fitresnet4", [0.2] * 5),
+    ("fitnet4-bn-before", [0.2] * 5), ("fitnet4-bn-after", [0.2] * 5), ("fitnet_mnist", [0.3])])
+@pytest.mark.parametrize("act", models.ACTS)
+def test_dropouts_are_numbered_alike_in_a_layer_of_their_own_and_in_a_maxout(name, drops, act):
+    def found(dropout):
+        leaves = make(name, act, dropout=dropout).chain.leaves()
+        return [layer for layer in leaves if getattr(layer, "drop", 0)]
+
+    assert [layer.drop for layer in found(True)] == drops and not found(False)
+    assert [layer.number for layer in found(True)] == list(range(len(drops)))
+    fused = [layer for layer in found(True) if isinstance(layer, Maxout)]
+    behind_norm_or_sum = {"fitnet4-bn-after": 0, "fitresnet4": 1, "fitnet_mnist": 1}
+    assert len(fused) == (behind_norm_or_sum.get(name, 3) if act == "maxout" else 0)
+
+
+def test_multiply_adds_of_fitnet4():
+    layers = {layer.name: layer for layer in make("fitnet4", "relu").weighted()}
+    assert layers["conv12"].multiply_adds == 32 * 32 * 32 * 9 * 32
+    assert layers["clf"].multiply_adds == 5_000
+
+
+def test_mnist_pools_as_caffe_does_and_decays_biases():
+    net = make("fitnet_mnist", "maxout")
+    pools = [layer.out_shape for layer in net.chain.leaves() if getattr(layer, "pool", None)]
+    assert pools == [(13, 13, 16), (6, 6, 16), (3, 3, 12)]
+    assert all(p.decay == 1 for p in net.named_params().values())
+    fitnet = make("fitnet1", "relu").named_params()
+    assert all(p.decay == (0 if name.endswith(".b") else 1) for name, p in fitnet.items())
+
+
+@pytest.mark.parametrize("name, act", [("fitnet1", "maxout"), ("fitresnet4", "relu"),
+                                       ("fitnet_mnist", "tanh")])
+def test_ten_steps_give_the_same_losses_on_every_device(name, act, ops):
+    if ops.name == "numpy":
+        pytest.skip("the reference is what the others are compared with")
+    losses = []
+    for device in (NumpyOps(), ops):
+        net = make(name, act, batch=2, ops=device)
+        rng, rates = np.random.default_rng(0), device.asarray(np.full(11, 2e-4))
+
+        def next_batch():
+            net.x[...] = rng.normal(0, 1, net.x.shape)
+            net.labels[...] = rng.integers(0, 10, 2)
+
+        initialise(net, "lsuv", next_batch, seed=1, act=act)
+        # RMSProp's usual delta would turn the rounding of a gradient near zero into a whole step.
+        optimizer = (RMSProp(net, delta=1e-2) if name == "fitnet_mnist"
+                     else SGD(net, 0.9, 5e-4, clip=1.0))
+        net.clock[2] = 2e-4
+        ten = []
+        for _ in range(10):
+            next_batch()
+            net.forward(train=True)
+            net.evaluate_loss()
+            net.backward()
+            optimizer.step()
+            device.advance(net.clock, rates)
+            ten.append(float(net.clock[5]))
+        losses.append(ten)
+        assert net.clock[0] == 10
+    assert np.allclose(losses[0], losses[1], rtol=0, atol=1e-4), np.subtract(*losses)
+    assert len(set(losses[0])) == 10
+
+
+def test_a_step_allocates_nothing_that_grows_with_the_batch(ops):
+    """The second step and later ones: buffers, plans and tables are there by then."""
+    if ops.name == "numpy":
+        pytest.skip("plain NumPy makes temporaries; cpu and cuda are the devices that must not")
+    net = make("fitnet_mnist", "maxout", batch=16, ops=ops)
+    fill(net, "ortho", seed=1)
+    optimizer, rates = SGD(net, 0.9, 5e-4, clip=1.0), ops.asarray(np.full(9, 1e-3))
+    smallest_activation = net.x.nbytes
+    for step in range(4):
+        if step == 2:
+            tracemalloc.start()
+        net.forward(train=True)
+        net.evaluate_loss()
+        net.backward()
+        optimizer.step()
+        ops.advance(net.clock, rates)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < smallest_activation / 3
+
+
+def test_unknown_names_say_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'fitnet4'"):
+        models.build("fitnet44", "relu", 10)
+    with pytest.raises(InputError, match="unknown activation 'rellu'; did you mean"):
+        models.build("fitnet4", "rellu", 10)
+
+
+def test_recipes_are_the_authors():
+    paper = recipe("fitnet4", "maxout", "lsuv")
+    assert (paper.steps, paper.batch, paper.momentum, paper.decay) == (90_000, 128, 0.9, 5e-4)
+    assert round(paper.epochs * 50_000 / paper.batch) == paper.steps
+    assert paper.policy_over(90_000) is paper.policy
+    assert paper.policy_over(900)["steps"] == [400, 600, 800]
+    assert recipe("fitnet4", "maxout", "xavier").momentum == 0.5
+    msra = recipe("fitnet4", "maxout", "msra")
+    assert (msra.policy["rate"], msra.policy["steps"], msra.clip) == (1e-3, [80_000], 50.0)
+    assert recipe("fitnet4", "relu", "msra") == recipe("fitnet4", "relu", "lsuv")
+    caffenet, googlenet = (recipe(net, "relu", "original") for net in ("caffenet", "googlenet"))
+    assert (caffenet.decay, caffenet.batch, caffenet.momentum) == (5e-4, 256, 0.9)
+    lowered = rates(caffenet.policy, 0, caffenet.steps)[[0, 99_999, 100_000, 449_999]]
+    assert np.allclose(lowered, [0.01, 0.01, 0.001, 1e-6])
+    assert (googlenet.decay, googlenet.batch, round(googlenet.epochs)) == (2e-4, 32, 60)
+    assert rates(googlenet.policy, 1_800_000, 1)[0] == pytest.approx(0.01 * 0.5)
+    assert {recipe(net, "relu", "lsuv", kind, optimizer).optimizer
+            for net in ("caffenet", "googlenet") for kind in ("paper", "fast")
+            for optimizer in ("rmsprop",)} == {"rmsprop"}
+    rms = recipe("fitnet4", "maxout", "lsuv", optimizer="rmsprop")
+    assert round(rms.epochs * 50_000 / 128) == rms.steps == 190_000
+    mnist = recipe("fitnet_mnist", "maxout", "lsuv")
+    assert (mnist.optimizer, mnist.rho, mnist.batch) == ("rmsprop", 0.99, 64)
+    assert round(mnist.epochs * 60_000 / mnist.batch) == mnist.steps == 50_000
+
+
+def test_devices_are_chosen_by_name():
+    assert ops_for("numpy").name == "numpy"
+    with pytest.raises(ValueError, match="numpy"):
+        ops_for("nunpy")
