@@ -359,7 +359,7 @@ def resume(args) -> None:
         say(f"{folder} is complete; to train longer start a new run with more --epochs")
         say(last_line(record["result"]))
         return
-    ops = ops_for(s.device, s.threads, s.precision, s.guard, not s.nondeterministic)
+    ops = ops_for(s.device, s.threads, s.precision, not s.nondeterministic)
     s = replace(s, threads=ops.threads)
     data = load_data(s.data, s.data_dir, s.limit, size=NETS[s.net].in_shape, report=mutter)
     origins = {**record["origins"], **dict.fromkeys(changed, "command line")}
@@ -386,7 +386,7 @@ def run(argv: list[str] | None) -> int:
         resume(args)
         return 0
     ops = ops_for(args.device or "auto", args.threads, args.precision or "fp32",
-                  bool(args.guard), not args.nondeterministic)
+                  not args.nondeterministic)
     model = NETS[args.net or options.DEFAULTS["net"]]
     if args.summary:
         say(summary(args, model, ops))

@@ -21,13 +21,12 @@ MOST_THREADS = 1024                 # OpenMP ends the process, without an error,
 
 
 def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp32",
-            guard: bool = False, deterministic: bool = True, finer: bool = False):
+            deterministic: bool = True, finer: bool = False):
     """The operations of device `name`, with `threads` CPU threads (None: the count stands, which is
     OpenMP's own until one is asked for). It must be able to compute in `precision`.
 
-    guard: every array between red zones, every operation watched (guard.py). deterministic: device
-    cuda takes only plans that give the same bits in every run. finer: fp32 will do where a device
-    has no tf32.
+    deterministic: device cuda takes only plans that give the same bits in every run. finer: fp32
+    will do where a device has no tf32.
 
     `ops.why` is one line for the user: which device this is, and why. Nothing of a device is
     imported before it is asked for. Raises DeviceError.
@@ -39,7 +38,7 @@ def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise DeviceError(f"threads {threads} is not a number of CPU threads in "
                           f"1 .. {MOST_THREADS}")
-    ops = _ops_for(name, threads, precision, deterministic, guard)
+    ops = _ops_for(name, threads, precision, deterministic)
     fits = precision in ops.precisions or (finer and precision == "tf32")
     if not fits:
         from kernels.reference import NumpyOps
@@ -47,14 +46,10 @@ def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp
         elsewhere = ", or device numpy" if precision in NumpyOps.precisions else ""
         raise DeviceError(f"precision {precision}: device {ops.name} computes in "
                           f"{', '.join(ops.precisions)} ({ops.description}); use fp32{elsewhere}")
-    if guard:
-        from kernels.guard import Guarded
-
-        return Guarded(ops)
     return ops
 
 
-def _ops_for(name: str, threads: int | None, precision: str, deterministic: bool, guard: bool):
+def _ops_for(name: str, threads: int | None, precision: str, deterministic: bool):
     if name == "numpy":
         return _numpy_ops(threads, "device numpy: asked for")
     without = ""  # why auto does not take the GPU
@@ -72,7 +67,7 @@ def _ops_for(name: str, threads: int | None, precision: str, deterministic: bool
             from kernels.cuda.ops import CudaOps
 
             try:
-                ops = CudaOps(precision, deterministic, pool=not guard)
+                ops = CudaOps(precision, deterministic)
             except Exception as error:  # of any library: the GPU may be full or another's alone
                 lack = f"the GPU can't be used ({' '.join(str(error).split())[:200]})"
                 if name == "cuda":

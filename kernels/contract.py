@@ -1,7 +1,7 @@
 """Which arguments of an operation are its results, for whoever stands between a caller and a
-device: the checks of device cuda, and guard mode.
+device: the checks of device cuda.
 
-Read next: kernels/guard.py.
+Read next: kernels/cuda/arrays.py.
 """
 
 from __future__ import annotations

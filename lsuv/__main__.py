@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     check(args)
     args.batch = args.lsuv_batch or args.batch  # nothing is trained: no other batch is used
     ops = ops_for(args.device or "auto", args.threads, args.precision or "fp32",
-                  bool(args.guard), not args.nondeterministic)
+                  not args.nondeterministic)
     model = NETS[args.net or options.DEFAULTS["net"]]
     data = load(args.data or "auto", args.data_dir, args.limit, wanted=model.data,
                 size=model.in_shape, report=mutter)

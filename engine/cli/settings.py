@@ -26,16 +26,18 @@ from engine.schedules import rates
 
 DEFAULTS = {"net": "fitnet4", "head": "softmax", "init": "lsuv", "recipe": "paper", "data": "auto",
             "device": "auto", "precision": "fp32", "seed": 0, "lsuv_mode": "same", "lsuv_tol": 0.05,
-            "lsuv_max_iter": 100, "lsuv_pre": "ortho", "lsuv_normalise": "output", "guard": False,
+            "lsuv_max_iter": 100, "lsuv_pre": "ortho", "lsuv_normalise": "output",
             "nondeterministic": False}
 # ... and the activation: each net has its own, see `defaults`.
 # Of a run that is resumed. Another device or count of threads sums in another order, so the result
 # is equal up to rounding only, and the run says so.
-MAY_CHANGE = ("device", "threads", "data_dir", "guard", "nondeterministic")
+MAY_CHANGE = ("device", "threads", "data_dir", "nondeterministic")
 MOST_EPOCHS = 40_000  # a checkpoint's header has a row for each, and 50,000 are more than is read
 MOST_RUNS = 1_000  # likewise runs.json
 # Settings that a run folder may lack, because they are younger than it: it had these defaults.
-YOUNGER = ("lsuv_pre", "lsuv_normalise", "guard", "nondeterministic")
+YOUNGER = ("lsuv_pre", "lsuv_normalise", "nondeterministic")
+# Settings of older run folders that decide nothing any more: passed over.
+RETIRED = ("guard",)
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,6 @@ class Settings:
     lsuv_max_iter: int
     lsuv_pre: str
     lsuv_normalise: str
-    guard: bool
     nondeterministic: bool
 
     def as_dict(self) -> dict:
@@ -213,8 +214,6 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> None:
     add("--threads", metavar="N", type=int, help="CPU threads (default: all)")
     add("--precision", metavar="P", help="fp32 | tf32: device cuda rounds the factors of products "
         "to TF32 | bf16: activations and gradients in bfloat16, weights in float32 (default: fp32)")
-    add("--guard", action="store_const", const=True, help="arrays between red zones, every "
-        "operation watched: slow, to find a kernel that writes where it must not")
     add("--nondeterministic", action="store_const", const=True, help="device cuda: faster "
         "convolutions whose bits may differ from run to run")
     add("--seed", metavar="N", type=int, help="of every random number (default: 0)")
@@ -237,8 +236,7 @@ def train_parser(known: Known, description: str) -> Parser:
         "and spread at the end")
     add("--out", metavar="DIR", help="run folder (default: runs/<net>-<init>-<date>)")
     add("--resume", metavar="DIR", help="continue the run in DIR exactly, or the --runs in it; "
-        "only --device, --threads, --data-dir, --guard and --nondeterministic may be given "
-        "with it")
+        "only --device, --threads, --data-dir and --nondeterministic may be given with it")
     add("--summary", action="store_true", help="print the net's layers and stop")
     return parser
 

@@ -30,7 +30,7 @@ from safetensors.numpy import save as to_bytes
 from engine.errors import InputError, RunError
 from engine.run.files import open_regular, parse
 from engine.run.folder import CHECKPOINT, DATA, PREVIOUS, need, plain, versions, write_atomic
-from engine.cli.settings import MAY_CHANGE
+from engine.cli.settings import MAY_CHANGE, RETIRED
 from engine.run.tensorfile import header, tensor
 
 FORMAT, VERSION = "lsuv-engine checkpoint", 1  # and a later one hashes its metadata the same way
@@ -243,7 +243,7 @@ def refuse_others(saved: Saved, settings: dict, data: dict | None = None) -> Non
     """InputError if the checkpoint is of other settings, or of another data set, each by its name.
     """
     for key, value in saved.settings.items():
-        if key not in MAY_CHANGE and settings.get(key) != value:
+        if key not in (*MAY_CHANGE, *RETIRED) and settings.get(key) != value:
             raise InputError(f"{saved.path}: this checkpoint is of {key} {value}, not "
                              f"{settings.get(key)}; put the run's own files back")
     if data is not None and saved.data["fingerprint"] != data["fingerprint"]:

@@ -62,11 +62,10 @@ class CudaOps(NumpyOps):
 
     name = "cuda"
 
-    def __init__(self, precision: str = "fp32", deterministic: bool = True, pool: bool = True):
-        """precision: fp32 | tf32 | bf16; in tf32 the factors of products are rounded to TF32.
-        deterministic: only convolutions that give the same bits in every run. pool: memory comes
-        from CuPy's pool, not each array from the driver."""
-        cupy.cuda.set_allocator(cupy.get_default_memory_pool().malloc if pool else None)
+    def __init__(self, precision: str = "fp32", deterministic: bool = True):
+        """precision: fp32 | tf32 | bf16; in tf32 the operands of matmuls are rounded to TF32.
+        deterministic: only convolutions that give the same bits in every run. Memory comes from
+        the allocator that the process has set; CuPy's own is its pool."""
         self.stream = the_stream()
         self.stream.use()
         facts = cupy.cuda.runtime.getDeviceProperties(0)
@@ -545,7 +544,7 @@ def _allocated(allocate, shape, dtype):
             return allocate(shape, dtype)
         except cupy.cuda.memory.OutOfMemoryError:
             cupy.get_default_memory_pool().free_all_blocks()
-        except cupy.cuda.runtime.CUDARuntimeError as error:  # without the pool
+        except cupy.cuda.runtime.CUDARuntimeError as error:  # of an allocator without a pool
             if "cudaErrorMemoryAllocation" not in str(error):
                 raise
     free, _ = cupy.cuda.runtime.memGetInfo()

@@ -134,3 +134,15 @@ def test_all_work_is_on_one_stream(machine, double):
     with ThreadPoolExecutor(1) as pool:
         number, result = pool.submit(work).result()
     assert double.current == {number: one.stream.ptr} and (result == 2).all()
+
+
+def test_the_process_keeps_its_allocator(machine, monkeypatch):
+    """Memory comes from the allocator that the process has set, whoever set it."""
+    import cupy
+
+    def refuse(allocator):
+        raise AssertionError(f"device cuda sets the allocator to {allocator}")
+
+    machine()
+    monkeypatch.setattr(cupy.cuda, "set_allocator", refuse)
+    ops_for("cuda").empty((4,))

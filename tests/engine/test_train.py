@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReL
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
-from engine.cli.settings import YOUNGER
+from engine.cli.settings import RETIRED, YOUNGER, Settings
 from kernels import DeviceError, ops_for
 from kernels.clock import FIRST, RATE, STEP
 from lsuv import fill, lsuv
@@ -396,6 +397,17 @@ def test_a_run_older_than_a_setting_goes_on(tmp_path, straight, monkeypatch):
     for name in YOUNGER:
         del record["settings"][name]
     (stopped / runs.RUN).write_text(json.dumps(record))
+    assert command("--resume", stopped) == 0
+    assert_same_run(straight, stopped)
+
+
+def test_a_run_that_has_a_retired_setting_goes_on(tmp_path, straight, monkeypatch):
+    stopped = tmp_path / "stopped"
+    with monkeypatch.context() as older:
+        older.setattr(Settings, "as_dict", lambda s: asdict(s) | dict.fromkeys(RETIRED, False))
+        stop_at(older, 8)
+        assert command(*SMALL, "--epochs", 3, "--out", stopped) == 143
+    assert json.loads((stopped / runs.RUN).read_text())["settings"]["guard"] is False
     assert command("--resume", stopped) == 0
     assert_same_run(straight, stopped)
 

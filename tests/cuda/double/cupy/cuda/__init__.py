@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from cupy_backends.cuda.libs import cusolver
 
 from cupy import _double
-from cupy._memory import MemoryPool
 
 _numbers = itertools.count(1)
 
@@ -69,8 +68,8 @@ class Event:
 
 
 def set_allocator(allocator: None) -> None:
-    """Every array is an allocation of its own here in any case."""
-    if allocator not in (None, MemoryPool.malloc):
+    """None: every array an allocation of its own, as it is here in any case."""
+    if allocator is not None:
         raise TypeError(f"an allocator {allocator}")
 
 
