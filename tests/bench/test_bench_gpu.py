@@ -15,18 +15,18 @@ import subprocess
 import sys
 
 import pytest
+from helpers.devices import DEVICES, double_environment
+from helpers.op_cases import OPERATIONS
 
 from bench import report
+from bench.common.calls import called, errors, widened
+from bench.common.cases import REFERENCE, odd_cases
 from bench.gpu import __main__ as gpu
 from bench.gpu import facts as gpu_facts
 from bench.gpu import goals as gpu_goals
 from bench.gpu import kernels as gpu_kernels
 from bench.gpu import sanitizer as gpu_sanitizer
 from bench.gpu.timer import Deadline, Timer
-from bench.common.calls import called, errors, widened
-from bench.common.cases import REFERENCE, odd_cases
-from conftest import DEVICES, double_environment
-from helpers.op_cases import OPERATIONS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TORCH = importlib.util.find_spec("torch") is not None

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bench import init, report
-from bench.peers import orthonormal as peers
 from bench.common.machine import write
+from bench.peers import orthonormal as peers
 from engine.cli.command import run_command
 from engine.errors import InputError, RunError
 from kernels import DeviceError, ops_for

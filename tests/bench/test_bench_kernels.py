@@ -13,19 +13,19 @@ import sys
 
 import numpy as np
 import pytest
+from helpers.devices import DEVICES
+from helpers.op_cases import OPERATIONS
 
 from bench import kernels as bench
 from bench import report
-from bench.common.contest import THREADS, Contestant, Setting
 from bench.common.calls import LIMIT, called, difference, widened
 from bench.common.cases import REFERENCE, Case, cases, signature
-from conftest import DEVICES
+from bench.common.contest import THREADS, Contestant, Setting
 from engine.cli.command import run_command
 from engine.errors import RunError
 from kernels import DeviceError, ops_for
 from kernels.clock import LOSS, NORM
 from kernels.reference import NumpyOps
-from helpers.op_cases import OPERATIONS
 
 SMALL = cases(small=True)
 BOTH = [(case, precision) for case in SMALL for precision in ("fp32", "bf16")

@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.devices import DEVICES
 
 import models
 from bench import report, step
 from bench.common.contest import Contestant, Entry, Refused, peak_mb
 from bench.common.ours import Convolutions, Recorder, check
-from conftest import DEVICES
 from engine.containers import Residual
 from engine.errors import InputError, RunError
 from engine.layers import Conv, Linear, Maxout, MaxPool

@@ -20,20 +20,33 @@ import pytest
 from PIL import Image
 
 from bench import paper_tables
-from bench.paper import (__main__ as command, claims, curves, grids, imagenet, page, rows,
-                         statistics, steps, study, timing, training, updates)
+from bench.paper import __main__ as command
+from bench.paper import (
+    claims,
+    curves,
+    grids,
+    imagenet,
+    page,
+    rows,
+    statistics,
+    steps,
+    study,
+    timing,
+    training,
+    updates,
+)
 from bench.paper.rows import AGREES, CUT, DIFFERS, NO_VALUE, NOT_RUN, OFF, OK, OTHER, TYPO
 from bench.paper.study import Cell, Study
 from bench.paper.training import Planned, Run
-from engine.run import folder as runs
-from engine.fitting import batches
 from engine.data import load
 from engine.data.download import MissingData
 from engine.errors import InputError
+from engine.fitting import batches
 from engine.layers import Conv, Linear, ReLU
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
+from engine.run import folder as runs
 from kernels.reference import NumpyOps
 from models.recipes import recipe
 

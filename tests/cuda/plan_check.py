@@ -80,7 +80,7 @@ def built(capability: int, problem, compile_plans: bool) -> dict:
 
 def wrong_problem(fields):
     """A convolution that is said to have a row of results more than it has."""
-    from kernels.cuda.conv import Y, Problem
+    from kernels.cuda.conv import Problem, Y
 
     class Wrong(Problem):
         @property

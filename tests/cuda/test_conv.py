@@ -11,10 +11,9 @@ import json
 
 import numpy as np
 import pytest
-from ml_dtypes import bfloat16
-
-from conftest import assert_close
 from helpers.op_cases import CASES, REFERENCE, arguments, run
+from helpers.tolerances import assert_close
+from ml_dtypes import bfloat16
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -58,6 +57,7 @@ class Scratch:
 
 def made(tf32=False, deterministic=True):
     import cupy
+
     from kernels.cuda.conv import Convolutions
 
     return Convolutions(cupy.cuda.Stream(non_blocking=True).use(), Scratch(), tf32, deterministic)
@@ -179,6 +179,7 @@ def test_the_fastest_is_chosen_and_kept_alone(fastest):
 
 def test_few_plans_are_compiled(monkeypatch):
     from cudnn import _double
+
     from kernels.cuda import conv
 
     monkeypatch.setattr(conv, "COMPILED", 1)
@@ -342,6 +343,7 @@ def test_a_plan_cannot_be_chosen_during_capture():
 @pytest.mark.parametrize("name", PASSES)
 def test_a_shape_without_a_plan_is_an_error_in_one_line(name):
     from cudnn import _double
+
     from kernels.errors import DeviceError
 
     _double.unsupported.add("BFLOAT16")
@@ -359,6 +361,7 @@ def test_a_shape_without_a_plan_is_an_error_in_one_line(name):
 
 def test_plans_that_all_fail_are_an_error_with_the_last_reason(monkeypatch):
     from cudnn import _double
+
     from kernels.errors import DeviceError
 
     few = [c for c in _double.candidates if c.name in ("eng7", "eng3")]

@@ -11,11 +11,11 @@ import inspect
 
 import numpy as np
 import pytest
+from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, device_run, on_device
+from helpers.op_cases import CASES, HELPERS, OPERATIONS
 from ml_dtypes import bfloat16
 
-from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, device_run, on_device
 from kernels.reference import NumpyOps
-from helpers.op_cases import CASES, HELPERS, OPERATIONS
 
 EVERY = [(name, number) for name in OPERATIONS for number in range(len(CASES[name]))]
 

@@ -6,10 +6,10 @@ Read next: ../test_orthonormal.py.
 
 import numpy as np
 import pytest
+from helpers.tolerances import gram_error
 
 from kernels import philox
 from kernels.orthonormal import orthonormal
-from test_orthonormal import gram_error
 
 KEY = (2 ** 63 + 5, philox.WEIGHTS, 3)
 SHAPES = [(300, 64), (64, 300), (130, 130), (1, 1), (97, 1), (1, 97), (33, 32), (2, 2)]

@@ -7,10 +7,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ml_dtypes import bfloat16
-
+from helpers.cuda_cases import aligned, device_run
 from helpers.op_cases import CASES, REFERENCE, SEED, caffe, clock
-from test_cuda_ops import aligned, device_run
+from ml_dtypes import bfloat16
 
 OPERATIONS = [f"{name}_{way}" for way in ("forward", "backward") for name in (
     "maxpool", "maxout_pool", "maxout_pool_dropout", "avgpool", "lrn", "concat")]

@@ -6,98 +6,25 @@ gradients and weights are those of device numpy up to the rounding of sums.
 Read next: README.md.
 """
 
-import json
-import os
-import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.cuda_training import compare_reports, device, distance, run, stop_after, ten_steps
+from helpers.devices import ROOT, double_environment
+from helpers.nets import tiny
+from helpers.runs import assert_same_run
 
 import engine
-from conftest import DOUBLE
-from engine.run import checkpoint
-from engine.fitting import put
-from engine.cli.command import Signals
 from engine.errors import RunError
 from engine.evaluate import main as evaluate
 from engine.losses import SoftmaxLoss
 from engine.net import Net
-from engine.optimizers import SGD
+from engine.run import checkpoint
 from engine.train import main
 from kernels import cuda
-from kernels.clock import LOSS, RATE
-from kernels.reference import NumpyOps
-from lsuv import fill, lsuv
 from models import NETS, Model, build
-from test_train import assert_same_run, tiny
-
-ROOT = Path(__file__).resolve().parents[2]
-BATCH, STEPS = 2, 10
-
-
-def device(name, precision="fp32"):
-    from kernels.cuda.ops import CudaOps
-
-    return NumpyOps() if name == "numpy" else CudaOps(precision)
-
-
-def learner(ops, name, act, precision, dropout=True):
-    """(a net of the paper's after LSUV with a batch of random images in place, the report)"""
-    shape, rng = NETS[name].in_shape, np.random.default_rng(1)
-    images = rng.standard_normal((BATCH, *shape)).astype(np.float32)
-    net = Net(build(name, act, 10, dropout=dropout), SoftmaxLoss(), ops, shape, BATCH, 3,
-              precision=precision)
-    fill(net, "ortho", 0, act)
-    put(net, images, np.arange(BATCH), np.arange(BATCH))
-    return net, lsuv(net, lambda: None)
-
-
-def ten_steps(ops, name, act, precision, captured=True, lead=None):
-    """The LSUV report, and of each of ten steps on one batch: weights and momentum before it, its
-    loss, its gradient. lead: such states of another run, from which each step is to begin."""
-    net, report = learner(ops, name, act, precision)
-    optimizer = SGD(net, 0.9, decay=5e-4, clip=35.0)
-    clock = np.array(ops.tohost(net.clock))
-    clock[RATE] = 0.001
-    net.clock[...] = ops.asarray(clock)
-    table = ops.asarray(np.full(STEPS + 1, 0.001))
-
-    def one():
-        net.forward(train=True)
-        net.evaluate_loss()
-        net.backward()
-        optimizer.step()
-        ops.advance(net.clock, table)
-
-    step, states, losses, gradients = ops.captured(one) if captured else one, [], [], []
-    arenas = net.weights, optimizer.memory
-    for number in range(STEPS):
-        for arena, given in zip(arenas, lead[number] if lead else ()):
-            arena[...] = ops.asarray(given)
-        states.append([np.array(ops.tohost(arena)) for arena in arenas])
-        step()
-        losses.append(float(ops.tohost(net.clock)[LOSS]))
-        gradients.append(np.array(ops.tohost(net.gradients), np.float32))
-    states.append([np.array(ops.tohost(arena)) for arena in arenas])
-    return report, states, losses, gradients
-
-
-def distance(a, b):
-    """Of two vectors, relative to the second."""
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
-
-
-def compare_reports(got, want, rtol):
-    for one, other in zip(got.rows, want.rows, strict=True):
-        assert (one.layer, one.piece, one.iterations) == (other.layer, other.piece,
-                                                         other.iterations)
-        np.testing.assert_allclose(
-            [one.variance_before, one.variance_after, one.scale, one.weight_std_after],
-            [other.variance_before, other.variance_after, other.scale, other.weight_std_after],
-            rtol=rtol)
 
 
 @pytest.mark.parametrize("name, act", [("fitnet1", "maxout"), ("fitnet_mnist", "maxout"),
@@ -157,12 +84,6 @@ def tiny_net(monkeypatch, double):
     monkeypatch.setattr(cuda, "missing", lambda: None)
 
 
-def run(out, *more):
-    main(["--net", "tiny", "--data", "synthetic", "--limit", "96", "--batch", "32", "--epochs", "3",
-          "--out", str(out), *more])
-    return json.loads((out / "run.json").read_text())
-
-
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_a_run_is_that_of_the_reference(tmp_path, tiny_net, precision):
     ours = run(tmp_path / "cuda", "--device", "cuda", "--precision", precision)
@@ -174,19 +95,6 @@ def test_a_run_is_that_of_the_reference(tmp_path, tiny_net, precision):
         assert engine.load(tmp_path / "cuda", device="numpy").net.precision == "fp32"
     rtol = 0.05 if precision == "bf16" else 1e-3
     assert ours["result"]["test_loss"] == pytest.approx(theirs["result"]["test_loss"], rel=rtol)
-
-
-def stop_after(monkeypatch, calls: int):
-    """SIGTERM arrives when a run asks for the so-manyth time whether it is to stop."""
-    seen = []
-
-    def stop(self):
-        seen.append(1)
-        if len(seen) == calls:
-            self.number = signal.SIGTERM
-        return self.number != 0
-
-    monkeypatch.setattr(Signals, "stop", stop)
 
 
 @pytest.mark.parametrize("calls", [1, 2, 5, 8])
@@ -205,13 +113,9 @@ def test_a_run_goes_on_with_its_plans_and_its_bits(tmp_path, tiny_net, calls):
 
 def test_the_commands_work_on_the_device(tmp_path, double):
     """In programs of their own, as a user starts them."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import kernels.cuda\nkernels.cuda.has_driver = lambda: True\n")
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{DOUBLE}:{ROOT}"}
-
     def command(*words):
         done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True,
-                              env=environment, cwd=ROOT)
+                              env=double_environment(), cwd=ROOT)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -11,10 +11,10 @@ import itertools
 
 import numpy as np
 import pytest
+from helpers.op_cases import REFERENCE
 from ml_dtypes import bfloat16
 
 from kernels.clock import CLIP, CORRECT_SUM, FINITE, FIRST, RATE, STEP, new_clock
-from helpers.op_cases import REFERENCE
 
 LOSSES = ["softmax_loss", "hinge_loss"]
 REALS = pytest.mark.parametrize("real", [np.float32, bfloat16])

@@ -8,39 +8,13 @@ Read next: README.md.
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.devices import DOUBLE, environment
+from helpers.planted import SIZE, planted, run
 
-from kernels.cuda.source import INCLUDE, options
-
-HERE = Path(__file__).parent
 SANITIZED = os.environ.get("LSUV_DOUBLE_SANITIZE", "")
-SIZE = 300
-
-
-def planted(real="float32"):
-    """The module of planted.cu."""
-    import cupy
-
-    from kernels.cuda import source
-
-    def paste(found):
-        return (source.HERE / found[1]).read_text().replace("#pragma once\n", "")
-
-    code = INCLUDE.sub(paste, (HERE / "planted.cu").read_text())
-    return cupy.RawModule(code=code, options=options(real), backend="nvrtc")
-
-
-def run(name, size=SIZE, blocks=2, more=()):
-    """y after kernel `name` on x = 0, 1, 2, ..."""
-    import cupy
-
-    x, y = cupy.empty((size,), np.float32), cupy.empty((size,), np.float32)
-    x.set(np.arange(size, dtype=np.float32))
-    planted().get_function(name)((blocks,), (256,), (x, y, np.int64(size), *more))
-    return y.get()
 
 
 def expected():
@@ -141,7 +115,6 @@ def test_what_a_gpu_would_wait_for_is_refused(double):
     ("overflows", "runtime error: signed integer overflow")])
 def test_the_sanitizers_find_what_only_they_see(double, name, report):
     done = subprocess.run(
-        [sys.executable, "-c", f"import test_emulator\ntest_emulator.run({name!r})\nprint('done')"],
-        cwd=HERE, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": f"{HERE / 'double'}:{HERE.parent.parent}"})
+        [sys.executable, "-c", f"from helpers.planted import run\nrun({name!r})\nprint('done')"],
+        capture_output=True, text=True, env=environment(DOUBLE))
     assert (done.returncode == 0) == (report == "") and report in done.stderr, done.stderr

@@ -14,28 +14,28 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
+import helpers.cuda_training as training
 import numpy as np
 import pytest
+from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, on_device
+from helpers.cuda_training import compare_reports, device, distance, run, stop_after, ten_steps
+from helpers.devices import ROOT, double_environment
+from helpers.nets import tiny
+from helpers.op_cases import CASES, OPERATIONS
+from helpers.runs import assert_same_run
 from ml_dtypes import bfloat16
 
-import test_cuda_train as training
 from bench.common.calls import LIMIT, TF32_LIMIT, called, difference, widened
 from bench.common.cases import REFERENCE, cases
 from bench.peers.orthonormal import orthonormality_error
-from conftest import double_environment
-from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, on_device
-from engine.run import checkpoint
 from engine.errors import RunError
 from engine.losses import SoftmaxLoss
 from engine.net import Net
+from engine.run import checkpoint
 from engine.train import main
 from kernels import cuda
 from kernels.philox import WEIGHTS
 from models import NETS, Model, build
-from helpers.op_cases import CASES, OPERATIONS
-from test_cuda_train import (ROOT, compare_reports, device, distance, run, stop_after,
-                             ten_steps)
-from test_train import assert_same_run, tiny
 
 
 @dataclass(frozen=True)

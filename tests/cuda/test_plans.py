@@ -22,9 +22,9 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from helpers.length import often
 
 import models
-from conftest import often
 from engine.layers import Conv
 from engine.losses import SoftmaxLoss
 from engine.net import Net

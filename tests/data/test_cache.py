@@ -4,7 +4,6 @@ Read next: engine/data/cache.py.
 """
 
 import ast
-import dataclasses
 import errno
 import json
 import os
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.data_sets import SMALL10, SMALL100, SMALL_MNIST, forge_cifar, forge_mnist
+from helpers.devices import environment
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -24,7 +25,6 @@ import engine.data
 from engine.data import cache, cifar, load, mnist
 from engine.data import preprocessing as preprocess
 from engine.data.download import cache_folder
-from test_data import SMALL10, SMALL100, SMALL_MNIST, forge_cifar, forge_mnist
 
 OFFICIAL_DIR = os.environ.get("LSUV_DATA_DIR")
 LAYOUTS = {"cifar10": SMALL10, "cifar100": SMALL100, "mnist": SMALL_MNIST}
@@ -385,25 +385,31 @@ def test_what_a_killed_writer_left_is_removed(tmp_path):
         "cifar10.safetensors", f".cifar10.safetensors.x.{os.getppid()}.part"}
 
 
-def repeat(home: str, fingerprint: str) -> None:
-    """One of several processes that read, make and remove one cache file."""
-    cache.SETTLED = 0.0
-    engine.data.OFFICIAL["cifar10"] = SMALL10
-    for turn in range(30):
-        data = load("cifar10", home)
-        assert data.fingerprint == fingerprint and "damaged" not in data.notes[0], data.notes
-        if turn % 3 == 0:
-            file_of("cifar10").unlink(missing_ok=True)
+# One of several processes that read, make and remove one cache file.
+REPEAT = """
+import sys
+import engine.data
+from engine.data import cache, load
+from engine.data.download import cache_folder
+from helpers.devices import environment
+from helpers.data_sets import SMALL10
+
+home, fingerprint = sys.argv[1:]
+cache.SETTLED = 0.0
+engine.data.OFFICIAL["cifar10"] = SMALL10
+for turn in range(30):
+    data = load("cifar10", home)
+    assert data.fingerprint == fingerprint and "damaged" not in data.notes[0], data.notes
+    if turn % 3 == 0:
+        (cache_folder() / "cifar10.safetensors").unlink(missing_ok=True)
+"""
 
 
 def test_several_processes_at_once(tmp_path):
     home = forge(tmp_path, "cifar10")
     want = fresh("cifar10", home).fingerprint
-    code = f"import test_cache; test_cache.repeat({str(home)!r}, {want!r})"
-    here = Path(__file__).resolve().parent
-    path = os.pathsep.join([str(here), str(here.parent)])
-    several = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True,
-                                env={**os.environ, "PYTHONPATH": path}) for _ in range(3)]
+    several = [subprocess.Popen([sys.executable, "-c", REPEAT, str(home), want], text=True,
+                                stderr=subprocess.PIPE, env=environment()) for _ in range(3)]
     for one in several:
         assert one.communicate()[1] == "" and one.returncode == 0
     assert cached(load("cifar10", home))

@@ -8,13 +8,26 @@ import gzip
 import hashlib
 import io
 import os
-import struct
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pooch
 import pytest
+from helpers.data_sets import (
+    IMAGES,
+    LABELS,
+    RANDOM,
+    SMALL10,
+    SMALL100,
+    SMALL_MNIST,
+    cifar_rows,
+    forge_cifar,
+    forge_folder,
+    forge_mnist,
+    idx,
+    mnist_arrays,
+    pack,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -26,16 +39,8 @@ from engine.data.dataset import keep
 from engine.errors import InputError
 
 OFFICIAL_DIR = os.environ.get("LSUV_DATA_DIR")
-RANDOM = np.random.default_rng(5)
 quick = settings(max_examples=40, deadline=None,
                  suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-SMALL10 = dataclasses.replace(
-    cifar.CIFAR10, train=tuple((f"data_batch_{i}.bin", 20) for i in range(1, 6)),
-    test=(("test_batch.bin", 20),))
-SMALL100 = dataclasses.replace(cifar.CIFAR100, train=(("train.bin", 200),),
-                               test=(("test.bin", 100),))
-SMALL_MNIST = dataclasses.replace(mnist.MNIST, counts=(30, 20))
 
 
 @pytest.fixture(autouse=True)
@@ -54,54 +59,6 @@ def alone(monkeypatch, tmp_path):
     for name, layout in (("cifar10", SMALL10), ("cifar100", SMALL100), ("mnist", SMALL_MNIST)):
         monkeypatch.setitem(engine.data.OFFICIAL, name, layout)
     return asked
-
-
-def cifar_rows(layout, rows):
-    data = RANDOM.integers(0, 256, (rows, len(layout.labels) + 3072)).astype(np.uint8)
-    for column, classes in enumerate(layout.labels):
-        data[:, column] = np.arange(rows) % classes
-    return data
-
-
-def forge_cifar(root, layout):
-    home = root / layout.folder
-    home.mkdir(parents=True)
-    for name, rows in layout.train + layout.test:
-        cifar_rows(layout, rows).tofile(home / name)
-    return home
-
-
-def idx(array):
-    head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-    return head + array.astype(np.uint8).tobytes()
-
-
-def mnist_arrays():
-    return {name: RANDOM.integers(0, 256, SMALL_MNIST.shape(name)) if "images" in name
-            else np.arange(*SMALL_MNIST.shape(name)) % 10 for name in SMALL_MNIST.md5}
-
-
-def forge_mnist(root, packed=()):
-    home = root / "mnist"
-    home.mkdir(parents=True)
-    arrays = mnist_arrays()
-    for name, array in arrays.items():
-        if name in packed:
-            (home / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
-        else:
-            (home / name).write_bytes(idx(array))
-    return home, arrays
-
-
-def forge_folder(root, classes=("cat", "dog"), count=3, size=(32, 32), test=2):
-    for split, number in (("train", count), ("test", test)):
-        for name in classes:
-            home = root / split / name
-            home.mkdir(parents=True)
-            for i in range(number):
-                pixels = RANDOM.integers(0, 256, (*size, 3)).astype(np.uint8)
-                Image.fromarray(pixels).save(home / f"img{i}.png")
-    return root
 
 
 # --- CIFAR ---------------------------------------------------------------------------------------
@@ -175,9 +132,6 @@ def test_mnist_packed_and_unpacked_are_the_same(tmp_path):
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
     assert load("mnist", home).fingerprint == data.fingerprint
-
-
-IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
 @pytest.mark.parametrize("name, change, text", [
@@ -418,17 +372,6 @@ def test_places_in_order(tmp_path, monkeypatch):
     assert str(tmp_path / "variable") in load("cifar10", tmp_path / "empty").notes[0]
     monkeypatch.delenv("LSUV_DATA_DIR")
     assert str(tmp_path / "cache") in load("cifar10").notes[0]
-
-
-def pack(members):
-    """A .tar.gz of (name, bytes) pairs."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w:gz") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return file.getvalue()
 
 
 def serve(monkeypatch, files):

@@ -10,25 +10,37 @@ import json
 
 import numpy as np
 import pytest
+from helpers.devices import DEVICES
+from helpers.nets import tiny
+from helpers.runs import SMALL, assert_same_run, command, stop_at
 from ml_dtypes import bfloat16
 
 import engine
-from conftest import DEVICES
-from engine.run import checkpoint
-from engine.fitting import put
 from engine.containers import Branches, Head, Residual
 from engine.diagnosis import first_not_finite
 from engine.evaluate import main as evaluate
-from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU,
-                           Sigmoid, Tanh)
+from engine.fitting import put
+from engine.layers import (
+    LRN,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Linear,
+    Maxout,
+    MaxPool,
+    ReLU,
+    Sigmoid,
+    Tanh,
+)
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp
+from engine.run import checkpoint
 from kernels import ops_for
 from kernels.clock import LOSS, RATE
 from lsuv import LsuvError, fill, lsuv
 from models import NETS, Model, build
-from test_train import SMALL, assert_same_run, command, stop_at, tiny
 
 NAMES = [ops.name for ops in DEVICES if "bf16" in ops.precisions]
 devices = pytest.mark.parametrize("device", NAMES)

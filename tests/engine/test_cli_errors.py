@@ -13,9 +13,9 @@ import pytest
 import engine.evaluate
 import engine.export
 import engine.train
-from engine.run import folder as runs
 from engine.cli.command import run_command
 from engine.errors import InputError, RunError
+from engine.run import folder as runs
 from kernels import DeviceError
 
 

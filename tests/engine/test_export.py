@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import often
+from helpers.length import often
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,17 +20,32 @@ import engine.export
 import engine.layers
 import engine.train
 from engine import export
-from engine.run import checkpoint
-from engine.run import folder as runs
 from engine.cli.command import run_command
 from engine.containers import Branches, Chain, Container, Head, Residual
 from engine.errors import InputError
-from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Elementwise, Layer, LeakyReLU,
-                           Linear, Maxout, MaxPool, ReLU, Sigmoid, Tanh, VLReLU)
+from engine.layers import (
+    LRN,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Elementwise,
+    Layer,
+    LeakyReLU,
+    Linear,
+    Maxout,
+    MaxPool,
+    ReLU,
+    Sigmoid,
+    Tanh,
+    VLReLU,
+)
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
 from engine.predict import Predictor
+from engine.run import checkpoint
+from engine.run import folder as runs
 from kernels import ops_for
 from kernels.reference import NumpyOps
 from lsuv import fill

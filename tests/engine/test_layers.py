@@ -10,8 +10,21 @@ import pytest
 from engine.containers import STOP, Branches, Chain, Head, Residual
 from engine.diagnosis import first_not_finite
 from engine.errors import InputError
-from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, LeakyReLU, Linear, Maxout,
-                           MaxPool, ReLU, Sigmoid, Tanh, VLReLU)
+from engine.layers import (
+    LRN,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    LeakyReLU,
+    Linear,
+    Maxout,
+    MaxPool,
+    ReLU,
+    Sigmoid,
+    Tanh,
+    VLReLU,
+)
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD

@@ -12,12 +12,12 @@ import inspect
 
 import numpy as np
 import pytest
+from helpers.devices import DEVICES
+from helpers.op_cases import CASES, OPERATIONS, WIDE, arguments
 from ml_dtypes import bfloat16
 
-from conftest import DEVICES
 from kernels.clock import FINITE
 from kernels.reference import NumpyOps
-from helpers.op_cases import CASES, OPERATIONS, WIDE, arguments
 
 REFERENCE = NumpyOps()
 PRECISIONS = [(ops, dtype) for ops in DEVICES

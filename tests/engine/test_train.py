@@ -6,7 +6,6 @@ command is the real one, called in this process.
 Read next: tests/run/test_checkpoint.py.
 """
 
-import csv
 import json
 import os
 import re
@@ -19,83 +18,31 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+from helpers.devices import DEVICES
+from helpers.nets import tiny
+from helpers.runs import SMALL, assert_same_run, command, metrics, stop_at
 
 import engine
 import engine.train
-from conftest import DEVICES
-from engine.run import checkpoint
-from engine.run import folder as runs
-from engine.cli.command import SAVE, run_command
-from engine.errors import InputError
+from engine.cli.command import SAVE
+from engine.cli.settings import RETIRED, YOUNGER, Settings
 from engine.data.feed import Order
-from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU
+from engine.errors import InputError
+from engine.layers import Conv, Linear, MaxPool, ReLU
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
-from engine.cli.settings import RETIRED, YOUNGER, Settings
-from kernels import DeviceError, ops_for
-from kernels.clock import FIRST, RATE, STEP
+from engine.run import checkpoint
+from engine.run import folder as runs
+from kernels import ops_for
+from kernels.clock import RATE, STEP
 from lsuv import fill, lsuv
 from models import NETS, Model
-
-
-def tiny(act: str, classes: int, dropout: bool = True):
-    drops = [Dropout(0.2), Dropout(0.2)] if dropout else []
-    return [*drops[:1], Conv(4, pieces=2, name="conv1"), Maxout(2), MaxPool(2),
-            Conv(6, name="conv2"), BatchNorm(name="bn_conv2"), ReLU(), *drops[1:],
-            Linear(classes, name="clf")]
 
 
 @pytest.fixture(autouse=True)
 def small_nets(monkeypatch):
     monkeypatch.setitem(NETS, "tiny", Model(tiny, (8, 8, 3)))
-
-
-SMALL = ["--net", "tiny", "--data", "synthetic", "--limit", "90", "--batch", "16", "--device",
-         "numpy", "--lr", "0.05", "--seed", "3"]
-
-
-def command(*arguments) -> int:
-    """engine.train with these arguments -> its exit code."""
-    try:
-        return run_command("engine.train", lambda: engine.train.main([str(a) for a in arguments]),
-                           (DeviceError,))
-    except SystemExit as stopped:
-        return stopped.code
-
-
-def stop_at(monkeypatch, step: int, number=signal.SIGTERM):
-    """Send this process a signal in the middle of `step`, once."""
-    train_batch, calls = engine.train.Feed.train_batch, []
-
-    def interrupted(self):
-        clock = engine.train.read_clock(self.net)
-        if self.net.batch == 16 and clock[STEP] == step and clock[RATE] > 0 and not calls:
-            calls.append(step)
-            os.kill(os.getpid(), number)
-        train_batch(self)
-
-    monkeypatch.setattr(engine.train.Feed, "train_batch", interrupted)
-
-
-def metrics(folder):
-    """metrics.csv without its timing columns."""
-    with open(folder / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        del row["images_per_second"], row["seconds"]
-    return rows
-
-
-def assert_same_run(first, second):
-    assert metrics(first) == metrics(second)
-    a, b = checkpoint.read(first), checkpoint.read(second)
-    assert a.step == b.step
-    clocks = ([c for i, c in enumerate(run.progress["clock"]) if i != FIRST] for run in (a, b))
-    assert next(clocks) == next(clocks)  # FIRST only says where the last upload began
-    assert a.tensors.keys() == b.tensors.keys()
-    for name in a.tensors:
-        assert np.array_equal(a.tensors[name], b.tensors[name]), name
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ Read next: cuda/test_cuda_ops.py.
 import numpy as np
 from ml_dtypes import bfloat16
 
-from conftest import assert_close
 from helpers.op_cases import REFERENCE, arguments, run
+from helpers.tolerances import assert_close
 
 
 def on_device(ops, values):

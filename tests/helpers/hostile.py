@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from conftest import often
+from helpers.length import often
 
 SECONDS = 20  # for one input: far more than any needs, on a machine that is busy
 STATUS = Path("/proc/self/status")

@@ -18,6 +18,8 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers.devices import environment
+
 HERE = Path(__file__).resolve().parent
 NONE, KILL, TORN, ERROR, SHORT = range(5)  # as in faults.c
 STAGES = ("lsuv", "training", "evaluation", "checkpoint")
@@ -51,9 +53,8 @@ class Lives:
         self.process = subprocess.Popen(
             [sys.executable, __file__, self.library, self.folder], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, text=True, cwd=self.folder,
-            env=os.environ | {"LD_PRELOAD": str(self.library), "OMP_NUM_THREADS": "1",
-                              "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(
-                                  [str(HERE.parent.parent), str(HERE.parent), str(HERE.parent / 'engine')])})
+            env=environment() | {"LD_PRELOAD": str(self.library), "OMP_NUM_THREADS": "1",
+                                 "OPENBLAS_NUM_THREADS": "1"})
         return self
 
     def __exit__(self, *error) -> None:
@@ -73,10 +74,10 @@ class Lives:
 def serve(library: str, folder: Path) -> None:
     """The process of `Lives`: an order a line on standard input, an End a line on standard output.
     """
-    import engine.train
     import engine.run.checkpoint  # nobody needs it here, and every life does
+    import engine.train
+    from helpers.nets import tiny
     from models import NETS, Model
-    from test_train import tiny
 
     NETS["tiny"] = Model(tiny, (8, 8, 3))
     engine.train.load_data = functools.cache(engine.train.load_data)

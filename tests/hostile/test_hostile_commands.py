@@ -13,6 +13,9 @@ from dataclasses import replace
 import numpy as np
 import pooch
 import pytest
+from helpers.data_sets import forge_folder
+from helpers.hostile import assert_one_line, file_names, forged, fuzz, in_time
+from helpers.nets import tiny
 from hypothesis import event, given
 from hypothesis import strategies as st
 
@@ -21,16 +24,13 @@ import engine.export
 import engine.train
 import lsuv.__main__
 from engine.cli import settings
-from engine.run import checkpoint
-from engine.run import folder as runs
 from engine.cli.command import run_command
 from engine.data import synthetic
 from engine.errors import InputError
-from helpers.hostile import assert_one_line, file_names, forged, fuzz, in_time
+from engine.run import checkpoint
+from engine.run import folder as runs
 from kernels import DeviceError
 from models import NETS
-from test_data import forge_folder
-from test_train import tiny
 
 MAIN = {"engine.train": engine.train.main, "engine.evaluate": engine.evaluate.main,
         "engine.export": engine.export.main, "lsuv": lsuv.__main__.main}

@@ -14,21 +14,29 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.data_sets import (
+    IMAGES,
+    RANDOM,
+    SMALL10,
+    SMALL_MNIST,
+    forge_cifar,
+    forge_folder,
+    forge_mnist,
+)
+from helpers.hostile import assert_one_line, in_time
 from PIL import Image
 
 import engine.data
 import engine.evaluate
 import engine.train
 from engine.cli import messages
-from engine.run import checkpoint
-from engine.run import folder as runs
 from engine.cli.command import run_command
+from engine.cli.settings import Settings
 from engine.data import cache, load
 from engine.errors import LONGEST, InputError, RunError, printable
-from engine.cli.settings import Settings
-from helpers.hostile import assert_one_line, in_time
+from engine.run import checkpoint
+from engine.run import folder as runs
 from kernels import DeviceError
-from test_data import IMAGES, RANDOM, SMALL10, SMALL_MNIST, forge_cifar, forge_folder, forge_mnist
 
 ROOT = Path(__file__).resolve().parents[2]
 BROKEN = os.fsdecode(b"\xffa\nb\x1b[31m")  # no text, a line's end, and a terminal's command

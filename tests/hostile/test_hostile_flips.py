@@ -13,22 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.checkpoints import save
+from helpers.data_sets import CIFAR10, CIFAR100, SMALL_MNIST, forge_cifar, idx, mnist_arrays
+from helpers.hostile import assert_one_line, flipped
+from helpers.length import often
+from helpers.nets import scramble, small_net
 
 import engine.data
-from conftest import often
-from engine.run import checkpoint
 from engine.data import cifar, load, mnist
 from engine.errors import InputError
-from helpers.hostile import assert_one_line, flipped
-from test_checkpoint import save, scramble, small_net
-from test_data import SMALL_MNIST, forge_cifar, idx, mnist_arrays
+from engine.run import checkpoint
 
 FLIPS = 10_000
 OFFICIAL_DIR = os.environ.get("LSUV_DATA_DIR")
-CIFAR10 = dataclasses.replace(cifar.CIFAR10, train=(("data_batch_1.bin", 11),),
-                              test=(("test_batch.bin", 10),))
-CIFAR100 = dataclasses.replace(cifar.CIFAR100, train=(("train.bin", 200),),
-                               test=(("test.bin", 200),))
 MNIST = dataclasses.replace(SMALL_MNIST, counts=(11, 10))
 
 

@@ -14,16 +14,17 @@ import zlib
 
 import numpy as np
 import pytest
+from helpers.checkpoints import parts, put, save
+from helpers.data_sets import IMAGES, SMALL10, SMALL_MNIST, forge_folder, idx, pack
+from helpers.hostile import assert_one_line, in_time, small_memory
+from helpers.length import often
+from helpers.nets import small_net
 from PIL import Image
 
-from conftest import often
-from engine.run import checkpoint
-from engine.run import folder as runs
 from engine.data import download, folder, load, mnist
 from engine.errors import InputError
-from helpers.hostile import assert_one_line, in_time, small_memory
-from test_checkpoint import save, small_net
-from test_data import IMAGES, SMALL10, SMALL_MNIST, forge_folder, idx, pack
+from engine.run import checkpoint
+from engine.run import folder as runs
 
 HUGE = 1 << 62
 
@@ -34,18 +35,6 @@ HUGE = 1 << 62
 def saved(tmp_path):
     net, optimizer = small_net()
     return save(tmp_path, net, optimizer, 2)
-
-
-def parts(path):
-    """A checkpoint's header and its tensors' bytes."""
-    whole = path.read_bytes()
-    length = int.from_bytes(whole[:8], "little")
-    return json.loads(whole[8:8 + length]), whole[8 + length:]
-
-
-def put(path, text: str, body: bytes) -> None:
-    data = text.encode()
-    path.write_bytes(len(data).to_bytes(8, "little") + data + body)
 
 
 def refused(path) -> str:

@@ -14,21 +14,27 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.checkpoints import parts, put, save
+from helpers.data_sets import CIFAR10, CIFAR100, IMAGES, SMALL_MNIST, cifar_rows, idx
+from helpers.hostile import (
+    VALUES,
+    assert_one_line,
+    damaged,
+    every_place,
+    file_names,
+    forged,
+    fuzz,
+    in_time,
+)
+from helpers.nets import scramble, small_net
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from engine.run import checkpoint
-
-from engine.run import folder as runs
 from engine.data import cifar, dataset, folder, load, mnist
 from engine.errors import InputError, printable
-from helpers.hostile import (VALUES, assert_one_line, damaged, every_place, file_names, forged, fuzz,
-                     in_time)
-from test_checkpoint import save, scramble, small_net
-from test_data import IMAGES, SMALL_MNIST, cifar_rows, idx
-from test_hostile_flips import CIFAR10, CIFAR100
-from test_hostile_headers import parts, put
+from engine.run import checkpoint
+from engine.run import folder as runs
 
 RANDOM = np.random.default_rng(11)
 

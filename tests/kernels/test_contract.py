@@ -5,9 +5,9 @@ Read next: kernels/contract.py.
 
 import numpy as np
 import pytest
-
-from conftest import DEVICES
+from helpers.devices import DEVICES
 from helpers.op_cases import CASES, OPERATIONS, arguments, run
+
 from kernels import contract, ops_for
 from kernels.reference import NumpyOps
 

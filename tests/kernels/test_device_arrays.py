@@ -15,18 +15,27 @@ from functools import partial
 import numpy as np
 import pytest
 
-import bench.init
 import bench.common.ours
+import bench.init
 import engine
 import engine.evaluate
 import engine.train
 import kernels
 from bench.common.contest import Entry, mean_seconds
-from conftest import DEVICES
 from engine.containers import Branches, Head, Residual
 from engine.diagnosis import first_in_step, tensor_not_finite
-from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU,
-                           Tanh)
+from engine.layers import (
+    LRN,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Linear,
+    Maxout,
+    MaxPool,
+    ReLU,
+    Tanh,
+)
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp

@@ -19,12 +19,14 @@ import signal
 
 import numpy as np
 import pytest
+from helpers.devices import DEVICES
+from helpers.length import often
+from helpers.op_cases import CASES, OPERATIONS, REFERENCE, Out, arguments, clock, randn, run, which
+from helpers.tolerances import assert_close
 from ml_dtypes import bfloat16
 
-from conftest import DEVICES, assert_close, often
 from kernels import philox
 from kernels.clock import NORM, STEP
-from helpers.op_cases import CASES, OPERATIONS, REFERENCE, Out, arguments, clock, randn, run, which
 
 DEVICE = next((ops for ops in DEVICES if ops.name == "cpu"), None)
 pytestmark = pytest.mark.skipif(DEVICE is None, reason="device cpu does not work on this machine")

@@ -21,12 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers.devices import DEVICES
+from helpers.op_cases import CASES, HELPERS, OPERATIONS, REFERENCE, arguments, clock, run
+from helpers.tolerances import assert_close
 from ml_dtypes import bfloat16
 
-from conftest import DEVICES, assert_close
 from kernels import DeviceError, ops_for
 from kernels.reference import NumpyOps
-from helpers.op_cases import CASES, HELPERS, OPERATIONS, REFERENCE, arguments, clock, run
 
 DEVICE = next((ops for ops in DEVICES if ops.name == "cpu"), None)
 needs_cpu = pytest.mark.skipif(DEVICE is None, reason="device cpu does not work on this machine")

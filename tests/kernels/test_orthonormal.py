@@ -5,8 +5,9 @@ Read next: tests/kernels/test_reference.py.
 
 import numpy as np
 import pytest
+from helpers.devices import DEVICES
+from helpers.tolerances import assert_close, gram_error
 
-from conftest import DEVICES, assert_close
 from kernels import ops_for, philox
 from kernels.orthonormal import BLOCK, orthonormal
 
@@ -19,13 +20,6 @@ SHAPES = [(1, 1), (1, 7), (7, 1), (2, 2), (5, 5), (32, 27), (27, 32), (500, 1), 
           (BLOCK, BLOCK), (BLOCK + 1, BLOCK), (3 * BLOCK + 5, 2 * BLOCK + 3), (128, 1152),
           (500, 128), (95, 95), (96, 96), (97, 97), (96, 300), (191, 191), (192, 192), (193, 193),
           (195, 193), (384, 384), (388, 385), (577, 481)]
-
-
-def gram_error(Q) -> float:
-    """max |Q'Q - I| in float64, of columns where Q is tall and of rows where it is wide."""
-    wide = Q.astype(np.float64)
-    gram = wide.T @ wide if Q.shape[0] >= Q.shape[1] else wide @ wide.T
-    return abs(gram - np.eye(len(gram))).max()
 
 
 @pytest.mark.parametrize("rows, cols", SHAPES)

@@ -10,12 +10,23 @@ import math
 
 import numpy as np
 import pytest
+from helpers.tolerances import assert_close
 from ml_dtypes import bfloat16
 
-from conftest import assert_close
 from kernels import philox
-from kernels.clock import (CLIP, CORRECT_SUM, FINITE, FIRST, LOSS, LOSS_SUM, NORM, RATE, SEEN, STEP,
-                           new_clock)
+from kernels.clock import (
+    CLIP,
+    CORRECT_SUM,
+    FINITE,
+    FIRST,
+    LOSS,
+    LOSS_SUM,
+    NORM,
+    RATE,
+    SEEN,
+    STEP,
+    new_clock,
+)
 from kernels.reference import NumpyOps
 
 REFERENCE = NumpyOps()

@@ -19,12 +19,12 @@ import engine.evaluate
 import engine.train
 import lsuv.__main__
 import models
-from engine.run import checkpoint
 from engine.containers import Branches, Head
 from engine.errors import InputError
 from engine.layers import AvgPool, Conv, Dropout, Linear, MaxPool
 from engine.losses import SoftmaxLoss
 from engine.net import Net
+from engine.run import checkpoint
 from kernels import ops_for
 from kernels.reference import NumpyOps
 from lsuv import fill, initialise

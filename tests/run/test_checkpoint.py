@@ -11,47 +11,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.checkpoints import DATA, SETTINGS, save
+from helpers.hostile import flipped
+from helpers.nets import scramble, small_net
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
-from engine.run import checkpoint
-
-from engine.run import folder as runs
-from engine.errors import InputError, RunError
-from engine.layers import BatchNorm, Conv, Linear, Maxout, ReLU
-from engine.losses import SoftmaxLoss
-from engine.net import Net
-from engine.optimizers import SGD
 from engine.cli.settings import MOST_EPOCHS
-from helpers.hostile import flipped
-from kernels import ops_for
-
-SETTINGS = {"seed": 1, "net": "small", "act": "relu", "head": "softmax", "optimizer": "sgd"}
-DATA = {"name": "synthetic", "fingerprint": "ab" * 32}
-
-
-def small_net(outputs: int = 3):
-    layers = [Conv(4, pieces=2, name="conv"), Maxout(2), BatchNorm(name="bn"), ReLU(),
-              Linear(outputs, name="clf")]
-    net = Net(layers, SoftmaxLoss(), ops_for("numpy"), in_shape=(5, 6, 2), batch=2)
-    return net, SGD(net)
-
-
-def scramble(net, optimizer, seed: int):
-    """Different random numbers in every tensor, padding left alone."""
-    rng = np.random.default_rng(seed)
-    for param in net.named_params().values():
-        param.value[...] = rng.normal(size=param.value.shape)
-        view = net.arenas.view(optimizer.state["momentum"], param.name)
-        view[...] = rng.normal(size=view.shape)
-    for state in net.named_state().values():
-        state[...] = rng.uniform(1, 2, size=state.shape)
-
-
-def save(folder, net, optimizer, step: int, data=DATA, settings=SETTINGS):
-    return checkpoint.save(folder, net, optimizer, step=step, epoch=step / 2, settings=settings,
-                           data=data, mean_image=np.zeros((5, 6, 2)), progress={"rows": step})
+from engine.errors import InputError, RunError
+from engine.run import checkpoint
+from engine.run import folder as runs
 
 
 def test_round_trip_is_exact(tmp_path):

@@ -13,12 +13,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from helpers.length import often
+from helpers.lives import ERROR, KILL, SHORT, TORN, End
+from helpers.runs import TINY, again, clean, whole
 
-from conftest import often
 from engine.run import checkpoint
 from engine.run import folder as runs
-from helpers.lives import ERROR, KILL, SHORT, TORN, End
-from test_kills import TINY, again, clean, lives, whole  # noqa: F401 (lives is a fixture)
 
 MODES = {"kill": KILL, "torn": TORN, "error": ERROR, "short": SHORT}
 NEW = [*TINY, "--device", "numpy", "--out"]

@@ -12,58 +12,16 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.devices import DEVICES
+from helpers.length import often
+from helpers.lives import STAGES
+from helpers.runs import TINY, again, clean, whole
 
-from conftest import DEVICES, often
 from engine.run import checkpoint
 from engine.run import folder as runs
-from engine.run.lock import LOCK
-from helpers.lives import STAGES, Lives
-from kernels.clock import FIRST
-from test_train import metrics
-
-TINY = ["--net", "tiny", "--data", "synthetic", "--limit", "90", "--batch", "16", "--lr", "0.05",
-        "--seed", "3", "--epochs", "2"]
-
-
-@pytest.fixture(scope="module")
-def lives(tmp_path_factory):
-    try:
-        found = Lives(tmp_path_factory.mktemp("lives"))
-    except RuntimeError as error:
-        pytest.skip(f"kills: {error}")
-    with found:
-        yield found
-
-
-def whole(folder: Path) -> dict:
-    """Everything of a finished run that may not depend on what it went through."""
-    saved = checkpoint.read(folder, pytest.fail)  # no fall-back is needed
-    clock = [c for i, c in enumerate(saved.progress["clock"]) if i != FIRST]
-    result = runs.read_run(folder)["result"]
-    return {"metrics": metrics(folder), "step": saved.step, "clock": clock, "init": init(folder),
-            "result": [result[key] for key in ("test_accuracy", "test_loss", "steps")],
-            "tensors": {name: value.tobytes() for name, value in saved.tensors.items()}}
-
-
-def init(folder: Path) -> list:
-    """init.json without its time."""
-    return [value for key, value in runs.read_json(folder / runs.INIT).items() if key != "seconds"]
-
-
-def clean(folder: Path) -> None:
-    """Only what a run leaves, no temporary file of a dead process. Its lock may lie there where it
-    was killed behind its last write, and binds nobody."""
-    left = {path.name for path in folder.iterdir()}
-    assert left - {LOCK} == {runs.CHECKPOINT, runs.PREVIOUS, runs.INIT, runs.METRICS, runs.RUN}
-
-
-def again(folder: Path, arguments: list) -> list:
-    """The arguments that go on with a run: those that began it where nothing of it is there."""
-    return ["--resume", folder] if (folder / runs.RUN).exists() else arguments
 
 
 @pytest.mark.parametrize("device", [ops.name for ops in DEVICES])

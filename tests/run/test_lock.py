@@ -13,8 +13,8 @@ import sys
 import pytest
 
 import engine.train
-from engine.run import folder as runs
 from engine.errors import InputError
+from engine.run import folder as runs
 from engine.run.lock import LOCK, hold
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the system has no flock")

@@ -12,21 +12,21 @@ import re
 
 import numpy as np
 import pytest
+from helpers.devices import DEVICES
 
 import engine
 import engine.fitting
 import engine.train
-from conftest import DEVICES
-from engine.run import checkpoint
-from engine.run import folder as runs
 from engine.cli.command import run_command
 from engine.containers import Head
-from engine.errors import InputError, RunError
 from engine.data.feed import Order
+from engine.errors import InputError, RunError
 from engine.layers import AvgPool, BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp
+from engine.run import checkpoint
+from engine.run import folder as runs
 from kernels import DeviceError
 from kernels.clock import FINITE, LOSS, RATE, STEP
 from kernels.reference import NumpyOps

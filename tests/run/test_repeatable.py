@@ -10,36 +10,42 @@ Read next: tests/lsuv/test_lsuv.py.
 """
 
 import csv
-import functools
 import json
-import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers.devices import DEVICES, environment
+from helpers.length import often
+from helpers.threads import THREADS, same_for_all_threads, synthetic
 
-from conftest import DEVICES, often
-from engine.run import checkpoint
 from engine.containers import Branches, Residual
-from engine.data import load
 from engine.data.feed import Feed, Order
-from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool,
-                           Original, ReLU)
+from engine.layers import (
+    LRN,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Linear,
+    Maxout,
+    MaxPool,
+    Original,
+    ReLU,
+)
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp
+from engine.run import checkpoint
 from engine.train import one_step
 from kernels import ops_for
 from kernels.clock import FINITE, STEP
 from lsuv import INITS, fill, initialise
-from models import NETS
 
 CPU = next((ops for ops in DEVICES if ops.name == "cpu"), None)
 needs_cpu = pytest.mark.skipif(CPU is None, reason="device cpu has the threads")
 PRECISIONS = [p for p in ("fp32", "bf16") if CPU is not None and p in CPU.precisions]
-THREADS = (1, 2, 3, 8)[:often(3, 4)]
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +54,6 @@ def as_many_threads_as_before():
     yield
     if CPU is not None:
         ops_for("cpu", threads=before)
-
-
-@functools.cache
-def synthetic(size, limit):
-    return load("synthetic", size=size, limit=limit, report=lambda line: None)
 
 
 # -- a run with the same number of threads --------------------------------------------------------
@@ -148,34 +149,6 @@ def test_batches_do_not_depend_on_threads(precision):
 
 # -- LSUV, whatever the threads -------------------------------------------------------------------
 
-def grouped(act, classes, dropout):
-    """CaffeNet's kinds of layers, small: wide filters with a stride, groups, LRN, long sums."""
-    return [Conv(32, 11, 4, 0, name="conv1"), ReLU(), MaxPool(3, 2), LRN(),
-            Conv(48, 5, 1, 2, groups=2, name="conv2"), ReLU(), MaxPool(3, 2), LRN(),
-            Conv(64, groups=2, name="conv3"), ReLU(), Linear(500, name="fc6"), ReLU(),
-            Dropout(0.5), Linear(500, name="fc7"), ReLU(), Linear(classes, name="fc8")]
-
-
-GROUPED = SimpleNamespace(build=grouped, in_shape=(67, 67, 3))
-
-
-def initialised(name, act, precision, threads, batch, **options):
-    """The bits of all weights, and the report but for its seconds."""
-    model = GROUPED if name == "grouped" else NETS[name]
-    data = synthetic(model.in_shape, 2 * batch)
-    net = Net(model.build(act, 10, True), SoftmaxLoss(), ops_for("cpu", threads), data.in_shape,
-              batch, seed=3, precision=precision)
-    report = initialise(net, "lsuv", Feed(net, data, 4, 0.53).first_batches(), 3, act, **options)
-    report.seconds = 0.0
-    return net.weights.tobytes(), report.as_dict()
-
-
-def same_for_all_threads(*arguments, **options):
-    name, act, precision, batch = arguments
-    first, *others = (initialised(name, act, precision, threads, batch, **options)
-                      for threads in THREADS)
-    return all(other == first for other in others)
-
 
 CASES = [
     ("fitnet4", "maxout", 32, {}), ("fitnet1", "tanh", 33, {"batches": 2}),
@@ -215,13 +188,11 @@ def test_no_filler_depends_on_threads(init):
 @needs_cpu
 def test_lsuv_does_not_depend_on_threads_without_avx512():
     """oneDNN's part of it, which then cuts sums in other places; Winograd's is as it was built."""
-    here = os.path.dirname(__file__)
-    program = (f"import sys; sys.path[:0] = {[here, os.path.dirname(here)]!r}\n"
-               "from test_repeatable import same_for_all_threads\n"
+    program = ("from helpers.threads import same_for_all_threads\n"
                "for name, batch in (('fitnet_mnist', 64), ('fitnet1', 64), ('grouped', 40)):\n"
                "    assert same_for_all_threads(name, 'relu', 'fp32', batch), name\n")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
-                          env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"})
+                          env=environment() | {"ONEDNN_MAX_CPU_ISA": "AVX2"})
     assert done.returncode == 0, done.stderr
 
 

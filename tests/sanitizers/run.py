@@ -15,8 +15,8 @@ is. Its kernels are those of lanes.h without AVX-512, as the sanitizers see no m
 Winograd's convolution runs there too. What else they can't see:
 
 * oneDNN, which is built without them and generates its code while it runs, and the kernels of
-  lanes.h with AVX-512. tests/kernels/test_native.py puts every array between two pages that can't be
-  touched, which sees those.
+  lanes.h with AVX-512. tests/kernels/test_native.py puts every array between two pages that can't
+  be touched, which sees those.
 * AddressSanitizer: an index that is wrong and still lands inside another part of the same array.
 * ThreadSanitizer: anything between the threads of one parallel loop. libgomp's barriers are not
   known to it, and every loop would be reported. So each kernel runs on one OpenMP thread, and
@@ -40,8 +40,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 KEPT_OUT = shutil.ignore_patterns("build", "dist", "runs", ".*", "venv", "*.egg-info", "*.so",
                                   "__pycache__")
 PLANTED = "tests/sanitizers/test_planted.py"
-NATIVE = [PLANTED, *(f"tests/test_{name}.py" for name in (
-    "native", "ops", "nonfinite", "orthonormal", "layers", "bf16")),
+NATIVE = [PLANTED, *(f"tests/{name}.py" for name in (
+    "kernels/test_native", "kernels/test_ops", "kernels/test_orthonormal",
+    "engine/test_nonfinite", "engine/test_layers", "engine/test_bf16")),
     *(f"tests/cuda/test_{name}.py" for name in (
         "emulator", "cuda_ops", "cuda_orthonormal", "cuda_elementwise", "cuda_pool",
         "cuda_statistics", "cuda_values"))]

@@ -12,8 +12,9 @@ import sys
 
 import pytest
 
-planted = pytest.importorskip("planted", reason="only in the sanitizers' build: run.py makes it")
-HERE = pathlib.Path(__file__).resolve().parent
+planted = pytest.importorskip("sanitizers.planted",
+                              reason="only in the sanitizers' build: run.py makes it")
+TESTS = pathlib.Path(__file__).resolve().parents[1]
 RACE = ("work = {'target': planted.count, 'args': [3 * 10 ** 7]}  # long enough to meet\n"
         "threads = [threading.Thread(**work) for _ in range(COUNT)]\n"
         "for thread in threads: thread.start()\n"
@@ -33,8 +34,8 @@ def test_a_planted_fault_is_found(kind, fine, fault, report):
         pytest.skip(f"this is the build with sanitizer {planted.sanitizer()}")
     for code in (fine, fault):
         done = subprocess.run(
-            [sys.executable, "-c", f"import threading, numpy, planted\n{code}\nprint('done')"],
-            cwd=HERE, capture_output=True, text=True, timeout=100)
+            [sys.executable, "-c", "import threading, numpy\nfrom sanitizers import planted\n"
+             f"{code}\nprint('done')"], cwd=TESTS, capture_output=True, text=True, timeout=100)
         if code == fine:
             assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
         else:

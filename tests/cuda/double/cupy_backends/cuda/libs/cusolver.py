@@ -9,7 +9,6 @@ Read next: ../../../cupy/_double.py.
 from __future__ import annotations
 
 import numpy as np
-
 from cupy import _double
 
 HANDLE = 0x501                      # what cupy.cuda.device.get_cusolver_handle() returns

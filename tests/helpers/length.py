@@ -1,0 +1,11 @@
+"""Tests that are cut short, unless pytest is given --full.
+
+Read next: tests/conftest.py, which sets it.
+"""
+
+full = False
+
+
+def often(short: int, long: int) -> int:
+    """How many times a test tries: `long` with --full, else `short`."""
+    return long if full else short

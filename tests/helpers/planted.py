@@ -1,0 +1,34 @@
+"""The kernels of tests/cuda/planted.cu, a defect each, run by the emulator.
+
+Read next: tests/cuda/test_emulator.py.
+"""
+
+import numpy as np
+
+from helpers.devices import TESTS
+from kernels.cuda.source import INCLUDE, options
+
+SIZE = 300
+
+
+def planted(real="float32"):
+    """The module of planted.cu."""
+    import cupy
+
+    from kernels.cuda import source
+
+    def paste(found):
+        return (source.HERE / found[1]).read_text().replace("#pragma once\n", "")
+
+    code = INCLUDE.sub(paste, (TESTS / "cuda" / "planted.cu").read_text())
+    return cupy.RawModule(code=code, options=options(real), backend="nvrtc")
+
+
+def run(name, size=SIZE, blocks=2, more=()):
+    """y after kernel `name` on x = 0, 1, 2, ..."""
+    import cupy
+
+    x, y = cupy.empty((size,), np.float32), cupy.empty((size,), np.float32)
+    x.set(np.arange(size, dtype=np.float32))
+    planted().get_function(name)((blocks,), (256,), (x, y, np.int64(size), *more))
+    return y.get()
