@@ -152,8 +152,8 @@ class NumpyOps:
         """y[n,i,j,k] = b[k] + sum over r,s,c of x[n, i*stride+r-pad, j*stride+s-pad, c] W[k,r,s,c].
 
         x (N,H,W,C)  W (K,R,S,C/groups)  b (K,)  y (N,Ho,Wo,K), Ho = (H + 2 pad - R) // stride + 1.
-        Group g reads the g-th block of input channels and writes the g-th block of outputs. It is a
-        cross-correlation: the filter isn't flipped.
+        b may be None: no bias. Group g reads the g-th block of input channels and writes the g-th
+        block of outputs. It is a cross-correlation: the filter isn't flipped.
         """
         _check_conv("conv_forward", x, W, y, stride, pad, groups)
         K, R, S, C = W.shape
@@ -163,7 +163,8 @@ class NumpyOps:
                 columns = windows[..., inputs].reshape(-1, R * S * C)
                 product = columns @ W[outputs].reshape(-1, R * S * C).T
                 y[part][..., outputs] = product.reshape(*y[part].shape[:3], -1)
-        y += b
+        if b is not None:
+            y += b
 
     @rounds("dx")
     def conv_backward_data(self, dy, W, dx, stride, pad, groups):
@@ -185,7 +186,7 @@ class NumpyOps:
 
     @rounds("dW", "db")
     def conv_backward_filter(self, x, dy, dW, db, stride, pad, groups):
-        """dW (K,R,S,C/groups) and db (K,) from x (N,H,W,C) and dy (N,Ho,Wo,K)."""
+        """dW (K,R,S,C/groups) and db (K,), or None, from x (N,H,W,C) and dy (N,Ho,Wo,K)."""
         _check_conv("conv_backward_filter", x, dW, dy, stride, pad, groups)
         K, R, S, C = dW.shape
         dW[...] = 0
@@ -195,16 +196,18 @@ class NumpyOps:
                 columns = windows[..., inputs].reshape(-1, R * S * C)
                 product = dy[part][..., outputs].reshape(-1, K // groups).T @ columns
                 dW[outputs] += product.reshape(-1, R, S, C)
-        db[...] = _channel_sums(dy)
+        if db is not None:
+            db[...] = _channel_sums(dy)
 
     # -- fully connected --------------------------------------------------------------------------
 
     @rounds("y")
     def linear_forward(self, x, W, b, y):
-        """y = x W' + b.  x (N,F)  W (K,F)  b (K,)  y (N,K)."""
+        """y = x W' + b.  x (N,F)  W (K,F)  b (K,) or None  y (N,K)."""
         _check_linear("linear_forward", x, W, y)
         np.matmul(x, W.T, out=y)
-        y += b
+        if b is not None:
+            y += b
 
     @rounds("dx")
     def linear_backward_data(self, dy, W, dx):
@@ -214,10 +217,12 @@ class NumpyOps:
 
     @rounds("dW", "db")
     def linear_backward_filter(self, x, dy, dW, db):
-        """dW = dy' x and db = the column sums of dy.  x (N,F)  dy (N,K)  dW (K,F)  db (K,)."""
+        """dW = dy' x and db = the column sums of dy.  x (N,F)  dy (N,K)  dW (K,F)  db (K,) or None.
+        """
         _check_linear("linear_backward_filter", x, dW, dy)
         np.matmul(dy.T, x, out=dW)
-        db[...] = _channel_sums(dy)
+        if db is not None:
+            db[...] = _channel_sums(dy)
 
     # -- maxout and pooling -----------------------------------------------------------------------
 
@@ -352,6 +357,34 @@ class NumpyOps:
             windows, places = _clipped(r, s, dx, dy, stride)
             dx[places] += share[windows]
 
+    @rounds("y")
+    def global_maxpool_forward(self, x, y, which):
+        """The largest of each channel of an image.  x (N,H,W,C)  y, which (N,C), which int32.
+
+        which = h * W + w, the winner's place.
+        """
+        places = _places("global_maxpool_forward", x, y)
+        which[...] = places.argmax(axis=1)
+        y[...] = np.take_along_axis(places, which[:, None].astype(np.int64), 1)[:, 0]
+
+    @rounds("dx")
+    def global_maxpool_backward(self, dy, which, dx):
+        """The place that won receives dy, the others 0.  dy, which (N,C)  dx (N,H,W,C)."""
+        places = _places("global_maxpool_backward", dx, dy)
+        won = which[:, None] == np.arange(places.shape[1])[:, None]
+        dx[...] = np.where(won, dy[:, None], 0).reshape(dx.shape)
+
+    @rounds("y")
+    def global_avgpool_forward(self, x, y):
+        """The mean of each channel of an image.  x (N,H,W,C)  y (N,C)."""
+        y[...] = _places("global_avgpool_forward", x, y).mean(axis=1, dtype=np.float64)
+
+    @rounds("dx")
+    def global_avgpool_backward(self, dy, dx):
+        """Each of the H W places gets the same share.  dy (N,C)  dx (N,H,W,C)."""
+        count = _places("global_avgpool_backward", dx, dy).shape[1]
+        dx[...] = (dy / count)[:, None, None]
+
     # -- normalisation across channels, and concatenation -----------------------------------------
 
     @rounds("y")
@@ -398,6 +431,26 @@ class NumpyOps:
         """dx = dy where y > 0, else slope * dy: the sign of y is that of x, as slope >= 0."""
         _check("leaky_backward", dx, y.shape)
         dx[...] = np.where(y > 0, dy, slope * dy)
+
+    @rounds("y")
+    def prelu_forward(self, x, slope, y):
+        """y = x where x > 0, else slope * x, with a slope for each channel.  x (...,C)  slope (C,).
+
+        He et al., "Delving deep into rectifiers" (2015).
+        """
+        _check_channels("prelu_forward", x, (y,), slope)
+        y[...] = np.where(x > 0, x, slope * x)
+
+    @rounds("dx", "dslope")
+    def prelu_backward(self, dy, x, slope, dx, dslope):
+        """dx = dy where x > 0, else slope * dy; dslope (C,) = the sums of dy * x where x <= 0.
+
+        dx may be None: of the first layer.
+        """
+        _check_channels("prelu_backward", x, (dy, dx), slope, dslope)
+        if dx is not None:
+            dx[...] = np.where(x > 0, dy, slope * dy)
+        dslope[...] = _channel_sums(np.where(x > 0, 0, dy * x))
 
     @rounds("y")
     def tanh_forward(self, x, y):
@@ -498,6 +551,27 @@ class NumpyOps:
         np.subtract(x, mean, out=y)
         y *= 1 / np.sqrt(variance + eps)
 
+    @rounds("y")
+    def scale_forward(self, x, scale, shift, y):
+        """y = x * scale + shift, both per channel: what batch normalisation may learn besides.
+
+        x (...,C)  scale, shift (C,).
+        """
+        _check_channels("scale_forward", x, (y,), scale, shift)
+        y[...] = x * scale + shift
+
+    @rounds("dx", "dscale", "dshift")
+    def scale_backward(self, dy, x, scale, dx, dscale, dshift):
+        """dx = dy * scale; dscale (C,) = the sums of dy * x, dshift (C,) = those of dy.
+
+        dx may be None: of the first layer.
+        """
+        _check_channels("scale_backward", x, (dy, dx), scale, dscale, dshift)
+        if dx is not None:
+            dx[...] = dy * scale
+        dscale[...] = _channel_sums(dy * x)
+        dshift[...] = _channel_sums(dy)
+
     # -- losses -----------------------------------------------------------------------------------
 
     @rounds()
@@ -508,30 +582,39 @@ class NumpyOps:
         prob /= prob.sum(axis=1, keepdims=True)
 
     @rounds()
-    def softmax_loss_forward(self, scores, labels, prob, clock):
-        """The loss -log prob[n, label] averaged over the images with a label.
+    def softmax_loss_forward(self, scores, labels, prob, clock, smoothing=0.0):
+        """The loss, the sum over k of -target[k] log prob[n,k], averaged over the images with a
+        label.
 
+        target = (1 - smoothing) * onehot(label) + smoothing / K, 0 <= smoothing < 1; smoothing 0 is
+        -log prob[n, label]. Szegedy et al., "Rethinking the Inception architecture" (2015).
         scores, prob (N,K)  labels (N,) int32. Writes prob and clock[LOSS]; adds to clock[LOSS_SUM],
         clock[CORRECT_SUM] (the first largest score is the label) and clock[SEEN]. A loss, or any
         score of an image with a label, that isn't finite latches clock[FINITE] to 0 and adds
         nothing.
         """
         _check_labels("softmax_loss_forward", labels, scores)
+        _check_smoothing("softmax_loss_forward", smoothing)
         self.softmax(scores, prob)
         shifted = scores - scores.max(axis=1, keepdims=True)
         truth = np.take_along_axis(shifted, np.maximum(labels, 0)[:, None].astype(np.int64), 1)
-        losses = np.log(np.exp(shifted).sum(axis=1)) - truth[:, 0]
+        wanted = truth[:, 0]
+        if smoothing:
+            wanted = (1 - smoothing) * wanted + smoothing * shifted.mean(axis=1)
+        losses = np.log(np.exp(shifted).sum(axis=1)) - wanted
         _record(scores, labels, losses, clock)
 
     @rounds("dscores")
-    def softmax_loss_backward(self, prob, labels, dscores, weight):
-        """dscores = weight * (prob - onehot(label)) / the number of images with a label; 0 in
-        padding rows."""
+    def softmax_loss_backward(self, prob, labels, dscores, weight, smoothing=0.0):
+        """dscores = weight * (prob - target) / the number of images with a label; 0 in padding
+        rows."""
         _check("softmax_loss_backward", dscores, prob.shape)
         _check_labels("softmax_loss_backward", labels, prob)
+        _check_smoothing("softmax_loss_backward", smoothing)
         onehot = labels[:, None] == np.arange(prob.shape[1])
+        target = ((1 - smoothing) * onehot + smoothing / prob.shape[1]).astype(prob.dtype)
         count = max(_seen(labels), 1)
-        dscores[...] = np.where(labels[:, None] >= 0, weight * (prob - onehot) / count, 0)
+        dscores[...] = np.where(labels[:, None] >= 0, weight * (prob - target) / count, 0)
 
     @rounds()
     def hinge_loss_forward(self, scores, labels, prob, clock):
@@ -540,20 +623,33 @@ class NumpyOps:
         t = +1 for the label, else -1. Averaged over the images with a label; the clock as in
         softmax_loss_forward. prob (N,K) is a work buffer: here it holds the margins' losses.
         """
-        _check_labels("hinge_loss_forward", labels, scores)
-        _check("hinge_loss_forward", prob, scores.shape)
-        prob[...] = np.maximum(0, 1 - _targets(labels, scores) * scores)
+        _, margins = _margins("hinge_loss_forward", scores, labels, prob)
+        prob[...] = margins
         _record(scores, labels, prob.sum(axis=1), clock)
 
     @rounds("dscores")
     def hinge_loss_backward(self, scores, labels, dscores, weight):
         """dscores = -t * weight / the number of images with a label where 1 - t s > 0, else 0; 0 in
         padding rows."""
-        _check("hinge_loss_backward", dscores, scores.shape)
-        _check_labels("hinge_loss_backward", labels, scores)
-        t = _targets(labels, scores)
-        violated = (1 - t * scores > 0) & (labels[:, None] >= 0)
+        t, margins = _margins("hinge_loss_backward", scores, labels, dscores)
+        violated = (margins > 0) & (labels[:, None] >= 0)
         dscores[...] = np.where(violated, -t * (weight / max(_seen(labels), 1)), 0)
+
+    @rounds()
+    def squared_hinge_loss_forward(self, scores, labels, prob, clock):
+        """Caffe's L2 hinge, the sum over k of max(0, 1 - t s[n,k])^2; else as hinge_loss_forward.
+        """
+        _, margins = _margins("squared_hinge_loss_forward", scores, labels, prob)
+        prob[...] = margins * margins
+        _record(scores, labels, prob.sum(axis=1), clock)
+
+    @rounds("dscores")
+    def squared_hinge_loss_backward(self, scores, labels, dscores, weight):
+        """dscores = -2 t max(0, 1 - t s) * weight / the number of images with a label; 0 in padding
+        rows."""
+        t, margins = _margins("squared_hinge_loss_backward", scores, labels, dscores)
+        slopes = -t * margins * (2 * weight / max(_seen(labels), 1))
+        dscores[...] = np.where(labels[:, None] >= 0, slopes, 0)
 
     # -- statistics and initialisation ------------------------------------------------------------
 
@@ -668,6 +764,17 @@ class NumpyOps:
         for part, rate, step in _updates(w, g, segments, clock, decay):
             v[part] = momentum * v[part] + rate * step
             w[part] -= v[part]
+
+    @rounds()
+    def nesterov_step(self, w, g, v, segments, clock, momentum, decay):
+        """Caffe's Nesterov momentum: v' = momentum * v + rate * g', the velocity of sgd_step, but
+        w = w - ((1 + momentum) * v' - momentum * v). Sutskever et al., "On the importance of
+        initialization and momentum in deep learning" (2013).
+        """
+        for part, rate, step in _updates(w, g, segments, clock, decay):
+            velocity = momentum * v[part] + rate * step
+            w[part] -= (1 + momentum) * velocity - momentum * v[part]
+            v[part] = velocity
 
     @rounds()
     def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):
@@ -793,6 +900,28 @@ def _check_drop(op, drop) -> None:
         raise ValueError(f"{op}: {drop} is not a probability of dropping in [0, 1)")
 
 
+def _places(op, x, y):
+    """x (N,H,W,C) as (N, H*W, C), checked, for y (N,C)."""
+    N, H, width, C = x.shape
+    if not 1 <= H * width < 1 << 31:
+        raise ValueError(f"{op}: an image of {H} x {width} has no place, or more than 2^31")
+    _check(op, y, (N, C))
+    return x.reshape(N, H * width, C)
+
+
+def _check_channels(op, x, results, *channels) -> None:
+    """results: of the shape of x, or None; channels: (C,)."""
+    for array in filter(lambda array: array is not None, results):
+        _check(op, array, x.shape)
+    for array in channels:
+        _check(op, array, x.shape[-1:])
+
+
+def _check_smoothing(op, smoothing) -> None:
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"{op}: smoothing {smoothing} is not a share in [0, 1)")
+
+
 def _check_lrn(op, x, y, size, alpha, k) -> None:
     if size < 1 or size % 2 == 0:
         raise ValueError(f"{op}: size {size}; the channels around one are an odd number")
@@ -898,10 +1027,13 @@ def _kept(op, count, drop, seed, layer, clock):
     return bits >= np.uint32(math.floor(drop * 2.0 ** 32))
 
 
-def _targets(labels, scores):
-    """+1 in the column of the label, -1 elsewhere: (N,K) in the dtype of the scores."""
+def _margins(op, scores, labels, result):
+    """-> t, which is +1 in the column of the label and -1 elsewhere, and max(0, 1 - t s): (N,K)."""
+    _check(op, result, scores.shape)
+    _check_labels(op, labels, scores)
     onehot = labels[:, None] == np.arange(scores.shape[1])
-    return np.where(onehot, 1, -1).astype(scores.dtype)
+    t = np.where(onehot, 1, -1).astype(scores.dtype)
+    return t, np.maximum(0, 1 - t * scores)
 
 
 def _seen(labels) -> int:

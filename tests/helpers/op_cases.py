@@ -22,7 +22,8 @@ OPERATIONS = [name for name, _ in inspect.getmembers(NumpyOps, inspect.isfunctio
               if not name.startswith("_") and name not in HELPERS]
 WIDE = {"clock", "own", "segments", "rates"}  # float64 on every device
 # Bfloat16 where precision is bf16; `b` is one as an operand of `add`, not as a bias.
-NARROW = {"x", "y", "dx", "dy", "dW", "db", "g", "a", "scores", "dscores"}
+NARROW = {"x", "y", "dx", "dy", "dW", "db", "g", "a", "scores", "dscores", "dscale", "dshift",
+          "dslope"}
 SEED = 2 ** 63 + 5
 
 
@@ -95,6 +96,12 @@ for N, F, K in [(7, 45, 3), (1, 1, 1), (130, 257, 10), (0, 5, 3)]:
     CASES["linear_backward_data"].append((dy, w, Out(N, F)))
     CASES["linear_backward_filter"].append((x, dy, Out(K, F), Out(K)))
 
+# Without a bias: b is None, and db.
+for name, place, first in [("conv_forward", 2, 2), ("conv_backward_filter", 3, 2),
+                           ("linear_forward", 2, 0), ("linear_backward_filter", 3, 0)]:
+    CASES[name] += [(*case[:place], None, *case[place + 1:])
+                    for case in CASES[name][first:first + 6]]
+
 for shape, P in [((7, 9, 11, 5), 2), ((7, 9, 11, 5), 3), ((7, 33), 1), ((1, 1), 2), ((0, 5), 2),
                  ((9, 16, 16, 48), 2), ((9, 16, 16, 21), 5)]:
     wide = (*shape[:-1], shape[-1] * P)
@@ -128,6 +135,16 @@ for N, H, W, C, size, stride in [
     pooled = (N, caffe(H, size, stride), caffe(W, size, stride), C)
     CASES["avgpool_forward"].append((randn(N, H, W, C), Out(*pooled), size, stride))
     CASES["avgpool_backward"].append((randn(*pooled), Out(N, H, W, C), size, stride))
+
+for N, H, W, C in [(7, 9, 11, 5), (3, 8, 8, 35), (1, 1, 1, 1), (2, 20, 21, 3), (0, 4, 4, 2),
+                   (3, 7, 7, 40), (2, 1, 300, 17)]:
+    CASES["global_avgpool_forward"].append((randn(N, H, W, C), Out(N, C)))
+    CASES["global_avgpool_backward"].append((randn(N, C), Out(N, H, W, C)))
+    for fill in (shuffled, ties):
+        x, y, won = fill(N, H, W, C), np.zeros((N, C), np.float32), np.zeros((N, C), np.int32)
+        REFERENCE.global_maxpool_forward(x, y, won)
+        CASES["global_maxpool_forward"].append((x, Out(N, C), Out(N, C, dtype=np.int32)))
+        CASES["global_maxpool_backward"].append((randn(N, C), won, Out(N, H, W, C)))
 
 for shape, size, alpha, beta, k in [
     ((7, 9, 11, 5), 5, 1e-4, 0.75, 1.0), ((7, 9, 11, 5), 3, 0.7, 0.75, 2.0),
@@ -203,13 +220,24 @@ for shape in [(7, 9, 11, 5), (2, 1), (300, 257), (9, 16, 16, 48)]:
             (mean, rstd, mean[::-1].copy(), 2 * rstd, weight, x.size // C, 0.95, 1e-5, now))
     CASES["batchnorm_inference"].append((x, Out(*shape), mean, 2 * rstd, weight, 1e-5))
 
+for shape in [(7, 9, 11, 5), (2, 1), (300, 257), (9, 16, 16, 48), (0, 3)]:
+    C, x, dy = shape[-1], 2 * randn(*shape) + 1, randn(*shape)[::-1].copy()
+    scale, shift = 1 + randn(C), randn(C)[::-1].copy()
+    CASES["scale_forward"].append((x, scale, shift, Out(*shape)))
+    CASES["prelu_forward"].append((x, shift, Out(*shape)))
+    for dx in (Out(*shape), None):
+        CASES["scale_backward"].append((dy, x, scale, dx, Out(C), Out(C)))
+        CASES["prelu_backward"].append((dy, x, shift, dx, Out(C)))
+
 for N, K in [(7, 5), (1, 1), (0, 3), (130, 10), (257, 101)]:
     scores, truth = 3 * randn(N, K), labels(N, K)
     prob = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     CASES["softmax"].append((scores, Out(N, K)))
-    for name, given in (("softmax_loss", prob), ("hinge_loss", scores)):
-        CASES[f"{name}_forward"].append((scores, truth, Out(N, K), clock()))
-        CASES[f"{name}_backward"] += [(given, truth, Out(N, K), weight) for weight in (1.0, 0.3)]
+    for name, argument, *options in [("softmax_loss", prob, 0.0), ("softmax_loss", prob, 0.1),
+                                     ("hinge_loss", scores), ("squared_hinge_loss", scores)]:
+        CASES[f"{name}_forward"].append((scores, truth, Out(N, K), clock(), *options))
+        CASES[f"{name}_backward"] += [(argument, truth, Out(N, K), weight, *options)
+                                      for weight in (1.0, 0.3)]
 
 CASES["variance"] = [(x, groups) for groups in (1, 2, 5) for x in (
     randn(7, 9, 11, 10), randn(1, 10), 1e3 + randn(3001, 10), 1e3 + randn(40, 9, 11, 30),
@@ -234,7 +262,8 @@ for size in (1, 67, 50001):
     cut = size // 3
     parts = np.array([[0, cut, 1, 1], [cut, size, 2, 0]], np.float64)
     for now in (clock(), np.where(np.arange(SIZE) == FINITE, 0, clock())):
-        CASES["sgd_step"].append((w, g, state, parts, now, 0.9, 0.01))
+        for name in ("sgd_step", "nesterov_step"):
+            CASES[name].append((w, g, state, parts, now, 0.9, 0.01))
         CASES["rmsprop_step"].append((w, g, state, parts, now, 0.9, 1e-4, 0.01))
         CASES["rmsprop_step"].append((w, g, 0 * state, parts, now, 0.9999, 1e-4, 0.01))
     CASES["clip"] += [(g, limit, clock()) for limit in (0.0, 0.1, 1e9)]

@@ -99,6 +99,11 @@ def test_conv(case):
     check_derivative(lambda v: forward(x, v, b), W, dW, dy)
     check_derivative(lambda v: forward(x, W, v), b, db, dy)
 
+    np.testing.assert_array_equal(forward(x, W, None), forward(x, W, np.zeros(K)))
+    alone = np.full_like(W, np.nan)
+    REFERENCE.conv_backward_filter(x, dy, alone, None, stride, pad, groups)
+    np.testing.assert_array_equal(alone, dW)
+
 
 def test_conv_in_parts_of_the_batch(monkeypatch):
     x, W, b, dy = randn(5, 6, 6, 3), randn(4, 3, 3, 3), randn(4), randn(5, 6, 6, 4, seed=2)
@@ -130,6 +135,10 @@ def test_linear(N, F, K):
     check_derivative(lambda v: forward(v, W, b), x, dx, dy)
     check_derivative(lambda v: forward(x, v, b), W, dW, dy)
     check_derivative(lambda v: forward(x, W, v), b, db, dy)
+    np.testing.assert_array_equal(forward(x, W, None), forward(x, W, np.zeros(K)))
+    alone = np.full_like(W, np.nan)
+    REFERENCE.linear_backward_filter(x, dy, alone, None)
+    np.testing.assert_array_equal(alone, dW)
 
 
 # -- maxout, pooling, activations -----------------------------------------------------------------
@@ -209,6 +218,40 @@ def test_avgpool(H, width, size, stride):
     dy, dx = randn(*y.shape, seed=1), np.full_like(x, np.nan)
     REFERENCE.avgpool_backward(dy, dx, size, stride)
     check_derivative(forward, x, dx, dy)
+
+
+@pytest.mark.parametrize("H, width", [(9, 11), (1, 1), (1, 300), (5, 4)])
+def test_global_pooling(H, width):
+    x, which = shuffled(2, H, width, 3), np.full((2, 3), -1, np.int32)
+    dy, dx = randn(2, 3, seed=1), np.full_like(x, np.nan)
+
+    def largest(x):
+        return output(lambda y: REFERENCE.global_maxpool_forward(x, y, which), (2, 3))
+
+    def mean(x):
+        return output(lambda y: REFERENCE.global_avgpool_forward(x, y), (2, 3))
+
+    np.testing.assert_array_equal(largest(x), x.max((1, 2)))
+    for n, c in np.ndindex(2, 3):
+        assert x[n, :, :, c].flat[which[n, c]] == x[n, :, :, c].max()
+    REFERENCE.global_maxpool_backward(dy, which, dx)
+    check_derivative(largest, x, dx, dy, step=1e-6 / math.sqrt(x.size))
+    np.testing.assert_allclose(mean(x), x.mean((1, 2)), rtol=1e-12, atol=1e-15)
+    REFERENCE.global_avgpool_backward(dy, dx)
+    check_derivative(mean, x, dx, dy)
+
+
+def test_a_global_maximum_goes_to_the_first_place_and_to_the_first_nan(ops):
+    """Place h * W + w; more places than a byte counts, more channels than a vector has lanes."""
+    x = np.zeros((3, 2, 200, 37), np.float32)
+    x[0, 1, 150], x[0, 1, 199] = 5, 5
+    x[1, 0, 7], x[1, 1, 3], x[1, 1, 4] = np.inf, np.nan, np.nan
+    x[2] = -np.inf
+    y, which = ops.empty((3, 37)), ops.empty((3, 37), np.int32)
+    ops.global_maxpool_forward(ops.asarray(x), y, which)
+    for n, (value, place) in enumerate([(5, 350), (np.nan, 203), (-np.inf, 0)]):
+        np.testing.assert_array_equal(ops.tohost(y)[n], np.full(37, value, np.float32))
+        assert (ops.tohost(which)[n] == place).all()
 
 
 @pytest.mark.parametrize("shape, size", [((7, 9, 11, 5), 5), ((2, 3, 4, 12), 3), ((3, 1), 5),
@@ -407,6 +450,42 @@ def test_activations(name, options, formula, shape):
     check_derivative(forward, x, dx, dy, step=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(7, 9, 11, 5), (1, 1), (13, 3)])
+def test_what_a_channel_learns(shape):
+    """PReLU's slope, and the scale and shift behind batch normalisation."""
+    x, dy, C = shuffled(*shape), randn(*shape, seed=1), shape[-1]
+    a, b = randn(C, seed=2), randn(C, seed=3)
+
+    def scaled(x, scale, shift):
+        return output(lambda y: REFERENCE.scale_forward(x, scale, shift, y), shape)
+
+    def bent(x, slope):
+        return output(lambda y: REFERENCE.prelu_forward(x, slope, y), shape)
+
+    np.testing.assert_array_equal(scaled(x, a, b), x * a + b)
+    np.testing.assert_array_equal(bent(x, a), np.maximum(x, 0) + a * np.minimum(x, 0))
+    dx, da, db = np.full_like(x, np.nan), np.full_like(a, np.nan), np.full_like(b, np.nan)
+    REFERENCE.scale_backward(dy, x, a, dx, da, db)
+    check_derivative(lambda v: scaled(v, a, b), x, dx, dy)
+    check_derivative(lambda v: scaled(x, v, b), a, da, dy)
+    check_derivative(lambda v: scaled(x, a, v), b, db, dy)
+    REFERENCE.prelu_backward(dy, x, a, dx, da)
+    check_derivative(lambda v: bent(v, a), x, dx, dy, step=1e-6)
+    check_derivative(lambda v: bent(x, v), a, da, dy)
+
+
+def test_a_prelu_of_one_slope_is_the_leaky_one(ops):
+    x, dy = (ops.asarray(randn(7, 9, 35, seed=seed).astype(np.float32)) for seed in (0, 1))
+    slope = ops.asarray(np.full(35, 0.333, np.float32))
+    y, dx, want, dwant = (ops.empty((7, 9, 35)) for _ in range(4))
+    ops.prelu_forward(x, slope, y)
+    ops.prelu_backward(dy, x, slope, dx, ops.empty(35))
+    ops.leaky_forward(x, want, 0.333)
+    ops.leaky_backward(dy, want, dwant, 0.333)
+    np.testing.assert_array_equal(ops.tohost(y), ops.tohost(want))
+    np.testing.assert_array_equal(ops.tohost(dx), ops.tohost(dwant))
+
+
 def test_sigmoid_far_out():
     x = np.array([-1e4, -50.0, 0.0, 50.0, 1e4])
     y = output(lambda y: REFERENCE.sigmoid_forward(x, y), x.shape)
@@ -505,53 +584,73 @@ def test_batchnorm_running_statistics_are_caffes():
 
 # -- losses ---------------------------------------------------------------------------------------
 
-def loss(name, scores, labels, clock=None):
+LOSSES = ["softmax", "hinge", "squared_hinge"]
+
+
+def loss(name, scores, labels, options=(), clock=None):
     clock = new_clock() if clock is None else clock
     prob = np.empty_like(scores)
-    getattr(REFERENCE, f"{name}_loss_forward")(scores, labels, prob, clock)
+    getattr(REFERENCE, f"{name}_loss_forward")(scores, labels, prob, clock, *options)
     return prob, clock
 
 
-def softmax_formula(scores, labels):
-    return np.mean([np.log(np.exp(s - s[k]).sum()) for s, k in zip(scores, labels)])
+def softmax_formula(scores, labels, smoothing=0.0):
+    logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    own = logs[np.arange(len(labels)), labels]
+    return -np.mean((1 - smoothing) * own + smoothing * logs.mean(axis=1))
 
 
-def hinge_formula(scores, labels):
+def hinge_formula(scores, labels, norm=1):
     targets = np.where(np.arange(scores.shape[1]) == labels[:, None], 1, -1)
-    return np.maximum(0, 1 - targets * scores).sum() / len(scores)
+    return (np.maximum(0, 1 - targets * scores) ** norm).sum() / len(scores)
 
 
-@pytest.mark.parametrize("name, formula", [("softmax", softmax_formula), ("hinge", hinge_formula)])
+@pytest.mark.parametrize("name, options, formula", [
+    ("softmax", (0.0,), softmax_formula),
+    ("softmax", (0.2,), lambda scores, labels: softmax_formula(scores, labels, 0.2)),
+    ("hinge", (), hinge_formula),
+    ("squared_hinge", (), lambda scores, labels: hinge_formula(scores, labels, 2))])
 @pytest.mark.parametrize("N, K", [(7, 5), (1, 1), (3, 10)])
-def test_losses(name, formula, N, K):
+def test_losses(name, options, formula, N, K):
     scores = 2 * randn(N, K)
     labels = np.random.default_rng(N).integers(0, K, N).astype(np.int32)
-    prob, clock = loss(name, scores, labels)
+    prob, clock = loss(name, scores, labels, options)
     correct = int((scores.argmax(1) == labels).sum())
     assert clock[LOSS] == pytest.approx(formula(scores, labels), abs=1e-12)
     assert clock[LOSS_SUM] == pytest.approx(N * clock[LOSS])
     assert (clock[CORRECT_SUM], clock[SEEN], clock[FINITE]) == (correct, N, 1)
     dscores = np.full_like(scores, np.nan)
     back = getattr(REFERENCE, f"{name}_loss_backward")
-    back(prob if name == "softmax" else scores, labels, dscores, 1.0)
-    check_derivative(lambda s: np.array(loss(name, s, labels)[1][LOSS]), scores, dscores,
+    back(prob if name == "softmax" else scores, labels, dscores, 1.0, *options)
+    check_derivative(lambda s: np.array(loss(name, s, labels, options)[1][LOSS]), scores, dscores,
                      np.array(1.0), step=1e-6)
     share = np.full_like(scores, np.nan)
-    back(prob if name == "softmax" else scores, labels, share, 0.3)
+    back(prob if name == "softmax" else scores, labels, share, 0.3, *options)
     np.testing.assert_allclose(share, 0.3 * dscores, rtol=1e-12)
 
     padded = np.where(np.arange(N) % 2 == 1, -1, labels).astype(np.int32)
-    _, clock = loss(name, scores, padded, clock)                        # sums go on
+    _, clock = loss(name, scores, padded, options, clock)               # sums go on
     assert clock[SEEN] == N + (padded >= 0).sum()
     assert clock[LOSS] == pytest.approx(formula(scores[padded >= 0], padded[padded >= 0]))
     masked = np.full_like(scores, np.nan)
-    back(prob if name == "softmax" else scores, padded, masked, 1.0)
+    back(prob if name == "softmax" else scores, padded, masked, 1.0, *options)
     assert not masked[padded < 0].any()
-    check_derivative(lambda s: np.array(loss(name, s, padded)[1][LOSS]), scores, masked,
+    check_derivative(lambda s: np.array(loss(name, s, padded, options)[1][LOSS]), scores, masked,
                      np.array(1.0), step=1e-6)
 
 
-@pytest.mark.parametrize("name", ["softmax", "hinge"])
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, math.nan])
+def test_smoothing_is_a_share(ops, smoothing):
+    scores, labels = ops.zeros((2, 3)), ops.zeros(2, np.int32)
+    for call in (lambda: ops.softmax_loss_forward(scores, labels, ops.empty((2, 3)),
+                                                  ops.asarray(new_clock()), smoothing),
+                 lambda: ops.softmax_loss_backward(scores, labels, ops.empty((2, 3)), 1.0,
+                                                   smoothing)):
+        with pytest.raises(ValueError, match=f"smoothing {smoothing} is not a share in"):
+            call()
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_gradient_is_that_of_the_mean_over_the_labelled_rows(ops, name):
     """So a batch filled up with padding rows gives what the batch without them gives."""
     given, labels = randn(5, 4).astype(np.float32), np.array([1, -1, 0, -1, 3], np.int32)
@@ -568,7 +667,7 @@ def test_a_gradient_is_that_of_the_mean_over_the_labelled_rows(ops, name):
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ["softmax", "hinge"])
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_score_that_is_not_finite_latches(ops, name, bad):
     """In every column of a row with a label, the label's own too; in a padding row it is ignored.
     """
@@ -694,6 +793,28 @@ def test_sgd_is_caffes():
     np.testing.assert_allclose(v, want_v, rtol=1e-12, atol=1e-15)
 
 
+def test_nesterov_is_caffes_and_nesterovs():
+    """Caffe keeps the point that the classical form looks ahead to, theta + momentum * velocity,
+    and a velocity of the other sign."""
+    A, momentum, rate = np.diag([1.0, 10.0, 0.1]), 0.9, 0.05
+    w, v, clock = np.ones(3), np.zeros(3), new_clock()
+    theta, velocity = np.ones(3), np.zeros(3)
+    clock[RATE] = rate
+    for _ in range(20):
+        REFERENCE.nesterov_step(w, A @ w, v, np.array([[0, 3, 1, 1.0]]), clock, momentum, 0)
+        velocity = momentum * velocity - rate * A @ (theta + momentum * velocity)
+        theta = theta + velocity
+        np.testing.assert_allclose(w, theta + momentum * velocity, rtol=1e-12)
+        np.testing.assert_allclose(v, -velocity, rtol=1e-12)
+    held, g = w.copy(), randn(3)
+    clock[CLIP] = 0.5
+    REFERENCE.nesterov_step(w, g, v, np.array([[1, 2, 2, 3.0]]), clock, momentum, 0.1)
+    new = momentum * -velocity[1] + 2 * rate * (0.5 * g[1] + 0.3 * held[1])
+    want = held[1] - ((1 + momentum) * new - momentum * -velocity[1])
+    np.testing.assert_allclose(w, [held[0], want, held[2]], rtol=1e-12)
+    np.testing.assert_allclose(v, [-velocity[0], new, -velocity[2]], rtol=1e-12)
+
+
 def test_rmsprop_is_caffes():
     w, s, clock = randn(13), np.zeros(13), new_clock()
     want_w, want_s = w.copy(), s.copy()
@@ -718,6 +839,7 @@ def test_a_latched_clock_updates_nothing_and_stays(ops):
     before = ops.tohost(w), ops.tohost(v)
     segments = ops.asarray(SEGMENTS)
     ops.sgd_step(w, g, v, segments, clock, 0.9, 5e-4)
+    ops.nesterov_step(w, g, v, segments, clock, 0.9, 5e-4)
     ops.rmsprop_step(w, g, v, segments, clock, 0.9, 1e-8, 5e-4)
     ops.advance(clock, ops.asarray(np.array([0.1, 0.2])))
     np.testing.assert_array_equal(ops.tohost(w), before[0])
