@@ -1,63 +1,121 @@
-"""Which arguments of an operation are its results, for whoever stands between a caller and a
-device: the checks of device cuda.
+"""The table of operations: what has to be known of each before it is called, said once.
 
-Read next: kernels/cuda/arrays.py.
+Whoever stands between a caller and a device reads it: the checks of device cuda, the rounding of
+the reference, the arguments of benches and tests. What an operation computes: reference.py.
+
+Read next: reference.py.
 """
 
 from __future__ import annotations
 
-# Written whole, whatever stood there.
-WRITTEN = {
-    "batchnorm_forward": ("y", "mean", "rstd"),
-    "gather": ("x", "y"),
-    "softmax": ("prob",),
-    "softmax_loss_forward": ("prob",),
-    "hinge_loss_forward": ("prob",),
-    "squared_hinge_loss_forward": ("prob",),
-    "softmax_loss_backward": ("dscores",),
-    "hinge_loss_backward": ("dscores",),
-    "squared_hinge_loss_backward": ("dscores",),
-    "scale_backward": ("dx", "dscale", "dshift"),
-    "prelu_backward": ("dx", "dslope"),
-    "global_maxpool_forward": ("y", "which"),
-    "conv_backward_filter": ("dW", "db"),
-    "linear_backward_filter": ("dW", "db"),
-    "maxout_forward": ("y", "which"),
-    "maxpool_forward": ("y", "which"),
-    "maxout_pool_forward": ("y", "which"),
-    "maxout_pool_dropout_forward": ("y", "which"),
-    "concat_forward": (),
-    "add": ("y",),
-    "batchnorm_inference": ("y",),
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+ACTIVATION = "activation"           # float32 or, in bf16, bfloat16: all of a call alike
+# The arrays, by their names, which have one type in all operations but where one says otherwise.
+# An argument without a type is a number.
+DTYPES: dict[str, Any] = {
+    **dict.fromkeys("x y dx dy dW db dscale dshift dslope g a scores dscores".split(), ACTIVATION),
+    **dict.fromkeys("W b w v s mean rstd prob shift scale mean_image running_mean running_var"
+                    .split(), np.float32),
+    **dict.fromkeys("clock own rates segments".split(), np.float64),
+    **dict.fromkeys("labels order".split(), np.int32),
+    **dict.fromkeys("which images".split(), np.uint8)}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """arguments: in the order of the signature. dtypes: {array: its type}, see DTYPES.
+
+    written: results, written whole, whatever stood there. updated: read and written. partial:
+    written in part. elementwise: an element of a result depends on the same element of the
+    operands, so a result may be an operand's whole array; any other shares no memory."""
+
+    arguments: tuple[str, ...]
+    written: tuple[str, ...]
+    updated: tuple[str, ...]
+    partial: tuple[str, ...]
+    elementwise: bool
+    dtypes: dict[str, Any]
+
+    @property
+    def changed(self) -> set[str]:
+        """All arguments that it may change."""
+        return {*self.written, *self.updated, *self.partial}
+
+    def activation(self, name: str) -> bool:
+        """Whether argument `name` may be bfloat16."""
+        return self.dtypes.get(name) is ACTIVATION
+
+
+def _op(arguments: str, written: str = "", updated: str = "", partial: str = "",
+        elementwise: bool = False, **dtypes: Any) -> Operation:
+    names, known = tuple(arguments.split()), DTYPES | dtypes
+    return Operation(names, tuple(written.split()), tuple(updated.split()), tuple(partial.split()),
+                     elementwise, {name: known[name] for name in names if name in known})
+
+
+OPERATIONS = {
+    "conv_forward": _op("x W b y stride pad groups", "y"),
+    "conv_backward_data": _op("dy W dx stride pad groups", "dx"),
+    "conv_backward_filter": _op("x dy dW db stride pad groups", "dW db"),
+    "linear_forward": _op("x W b y", "y"),
+    "linear_backward_data": _op("dy W dx", "dx"),
+    "linear_backward_filter": _op("x dy dW db", "dW db"),
+    "maxout_forward": _op("x y which pieces", "y which"),
+    "maxout_backward": _op("dy which dx pieces", "dx"),
+    "maxpool_forward": _op("x y which size stride pad", "y which"),
+    "maxpool_backward": _op("dy which dx size stride pad", "dx"),
+    "maxout_pool_forward": _op("x y which pieces size stride", "y which"),
+    "maxout_pool_backward": _op("dy which dx pieces size stride", "dx"),
+    "maxout_pool_dropout_forward": _op("x y which pieces size stride drop seed layer clock",
+                                       "y which"),
+    "maxout_pool_dropout_backward": _op("dy which dx pieces size stride drop", "dx"),
+    "avgpool_forward": _op("x y size stride", "y"),
+    "avgpool_backward": _op("dy dx size stride", "dx"),
+    "global_maxpool_forward": _op("x y which", "y which", which=np.int32),
+    "global_maxpool_backward": _op("dy which dx", "dx", which=np.int32),
+    "global_avgpool_forward": _op("x y", "y"),
+    "global_avgpool_backward": _op("dy dx", "dx"),
+    "lrn_forward": _op("x y size alpha beta k", "y"),
+    "lrn_backward": _op("dy x dx size alpha beta k", "dx"),
+    "concat_forward": _op("x y first", partial="y"),
+    "concat_backward": _op("dy dx first", "dx"),
+    "leaky_forward": _op("x y slope", "y", elementwise=True),
+    "leaky_backward": _op("dy y dx slope", "dx", elementwise=True),
+    "prelu_forward": _op("x slope y", "y", slope=np.float32),
+    "prelu_backward": _op("dy x slope dx dslope", "dx dslope", slope=np.float32),
+    "tanh_forward": _op("x y", "y", elementwise=True),
+    "tanh_backward": _op("dy y dx", "dx", elementwise=True),
+    "sigmoid_forward": _op("x y", "y", elementwise=True),
+    "sigmoid_backward": _op("dy y dx", "dx", elementwise=True),
+    "dropout_forward": _op("x y drop seed layer clock", "y", elementwise=True),
+    "dropout_backward": _op("dy dx drop seed layer clock", "dx", elementwise=True),
+    "add": _op("a b y", "y", elementwise=True, b=ACTIVATION),
+    "batchnorm_forward": _op("x y mean rstd eps", "y mean rstd"),
+    "batchnorm_backward": _op("dy y rstd dx", "dx"),
+    "batchnorm_running": _op("mean rstd running_mean running_var weight count fraction eps clock",
+                             updated="running_mean running_var weight", weight=np.float32),
+    "batchnorm_inference": _op("x y running_mean running_var weight eps", "y", weight=np.float32),
+    "scale_forward": _op("x scale shift y", "y"),
+    "scale_backward": _op("dy x scale dx dscale dshift", "dx dscale dshift"),
+    "softmax": _op("scores prob", "prob"),
+    "softmax_loss_forward": _op("scores labels prob clock smoothing", "prob", "clock"),
+    "softmax_loss_backward": _op("prob labels dscores weight smoothing", "dscores"),
+    "hinge_loss_forward": _op("scores labels prob clock", "prob", "clock"),
+    "hinge_loss_backward": _op("scores labels dscores weight", "dscores"),
+    "squared_hinge_loss_forward": _op("scores labels prob clock", "prob", "clock"),
+    "squared_hinge_loss_backward": _op("scores labels dscores weight", "dscores"),
+    "variance": _op("x groups"),
+    "orthonormal": _op("rows cols key"),
+    "gather": _op("images labels shift scale mean_image order x y clock seed pad move mirror "
+                  "input_scale augment", "x y", y=np.int32),
+    "clip": _op("g limit clock", updated="clock"),
+    "sgd_step": _op("w g v segments clock momentum decay", updated="w v"),
+    "nesterov_step": _op("w g v segments clock momentum decay", updated="w v"),
+    "rmsprop_step": _op("w g s segments clock rho delta decay", updated="w s"),
+    "advance": _op("clock rates", updated="clock"),
+    "latch": _op("own clock", updated="own clock"),
 }
-# Read and written, or written in part.
-UPDATED = {
-    "concat_forward": ("y",),
-    "batchnorm_running": ("running_mean", "running_var", "weight"),
-    "softmax_loss_forward": ("clock",),
-    "hinge_loss_forward": ("clock",),
-    "squared_hinge_loss_forward": ("clock",),
-    "clip": ("clock",),
-    "sgd_step": ("w", "v"),
-    "nesterov_step": ("w", "v"),
-    "rmsprop_step": ("w", "s"),
-    "advance": ("clock",),
-    "latch": ("own", "clock"),
-}
-# Their result may be an operand's whole array.
-ELEMENTWISE = {"leaky_forward", "leaky_backward", "tanh_forward", "tanh_backward",
-               "sigmoid_forward", "sigmoid_backward", "dropout_forward", "dropout_backward", "add"}
-
-
-def written(name: str) -> tuple[str, ...]:
-    """The arguments that operation `name` writes whole."""
-    if name in WRITTEN:
-        return WRITTEN[name]
-    if name.endswith("_forward"):
-        return ("y",)
-    return ("dx",) if "_backward" in name else ()
-
-
-def changed(name: str) -> set[str]:
-    """All arguments that it may change."""
-    return {*written(name), *UPDATED.get(name, ())}

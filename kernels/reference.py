@@ -41,6 +41,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from kernels import philox
 from kernels.clock import (CLIP, CORRECT_SUM, FINITE, FIRST, LOSS, LOSS_SUM, NORM, RATE, SEEN,
                            STEP)
+from kernels.contract import OPERATIONS
 from kernels.orthonormal import orthonormal
 
 ALIGNMENT = 64                      # bytes: a cache line, and an AVX-512 register
@@ -50,33 +51,31 @@ FARTHEST = 1 << 20                  # the widest stride and padding of a convolu
 DROPPED = 255                       # in `which`: the number of no winner
 
 
-def rounds(*results: str):
+def rounds(operation):
     """Lets an operation, whose arrays are of one float dtype, take bfloat16 arrays beside float32.
 
-    Those are widened to float32, it runs, and the arrays named in `results` are rounded back, each
-    once. `W`, the float32 weights of a product, is rounded to bfloat16 beforehand: both operands
-    of a product are bfloat16, and the sum is not.
+    Those are widened to float32, it runs, and those that it may change (contract.py) are rounded
+    back, each once. `W`, the float32 weights of a matmul, is rounded to bfloat16 beforehand: both
+    operands of a matmul are bfloat16, and the sum is not.
     """
-    def wrap(operation):
-        signature = inspect.signature(operation)
+    signature, changed = inspect.signature(operation), OPERATIONS[operation.__name__].changed
 
-        @functools.wraps(operation)
-        def rounded(self, *values, **named):
-            if not any(map(_is_bfloat16, (*values, *named.values()))):
-                return operation(self, *values, **named)
-            named = signature.bind(self, *values, **named).arguments
-            del named["self"]
-            narrow = {name: value for name, value in named.items() if _is_bfloat16(value)}
-            if "W" in named:
-                named["W"] = named["W"].astype(bfloat16).astype(np.float32)
-            named |= {name: value.astype(np.float32) for name, value in narrow.items()}
-            found = operation(self, **named)
-            for name in narrow.keys() & set(results):
-                narrow[name][...] = named[name]
-            return found
+    @functools.wraps(operation)
+    def rounded(self, *values, **named):
+        if not any(map(_is_bfloat16, (*values, *named.values()))):
+            return operation(self, *values, **named)
+        named = signature.bind(self, *values, **named).arguments
+        del named["self"]
+        narrow = {name: value for name, value in named.items() if _is_bfloat16(value)}
+        if "W" in named:
+            named["W"] = named["W"].astype(bfloat16).astype(np.float32)
+        named |= {name: value.astype(np.float32) for name, value in narrow.items()}
+        returned = operation(self, **named)
+        for name in narrow.keys() & changed:
+            narrow[name][...] = named[name]
+        return returned
 
-        return rounded
-    return wrap
+    return rounded
 
 
 def _is_bfloat16(value) -> bool:
@@ -147,7 +146,7 @@ class NumpyOps:
 
     # -- convolution ------------------------------------------------------------------------------
 
-    @rounds("y")
+    @rounds
     def conv_forward(self, x, W, b, y, stride, pad, groups):
         """y[n,i,j,k] = b[k] + sum over r,s,c of x[n, i*stride+r-pad, j*stride+s-pad, c] W[k,r,s,c].
 
@@ -166,7 +165,7 @@ class NumpyOps:
         if b is not None:
             y += b
 
-    @rounds("dx")
+    @rounds
     def conv_backward_data(self, dy, W, dx, stride, pad, groups):
         """dx (N,H,W,C) from dy (N,Ho,Wo,K) and W (K,R,S,C/groups): each tap adds where it read."""
         _check_conv("conv_backward_data", dx, W, dy, stride, pad, groups)
@@ -184,7 +183,7 @@ class NumpyOps:
                     padded[:, rows, cols, inputs] += columns[:, :, :, r, s]
             dx[part] = padded[:, pad:pad + H, pad:pad + width]
 
-    @rounds("dW", "db")
+    @rounds
     def conv_backward_filter(self, x, dy, dW, db, stride, pad, groups):
         """dW (K,R,S,C/groups) and db (K,), or None, from x (N,H,W,C) and dy (N,Ho,Wo,K)."""
         _check_conv("conv_backward_filter", x, dW, dy, stride, pad, groups)
@@ -201,7 +200,7 @@ class NumpyOps:
 
     # -- fully connected --------------------------------------------------------------------------
 
-    @rounds("y")
+    @rounds
     def linear_forward(self, x, W, b, y):
         """y = x W' + b.  x (N,F)  W (K,F)  b (K,) or None  y (N,K)."""
         _check_linear("linear_forward", x, W, y)
@@ -209,13 +208,13 @@ class NumpyOps:
         if b is not None:
             y += b
 
-    @rounds("dx")
+    @rounds
     def linear_backward_data(self, dy, W, dx):
         """dx = dy W.  dy (N,K)  W (K,F)  dx (N,F)."""
         _check_linear("linear_backward_data", dx, W, dy)
         np.matmul(dy, W, out=dx)
 
-    @rounds("dW", "db")
+    @rounds
     def linear_backward_filter(self, x, dy, dW, db):
         """dW = dy' x and db = the column sums of dy.  x (N,F)  dy (N,K)  dW (K,F)  db (K,) or None.
         """
@@ -226,7 +225,7 @@ class NumpyOps:
 
     # -- maxout and pooling -----------------------------------------------------------------------
 
-    @rounds("y")
+    @rounds
     def maxout_forward(self, x, y, which, pieces):
         """y = the largest of the pieces, which = its number.  x (...,P*C)  y, which (...,C).
 
@@ -243,7 +242,7 @@ class NumpyOps:
             np.copyto(y, piece, where=larger)
             np.copyto(which, np.uint8(p), where=larger)
 
-    @rounds("dx")
+    @rounds
     def maxout_backward(self, dy, which, dx, pieces):
         """The piece that won receives dy, the others 0.  dy, which (...,C)  dx (...,P*C)."""
         _check_maxout("maxout_backward", dx, dy, pieces)
@@ -251,7 +250,7 @@ class NumpyOps:
         for p in range(pieces):
             dx[..., p * C:(p + 1) * C] = np.where(which == p, dy, 0)
 
-    @rounds("y")
+    @rounds
     def maxpool_forward(self, x, y, which, size, stride, pad):
         """The largest of each size x size window.  x (N,H,W,C)  y, which (N,Ho,Wo,C), uint8.
 
@@ -269,7 +268,7 @@ class NumpyOps:
             np.copyto(which[windows], np.uint8(r * size + s), where=larger)
             untouched[windows] = False
 
-    @rounds("dx")
+    @rounds
     def maxpool_backward(self, dy, which, dx, size, stride, pad):
         """Each dy is added where its window was won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,C)."""
         _check_pool("maxpool_backward", dx, dy, size, stride, pad)
@@ -278,7 +277,7 @@ class NumpyOps:
             windows, places = _clipped(r, s, dx, dy, stride, pad)
             dx[places] += np.where(which[windows] == r * size + s, dy[windows], 0)
 
-    @rounds("y")
+    @rounds
     def maxout_pool_forward(self, x, y, which, pieces, size, stride):
         """Max pooling of a maxout, in one: maxout_forward, then maxpool_forward without padding.
 
@@ -296,7 +295,7 @@ class NumpyOps:
             np.copyto(y[windows], value, where=larger)
             np.copyto(which[windows], np.uint8((r * size + s) * pieces + p), where=larger)
 
-    @rounds("dx")
+    @rounds
     def maxout_pool_backward(self, dy, which, dx, pieces, size, stride):
         """Each dy is added to the piece and place that won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,P*C).
         """
@@ -308,7 +307,7 @@ class NumpyOps:
             won = which[windows] == (r * size + s) * pieces + p
             dx[places][..., p * C:(p + 1) * C] += np.where(won, dy[windows], 0)
 
-    @rounds("y")
+    @rounds
     def maxout_pool_dropout_forward(self, x, y, which, pieces, size, stride, drop, seed, layer,
                                     clock):
         """Dropout of a max pooling of a maxout, in one: maxout_pool_forward, then dropout_forward.
@@ -323,7 +322,7 @@ class NumpyOps:
         y[...] = np.where(kept, y * (1 / (1 - drop)), 0)
         which[~kept] = DROPPED
 
-    @rounds("dx")
+    @rounds
     def maxout_pool_dropout_backward(self, dy, which, dx, pieces, size, stride, drop):
         """Each dy that was not dropped, times 1 / (1 - drop), is added to the piece and place that
         won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,P*C)."""
@@ -332,7 +331,7 @@ class NumpyOps:
         _check_drop(op, drop)
         self.maxout_pool_backward(dy * (1 / (1 - drop)), which, dx, pieces, size, stride)
 
-    @rounds("y")
+    @rounds
     def avgpool_forward(self, x, y, size, stride):
         """The mean of each size x size window.  x (N,H,W,C)  y (N,Ho,Wo,C).
 
@@ -346,7 +345,7 @@ class NumpyOps:
             y[windows] += x[places]
         y /= _window_sizes(x, y, size, stride)
 
-    @rounds("dx")
+    @rounds
     def avgpool_backward(self, dy, dx, size, stride):
         """Each place gets its share of every window that it is in.  dy (N,Ho,Wo,C)  dx (N,H,W,C).
         """
@@ -357,7 +356,7 @@ class NumpyOps:
             windows, places = _clipped(r, s, dx, dy, stride)
             dx[places] += share[windows]
 
-    @rounds("y")
+    @rounds
     def global_maxpool_forward(self, x, y, which):
         """The largest of each channel of an image.  x (N,H,W,C)  y, which (N,C), which int32.
 
@@ -367,19 +366,19 @@ class NumpyOps:
         which[...] = places.argmax(axis=1)
         y[...] = np.take_along_axis(places, which[:, None].astype(np.int64), 1)[:, 0]
 
-    @rounds("dx")
+    @rounds
     def global_maxpool_backward(self, dy, which, dx):
         """The place that won receives dy, the others 0.  dy, which (N,C)  dx (N,H,W,C)."""
         places = _places("global_maxpool_backward", dx, dy)
         won = which[:, None] == np.arange(places.shape[1])[:, None]
         dx[...] = np.where(won, dy[:, None], 0).reshape(dx.shape)
 
-    @rounds("y")
+    @rounds
     def global_avgpool_forward(self, x, y):
         """The mean of each channel of an image.  x (N,H,W,C)  y (N,C)."""
         y[...] = _places("global_avgpool_forward", x, y).mean(axis=1, dtype=np.float64)
 
-    @rounds("dx")
+    @rounds
     def global_avgpool_backward(self, dy, dx):
         """Each of the H W places gets the same share.  dy (N,C)  dx (N,H,W,C)."""
         count = _places("global_avgpool_backward", dx, dy).shape[1]
@@ -387,7 +386,7 @@ class NumpyOps:
 
     # -- normalisation across channels, and concatenation -----------------------------------------
 
-    @rounds("y")
+    @rounds
     def lrn_forward(self, x, y, size, alpha, beta, k):
         """y = x / S^beta, S = k + alpha / size * (sum of x^2 over `size` channels around its own).
 
@@ -397,7 +396,7 @@ class NumpyOps:
         _check_lrn("lrn_forward", x, y, size, alpha, k)
         y[...] = x * _lrn_sums(x, size, alpha, k) ** -beta
 
-    @rounds("dx")
+    @rounds
     def lrn_backward(self, dy, x, dx, size, alpha, beta, k):
         """dx = dy / S^beta - 2 alpha beta / size * x * (sum over channels of dy x / S^(beta + 1)).
 
@@ -420,19 +419,19 @@ class NumpyOps:
 
     # -- activations ------------------------------------------------------------------------------
 
-    @rounds("y")
+    @rounds
     def leaky_forward(self, x, y, slope):
         """y = x where x > 0, else slope * x. ReLU has slope 0, the paper's VLReLU 0.333."""
         _check("leaky_forward", y, x.shape)
         y[...] = np.where(x > 0, x, slope * x)
 
-    @rounds("dx")
+    @rounds
     def leaky_backward(self, dy, y, dx, slope):
         """dx = dy where y > 0, else slope * dy: the sign of y is that of x, as slope >= 0."""
         _check("leaky_backward", dx, y.shape)
         dx[...] = np.where(y > 0, dy, slope * dy)
 
-    @rounds("y")
+    @rounds
     def prelu_forward(self, x, slope, y):
         """y = x where x > 0, else slope * x, with a slope for each channel.  x (...,C)  slope (C,).
 
@@ -441,7 +440,7 @@ class NumpyOps:
         _check_channels("prelu_forward", x, (y,), slope)
         y[...] = np.where(x > 0, x, slope * x)
 
-    @rounds("dx", "dslope")
+    @rounds
     def prelu_backward(self, dy, x, slope, dx, dslope):
         """dx = dy where x > 0, else slope * dy; dslope (C,) = the sums of dy * x where x <= 0.
 
@@ -452,26 +451,26 @@ class NumpyOps:
             dx[...] = np.where(x > 0, dy, slope * dy)
         dslope[...] = _channel_sums(np.where(x > 0, 0, dy * x))
 
-    @rounds("y")
+    @rounds
     def tanh_forward(self, x, y):
         """y = tanh(x)."""
         _check("tanh_forward", y, x.shape)
         np.tanh(x, out=y)
 
-    @rounds("dx")
+    @rounds
     def tanh_backward(self, dy, y, dx):
         """dx = dy * (1 - y^2)."""
         _check("tanh_backward", dx, y.shape)
         np.multiply(dy, 1 - y * y, out=dx)
 
-    @rounds("y")
+    @rounds
     def sigmoid_forward(self, x, y):
         """y = 1 / (1 + exp(-x)), written with exp(-|x|), which can't overflow."""
         _check("sigmoid_forward", y, x.shape)
         small = np.exp(-np.abs(x))
         np.divide(np.where(x >= 0, 1, small), 1 + small, out=y)
 
-    @rounds("dx")
+    @rounds
     def sigmoid_backward(self, dy, y, dx):
         """dx = dy * y * (1 - y)."""
         _check("sigmoid_backward", dx, y.shape)
@@ -479,7 +478,7 @@ class NumpyOps:
 
     # -- dropout and sum --------------------------------------------------------------------------
 
-    @rounds("y")
+    @rounds
     def dropout_forward(self, x, y, drop, seed, layer, clock):
         """Inverted dropout: an element is dropped with probability `drop`, the kept are scaled by
         1 / (1 - drop), so that evaluation needs no scaling.
@@ -495,7 +494,7 @@ class NumpyOps:
         """The same mask, computed again from the same counters, applied to dy."""
         self.dropout_forward(dy, dx, drop, seed, layer, clock)
 
-    @rounds("y")
+    @rounds
     def add(self, a, b, y):
         """y = a + b: the sum of a residual connection, and of the gradients of a fork."""
         _check("add", y, a.shape)
@@ -503,7 +502,7 @@ class NumpyOps:
 
     # -- batch normalisation ----------------------------------------------------------------------
 
-    @rounds("y")
+    @rounds
     def batchnorm_forward(self, x, y, mean, rstd, eps):
         """y = (x - mean) * rstd with the statistics of this batch, per channel (last axis).
 
@@ -517,7 +516,7 @@ class NumpyOps:
         rstd[...] = 1 / np.sqrt(_channel_sums(y * y) / count + eps)
         y *= rstd
 
-    @rounds("dx")
+    @rounds
     def batchnorm_backward(self, dy, y, rstd, dx):
         """dx = rstd * (dy - mean(dy) - y * mean(dy * y)), means per channel."""
         _check("batchnorm_backward", dx, y.shape)
@@ -541,7 +540,7 @@ class NumpyOps:
             running *= fraction
             running += value
 
-    @rounds("y")
+    @rounds
     def batchnorm_inference(self, x, y, running_mean, running_var, weight, eps):
         """y = (x - mean) / sqrt(variance + eps) with the running sums divided by weight (1,)."""
         _check("batchnorm_inference", y, x.shape)
@@ -551,7 +550,7 @@ class NumpyOps:
         np.subtract(x, mean, out=y)
         y *= 1 / np.sqrt(variance + eps)
 
-    @rounds("y")
+    @rounds
     def scale_forward(self, x, scale, shift, y):
         """y = x * scale + shift, both per channel: what batch normalisation may learn besides.
 
@@ -560,7 +559,7 @@ class NumpyOps:
         _check_channels("scale_forward", x, (y,), scale, shift)
         y[...] = x * scale + shift
 
-    @rounds("dx", "dscale", "dshift")
+    @rounds
     def scale_backward(self, dy, x, scale, dx, dscale, dshift):
         """dx = dy * scale; dscale (C,) = the sums of dy * x, dshift (C,) = those of dy.
 
@@ -574,14 +573,14 @@ class NumpyOps:
 
     # -- losses -----------------------------------------------------------------------------------
 
-    @rounds()
+    @rounds
     def softmax(self, scores, prob):
         """prob[n] = exp(scores[n]) / its sum, both (N,K)."""
         _check("softmax", prob, scores.shape)
         np.exp(scores - scores.max(axis=1, keepdims=True), out=prob)
         prob /= prob.sum(axis=1, keepdims=True)
 
-    @rounds()
+    @rounds
     def softmax_loss_forward(self, scores, labels, prob, clock, smoothing=0.0):
         """The loss, the sum over k of -target[k] log prob[n,k], averaged over the images with a
         label.
@@ -604,7 +603,7 @@ class NumpyOps:
         losses = np.log(np.exp(shifted).sum(axis=1)) - wanted
         _record(scores, labels, losses, clock)
 
-    @rounds("dscores")
+    @rounds
     def softmax_loss_backward(self, prob, labels, dscores, weight, smoothing=0.0):
         """dscores = weight * (prob - target) / the number of images with a label; 0 in padding
         rows."""
@@ -616,7 +615,7 @@ class NumpyOps:
         count = max(_seen(labels), 1)
         dscores[...] = np.where(labels[:, None] >= 0, weight * (prob - target) / count, 0)
 
-    @rounds()
+    @rounds
     def hinge_loss_forward(self, scores, labels, prob, clock):
         """Caffe's L1 hinge, one class against all: the sum over k of max(0, 1 - t s[n,k]).
 
@@ -627,7 +626,7 @@ class NumpyOps:
         prob[...] = margins
         _record(scores, labels, prob.sum(axis=1), clock)
 
-    @rounds("dscores")
+    @rounds
     def hinge_loss_backward(self, scores, labels, dscores, weight):
         """dscores = -t * weight / the number of images with a label where 1 - t s > 0, else 0; 0 in
         padding rows."""
@@ -635,7 +634,7 @@ class NumpyOps:
         violated = (margins > 0) & (labels[:, None] >= 0)
         dscores[...] = np.where(violated, -t * (weight / max(_seen(labels), 1)), 0)
 
-    @rounds()
+    @rounds
     def squared_hinge_loss_forward(self, scores, labels, prob, clock):
         """Caffe's L2 hinge, the sum over k of max(0, 1 - t s[n,k])^2; else as hinge_loss_forward.
         """
@@ -643,7 +642,7 @@ class NumpyOps:
         prob[...] = margins * margins
         _record(scores, labels, prob.sum(axis=1), clock)
 
-    @rounds("dscores")
+    @rounds
     def squared_hinge_loss_backward(self, scores, labels, dscores, weight):
         """dscores = -2 t max(0, 1 - t s) * weight / the number of images with a label; 0 in padding
         rows."""
@@ -691,7 +690,7 @@ class NumpyOps:
 
     # -- data -------------------------------------------------------------------------------------
 
-    @rounds("x")
+    @rounds
     def gather(self, images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
                mirror, input_scale, augment):
         """The next batch of a resident data set: cropped, mirrored and normalised.
@@ -740,7 +739,7 @@ class NumpyOps:
 
     # -- optimisation -----------------------------------------------------------------------------
 
-    @rounds()
+    @rounds
     def clip(self, g, limit, clock):
         """Measure the whole gradient: clock[NORM] = |g|, clock[CLIP] = min(1, limit / |g|).
 
@@ -753,7 +752,7 @@ class NumpyOps:
         if not math.isfinite(norm):
             clock[FINITE] = 0.0
 
-    @rounds()
+    @rounds
     def sgd_step(self, w, g, v, segments, clock, momentum, decay):
         """Caffe's SGD: v = momentum * v + rate * g', w = w - v, with g' = CLIP * g + decay * w.
 
@@ -765,7 +764,7 @@ class NumpyOps:
             v[part] = momentum * v[part] + rate * step
             w[part] -= v[part]
 
-    @rounds()
+    @rounds
     def nesterov_step(self, w, g, v, segments, clock, momentum, decay):
         """Caffe's Nesterov momentum: v' = momentum * v + rate * g', the velocity of sgd_step, but
         w = w - ((1 + momentum) * v' - momentum * v). Sutskever et al., "On the importance of
@@ -776,7 +775,7 @@ class NumpyOps:
             w[part] -= (1 + momentum) * velocity - momentum * v[part]
             v[part] = velocity
 
-    @rounds()
+    @rounds
     def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):
         """Caffe's RMSProp: s = rho * s + (1-rho) * g'^2, w = w - rate * g' / (sqrt(s) + delta)."""
         for part, rate, step in _updates(w, g, segments, clock, decay):

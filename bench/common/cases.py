@@ -9,7 +9,6 @@ reads it again.
 Read next: bench/common/calls.py, which calls an operation with them.
 """
 
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,16 +18,12 @@ from ml_dtypes import bfloat16
 
 from bench.common.ours import moved
 from kernels.clock import FIRST, RATE, STEP, new_clock
+from kernels.contract import OPERATIONS, Operation
 from kernels.philox import WEIGHTS
 from kernels.reference import NumpyOps
 
 SEED = 1
 ARENA = (2_739_960, 2_742_102)      # of FitNet-4: where the biases begin, and its end
-# Bfloat16 where the precision is bf16; `b` is one as an operand of `add`, not as a bias.
-NARROW = {"x", "y", "dx", "dy", "dW", "db", "g", "a", "scores", "dscores"}
-# Read and written, so that their bytes count twice.
-UPDATED = {"sgd_step": ("w", "v"), "rmsprop_step": ("w", "s"),
-           "batchnorm_running": ("running_mean", "running_var", "weight")}
 REFERENCE = NumpyOps()
 
 
@@ -53,9 +48,9 @@ class Case:
     make: Callable[[], dict]
     flops: float | None = None
 
-    def narrow(self, name: str) -> bool:
-        """Whether argument `name` is bfloat16 in precision bf16, where it is a float array."""
-        return name in NARROW or (self.op, name) == ("add", "b")
+    @property
+    def contract(self) -> Operation:
+        return OPERATIONS[self.op]
 
     def arguments(self, precision: str, peers: bool = False) -> dict:
         """{name: host array or number} in the order of the signature, float32 and, where the
@@ -63,11 +58,11 @@ class Case:
         their rounding is no difference. peers: also the arguments that only a peer needs."""
         found = {}
         for name, value in self.make().items():
-            if name not in signature(self.op) and not peers:
+            if name not in self.contract.arguments and not peers:
                 continue
             value = value.array() if isinstance(value, Out) else value
             if precision == "bf16" and getattr(value, "dtype", None) == np.float32:
-                if self.narrow(name):
+                if self.contract.activation(name):
                     value = value.astype(bfloat16)
                 elif name == "W":
                     value = value.astype(bfloat16).astype(np.float32)
@@ -76,18 +71,14 @@ class Case:
 
     def has(self, precision: str) -> bool:
         """Whether the operation is another one in this precision."""
-        return precision == "fp32" or any(map(self.narrow, signature(self.op)))
+        return precision == "fp32" or any(map(self.contract.activation, self.contract.arguments))
 
     def bytes(self, arguments: dict) -> int:
         """What must move at least: every array read once or written once, or both."""
         if self.op == "orthonormal":
             return 4 * arguments["rows"] * arguments["cols"]
-        again = sum(arguments[name].nbytes for name in UPDATED.get(self.op, ()))
+        again = sum(arguments[name].nbytes for name in self.contract.updated)
         return moved(self.op, list(arguments.values())) + again
-
-
-def signature(op: str) -> list[str]:
-    return list(inspect.signature(getattr(NumpyOps, op)).parameters)[1:]
 
 
 def randn(*shape: int) -> np.ndarray:

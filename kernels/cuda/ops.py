@@ -24,7 +24,7 @@ from ml_dtypes import bfloat16
 
 from kernels import reference
 from kernels.cuda import orthonormal
-from kernels.cuda.arrays import REAL, checked
+from kernels.cuda.arrays import checked
 from kernels.cuda.conv import Convolutions
 from kernels.cuda.graph import Captured
 from kernels.cuda.launch import MOST_BLOCKS, THREADS, Launcher, blocks_for
@@ -146,20 +146,20 @@ class CudaOps(NumpyOps):
 
     # -- convolution ------------------------------------------------------------------------------
 
-    @checked()
+    @checked
     def conv_forward(self, x, W, b, y, stride, pad, groups):
         reference._check_conv("conv_forward", x, W, y, stride, pad, groups)
         reference._check("conv_forward", b, (len(W),))
         if len(x):
             self._convolutions.forward(x, self._rounded(W, x), b, y, stride, pad, groups)
 
-    @checked()
+    @checked
     def conv_backward_data(self, dy, W, dx, stride, pad, groups):
         reference._check_conv("conv_backward_data", dx, W, dy, stride, pad, groups)
         if len(dx):
             self._convolutions.backward_data(dy, self._rounded(W, dy), dx, stride, pad, groups)
 
-    @checked()
+    @checked
     def conv_backward_filter(self, x, dy, dW, db, stride, pad, groups):
         reference._check_conv("conv_backward_filter", x, dW, dy, stride, pad, groups)
         reference._check("conv_backward_filter", db, (len(dW),))
@@ -190,24 +190,24 @@ class CudaOps(NumpyOps):
     # -- fully connected --------------------------------------------------------------------------
     # cuDNN's convolution of images of one pixel.
 
-    @checked()
+    @checked
     def linear_forward(self, x, W, b, y):
         reference._check_linear("linear_forward", x, W, y)
         self.conv_forward(_pixels(x), _pixels(W), b, _pixels(y), 1, 0, 1)
 
-    @checked()
+    @checked
     def linear_backward_data(self, dy, W, dx):
         reference._check_linear("linear_backward_data", dx, W, dy)
         self.conv_backward_data(_pixels(dy), _pixels(W), _pixels(dx), 1, 0, 1)
 
-    @checked()
+    @checked
     def linear_backward_filter(self, x, dy, dW, db):
         reference._check_linear("linear_backward_filter", x, dW, dy)
         self.conv_backward_filter(_pixels(x), _pixels(dy), _pixels(dW), db, 1, 0, 1)
 
     # -- maxout and pooling -----------------------------------------------------------------------
 
-    @checked()
+    @checked
     def maxout_forward(self, x, y, which, pieces):
         reference._check_maxout("maxout_forward", x, y, pieces)
         reference._check("maxout_forward", which, y.shape)
@@ -215,7 +215,7 @@ class CudaOps(NumpyOps):
         self.launch("maxout", "maxout_forward", x.dtype, _vectors(y), x, y, which,
                     y.size // max(C, 1), C, pieces)
 
-    @checked()
+    @checked
     def maxout_backward(self, dy, which, dx, pieces):
         reference._check_maxout("maxout_backward", dx, dy, pieces)
         reference._check("maxout_backward", which, dy.shape)
@@ -223,7 +223,7 @@ class CudaOps(NumpyOps):
         self.launch("maxout", "maxout_backward", dx.dtype, _vectors(dy), dy, which, dx,
                     dy.size // max(C, 1), C, pieces)
 
-    @checked()
+    @checked
     def maxpool_forward(self, x, y, which, size, stride, pad):
         reference._check_pool("maxpool_forward", x, y, size, stride, pad)
         reference._check("maxpool_forward", which, y.shape)
@@ -231,24 +231,24 @@ class CudaOps(NumpyOps):
         self.launch("maxpool", "maxpool_forward", x.dtype, _vectors(y, 1 << team), x, y, which,
                     *_windows(x, y), size, stride, pad, team)
 
-    @checked()
+    @checked
     def maxpool_backward(self, dy, which, dx, size, stride, pad):
         reference._check_pool("maxpool_backward", dx, dy, size, stride, pad)
         reference._check("maxpool_backward", which, dy.shape)
         self.launch("maxpool", "maxpool_backward", dx.dtype, _spread(dx, dy, size, stride), dy,
                     which, dx, *_windows(dx, dy), size, stride, pad)
 
-    @checked()
+    @checked
     def maxout_pool_forward(self, x, y, which, pieces, size, stride):
         reference._check_maxout_pool("maxout_pool_forward", x, y, pieces, size, stride)
         self._maxout_pool("maxout_pool_forward", x, y, which, pieces, size, stride)
 
-    @checked()
+    @checked
     def maxout_pool_backward(self, dy, which, dx, pieces, size, stride):
         reference._check_maxout_pool("maxout_pool_backward", dx, dy, pieces, size, stride)
         self._maxout_unpool("maxout_pool_backward", dy, which, dx, pieces, size, stride)
 
-    @checked()
+    @checked
     def maxout_pool_dropout_forward(self, x, y, which, pieces, size, stride, drop, seed, layer,
                                     clock):
         name = "maxout_pool_dropout_forward"
@@ -256,7 +256,7 @@ class CudaOps(NumpyOps):
         self._maxout_pool(name, x, y, which, pieces, size, stride, *_dropout(drop, seed, layer),
                           clock)
 
-    @checked()
+    @checked
     def maxout_pool_dropout_backward(self, dy, which, dx, pieces, size, stride, drop):
         name = "maxout_pool_dropout_backward"
         reference._check_maxout_pool(name, dx, dy, pieces, size, stride, reference.DROPPED)
@@ -274,14 +274,14 @@ class CudaOps(NumpyOps):
         self.launch("maxout_pool", name, dx.dtype, _spread(dx, dy, size, stride), dy, which, dx,
                     *_windows(dx, dy), pieces, size, stride, *factor)
 
-    @checked()
+    @checked
     def avgpool_forward(self, x, y, size, stride):
         reference._check_average("avgpool_forward", x, y, size, stride)
         team = _team(size)
         self.launch("avgpool", "avgpool_forward", x.dtype, _vectors(y, 1 << team), x, y,
                     *_windows(x, y), size, stride, team)
 
-    @checked()
+    @checked
     def avgpool_backward(self, dy, dx, size, stride):
         reference._check_average("avgpool_backward", dx, dy, size, stride)
         self.launch("avgpool", "avgpool_backward", dx.dtype, _spread(dx, dy, size, stride), dy, dx,
@@ -289,14 +289,14 @@ class CudaOps(NumpyOps):
 
     # -- normalisation across channels, and concatenation -----------------------------------------
 
-    @checked()
+    @checked
     def lrn_forward(self, x, y, size, alpha, beta, k):
         reference._check_lrn("lrn_forward", x, y, size, alpha, k)
         C = x.shape[-1]
         self.launch("lrn", "lrn_forward", x.dtype, _vectors(x), x, y, x.size, C, min(size // 2, C),
                     alpha / size, float(beta), float(k))
 
-    @checked()
+    @checked
     def lrn_backward(self, dy, x, dx, size, alpha, beta, k):
         reference._check_lrn("lrn_backward", x, dx, size, alpha, k)
         reference._check("lrn_backward", dy, x.shape)
@@ -310,13 +310,13 @@ class CudaOps(NumpyOps):
                     self._room(8 * parts * share), parts, share, x.size, C, min(size // 2, C),
                     alpha / size, float(beta), float(k), 2 * alpha / size * beta)
 
-    @checked()
+    @checked
     def concat_forward(self, x, y, first):
         reference._channels("concat_forward", x, y, first)
         self.launch("concat", "concat_forward", x.dtype, _vectors(x), x, y, x.size, x.shape[-1],
                     y.shape[-1], first)
 
-    @checked()
+    @checked
     def concat_backward(self, dy, dx, first):
         reference._channels("concat_backward", dx, dy, first)
         self.launch("concat", "concat_backward", dx.dtype, _vectors(dx), dy, dx, dx.size,
@@ -324,31 +324,31 @@ class CudaOps(NumpyOps):
 
     # -- activations ------------------------------------------------------------------------------
 
-    @checked()
+    @checked
     def leaky_forward(self, x, y, slope):
         self._elementwise("leaky_forward", x, y, float(slope))
 
-    @checked()
+    @checked
     def leaky_backward(self, dy, y, dx, slope):
         self._elementwise("leaky_backward", dy, y, dx, float(slope))
 
-    @checked()
+    @checked
     def tanh_forward(self, x, y):
         self._elementwise("tanh_forward", x, y)
 
-    @checked()
+    @checked
     def tanh_backward(self, dy, y, dx):
         self._elementwise("tanh_backward", dy, y, dx)
 
-    @checked()
+    @checked
     def sigmoid_forward(self, x, y):
         self._elementwise("sigmoid_forward", x, y)
 
-    @checked()
+    @checked
     def sigmoid_backward(self, dy, y, dx):
         self._elementwise("sigmoid_backward", dy, y, dx)
 
-    @checked(b=REAL)
+    @checked
     def add(self, a, b, y):
         self._elementwise("add", a, b, y)
 
@@ -361,19 +361,19 @@ class CudaOps(NumpyOps):
 
     # -- dropout ----------------------------------------------------------------------------------
 
-    @checked()
+    @checked
     def dropout_forward(self, x, y, drop, seed, layer, clock):
         reference._check("dropout_forward", y, x.shape)
         self.launch("dropout", "dropout", x.dtype, _vectors(x), x, y, x.size,
                     *_dropout(drop, seed, layer), clock)
 
-    @checked()
+    @checked
     def dropout_backward(self, dy, dx, drop, seed, layer, clock):
         self.dropout_forward(dy, dx, drop, seed, layer, clock)
 
     # -- batch normalisation ----------------------------------------------------------------------
 
-    @checked()
+    @checked
     def batchnorm_forward(self, x, y, mean, rstd, eps):
         reference._check("batchnorm_forward", y, x.shape)
         _check_channels("batchnorm_forward", x, mean, rstd)
@@ -385,7 +385,7 @@ class CudaOps(NumpyOps):
                     rows, C, height, parts, float(eps))
         self.launch("batchnorm", "batchnorm_forward", x.dtype, blocks, x, y, mean, rstd, *shape)
 
-    @checked()
+    @checked
     def batchnorm_backward(self, dy, y, rstd, dx):
         reference._check("batchnorm_backward", dx, y.shape)
         reference._check("batchnorm_backward", dy, y.shape)
@@ -400,7 +400,7 @@ class CudaOps(NumpyOps):
         self.launch("batchnorm", "batchnorm_backward", y.dtype, blocks, dy, y, rstd, means, dx,
                     *shape)
 
-    @checked()
+    @checked
     def batchnorm_running(self, mean, rstd, running_mean, running_var, weight, count, fraction,
                           eps, clock):
         for array in (rstd, running_mean, running_var):
@@ -409,7 +409,7 @@ class CudaOps(NumpyOps):
         self.launch("batchnorm", "batchnorm_running", np.float32, blocks_for(C), mean, rstd,
                     running_mean, running_var, weight, C, count, float(fraction), float(eps), clock)
 
-    @checked()
+    @checked
     def batchnorm_inference(self, x, y, running_mean, running_var, weight, eps):
         reference._check("batchnorm_inference", y, x.shape)
         for array in (running_mean, running_var):
@@ -420,24 +420,24 @@ class CudaOps(NumpyOps):
 
     # -- losses -----------------------------------------------------------------------------------
 
-    @checked()
+    @checked
     def softmax(self, scores, prob):
         N, K = _classes("softmax", scores, prob)
         self.launch("loss", "softmax", scores.dtype, blocks_for(32 * N), scores, prob, N, K)
 
-    @checked()
+    @checked
     def softmax_loss_forward(self, scores, labels, prob, clock):
         self._loss("softmax_loss_forward", scores, labels, prob, clock)
 
-    @checked()
+    @checked
     def softmax_loss_backward(self, prob, labels, dscores, weight):
         self._dscores("softmax_loss_backward", prob, labels, dscores, weight)
 
-    @checked()
+    @checked
     def hinge_loss_forward(self, scores, labels, prob, clock):
         self._loss("hinge_loss_forward", scores, labels, prob, clock)
 
-    @checked()
+    @checked
     def hinge_loss_backward(self, scores, labels, dscores, weight):
         self._dscores("hinge_loss_backward", scores, labels, dscores, weight)
 
@@ -457,7 +457,7 @@ class CudaOps(NumpyOps):
 
     # -- statistics and initialisation ------------------------------------------------------------
 
-    @checked()
+    @checked
     def variance(self, x, groups):
         channels = x.shape[-1]
         if groups < 1 or channels % groups:
@@ -481,7 +481,7 @@ class CudaOps(NumpyOps):
 
     # -- data -------------------------------------------------------------------------------------
 
-    @checked(y=np.int32)
+    @checked
     def gather(self, images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
                mirror, input_scale, augment):
         N, H, W, C = x.shape
@@ -504,18 +504,18 @@ class CudaOps(NumpyOps):
 
     # -- optimisation -----------------------------------------------------------------------------
 
-    @checked()
+    @checked
     def clip(self, g, limit, clock):
         parts = min(blocks_for(-(-g.size // 32)), MOST_PARTS)
         room = self._room(8 * parts)
         self.launch("optimizer", "clip_sums", g.dtype, parts, g, room, g.size)
         self.launch("optimizer", "clip_merge", g.dtype, 1, room, parts, float(limit), clock)
 
-    @checked()
+    @checked
     def sgd_step(self, w, g, v, segments, clock, momentum, decay):
         self._update("sgd_step", w, g, v, segments, clock, float(momentum), float(decay))
 
-    @checked()
+    @checked
     def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):
         self._update("rmsprop_step", w, g, s, segments, clock, float(rho), float(delta),
                      float(decay))
@@ -526,13 +526,13 @@ class CudaOps(NumpyOps):
         self.launch("optimizer", name, g.dtype, blocks_for(-(-w.size // 16)), w, g, state, segments,
                     clock, w.size, len(segments), *numbers, self._fault)
 
-    @checked()
+    @checked
     def advance(self, clock, rates):
         if len(rates) == 0:
             raise ValueError("advance: the table of rates is empty")
         self.launch("clock", "advance", np.float32, 1, clock, rates, len(rates), self._fault)
 
-    @checked()
+    @checked
     def latch(self, own, clock):
         self.launch("clock", "latch", np.float32, 1, own, clock)
 

@@ -16,7 +16,6 @@ import sys
 
 import pytest
 from helpers.devices import DEVICES, double_environment
-from helpers.op_cases import OPERATIONS
 
 from bench import report
 from bench.common.calls import called, errors, widened
@@ -27,6 +26,7 @@ from bench.gpu import goals as gpu_goals
 from bench.gpu import kernels as gpu_kernels
 from bench.gpu import sanitizer as gpu_sanitizer
 from bench.gpu.timer import Deadline, Timer
+from kernels.contract import OPERATIONS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TORCH = importlib.util.find_spec("torch") is not None

@@ -14,17 +14,17 @@ import sys
 import numpy as np
 import pytest
 from helpers.devices import DEVICES
-from helpers.op_cases import OPERATIONS
 
 from bench import kernels as bench
 from bench import report
 from bench.common.calls import LIMIT, called, difference, widened
-from bench.common.cases import REFERENCE, Case, cases, signature
+from bench.common.cases import REFERENCE, Case, cases
 from bench.common.contest import THREADS, Contestant, Setting
 from engine.cli.command import run_command
 from engine.errors import RunError
 from kernels import DeviceError, ops_for
 from kernels.clock import LOSS, NORM
+from kernels.contract import OPERATIONS
 from kernels.reference import NumpyOps
 
 SMALL = cases(small=True)
@@ -53,7 +53,7 @@ def test_operations_without_a_narrow_argument_are_timed_once():
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: f"{case.op} {case.text}")
 def test_arguments_are_the_signatures_and_always_the_same(case):
     first, again = case.arguments("fp32"), case.arguments("fp32")
-    assert list(first) == signature(case.op)
+    assert list(first) == list(case.contract.arguments)
     for name, value in first.items():
         np.testing.assert_array_equal(value, again[name])
         assert not isinstance(value, np.ndarray) or value.dtype != np.float64 or name in (
@@ -107,7 +107,7 @@ def changed(op: str, change):
     """The reference, with something done to the arguments of one operation after it."""
     def wrong(self, *arguments):
         found = getattr(NumpyOps, op)(self, *arguments)
-        change(dict(zip(signature(op), arguments)))
+        change(dict(zip(OPERATIONS[op].arguments, arguments)))
         return found
 
     return type("Wrong", (NumpyOps,), {op: wrong})()

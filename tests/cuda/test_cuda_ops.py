@@ -12,9 +12,10 @@ import inspect
 import numpy as np
 import pytest
 from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, device_run, on_device
-from helpers.op_cases import CASES, HELPERS, OPERATIONS
+from helpers.op_cases import CASES, METHODS
 from ml_dtypes import bfloat16
 
+from kernels.contract import OPERATIONS
 from kernels.reference import NumpyOps
 
 EVERY = [(name, number) for name in OPERATIONS for number in range(len(CASES[name]))]
@@ -33,7 +34,7 @@ def test_agrees_with_the_reference_in_bf16(cuda_ops, name, number, place):
 
 
 def test_signatures_are_the_references(cuda_ops):
-    for name in [*OPERATIONS, *HELPERS]:
+    for name in METHODS:
         assert (inspect.signature(getattr(type(cuda_ops), name)).parameters
                 == inspect.signature(getattr(NumpyOps, name)).parameters), name
 

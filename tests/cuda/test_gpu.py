@@ -21,7 +21,7 @@ from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, on_device
 from helpers.cuda_training import compare_reports, device, distance, run, stop_after, ten_steps
 from helpers.devices import ROOT, double_environment
 from helpers.nets import tiny
-from helpers.op_cases import CASES, OPERATIONS
+from helpers.op_cases import CASES
 from helpers.runs import assert_same_run
 from ml_dtypes import bfloat16
 
@@ -34,6 +34,7 @@ from engine.net import Net
 from engine.run import checkpoint
 from engine.train import main
 from kernels import cuda
+from kernels.contract import OPERATIONS
 from kernels.philox import WEIGHTS
 from models import NETS, Model, build
 

@@ -8,15 +8,14 @@ untouched.
 Read next: tests/run/test_nonfinite_runs.py.
 """
 
-import inspect
-
 import numpy as np
 import pytest
 from helpers.devices import DEVICES
-from helpers.op_cases import CASES, OPERATIONS, WIDE, arguments
+from helpers.op_cases import CASES, arguments
 from ml_dtypes import bfloat16
 
 from kernels.clock import FINITE
+from kernels.contract import ACTIVATION, OPERATIONS
 from kernels.reference import NumpyOps
 
 REFERENCE = NumpyOps()
@@ -188,10 +187,10 @@ REFUSED = {("batchnorm_inference", "weight")}  # a ValueError: there are no stat
 def float_inputs(name):
     """[(case, argument)]: every array of floats that is read, of up to 100,000 elements and with
     results to show it."""
-    keys = list(inspect.signature(getattr(NumpyOps, name)).parameters)[1:]
+    contract = OPERATIONS[name]
     return [(number, key) for number, case in enumerate(CASES[name])
-            for key, value in zip(keys, case, strict=True)
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and key not in WIDE
+            for key, value in zip(contract.arguments, case, strict=True)
+            if isinstance(value, np.ndarray) and contract.dtypes[key] in (np.float32, ACTIVATION)
             and 0 < value.size <= 100_000 and (name, key) not in REFUSED
             and not (isinstance(case[0], np.ndarray) and not len(case[0]))]
 

@@ -11,19 +11,12 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from kernels.clock import CLIP, FINITE, FIRST, RATE, SIZE, STEP, new_clock
+from kernels.contract import ACTIVATION, OPERATIONS
 from kernels.reference import NumpyOps
 
 REFERENCE = NumpyOps()
-
-# tests/kernels/test_reference.py has them
-HELPERS = {"empty", "zeros", "asarray", "constant", "tohost", "synchronize", "plans", "prefer",
-           "captured"}
-OPERATIONS = [name for name, _ in inspect.getmembers(NumpyOps, inspect.isfunction)
-              if not name.startswith("_") and name not in HELPERS]
-WIDE = {"clock", "own", "segments", "rates"}  # float64 on every device
-# Bfloat16 where precision is bf16; `b` is one as an operand of `add`, not as a bias.
-NARROW = {"x", "y", "dx", "dy", "dW", "db", "g", "a", "scores", "dscores", "dscale", "dshift",
-          "dslope"}
+METHODS = [name for name, _ in inspect.getmembers(NumpyOps, inspect.isfunction)
+           if not name.startswith("_")]
 SEED = 2 ** 63 + 5
 
 
@@ -285,17 +278,17 @@ def off_alignment(values):
 
 def arguments(name, number, dtype):
     """{argument: value} of a case, new arrays, float arrays in `dtype`; with dtype bfloat16 those
-    that NARROW names, the others float32."""
+    that may be it, the others float32."""
     result = {}
-    for key, value in zip(list(inspect.signature(getattr(NumpyOps, name)).parameters)[1:],
-                          CASES[name][number], strict=True):
+    contract = OPERATIONS[name]
+    for key, value in zip(contract.arguments, CASES[name][number], strict=True):
         if isinstance(value, Out):
             fill = np.nan if value.dtype == np.float32 else 251
             value = np.full(value.shape, fill, value.dtype)
         if isinstance(value, np.ndarray):
-            if value.dtype.kind == "f" and key not in WIDE:
-                narrow = key in NARROW or (name, key) == ("add", "b")
-                value = value.astype(np.float32 if dtype == bfloat16 and not narrow else dtype)
+            if contract.dtypes[key] in (np.float32, ACTIVATION):
+                narrow = dtype != bfloat16 or contract.activation(key)
+                value = value.astype(dtype if narrow else np.float32)
             value = off_alignment(value)
         result[key] = value
     return result

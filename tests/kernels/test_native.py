@@ -21,12 +21,13 @@ import numpy as np
 import pytest
 from helpers.devices import DEVICES
 from helpers.length import often
-from helpers.op_cases import CASES, OPERATIONS, REFERENCE, Out, arguments, clock, randn, run, which
+from helpers.op_cases import CASES, REFERENCE, Out, arguments, clock, randn, run, which
 from helpers.tolerances import assert_close
 from ml_dtypes import bfloat16
 
 from kernels import philox
 from kernels.clock import NORM, STEP
+from kernels.contract import OPERATIONS
 
 DEVICE = next((ops for ops in DEVICES if ops.name == "cpu"), None)
 pytestmark = pytest.mark.skipif(DEVICE is None, reason="device cpu does not work on this machine")

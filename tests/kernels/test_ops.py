@@ -22,11 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from helpers.devices import DEVICES
-from helpers.op_cases import CASES, HELPERS, OPERATIONS, REFERENCE, arguments, clock, run
+from helpers.op_cases import CASES, METHODS, REFERENCE, arguments, clock, run
 from helpers.tolerances import assert_close
 from ml_dtypes import bfloat16
 
 from kernels import DeviceError, ops_for
+from kernels.contract import OPERATIONS
 from kernels.reference import NumpyOps
 
 DEVICE = next((ops for ops in DEVICES if ops.name == "cpu"), None)
@@ -46,7 +47,7 @@ def test_every_operation_has_a_case(name):
 
 @needs_cpu
 def test_signatures_are_the_references():
-    for name in [*OPERATIONS, *HELPERS]:
+    for name in METHODS:
         assert (inspect.signature(getattr(type(DEVICE), name))
                 == inspect.signature(getattr(NumpyOps, name))), name
 
