@@ -17,6 +17,7 @@ from math import prod
 import numpy as np
 
 from engine.errors import InputError
+from kernels import checks
 
 
 class Layer:
@@ -201,8 +202,7 @@ def pooled(name: str, space, size: int, stride: int, pad: int = 0) -> tuple[int,
     H, W = space
     if min(H, W) + 2 * pad < size:
         raise InputError(f"{name}: a {H}x{W} input is smaller than the {size}x{size} window")
-    counts = [(n, -(-(n + 2 * pad - size) // stride) + 1) for n in (H, W)]
-    return tuple(count - ((count - 1) * stride >= n + pad) for n, count in counts)
+    return checks.pooled(H, size, stride, pad), checks.pooled(W, size, stride, pad)
 
 
 class Elementwise(Layer):

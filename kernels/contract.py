@@ -16,13 +16,12 @@ import numpy as np
 ACTIVATION = "activation"           # float32 or, in bf16, bfloat16: all of a call alike
 # The arrays, by their names, which have one type in all operations but where one says otherwise.
 # An argument without a type is a number.
-DTYPES: dict[str, Any] = {
-    **dict.fromkeys("x y dx dy dW db dscale dshift dslope g a scores dscores".split(), ACTIVATION),
-    **dict.fromkeys("W b w v s mean rstd prob shift scale mean_image running_mean running_var"
-                    .split(), np.float32),
-    **dict.fromkeys("clock own rates segments".split(), np.float64),
-    **dict.fromkeys("labels order".split(), np.int32),
-    **dict.fromkeys("which images".split(), np.uint8)}
+DTYPES: dict[str, Any] = {name: dtype for dtype, names in (
+    (ACTIVATION, "x y dx dy dW db dscale dshift dslope g a scores dscores"),
+    (np.float32, "W b w v s mean rstd prob shift scale mean_image running_mean running_var"),
+    (np.float64, "clock own rates segments"),
+    (np.int32, "labels order"),
+    (np.uint8, "which images")) for name in names.split()}
 
 
 @dataclass(frozen=True)

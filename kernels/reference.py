@@ -38,17 +38,14 @@ import numpy as np
 from ml_dtypes import bfloat16
 from numpy.lib.stride_tricks import sliding_window_view
 
-from kernels import philox
-from kernels.clock import (CLIP, CORRECT_SUM, FINITE, FIRST, LOSS, LOSS_SUM, NORM, RATE, SEEN,
-                           STEP)
+from kernels import checks, philox
+from kernels.clock import CLIP, CORRECT_SUM, FINITE, FIRST, LOSS, LOSS_SUM, NORM, RATE, SEEN, STEP
 from kernels.contract import OPERATIONS
 from kernels.orthonormal import orthonormal
 
 ALIGNMENT = 64                      # bytes: a cache line, and an AVX-512 register
 COLUMN_BYTES = 32 << 20             # the windows of a convolution that are unfolded at one time
 TILE = 1 << 16                      # elements of a tile of `variance`: in float64 it fits the cache
-FARTHEST = 1 << 20                  # the widest stride and padding of a convolution
-DROPPED = 255                       # in `which`: the number of no winner
 
 
 def rounds(operation):
@@ -154,7 +151,7 @@ class NumpyOps:
         b may be None: no bias. Group g reads the g-th block of input channels and writes the g-th
         block of outputs. It is a cross-correlation: the filter isn't flipped.
         """
-        _check_conv("conv_forward", x, W, y, stride, pad, groups)
+        checks.conv("conv_forward", x, W, y, stride, pad, groups)
         K, R, S, C = W.shape
         for part in _parts(y, R * S * C):
             windows = _windows(x[part], R, S, stride, pad)                  # (n,Ho,Wo,R,S,C*groups)
@@ -168,7 +165,7 @@ class NumpyOps:
     @rounds
     def conv_backward_data(self, dy, W, dx, stride, pad, groups):
         """dx (N,H,W,C) from dy (N,Ho,Wo,K) and W (K,R,S,C/groups): each tap adds where it read."""
-        _check_conv("conv_backward_data", dx, W, dy, stride, pad, groups)
+        checks.conv("conv_backward_data", dx, W, dy, stride, pad, groups)
         K, R, S, C = W.shape
         _, H, width, channels = dx.shape
         _, Ho, Wo, _ = dy.shape
@@ -186,7 +183,7 @@ class NumpyOps:
     @rounds
     def conv_backward_filter(self, x, dy, dW, db, stride, pad, groups):
         """dW (K,R,S,C/groups) and db (K,), or None, from x (N,H,W,C) and dy (N,Ho,Wo,K)."""
-        _check_conv("conv_backward_filter", x, dW, dy, stride, pad, groups)
+        checks.conv("conv_backward_filter", x, dW, dy, stride, pad, groups)
         K, R, S, C = dW.shape
         dW[...] = 0
         for part in _parts(dy, R * S * C):
@@ -203,7 +200,7 @@ class NumpyOps:
     @rounds
     def linear_forward(self, x, W, b, y):
         """y = x W' + b.  x (N,F)  W (K,F)  b (K,) or None  y (N,K)."""
-        _check_linear("linear_forward", x, W, y)
+        checks.linear("linear_forward", x, W, y)
         np.matmul(x, W.T, out=y)
         if b is not None:
             y += b
@@ -211,14 +208,14 @@ class NumpyOps:
     @rounds
     def linear_backward_data(self, dy, W, dx):
         """dx = dy W.  dy (N,K)  W (K,F)  dx (N,F)."""
-        _check_linear("linear_backward_data", dx, W, dy)
+        checks.linear("linear_backward_data", dx, W, dy)
         np.matmul(dy, W, out=dx)
 
     @rounds
     def linear_backward_filter(self, x, dy, dW, db):
         """dW = dy' x and db = the column sums of dy.  x (N,F)  dy (N,K)  dW (K,F)  db (K,) or None.
         """
-        _check_linear("linear_backward_filter", x, dW, dy)
+        checks.linear("linear_backward_filter", x, dW, dy)
         np.matmul(dy.T, x, out=dW)
         if db is not None:
             db[...] = _channel_sums(dy)
@@ -232,7 +229,7 @@ class NumpyOps:
         Piece-major: channel p*C + c of x is piece p of channel c. which is uint8, so P <= 256.
         Goodfellow et al., "Maxout networks" (2013).
         """
-        _check_maxout("maxout_forward", x, y, pieces)
+        checks.maxout("maxout_forward", x, y, pieces)
         C = y.shape[-1]
         y[...] = x[..., :C]
         which[...] = 0
@@ -245,7 +242,7 @@ class NumpyOps:
     @rounds
     def maxout_backward(self, dy, which, dx, pieces):
         """The piece that won receives dy, the others 0.  dy, which (...,C)  dx (...,P*C)."""
-        _check_maxout("maxout_backward", dx, dy, pieces)
+        checks.maxout("maxout_backward", dx, dy, pieces)
         C = dy.shape[-1]
         for p in range(pieces):
             dx[..., p * C:(p + 1) * C] = np.where(which == p, dy, 0)
@@ -258,7 +255,7 @@ class NumpyOps:
         would start beyond the image, in the padding. A window is clipped to the image: padding
         never wins. which = r * size + s, the place in the unclipped window, so size <= 16.
         """
-        _check_pool("maxpool_forward", x, y, size, stride, pad)
+        checks.maxpool("maxpool_forward", x, y, size, stride, pad)
         y[...], which[...] = 0, 0
         untouched = np.ones((1, *y.shape[1:3], 1), bool)
         for r, s in np.ndindex(size, size):
@@ -271,7 +268,7 @@ class NumpyOps:
     @rounds
     def maxpool_backward(self, dy, which, dx, size, stride, pad):
         """Each dy is added where its window was won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,C)."""
-        _check_pool("maxpool_backward", dx, dy, size, stride, pad)
+        checks.maxpool("maxpool_backward", dx, dy, size, stride, pad)
         dx[...] = 0
         for r, s in np.ndindex(size, size):
             windows, places = _clipped(r, s, dx, dy, stride, pad)
@@ -284,7 +281,7 @@ class NumpyOps:
         x (N,H,W,P*C)  y, which (N,Ho,Wo,C). which = place * P + piece, place as in maxpool_forward:
         a byte, so P * size^2 <= 256.
         """
-        _check_maxout_pool("maxout_pool_forward", x, y, pieces, size, stride)
+        checks.maxout_pool("maxout_pool_forward", x, y, pieces, size, stride)
         C = y.shape[-1]
         _, places = _clipped(0, 0, x, y, stride)
         y[...], which[...] = x[places][..., :C], 0
@@ -299,7 +296,7 @@ class NumpyOps:
     def maxout_pool_backward(self, dy, which, dx, pieces, size, stride):
         """Each dy is added to the piece and place that won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,P*C).
         """
-        _check_maxout_pool("maxout_pool_backward", dx, dy, pieces, size, stride)
+        checks.maxout_pool("maxout_pool_backward", dx, dy, pieces, size, stride)
         C = dy.shape[-1]
         dx[...] = 0
         for r, s, p in np.ndindex(size, size, pieces):
@@ -315,20 +312,20 @@ class NumpyOps:
         Arguments and results as in those two, but which = 255 where the element was dropped, so
         that backward draws no words: P * size^2 <= 255.
         """
-        _check_maxout_pool("maxout_pool_dropout_forward", x, y, pieces, size, stride, DROPPED)
-        kept = _kept("maxout_pool_dropout_forward", y.size, drop, seed, layer, clock)
-        kept = kept.reshape(y.shape)
+        op = "maxout_pool_dropout_forward"
+        checks.maxout_pool(op, x, y, pieces, size, stride, checks.DROPPED)
+        kept = _kept(op, y.size, drop, seed, layer, clock).reshape(y.shape)
         self.maxout_pool_forward(x, y, which, pieces, size, stride)
         y[...] = np.where(kept, y * (1 / (1 - drop)), 0)
-        which[~kept] = DROPPED
+        which[~kept] = checks.DROPPED
 
     @rounds
     def maxout_pool_dropout_backward(self, dy, which, dx, pieces, size, stride, drop):
         """Each dy that was not dropped, times 1 / (1 - drop), is added to the piece and place that
         won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,P*C)."""
         op = "maxout_pool_dropout_backward"
-        _check_maxout_pool(op, dx, dy, pieces, size, stride, DROPPED)
-        _check_drop(op, drop)
+        checks.maxout_pool(op, dx, dy, pieces, size, stride, checks.DROPPED)
+        checks.drop(op, drop)
         self.maxout_pool_backward(dy * (1 / (1 - drop)), which, dx, pieces, size, stride)
 
     @rounds
@@ -338,7 +335,7 @@ class NumpyOps:
         Sizes and clipping as in maxpool_forward without padding: the mean is that of the places
         inside the image, as in Caffe, whose divisor counts the places in image and padding.
         """
-        _check_average("avgpool_forward", x, y, size, stride)
+        checks.avgpool("avgpool_forward", x, y, size, stride)
         y[...] = 0
         for r, s in np.ndindex(size, size):
             windows, places = _clipped(r, s, x, y, stride)
@@ -349,7 +346,7 @@ class NumpyOps:
     def avgpool_backward(self, dy, dx, size, stride):
         """Each place gets its share of every window that it is in.  dy (N,Ho,Wo,C)  dx (N,H,W,C).
         """
-        _check_average("avgpool_backward", dx, dy, size, stride)
+        checks.avgpool("avgpool_backward", dx, dy, size, stride)
         share = dy / _window_sizes(dx, dy, size, stride)
         dx[...] = 0
         for r, s in np.ndindex(size, size):
@@ -362,26 +359,26 @@ class NumpyOps:
 
         which = h * W + w, the winner's place.
         """
-        places = _places("global_maxpool_forward", x, y)
+        places = checks.places("global_maxpool_forward", x, y)
         which[...] = places.argmax(axis=1)
         y[...] = np.take_along_axis(places, which[:, None].astype(np.int64), 1)[:, 0]
 
     @rounds
     def global_maxpool_backward(self, dy, which, dx):
         """The place that won receives dy, the others 0.  dy, which (N,C)  dx (N,H,W,C)."""
-        places = _places("global_maxpool_backward", dx, dy)
+        places = checks.places("global_maxpool_backward", dx, dy)
         won = which[:, None] == np.arange(places.shape[1])[:, None]
         dx[...] = np.where(won, dy[:, None], 0).reshape(dx.shape)
 
     @rounds
     def global_avgpool_forward(self, x, y):
         """The mean of each channel of an image.  x (N,H,W,C)  y (N,C)."""
-        y[...] = _places("global_avgpool_forward", x, y).mean(axis=1, dtype=np.float64)
+        y[...] = checks.places("global_avgpool_forward", x, y).mean(axis=1, dtype=np.float64)
 
     @rounds
     def global_avgpool_backward(self, dy, dx):
         """Each of the H W places gets the same share.  dy (N,C)  dx (N,H,W,C)."""
-        count = _places("global_avgpool_backward", dx, dy).shape[1]
+        count = checks.places("global_avgpool_backward", dx, dy).shape[1]
         dx[...] = (dy / count)[:, None, None]
 
     # -- normalisation across channels, and concatenation -----------------------------------------
@@ -393,7 +390,7 @@ class NumpyOps:
         Local response normalisation across channels (Krizhevsky et al. 2012, with Caffe's division
         of alpha by size); x, y (...,C). size is odd; channels that do not exist add nothing.
         """
-        _check_lrn("lrn_forward", x, y, size, alpha, k)
+        checks.lrn("lrn_forward", x, y, size, alpha, k)
         y[...] = x * _lrn_sums(x, size, alpha, k) ** -beta
 
     @rounds
@@ -402,8 +399,8 @@ class NumpyOps:
 
         S is computed again from x: that is fewer bytes than keeping it would move.
         """
-        _check_lrn("lrn_backward", x, dx, size, alpha, k)
-        _check("lrn_backward", dy, x.shape)
+        checks.lrn("lrn_backward", x, dx, size, alpha, k)
+        checks.shape("lrn_backward", dy, x.shape)
         sums = _lrn_sums(x, size, alpha, k)
         power = sums ** -beta
         dx[...] = dy * power
@@ -411,24 +408,24 @@ class NumpyOps:
 
     def concat_forward(self, x, y, first):
         """Copy x (...,C) to channels first .. first + C - 1 of y; its others stay as they are."""
-        y[..., _channels("concat_forward", x, y, first)] = x
+        y[..., checks.concat("concat_forward", x, y, first)] = x
 
     def concat_backward(self, dy, dx, first):
         """dx (...,C) = channels first .. first + C - 1 of dy."""
-        dx[...] = dy[..., _channels("concat_backward", dx, dy, first)]
+        dx[...] = dy[..., checks.concat("concat_backward", dx, dy, first)]
 
     # -- activations ------------------------------------------------------------------------------
 
     @rounds
     def leaky_forward(self, x, y, slope):
         """y = x where x > 0, else slope * x. ReLU has slope 0, the paper's VLReLU 0.333."""
-        _check("leaky_forward", y, x.shape)
+        checks.shape("leaky_forward", y, x.shape)
         y[...] = np.where(x > 0, x, slope * x)
 
     @rounds
     def leaky_backward(self, dy, y, dx, slope):
         """dx = dy where y > 0, else slope * dy: the sign of y is that of x, as slope >= 0."""
-        _check("leaky_backward", dx, y.shape)
+        checks.shape("leaky_backward", dx, y.shape)
         dx[...] = np.where(y > 0, dy, slope * dy)
 
     @rounds
@@ -437,7 +434,7 @@ class NumpyOps:
 
         He et al., "Delving deep into rectifiers" (2015).
         """
-        _check_channels("prelu_forward", x, (y,), slope)
+        checks.channels("prelu_forward", x, (y,), slope)
         y[...] = np.where(x > 0, x, slope * x)
 
     @rounds
@@ -446,7 +443,7 @@ class NumpyOps:
 
         dx may be None: of the first layer.
         """
-        _check_channels("prelu_backward", x, (dy, dx), slope, dslope)
+        checks.channels("prelu_backward", x, (dy, dx), slope, dslope)
         if dx is not None:
             dx[...] = np.where(x > 0, dy, slope * dy)
         dslope[...] = _channel_sums(np.where(x > 0, 0, dy * x))
@@ -454,26 +451,26 @@ class NumpyOps:
     @rounds
     def tanh_forward(self, x, y):
         """y = tanh(x)."""
-        _check("tanh_forward", y, x.shape)
+        checks.shape("tanh_forward", y, x.shape)
         np.tanh(x, out=y)
 
     @rounds
     def tanh_backward(self, dy, y, dx):
         """dx = dy * (1 - y^2)."""
-        _check("tanh_backward", dx, y.shape)
+        checks.shape("tanh_backward", dx, y.shape)
         np.multiply(dy, 1 - y * y, out=dx)
 
     @rounds
     def sigmoid_forward(self, x, y):
         """y = 1 / (1 + exp(-x)), written with exp(-|x|), which can't overflow."""
-        _check("sigmoid_forward", y, x.shape)
+        checks.shape("sigmoid_forward", y, x.shape)
         small = np.exp(-np.abs(x))
         np.divide(np.where(x >= 0, 1, small), 1 + small, out=y)
 
     @rounds
     def sigmoid_backward(self, dy, y, dx):
         """dx = dy * y * (1 - y)."""
-        _check("sigmoid_backward", dx, y.shape)
+        checks.shape("sigmoid_backward", dx, y.shape)
         np.multiply(dy, y * (1 - y), out=dx)
 
     # -- dropout and sum --------------------------------------------------------------------------
@@ -486,7 +483,7 @@ class NumpyOps:
         Element i of the flat array is dropped where word i % 4 of the counter (index i // 4, step
         clock[STEP], DROPOUT << 16 | layer) is less than floor(drop * 2**32). Nothing is stored.
         """
-        _check("dropout_forward", y, x.shape)
+        checks.shape("dropout_forward", y, x.shape)
         kept = _kept("dropout", x.size, drop, seed, layer, clock).reshape(x.shape)
         y[...] = np.where(kept, x * (1 / (1 - drop)), 0)
 
@@ -497,7 +494,7 @@ class NumpyOps:
     @rounds
     def add(self, a, b, y):
         """y = a + b: the sum of a residual connection, and of the gradients of a fork."""
-        _check("add", y, a.shape)
+        checks.shape("add", y, a.shape)
         np.add(a, b, out=y)
 
     # -- batch normalisation ----------------------------------------------------------------------
@@ -509,7 +506,7 @@ class NumpyOps:
         mean, rstd (C,) are written; rstd = 1 / sqrt(biased variance + eps). No scale and shift, as
         in the Caffe of the paper. Ioffe and Szegedy, "Batch normalization" (2015).
         """
-        _check("batchnorm_forward", y, x.shape)
+        checks.batchnorm("batchnorm_forward", x, (y,), mean, rstd)
         count = x.size // x.shape[-1]
         mean[...] = _channel_sums(x) / count
         np.subtract(x, mean, out=y)
@@ -519,7 +516,7 @@ class NumpyOps:
     @rounds
     def batchnorm_backward(self, dy, y, rstd, dx):
         """dx = rstd * (dy - mean(dy) - y * mean(dy * y)), means per channel."""
-        _check("batchnorm_backward", dx, y.shape)
+        checks.batchnorm("batchnorm_backward", y, (dy, dx), rstd)
         count = y.size // y.shape[-1]
         along = (_channel_sums(dy * y) / count).astype(y.dtype)
         level = (_channel_sums(dy) / count).astype(y.dtype)
@@ -543,7 +540,7 @@ class NumpyOps:
     @rounds
     def batchnorm_inference(self, x, y, running_mean, running_var, weight, eps):
         """y = (x - mean) / sqrt(variance + eps) with the running sums divided by weight (1,)."""
-        _check("batchnorm_inference", y, x.shape)
+        checks.shape("batchnorm_inference", y, x.shape)
         if not weight[0] > 0:
             raise ValueError("batchnorm: no running statistics yet; train at least one step first")
         mean, variance = running_mean / weight[0], running_var / weight[0]
@@ -556,7 +553,7 @@ class NumpyOps:
 
         x (...,C)  scale, shift (C,).
         """
-        _check_channels("scale_forward", x, (y,), scale, shift)
+        checks.channels("scale_forward", x, (y,), scale, shift)
         y[...] = x * scale + shift
 
     @rounds
@@ -565,7 +562,7 @@ class NumpyOps:
 
         dx may be None: of the first layer.
         """
-        _check_channels("scale_backward", x, (dy, dx), scale, dscale, dshift)
+        checks.channels("scale_backward", x, (dy, dx), scale, dscale, dshift)
         if dx is not None:
             dx[...] = dy * scale
         dscale[...] = _channel_sums(dy * x)
@@ -576,7 +573,7 @@ class NumpyOps:
     @rounds
     def softmax(self, scores, prob):
         """prob[n] = exp(scores[n]) / its sum, both (N,K)."""
-        _check("softmax", prob, scores.shape)
+        checks.shape("softmax", prob, scores.shape)
         np.exp(scores - scores.max(axis=1, keepdims=True), out=prob)
         prob /= prob.sum(axis=1, keepdims=True)
 
@@ -592,8 +589,8 @@ class NumpyOps:
         score of an image with a label, that isn't finite latches clock[FINITE] to 0 and adds
         nothing.
         """
-        _check_labels("softmax_loss_forward", labels, scores)
-        _check_smoothing("softmax_loss_forward", smoothing)
+        checks.labels("softmax_loss_forward", labels, scores)
+        checks.smoothing("softmax_loss_forward", smoothing)
         self.softmax(scores, prob)
         shifted = scores - scores.max(axis=1, keepdims=True)
         truth = np.take_along_axis(shifted, np.maximum(labels, 0)[:, None].astype(np.int64), 1)
@@ -607,9 +604,9 @@ class NumpyOps:
     def softmax_loss_backward(self, prob, labels, dscores, weight, smoothing=0.0):
         """dscores = weight * (prob - target) / the number of images with a label; 0 in padding
         rows."""
-        _check("softmax_loss_backward", dscores, prob.shape)
-        _check_labels("softmax_loss_backward", labels, prob)
-        _check_smoothing("softmax_loss_backward", smoothing)
+        checks.shape("softmax_loss_backward", dscores, prob.shape)
+        checks.labels("softmax_loss_backward", labels, prob)
+        checks.smoothing("softmax_loss_backward", smoothing)
         onehot = labels[:, None] == np.arange(prob.shape[1])
         target = ((1 - smoothing) * onehot + smoothing / prob.shape[1]).astype(prob.dtype)
         count = max(_seen(labels), 1)
@@ -659,11 +656,8 @@ class NumpyOps:
         read of x: mean and sum of squared deviations (M2) of a tile in float64, merged in order.
         Chan, Golub and LeVeque, "Updating formulae ... for computing sample variances" (1979).
         """
+        checks.variance(x, groups)
         channels = x.shape[-1]
-        if groups < 1 or channels % groups:
-            raise ValueError(f"variance: {channels} channels do not split into {groups} groups")
-        if x.size == 0:
-            raise ValueError(f"variance: x {x.shape} has no elements")
         rows = x.reshape(-1, groups, channels // groups)
         height = max(1, TILE // channels)
         count, mean, M2 = 0, np.zeros(groups), np.zeros(groups)
@@ -705,10 +699,7 @@ class NumpyOps:
         pad - move + (w0 * (2 move + 1) >> 32), at the column likewise from w1, and is mirrored
         where `mirror` and the top bit of w2 are set. Without, it is the middle. move <= pad.
         """
-        _check("gather", x, (order.shape[1], *images.shape[1:]))
-        _check("gather", mean_image, (x.shape[1] + 2 * pad, x.shape[2] + 2 * pad, x.shape[3]))
-        if not 0 <= move <= pad:
-            raise ValueError(f"gather: move {move} must lie in 0 .. pad = {pad}")
+        checks.gather(images, mean_image, order, x, pad, move)
         step = int(clock[STEP])
         row = step - int(clock[FIRST])
         if not 0 <= row < len(order):
@@ -787,8 +778,7 @@ class NumpyOps:
 
         rates (S+1,) float64 starts at clock[FIRST]; past its end the last rate stays.
         """
-        if len(rates) == 0:
-            raise ValueError("advance: the table of rates is empty")
+        checks.rates(rates)
         if clock[FINITE] == 0:
             return
         step, first = int(clock[STEP]) + 1, int(clock[FIRST])
@@ -804,7 +794,7 @@ class NumpyOps:
         own[FINITE] = 1.0
 
 
-# -- memory and checks ----------------------------------------------------------------------------
+# -- memory ---------------------------------------------------------------------------------------
 
 def _aligned(allocate, shape, dtype) -> np.ndarray:
     shape = (shape,) if np.ndim(shape) == 0 else tuple(shape)
@@ -813,136 +803,6 @@ def _aligned(allocate, shape, dtype) -> np.ndarray:
     raw = allocate(size + ALIGNMENT, np.uint8)
     offset = -raw.ctypes.data % ALIGNMENT
     return raw[offset:offset + size].view(dtype).reshape(shape)
-
-
-def _check(op: str, array, shape) -> None:
-    if array.shape != tuple(shape):
-        raise ValueError(f"{op}: the buffer is {array.shape}, but its shape must be {tuple(shape)}")
-
-
-def _check_conv(op, x, W, y, stride, pad, groups) -> None:
-    N, H, width, channels = x.shape
-    K, R, S, C = W.shape
-    if channels < 1 or K < 1:
-        raise ValueError(f"{op}: {channels} inputs and {K} outputs; both must be at least 1")
-    if not 1 <= stride <= FARTHEST:
-        raise ValueError(f"{op}: stride {stride} is not in 1 .. {FARTHEST}")
-    if not 0 <= pad <= FARTHEST:
-        raise ValueError(f"{op}: pad {pad} is not in 0 .. {FARTHEST}")
-    if groups < 1 or channels != C * groups or K % groups:
-        raise ValueError(f"{op}: {channels} inputs and {K} outputs do not split into {groups} "
-                         f"groups of {C} inputs")
-    if R < 1 or S < 1 or H + 2 * pad < R or width + 2 * pad < S:
-        raise ValueError(f"{op}: a filter of {R} x {S} does not fit into {H} x {width} with pad "
-                         f"{pad}")
-    _check(op, y, (N, (H + 2 * pad - R) // stride + 1, (width + 2 * pad - S) // stride + 1, K))
-
-
-def _check_linear(op, x, W, y) -> None:
-    N, F = x.shape
-    K = len(W)
-    if F < 1 or K < 1:
-        raise ValueError(f"{op}: {F} inputs and {K} outputs; both must be at least 1")
-    _check(op, W, (K, F))
-    _check(op, y, (N, K))
-
-
-def _check_maxout(op, x, y, pieces) -> None:
-    if not 1 <= pieces <= 256 or x.shape[-1] % pieces:
-        raise ValueError(f"{op}: {x.shape[-1]} channels do not split into {pieces} pieces "
-                         "(1 .. 256)")
-    _check(op, y, (*x.shape[:-1], x.shape[-1] // pieces))
-
-
-def _check_pool(op, x, y, size, stride, pad) -> None:
-    if not 1 <= size <= 16 or not 1 <= stride <= size:
-        raise ValueError(f"{op}: window {size}, stride {stride}; a window is 1 .. 16 wide and its "
-                         "stride is no wider, or places would be skipped")
-    if not 0 <= pad < size:
-        raise ValueError(f"{op}: pad {pad} is not in 0 .. {size - 1}; a window of {size} could lie "
-                         "in the padding alone")
-    _check_windows(op, x, y, size, stride, pad)
-
-
-def _check_average(op, x, y, size, stride) -> None:
-    if not 1 <= stride <= size:
-        raise ValueError(f"{op}: window {size}, stride {stride}; a stride is 1 or more and no "
-                         "wider than its window, or places would be skipped")
-    _check_windows(op, x, y, size, stride, 0)
-
-
-def _check_windows(op, x, y, size, stride, pad) -> None:
-    N, H, width, C = x.shape
-    if size > H + 2 * pad or size > width + 2 * pad:
-        raise ValueError(f"{op}: a window of {size} does not fit into {H} x {width} with pad "
-                         f"{pad}")
-    _check(op, y, (N, *(_pooled(n, size, stride, pad) for n in (H, width)), C))
-
-
-def _pooled(length, size, stride, pad) -> int:
-    """How many windows an axis has: Caffe's ceiling, and none that starts beyond the image."""
-    count = -(-(length + 2 * pad - size) // stride) + 1
-    return count - ((count - 1) * stride >= length + pad)
-
-
-def _check_maxout_pool(op, x, y, pieces, size, stride, most=256) -> None:
-    """most: numbers that a winner may have."""
-    if not 1 <= pieces * size * size <= most or x.shape[-1] % pieces:
-        raise ValueError(f"{op}: {x.shape[-1]} channels, {pieces} pieces, a window of {size} x "
-                         f"{size}: the pieces must divide the channels, and a byte must hold the "
-                         "winner's number" + ", and 255 marks what is dropped" * (most == DROPPED))
-    _check_pool(op, x[..., :x.shape[-1] // pieces], y, size, stride, 0)
-
-
-def _check_drop(op, drop) -> None:
-    if not 0 <= drop < 1:
-        raise ValueError(f"{op}: {drop} is not a probability of dropping in [0, 1)")
-
-
-def _places(op, x, y):
-    """x (N,H,W,C) as (N, H*W, C), checked, for y (N,C)."""
-    N, H, width, C = x.shape
-    if not 1 <= H * width < 1 << 31:
-        raise ValueError(f"{op}: an image of {H} x {width} has no place, or more than 2^31")
-    _check(op, y, (N, C))
-    return x.reshape(N, H * width, C)
-
-
-def _check_channels(op, x, results, *channels) -> None:
-    """results: of the shape of x, or None; channels: (C,)."""
-    for array in filter(lambda array: array is not None, results):
-        _check(op, array, x.shape)
-    for array in channels:
-        _check(op, array, x.shape[-1:])
-
-
-def _check_smoothing(op, smoothing) -> None:
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"{op}: smoothing {smoothing} is not a share in [0, 1)")
-
-
-def _check_lrn(op, x, y, size, alpha, k) -> None:
-    if size < 1 or size % 2 == 0:
-        raise ValueError(f"{op}: size {size}; the channels around one are an odd number")
-    if not (0 <= alpha < math.inf and 0 < k < math.inf):
-        raise ValueError(f"{op}: alpha {alpha:g}, k {k:g}; alpha must be 0 or more and k above 0, "
-                         "or the sum could be 0")
-    _check(op, y, x.shape)
-
-
-def _channels(op, part, whole, first) -> slice:
-    """The channels of `whole` that `part` is, checked."""
-    C = part.shape[-1]
-    if first < 0 or first + C > whole.shape[-1]:
-        raise ValueError(f"{op}: {C} channels from {first} on are not among {whole.shape[-1]}")
-    _check(op, part, (*whole.shape[:-1], C))
-    return slice(first, first + C)
-
-
-def _check_labels(op, labels, scores) -> None:
-    _check(op, labels, scores.shape[:1])
-    if labels.max(initial=-1) >= scores.shape[1]:
-        raise ValueError(f"{op}: label {labels.max()}, but there are {scores.shape[1]} classes")
 
 
 # -- windows --------------------------------------------------------------------------------------
@@ -976,7 +836,8 @@ def _clipped(r, s, x, y, stride, pad=0):
     """Which windows of y (N,Ho,Wo,C) have their tap (r, s) inside x (N,H,W,C), and the places that
     it reads there: an index into y and one into x."""
     windows, places = [slice(None)], [slice(None)]
-    for offset, length, count in zip((r - pad, s - pad), x.shape[1:3], y.shape[1:3]):
+    for offset, length, count in zip((r - pad, s - pad), x.shape[1:3], y.shape[1:3],
+                                     strict=True):
         first = max(0, -(offset // stride))                # offset + first * stride >= 0
         stop = max(first, min(count, -(-(length - offset) // stride)))
         windows.append(slice(first, stop))
@@ -988,7 +849,7 @@ def _clipped(r, s, x, y, stride, pad=0):
 def _window_sizes(x, y, size, stride):
     """How many places of x each window of y has: (1, Ho, Wo, 1) in the dtype of y."""
     rows, cols = (np.minimum(size, length - stride * np.arange(count))
-                  for length, count in zip(x.shape[1:3], y.shape[1:3]))
+                  for length, count in zip(x.shape[1:3], y.shape[1:3], strict=True))
     return np.multiply.outer(rows, cols).astype(y.dtype)[None, :, :, None]
 
 
@@ -1020,7 +881,7 @@ def _channel_sums(x):
 
 def _kept(op, count, drop, seed, layer, clock):
     """(count,) bool: dropout's mask."""
-    _check_drop(op, drop)
+    checks.drop(op, drop)
     step = int(clock[STEP])
     bits = philox.words(seed, philox.DROPOUT, layer, step, 0, -(-count // 4)).reshape(-1)[:count]
     return bits >= np.uint32(math.floor(drop * 2.0 ** 32))
@@ -1028,8 +889,8 @@ def _kept(op, count, drop, seed, layer, clock):
 
 def _margins(op, scores, labels, result):
     """-> t, which is +1 in the column of the label and -1 elsewhere, and max(0, 1 - t s): (N,K)."""
-    _check(op, result, scores.shape)
-    _check_labels(op, labels, scores)
+    checks.shape(op, result, scores.shape)
+    checks.labels(op, labels, scores)
     onehot = labels[:, None] == np.arange(scores.shape[1])
     t = np.where(onehot, 1, -1).astype(scores.dtype)
     return t, np.maximum(0, 1 - t * scores)

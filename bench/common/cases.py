@@ -17,6 +17,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from bench.common.ours import moved
+from kernels.checks import pooled
 from kernels.clock import FIRST, RATE, STEP, new_clock
 from kernels.contract import OPERATIONS, Operation
 from kernels.philox import WEIGHTS
@@ -182,7 +183,7 @@ def maxout(places: tuple[int, ...], C: int, P: int) -> list[Case]:
 
 
 def pool(N: int, size: int, C: int, window: int, stride: int, pad: int = 0) -> list[Case]:
-    wide, out = (N, size, size, C), -(-(size + 2 * pad - window) // stride) + 1
+    wide, out = (N, size, size, C), pooled(size, window, stride, pad)
     thin = (N, out, out, C)
     text = f"{times(*wide)}, {window}x{window} by {stride}" + (f", pad {pad}" if pad else "")
 
@@ -195,7 +196,7 @@ def pool(N: int, size: int, C: int, window: int, stride: int, pad: int = 0) -> l
 
 
 def average(N: int, size: int, C: int, window: int, stride: int) -> list[Case]:
-    wide, out = (N, size, size, C), -(-(size - window) // stride) + 1
+    wide, out = (N, size, size, C), pooled(size, window, stride)
     thin, options = (N, out, out, C), {"size": window, "stride": stride}
     text = f"{times(*wide)}, {window}x{window} by {stride}"
     return [
@@ -226,7 +227,7 @@ def concat(shape: tuple[int, ...], first: int, C: int) -> list[Case]:
 def maxout_pool(N: int, size: int, C: int, P: int, window: int, stride: int,
                 drop: bool = False) -> list[Case]:
     """drop: with the dropout behind it."""
-    wide, out = (N, size, size, P * C), -(-(size - window) // stride) + 1
+    wide, out = (N, size, size, P * C), pooled(size, window, stride)
     thin, name = (N, out, out, C), "maxout_pool_dropout" if drop else "maxout_pool"
     text = f"{times(*wide)}, {P} pieces, {window}x{window} by {stride}"
 

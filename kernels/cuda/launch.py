@@ -38,7 +38,7 @@ class Launcher:
         grid = blocks if isinstance(blocks, tuple) else (blocks,)
         self.functions[key](grid, (THREADS,), tuple(map(_argument, arguments)))
 
-    def module(self, file: str, real: str) -> "cupy.RawModule":
+    def module(self, file: str, real: str) -> cupy.RawModule:
         """The module of a file for activations of dtype `real`."""
         if (file, real) not in self.modules:
             self.modules[file, real] = cupy.RawModule(

@@ -22,7 +22,7 @@ import cupy
 import numpy as np
 from ml_dtypes import bfloat16
 
-from kernels import reference
+from kernels import checks, philox
 from kernels.cuda import orthonormal
 from kernels.cuda.arrays import checked
 from kernels.cuda.conv import Convolutions
@@ -148,21 +148,21 @@ class CudaOps(NumpyOps):
 
     @checked
     def conv_forward(self, x, W, b, y, stride, pad, groups):
-        reference._check_conv("conv_forward", x, W, y, stride, pad, groups)
-        reference._check("conv_forward", b, (len(W),))
+        checks.conv("conv_forward", x, W, y, stride, pad, groups)
+        checks.shape("conv_forward", b, (len(W),))
         if len(x):
             self._convolutions.forward(x, self._rounded(W, x), b, y, stride, pad, groups)
 
     @checked
     def conv_backward_data(self, dy, W, dx, stride, pad, groups):
-        reference._check_conv("conv_backward_data", dx, W, dy, stride, pad, groups)
+        checks.conv("conv_backward_data", dx, W, dy, stride, pad, groups)
         if len(dx):
             self._convolutions.backward_data(dy, self._rounded(W, dy), dx, stride, pad, groups)
 
     @checked
     def conv_backward_filter(self, x, dy, dW, db, stride, pad, groups):
-        reference._check_conv("conv_backward_filter", x, dW, dy, stride, pad, groups)
-        reference._check("conv_backward_filter", db, (len(dW),))
+        checks.conv("conv_backward_filter", x, dW, dy, stride, pad, groups)
+        checks.shape("conv_backward_filter", db, (len(dW),))
         self._channel_sums(dy, db)  # first: dy has just been written and may still be in the cache
         if len(x):
             self._convolutions.backward_filter(x, dy, dW, stride, pad, groups)
@@ -192,98 +192,98 @@ class CudaOps(NumpyOps):
 
     @checked
     def linear_forward(self, x, W, b, y):
-        reference._check_linear("linear_forward", x, W, y)
+        checks.linear("linear_forward", x, W, y)
         self.conv_forward(_pixels(x), _pixels(W), b, _pixels(y), 1, 0, 1)
 
     @checked
     def linear_backward_data(self, dy, W, dx):
-        reference._check_linear("linear_backward_data", dx, W, dy)
+        checks.linear("linear_backward_data", dx, W, dy)
         self.conv_backward_data(_pixels(dy), _pixels(W), _pixels(dx), 1, 0, 1)
 
     @checked
     def linear_backward_filter(self, x, dy, dW, db):
-        reference._check_linear("linear_backward_filter", x, dW, dy)
+        checks.linear("linear_backward_filter", x, dW, dy)
         self.conv_backward_filter(_pixels(x), _pixels(dy), _pixels(dW), db, 1, 0, 1)
 
     # -- maxout and pooling -----------------------------------------------------------------------
 
     @checked
     def maxout_forward(self, x, y, which, pieces):
-        reference._check_maxout("maxout_forward", x, y, pieces)
-        reference._check("maxout_forward", which, y.shape)
+        checks.maxout("maxout_forward", x, y, pieces)
+        checks.shape("maxout_forward", which, y.shape)
         C = y.shape[-1]
         self.launch("maxout", "maxout_forward", x.dtype, _vectors(y), x, y, which,
                     y.size // max(C, 1), C, pieces)
 
     @checked
     def maxout_backward(self, dy, which, dx, pieces):
-        reference._check_maxout("maxout_backward", dx, dy, pieces)
-        reference._check("maxout_backward", which, dy.shape)
+        checks.maxout("maxout_backward", dx, dy, pieces)
+        checks.shape("maxout_backward", which, dy.shape)
         C = dy.shape[-1]
         self.launch("maxout", "maxout_backward", dx.dtype, _vectors(dy), dy, which, dx,
                     dy.size // max(C, 1), C, pieces)
 
     @checked
     def maxpool_forward(self, x, y, which, size, stride, pad):
-        reference._check_pool("maxpool_forward", x, y, size, stride, pad)
-        reference._check("maxpool_forward", which, y.shape)
+        checks.maxpool("maxpool_forward", x, y, size, stride, pad)
+        checks.shape("maxpool_forward", which, y.shape)
         team = _team(size)
         self.launch("maxpool", "maxpool_forward", x.dtype, _vectors(y, 1 << team), x, y, which,
                     *_windows(x, y), size, stride, pad, team)
 
     @checked
     def maxpool_backward(self, dy, which, dx, size, stride, pad):
-        reference._check_pool("maxpool_backward", dx, dy, size, stride, pad)
-        reference._check("maxpool_backward", which, dy.shape)
+        checks.maxpool("maxpool_backward", dx, dy, size, stride, pad)
+        checks.shape("maxpool_backward", which, dy.shape)
         self.launch("maxpool", "maxpool_backward", dx.dtype, _spread(dx, dy, size, stride), dy,
                     which, dx, *_windows(dx, dy), size, stride, pad)
 
     @checked
     def maxout_pool_forward(self, x, y, which, pieces, size, stride):
-        reference._check_maxout_pool("maxout_pool_forward", x, y, pieces, size, stride)
+        checks.maxout_pool("maxout_pool_forward", x, y, pieces, size, stride)
         self._maxout_pool("maxout_pool_forward", x, y, which, pieces, size, stride)
 
     @checked
     def maxout_pool_backward(self, dy, which, dx, pieces, size, stride):
-        reference._check_maxout_pool("maxout_pool_backward", dx, dy, pieces, size, stride)
+        checks.maxout_pool("maxout_pool_backward", dx, dy, pieces, size, stride)
         self._maxout_unpool("maxout_pool_backward", dy, which, dx, pieces, size, stride)
 
     @checked
     def maxout_pool_dropout_forward(self, x, y, which, pieces, size, stride, drop, seed, layer,
                                     clock):
         name = "maxout_pool_dropout_forward"
-        reference._check_maxout_pool(name, x, y, pieces, size, stride, reference.DROPPED)
+        checks.maxout_pool(name, x, y, pieces, size, stride, checks.DROPPED)
         self._maxout_pool(name, x, y, which, pieces, size, stride, *_dropout(drop, seed, layer),
                           clock)
 
     @checked
     def maxout_pool_dropout_backward(self, dy, which, dx, pieces, size, stride, drop):
         name = "maxout_pool_dropout_backward"
-        reference._check_maxout_pool(name, dx, dy, pieces, size, stride, reference.DROPPED)
-        reference._check_drop(name, drop)
+        checks.maxout_pool(name, dx, dy, pieces, size, stride, checks.DROPPED)
+        checks.drop(name, drop)
         self._maxout_unpool(name, dy, which, dx, pieces, size, stride, 1 / (1 - drop))
 
     def _maxout_pool(self, name, x, y, which, pieces, size, stride, *dropout) -> None:
-        reference._check(name, which, y.shape)
+        checks.shape(name, which, y.shape)
         team = _team(size)
         self.launch("maxout_pool", name, x.dtype, _vectors(y, 1 << team), x, y, which,
                     *_windows(x, y), pieces, size, stride, team, *dropout)
 
     def _maxout_unpool(self, name, dy, which, dx, pieces, size, stride, *factor) -> None:
-        reference._check(name, which, dy.shape)
+        checks.shape(name, which, dy.shape)
         self.launch("maxout_pool", name, dx.dtype, _spread(dx, dy, size, stride), dy, which, dx,
                     *_windows(dx, dy), pieces, size, stride, *factor)
 
     @checked
     def avgpool_forward(self, x, y, size, stride):
-        reference._check_average("avgpool_forward", x, y, size, stride)
+        checks.avgpool("avgpool_forward", x, y, size, stride)
         team = _team(size)
         self.launch("avgpool", "avgpool_forward", x.dtype, _vectors(y, 1 << team), x, y,
                     *_windows(x, y), size, stride, team)
 
     @checked
     def avgpool_backward(self, dy, dx, size, stride):
-        reference._check_average("avgpool_backward", dx, dy, size, stride)
+        checks.avgpool("avgpool_backward", dx, dy, size, stride)
         self.launch("avgpool", "avgpool_backward", dx.dtype, _spread(dx, dy, size, stride), dy, dx,
                     *_windows(dx, dy), size, stride)
 
@@ -291,15 +291,15 @@ class CudaOps(NumpyOps):
 
     @checked
     def lrn_forward(self, x, y, size, alpha, beta, k):
-        reference._check_lrn("lrn_forward", x, y, size, alpha, k)
+        checks.lrn("lrn_forward", x, y, size, alpha, k)
         C = x.shape[-1]
         self.launch("lrn", "lrn_forward", x.dtype, _vectors(x), x, y, x.size, C, min(size // 2, C),
                     alpha / size, float(beta), float(k))
 
     @checked
     def lrn_backward(self, dy, x, dx, size, alpha, beta, k):
-        reference._check_lrn("lrn_backward", x, dx, size, alpha, k)
-        reference._check("lrn_backward", dy, x.shape)
+        checks.lrn("lrn_backward", x, dx, size, alpha, k)
+        checks.shape("lrn_backward", dy, x.shape)
         C, blocks = x.shape[-1], _vectors(x)
         share = max(CHUNK, C)
         # Windows of size 5 need no room (lrn.cu), nor does a block without a chunk of rows.
@@ -312,13 +312,13 @@ class CudaOps(NumpyOps):
 
     @checked
     def concat_forward(self, x, y, first):
-        reference._channels("concat_forward", x, y, first)
+        checks.concat("concat_forward", x, y, first)
         self.launch("concat", "concat_forward", x.dtype, _vectors(x), x, y, x.size, x.shape[-1],
                     y.shape[-1], first)
 
     @checked
     def concat_backward(self, dy, dx, first):
-        reference._channels("concat_backward", dx, dy, first)
+        checks.concat("concat_backward", dx, dy, first)
         self.launch("concat", "concat_backward", dx.dtype, _vectors(dx), dy, dx, dx.size,
                     dx.shape[-1], dy.shape[-1], first)
 
@@ -355,7 +355,7 @@ class CudaOps(NumpyOps):
     def _elementwise(self, name, *arguments) -> None:
         arrays = [value for value in arguments if isinstance(value, cupy.ndarray)]
         for array in arrays[1:]:
-            reference._check(name, array, arrays[0].shape)
+            checks.shape(name, array, arrays[0].shape)
         self.launch("activation", name, arrays[0].dtype, _vectors(arrays[0]), *arguments,
                     arrays[0].size)
 
@@ -363,7 +363,7 @@ class CudaOps(NumpyOps):
 
     @checked
     def dropout_forward(self, x, y, drop, seed, layer, clock):
-        reference._check("dropout_forward", y, x.shape)
+        checks.shape("dropout_forward", y, x.shape)
         self.launch("dropout", "dropout", x.dtype, _vectors(x), x, y, x.size,
                     *_dropout(drop, seed, layer), clock)
 
@@ -375,8 +375,7 @@ class CudaOps(NumpyOps):
 
     @checked
     def batchnorm_forward(self, x, y, mean, rstd, eps):
-        reference._check("batchnorm_forward", y, x.shape)
-        _check_channels("batchnorm_forward", x, mean, rstd)
+        checks.batchnorm("batchnorm_forward", x, (y,), mean, rstd)
         blocks, shape = _shared(x)
         rows, C, _, _, height, parts = shape
         room = self._room(12 * C * parts)
@@ -387,9 +386,7 @@ class CudaOps(NumpyOps):
 
     @checked
     def batchnorm_backward(self, dy, y, rstd, dx):
-        reference._check("batchnorm_backward", dx, y.shape)
-        reference._check("batchnorm_backward", dy, y.shape)
-        _check_channels("batchnorm_backward", y, rstd)
+        checks.batchnorm("batchnorm_backward", y, (dy, dx), rstd)
         blocks, shape = _shared(y)
         rows, C, parts = shape[0], shape[1], shape[-1]
         room = self._room(8 * C + 8 * C * parts)
@@ -404,16 +401,14 @@ class CudaOps(NumpyOps):
     def batchnorm_running(self, mean, rstd, running_mean, running_var, weight, count, fraction,
                           eps, clock):
         for array in (rstd, running_mean, running_var):
-            reference._check("batchnorm_running", array, mean.shape)
+            checks.shape("batchnorm_running", array, mean.shape)
         C = len(mean)
         self.launch("batchnorm", "batchnorm_running", np.float32, blocks_for(C), mean, rstd,
                     running_mean, running_var, weight, C, count, float(fraction), float(eps), clock)
 
     @checked
     def batchnorm_inference(self, x, y, running_mean, running_var, weight, eps):
-        reference._check("batchnorm_inference", y, x.shape)
-        for array in (running_mean, running_var):
-            reference._check("batchnorm_inference", array, x.shape[-1:])
+        checks.channels("batchnorm_inference", x, (y,), running_mean, running_var)
         blocks, shape = _shared(x)
         self.launch("batchnorm", "batchnorm_inference", x.dtype, blocks, x, y, running_mean,
                     running_var, weight, *shape, float(eps), self._fault)
@@ -443,7 +438,7 @@ class CudaOps(NumpyOps):
 
     def _loss(self, name, scores, labels, prob, clock) -> None:
         N, K = _classes(name, scores, prob)
-        reference._check(name, labels, (N,))
+        checks.shape(name, labels, (N,))
         outcomes = self._room(16 * N)   # of each image its loss and whether it was classified right
         self.launch("loss", name, scores.dtype, blocks_for(32 * N), scores, labels, prob, outcomes,
                     N, K, self._fault)
@@ -451,7 +446,7 @@ class CudaOps(NumpyOps):
 
     def _dscores(self, name, given, labels, dscores, weight) -> None:
         N, K = _classes(name, given, dscores)
-        reference._check(name, labels, (N,))
+        checks.shape(name, labels, (N,))
         self.launch("loss", name, dscores.dtype, blocks_for(given.size), given, labels, dscores, N,
                     K, float(weight), self._fault)
 
@@ -459,11 +454,8 @@ class CudaOps(NumpyOps):
 
     @checked
     def variance(self, x, groups):
+        checks.variance(x, groups)
         channels = x.shape[-1]
-        if groups < 1 or channels % groups:
-            raise ValueError(f"variance: {channels} channels do not split into {groups} groups")
-        if x.size == 0:
-            raise ValueError(f"variance: x {x.shape} has no elements")
         # One group is one long run, which may end in the midst of no row.
         rows, C = (x.size // channels, channels // groups) if groups > 1 else (1, x.size)
         tiles = -(-rows * C // TILE)
@@ -485,13 +477,10 @@ class CudaOps(NumpyOps):
     def gather(self, images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
                mirror, input_scale, augment):
         N, H, W, C = x.shape
-        reference._check("gather", x, (order.shape[1], *images.shape[1:]))
-        reference._check("gather", mean_image, (H + 2 * pad, W + 2 * pad, C))
-        reference._check("gather", y, (N,))
+        checks.gather(images, mean_image, order, x, pad, move)
+        checks.shape("gather", y, (N,))
         for array in (labels, shift, scale):
-            reference._check("gather", array, (len(images),))
-        if not 0 <= move <= pad:
-            raise ValueError(f"gather: move {move} must lie in 0 .. pad = {pad}")
+            checks.shape("gather", array, (len(images),))
         if mean_image.size > 1 << 30:
             raise ValueError(f"gather: mean_image {mean_image.shape} has more than 2^30 elements")
         # A thread to each 128 bits of an image; of many or large images it takes several.
@@ -522,14 +511,13 @@ class CudaOps(NumpyOps):
 
     def _update(self, name, w, g, state, segments, clock, *numbers) -> None:
         for array in (g, state):
-            reference._check(name, array, w.shape)
+            checks.shape(name, array, w.shape)
         self.launch("optimizer", name, g.dtype, blocks_for(-(-w.size // 16)), w, g, state, segments,
                     clock, w.size, len(segments), *numbers, self._fault)
 
     @checked
     def advance(self, clock, rates):
-        if len(rates) == 0:
-            raise ValueError("advance: the table of rates is empty")
+        checks.rates(rates)
         self.launch("clock", "advance", np.float32, 1, clock, rates, len(rates), self._fault)
 
     @checked
@@ -606,29 +594,21 @@ def _windows(x, y) -> tuple[int, ...]:
 
 def _classes(name, scores, result) -> tuple[int, int]:
     """N and K of (N,K) scores and what is computed of them, checked."""
-    reference._check(name, result, scores.shape)
+    checks.shape(name, result, scores.shape)
     N, K = scores.shape
     if K < 1:
         raise ValueError(f"{name}: scores {scores.shape} have no classes")
     return N, K
 
 
-def _check_channels(name, x, *arrays) -> None:
-    if x.size == 0:
-        raise ValueError(f"{name}: {x.shape} has no elements, and so no statistics")
-    for array in arrays:
-        reference._check(name, array, x.shape[-1:])
-
-
 def _signed(seed: int) -> int:
     """A 64-bit seed as a kernel's int64."""
-    low, high = reference.philox._key(seed)
-    return int(np.int64(np.uint64(high << 32 | low).view(np.int64)))
+    philox.words(seed, 0, 0, 0, 0, 0)   # no words, but the seed's check
+    return int(np.uint64(seed).view(np.int64))
 
 
 def _dropout(drop, seed, layer) -> tuple:
     """Threshold, factor, seed and layer, checked."""
-    reference._check_drop("dropout", drop)
-    if not 0 <= layer < 1 << 16:
-        raise ValueError(f"philox: layer {layer} must fit 16 bits")
+    checks.drop("dropout", drop)
+    philox.words(seed, philox.DROPOUT, layer, 0, 0, 0)
     return math.floor(drop * 2.0 ** 32), 1 / (1 - drop), _signed(seed), layer

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers.cuda_cases import aligned, device_run
-from helpers.op_cases import CASES, REFERENCE, SEED, caffe, clock
+from helpers.op_cases import CASES, REFERENCE, SEED, clock
 from ml_dtypes import bfloat16
+
+from kernels.checks import pooled
 
 OPERATIONS = [f"{name}_{way}" for way in ("forward", "backward") for name in (
     "maxpool", "maxout_pool", "maxout_pool_dropout", "avgpool", "lrn", "concat")]
@@ -41,7 +43,7 @@ def test_nan_infinities_and_ties_win_as_in_the_reference(cuda_ops, P, size, stri
     rare = np.float32([np.nan, np.inf, 0.0, -0.0, 1, -1, -np.inf])
     x = rng.choice(rare, (4, 17, 18, P * C), p=[.01, .02, .1, .1, .13, .14, .5]).astype(dtype)
     x[0], x[1, :9] = -np.inf, np.nan
-    shape = (4, caffe(17, size, stride, pad), caffe(18, size, stride, pad), C)
+    shape = (4, pooled(17, size, stride, pad), pooled(18, size, stride, pad), C)
     name = "maxpool_forward" if P == 1 else "maxout_pool_forward"
     options = (size, stride, pad) if P == 1 else (P, size, stride)
     y, which = np.zeros(shape, dtype), np.zeros(shape, np.uint8)
@@ -57,7 +59,7 @@ def test_nan_infinities_and_ties_win_as_in_the_reference(cuda_ops, P, size, stri
 def test_pooling_with_dropout_is_the_references_to_the_bit(cuda_ops, P, size, stride, C):
     rng = np.random.default_rng(size)
     x = rng.standard_normal((3, 9, 11, P * C)).astype(np.float32)
-    shape = (3, caffe(9, size, stride), caffe(11, size, stride), C)
+    shape = (3, pooled(9, size, stride), pooled(11, size, stride), C)
     dy, now = rng.standard_normal(shape).astype(np.float32), clock(5)
     y, which, dx = (np.zeros(like, dtype) for like, dtype in (
         (shape, np.float32), (shape, np.uint8), (x.shape, np.float32)))

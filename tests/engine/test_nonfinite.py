@@ -14,6 +14,7 @@ from helpers.devices import DEVICES
 from helpers.op_cases import CASES, arguments
 from ml_dtypes import bfloat16
 
+from kernels.checks import pooled
 from kernels.clock import FINITE
 from kernels.contract import ACTIVATION, OPERATIONS
 from kernels.reference import NumpyOps
@@ -108,7 +109,7 @@ def test_the_first_nan_of_a_window_wins_then_the_first_largest(ops, dtype, piece
     x[rng.random(x.shape) < 0.1] = -np.inf
     x[rng.random(x.shape) < 0.1] = np.nan
     x = x.astype(dtype)
-    shape = (N, -(-(H - size) // stride) + 1, -(-(W - size) // stride) + 1, C)
+    shape = (N, pooled(H, size, stride), pooled(W, size, stride), C)
     y, which = np.zeros(shape, dtype), np.zeros(shape, np.uint8)
     ops.maxout_pool_forward(x, y, which, pieces, size, stride)
     wide = x.astype(np.float32).reshape(N, H, W, pieces, C)

@@ -10,6 +10,7 @@ import inspect
 import numpy as np
 from ml_dtypes import bfloat16
 
+from kernels.checks import pooled
 from kernels.clock import CLIP, FINITE, FIRST, RATE, SIZE, STEP, new_clock
 from kernels.contract import ACTIVATION, OPERATIONS
 from kernels.reference import NumpyOps
@@ -43,12 +44,6 @@ def shuffled(*shape):
 
 def ties(*shape):
     return np.random.default_rng(shape).integers(-1, 2, shape).astype(np.float32)
-
-
-def caffe(length, size, stride, pad=0):
-    """How many windows a pooling has: the ceiling, less one that starts beyond the image."""
-    count = -(-(length + 2 * pad - size) // stride) + 1
-    return count - ((count - 1) * stride >= length + pad)
 
 
 def clock(step=3, first=1, rate=0.05, factor=0.5):
@@ -112,22 +107,22 @@ for N, H, W, C, size, stride, pad in [
     (2, 7, 5, 3, 2, 2, 1), (3, 9, 11, 8, 2, 2, 0), (2, 9, 10, 16, 3, 2, 0), (2, 7, 9, 8, 3, 3, 1),
     (2, 11, 13, 8, 6, 4, 3),
 ]:
-    pooled = (N, caffe(H, size, stride, pad), caffe(W, size, stride, pad), C)
+    thin = (N, pooled(H, size, stride, pad), pooled(W, size, stride, pad), C)
     options = (size, stride, pad)
     for fill in (shuffled, ties):
-        x, y, won = fill(N, H, W, C), np.zeros(pooled, np.float32), np.zeros(pooled, np.uint8)
+        x, y, won = fill(N, H, W, C), np.zeros(thin, np.float32), np.zeros(thin, np.uint8)
         REFERENCE.maxpool_forward(x, y, won, *options)
-        CASES["maxpool_forward"].append((x, Out(*pooled), which(*pooled), *options))
-        CASES["maxpool_backward"].append((randn(*pooled), won, Out(N, H, W, C), *options))
+        CASES["maxpool_forward"].append((x, Out(*thin), which(*thin), *options))
+        CASES["maxpool_backward"].append((randn(*thin), won, Out(N, H, W, C), *options))
 
 for N, H, W, C, size, stride in [
     (7, 9, 11, 5, 2, 2), (7, 9, 11, 5, 3, 2), (3, 14, 14, 33, 5, 3), (3, 7, 7, 35, 7, 7),
     (1, 1, 1, 1, 1, 1), (2, 20, 21, 3, 20, 7), (0, 4, 4, 2, 2, 2), (5, 32, 30, 17, 4, 1),
     (3, 9, 11, 8, 3, 2), (2, 7, 9, 8, 7, 7),
 ]:
-    pooled = (N, caffe(H, size, stride), caffe(W, size, stride), C)
-    CASES["avgpool_forward"].append((randn(N, H, W, C), Out(*pooled), size, stride))
-    CASES["avgpool_backward"].append((randn(*pooled), Out(N, H, W, C), size, stride))
+    thin = (N, pooled(H, size, stride), pooled(W, size, stride), C)
+    CASES["avgpool_forward"].append((randn(N, H, W, C), Out(*thin), size, stride))
+    CASES["avgpool_backward"].append((randn(*thin), Out(N, H, W, C), size, stride))
 
 for N, H, W, C in [(7, 9, 11, 5), (3, 8, 8, 35), (1, 1, 1, 1), (2, 20, 21, 3), (0, 4, 4, 2),
                    (3, 7, 7, 40), (2, 1, 300, 17)]:
@@ -163,13 +158,13 @@ for N, H, W, C, P, size, stride in [
     (2, 7, 9, 3, 5, 7, 3), (0, 4, 4, 2, 2, 2, 2), (5, 32, 32, 33, 2, 2, 2),
     (3, 9, 11, 16, 2, 2, 2), (2, 9, 10, 8, 3, 3, 2), (2, 9, 8, 8, 2, 8, 8),
 ]:
-    pooled = (N, caffe(H, size, stride), caffe(W, size, stride), C)
+    thin = (N, pooled(H, size, stride), pooled(W, size, stride), C)
     for fill in (shuffled, ties):
-        x, y, won = fill(N, H, W, P * C), np.zeros(pooled, np.float32), np.zeros(pooled, np.uint8)
+        x, y, won = fill(N, H, W, P * C), np.zeros(thin, np.float32), np.zeros(thin, np.uint8)
         REFERENCE.maxout_pool_forward(x, y, won, P, size, stride)
         options = (P, size, stride)
-        CASES["maxout_pool_forward"].append((x, Out(*pooled), which(*pooled), *options))
-        CASES["maxout_pool_backward"].append((randn(*pooled), won, Out(*x.shape), *options))
+        CASES["maxout_pool_forward"].append((x, Out(*thin), which(*thin), *options))
+        CASES["maxout_pool_backward"].append((randn(*thin), won, Out(*x.shape), *options))
 
 for N, H, W, C, P, size, stride in [
     (7, 9, 11, 5, 2, 2, 2), (7, 9, 11, 5, 3, 3, 2), (3, 13, 13, 16, 2, 4, 2),
@@ -177,17 +172,17 @@ for N, H, W, C, P, size, stride in [
     (5, 32, 32, 33, 2, 2, 2), (2, 16, 15, 37, 1, 15, 5), (3, 12, 13, 37, 6, 6, 1),
     (3, 9, 11, 16, 2, 2, 2), (2, 9, 8, 8, 2, 8, 8), (2, 9, 10, 8, 3, 3, 2),
 ]:
-    pooled = (N, caffe(H, size, stride), caffe(W, size, stride), C)
+    thin = (N, pooled(H, size, stride), pooled(W, size, stride), C)
     for drop, layer, step in ((0.2, 3, 7), (0.0, 0, 0), (0.999, 65535, 2 ** 32 - 1)):
         for fill in (shuffled, ties):
-            x, y = fill(N, H, W, P * C), np.zeros(pooled, np.float32)
-            options, won = (P, size, stride, drop), np.zeros(pooled, np.uint8)
+            x, y = fill(N, H, W, P * C), np.zeros(thin, np.float32)
+            options, won = (P, size, stride, drop), np.zeros(thin, np.uint8)
             more = (SEED, layer, clock(step))
             REFERENCE.maxout_pool_dropout_forward(x, y, won, *options, *more)
             CASES["maxout_pool_dropout_forward"].append(
-                (x, Out(*pooled), which(*pooled), *options, *more))
+                (x, Out(*thin), which(*thin), *options, *more))
             CASES["maxout_pool_dropout_backward"].append(
-                (randn(*pooled), won, Out(*x.shape), *options))
+                (randn(*thin), won, Out(*x.shape), *options))
 
 for shape in [(7, 9, 11, 5), (1, 1), (0, 3), (67,), (5, 64, 211)]:
     x, dy, y = 3 * randn(*shape), randn(*shape)[::-1].copy(), randn(*shape)
