@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from helpers import length
-from helpers.devices import DEVICES, DOUBLE, MISSING
+from helpers.devices import DEVICES, MISSING
+from helpers.programs import DOUBLE
 
 from kernels import cuda
 

@@ -15,7 +15,8 @@ import subprocess
 import sys
 
 import pytest
-from helpers.devices import DEVICES, double_environment
+from helpers.devices import DEVICES
+from helpers.programs import double_environment
 
 from bench import report
 from bench.common.calls import called, errors, widened

@@ -12,8 +12,8 @@ import sys
 import numpy as np
 import pytest
 from helpers.cuda_training import compare_reports, device, distance, run, stop_after, ten_steps
-from helpers.devices import ROOT, double_environment
 from helpers.nets import tiny
+from helpers.programs import ROOT, double_environment
 from helpers.runs import assert_same_run
 
 import engine

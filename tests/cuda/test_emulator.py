@@ -11,8 +11,8 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.devices import DOUBLE, environment
 from helpers.planted import SIZE, planted, run
+from helpers.programs import DOUBLE, environment
 
 SANITIZED = os.environ.get("LSUV_DOUBLE_SANITIZE", "")
 

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, on_device
 from helpers.cuda_training import compare_reports, device, distance, run, stop_after, ten_steps
-from helpers.devices import ROOT, double_environment
 from helpers.nets import tiny
 from helpers.op_cases import CASES
+from helpers.programs import ROOT, double_environment
 from helpers.runs import assert_same_run
 from ml_dtypes import bfloat16
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.data_sets import SMALL10, SMALL100, SMALL_MNIST, forge_cifar, forge_mnist
-from helpers.devices import environment
+from helpers.programs import environment
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -391,7 +391,7 @@ import sys
 import engine.data
 from engine.data import cache, load
 from engine.data.download import cache_folder
-from helpers.devices import environment
+from helpers.programs import environment
 from helpers.data_sets import SMALL10
 
 home, fingerprint = sys.argv[1:]

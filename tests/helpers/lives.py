@@ -18,7 +18,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.devices import environment
+from helpers.programs import environment
 
 HERE = Path(__file__).resolve().parent
 NONE, KILL, TORN, ERROR, SHORT = range(5)  # as in faults.c

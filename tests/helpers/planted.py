@@ -5,7 +5,7 @@ Read next: tests/cuda/test_emulator.py.
 
 import numpy as np
 
-from helpers.devices import TESTS
+from helpers.programs import TESTS
 from kernels.cuda.source import INCLUDE, options
 
 SIZE = 300

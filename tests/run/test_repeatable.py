@@ -16,8 +16,9 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.devices import DEVICES, environment
+from helpers.devices import DEVICES
 from helpers.length import often
+from helpers.programs import environment
 from helpers.threads import THREADS, same_for_all_threads, synthetic
 
 from engine.containers import Branches, Residual
