@@ -1,62 +1,137 @@
 """The house's floors: which room may import which, read from the source by `ast`.
 
-Read next: tests/conftest.py.
+Inside `engine` modules stand on floors too, and one imports only what is on its own floor or below;
+no two import each other, however far around. Only the commands put together what they like.
+
+Read next: tests/test_reading.py.
 """
 
 import ast
+import functools
 import pathlib
 import sys
+from graphlib import CycleError, TopologicalSorter
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+import pytest
+
+from helpers.programs import ROOT, TESTS
+
 COMMANDS = {"engine/train.py", "engine/evaluate.py", "engine/export.py", "engine/__init__.py",
-            "lsuv/__main__.py"}
+            "engine/__main__.py", "lsuv/__main__.py"}
 SAME = {"kernels.philox", "kernels.clock", "kernels.errors"}  # the same on every device
 MAY = {
     "kernels": {"numpy", "ml_dtypes", "kernels"},
     "kernels/cuda": {"cupy", "cupy_backends", "cudnn"},  # besides
-    "engine": {"numpy", "safetensors", "pooch", "PIL", "rich", "engine"} | SAME,
+    "engine": {"numpy", "safetensors", "pooch", "PIL", "rich", "filelock", "engine"} | SAME,
     "lsuv": {"numpy", "engine", "lsuv"} | SAME,
     "models": {"engine", "models"},
 }
+# From the ground up. What is not named stands with the subject: a net, and how it learns.
+FLOORS = [
+    {"engine.errors"},
+    {"engine.run.files", "engine.run.tensorfile"},
+    {"the subject", "engine.data", "models", "lsuv"},
+    {"engine.cli"},
+    {"engine.run"},
+]
+
+
+@functools.cache
+def modules() -> dict[str, pathlib.Path]:
+    """The product's modules by their names."""
+    found = {}
+    for room in ("engine", "kernels", "lsuv", "models"):
+        for path in sorted((ROOT / room).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
 
 
 def imports(path: pathlib.Path):
+    """The modules that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield node.module
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                yield name if name in modules() else node.module
+
+
+def is_command(name: str) -> bool:
+    return str(modules()[name].relative_to(ROOT)) in COMMANDS
+
+
+def floor(name: str) -> int:
+    """Of a module by the longest of its names that FLOORS has."""
+    while name:
+        for number, names in enumerate(FLOORS):
+            if name in names:
+                return number
+        name = name.rpartition(".")[0]
+    return floor("the subject")
 
 
 def test_the_commands_that_may_import_everything_exist():
-    assert all((ROOT / path).is_file() for path in COMMANDS)
+    assert all((ROOT / path).is_file() for path in COMMANDS - {"engine/__main__.py"})
 
 
 def test_rooms_import_only_what_their_floor_allows():
     checked = 0
-    for room, allowed in MAY.items():
-        for path in sorted((ROOT / room).rglob("*.py")):
-            if str(path.relative_to(ROOT)) in COMMANDS:
-                continue
-            for name in imports(path):
-                top = name.split(".")[0]
-                fine = top in sys.stdlib_module_names or top in allowed or name in allowed
-                fine |= path.is_relative_to(ROOT / "kernels/cuda") and top in MAY["kernels/cuda"]
-                fine |= room == "kernels/cuda" and top in MAY["kernels"]
-                assert fine, f"{path.relative_to(ROOT)} imports {name}"
-                checked += 1
+    for name, path in modules().items():
+        room = name.split(".")[0]
+        allowed = MAY[room] | (MAY["kernels/cuda"] if name.startswith("kernels.cuda") else set())
+        if is_command(name):
+            continue
+        for other in imports(path):
+            top = other.split(".")[0]
+            fine = top in sys.stdlib_module_names or top in allowed or other in allowed
+            assert fine, f"{path.relative_to(ROOT)} imports {other}"
+            checked += 1
     assert checked > 50
 
 
+@pytest.mark.parametrize("room", ["engine", "lsuv", "models"])
+def test_no_import_runs_upwards(room):
+    for name, path in modules().items():
+        if name.split(".")[0] == room and not is_command(name):
+            for other in set(imports(path)) & modules().keys():
+                if other.split(".")[0] != "kernels":
+                    assert floor(other) <= floor(name) and not is_command(other), \
+                        f"{path.relative_to(ROOT)} imports {other}, which stands above it"
+
+
+def test_no_modules_import_each_other():
+    graph = {name: set(imports(path)) & modules().keys() - {name}
+             for name, path in modules().items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_engine_shows_what_a_net_is_and_how_it_learns():
+    """Sixteen files; what keeps runs safe, talks to the user or reads hostile files has a folder."""
+    shown = {path.name for path in (ROOT / "engine").glob("*.py")} - {"__main__.py"}
+    assert len(shown) <= 16
+    assert {path.parent.name for path in (ROOT / "engine").glob("*/*.py")} == {"cli", "data", "run"}
+
+
 def test_nothing_imports_bench_or_tests():
-    for room in MAY:
-        for path in (ROOT / room).rglob("*.py"):
-            assert not any(n.split(".")[0] in ("bench", "tests") for n in imports(path)), path
+    for path in modules().values():
+        assert not any(n.split(".")[0] in ("bench", "tests", "helpers") for n in imports(path)), path
 
 
-def test_modules_say_what_to_read_next():
-    for room in MAY:
-        for path in (ROOT / room).rglob("*.py"):
-            text = ast.get_docstring(ast.parse(path.read_text())) or ""
-            assert "Read next:" in text, path
+def test_no_test_module_imports_another():
+    """What several need stands in tests/helpers."""
+    tests = {path.stem for path in TESTS.rglob("test_*.py")}
+    for path in TESTS.rglob("*.py"):
+        names = {part for name in imports(path) for part in name.split(".")}
+        assert not names & (tests | {"conftest"}), path
+
+
+def test_nothing_in_a_folder_of_tests_hides_a_module():
+    """A folder of tests has a room's name, and must not be taken for it: it is no package."""
+    for folder in {path.parent for path in TESTS.glob("*/*.py")} - {TESTS / "helpers"}:
+        assert not (folder / "__init__.py").exists(), folder
