@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
 from helpers import length
 from helpers.devices import DEVICES, MISSING
 from helpers.programs import DOUBLE
-
 from kernels import cuda
 
 

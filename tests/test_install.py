@@ -3,17 +3,19 @@
 Read next: setup.py.
 """
 
-import pathlib
 import platform
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
 import kernels
 import kernels.cuda
+from helpers.programs import ROOT
 
+ROOMS = ("engine", "kernels", "lsuv", "models", "bench", "tests")
 BUILDS = (sys.platform, platform.machine()) == ("linux", "x86_64") and shutil.which("c++")
 PREVENT = """
 import sys
@@ -57,25 +59,37 @@ def test_importing_a_room_loads_no_device():
 
 
 def test_every_package_is_in_the_distribution():
-    import tomllib
-
     from setuptools import find_packages
 
-    root = pathlib.Path(__file__).resolve().parent.parent
-    include = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    packages = set(find_packages(str(root), include=include["find"]["include"]))
-    folders = {".".join(p.parent.relative_to(root).parts) for room in
-               ("engine", "kernels", "lsuv", "models", "bench")
-               for p in (root / room).rglob("*.py")}
+    include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    packages = set(find_packages(str(ROOT), include=include["find"]["include"]))
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for room in ROOMS[:-1]
+               for path in (ROOT / room).rglob("*.py")}
     assert folders <= packages
 
 
 def test_the_cuda_kernels_are_in_the_distribution():
-    import tomllib
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    held = {path for package, patterns in settings["package-data"].items() for pattern in patterns
+            for path in (ROOT / package.replace(".", "/")).glob(pattern)}
+    kernels = {path for room in ("kernels", "bench") for path in (ROOT / room).rglob("*")
+               if path.suffix in (".cu", ".cuh")}
+    assert kernels and kernels <= held
 
-    root = pathlib.Path(__file__).resolve().parent.parent
-    data = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
-    for package in ("kernels.cuda", "bench"):
-        folder = root / package.replace(".", "/")
-        held = {p for pattern in data["package-data"][package] for p in folder.glob(pattern)}
-        assert held == {p for p in folder.iterdir() if p.suffix in (".cu", ".cuh")} != set()
+
+def test_a_source_distribution_holds_all_sources():
+    """MANIFEST.in has a line for every folder and kind of file that is neither a module nor named
+    by setuptools itself."""
+    held = {ROOT / name for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE")}
+    for line in (ROOT / "MANIFEST.in").read_text().splitlines():
+        command, *names = line.split()
+        if command == "include":
+            held |= {path for name in names for path in ROOT.glob(name)}
+        elif command == "recursive-include":
+            held |= {path for name in names[1:] for path in (ROOT / names[0]).rglob(name)}
+        else:
+            raise AssertionError(f"MANIFEST.in: {line}")
+    kinds = {".py", ".cpp", ".h", ".cu", ".cuh", ".c", ".md", ".supp"}
+    sources = {path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in kinds}
+    modules = {path for room in ROOMS[:-1] for path in (ROOT / room).rglob("*.py")}
+    assert sources - modules - held == set()

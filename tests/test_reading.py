@@ -9,8 +9,8 @@ Read next: tests/test_readme.py.
 
 import ast
 import re
-import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -76,9 +76,73 @@ def test_the_roads_through_a_room_lead_to_all_of_it(room):
     assert not lost
 
 
-def test_everything_says_what_to_read_next_and_it_is_there():
-    """The tests too."""
-    assert all(read_next(path) for path in sorted(source(*ROOMS)))
-    for path in sorted((ROOT / "tests").rglob("*.py")):
+def test_what_is_to_be_read_next_is_there():
+    """Named by the tests too."""
+    paths = source(*ROOMS) | set((ROOT / "tests").rglob("*.py"))
+    for path in sorted(paths):
         if "Read next" in head(path):
-            assert read_next(path), path
+            assert read_next(path), f"{path.relative_to(ROOT)} names no file to read next"
+
+
+# -- links of the documents -----------------------------------------------------------------------
+
+DOCUMENTS = [path for folder in (".", *ROOMS, "tests") for path in sorted((ROOT / folder).glob(
+    "*.md" if folder == "." else "**/*.md"))]
+LINK = re.compile(r"\]\(\s*<?([^)\s>]+)"                # [text](target)
+                  r"|^\s*\[[^\]]+\]:\s*(\S+)"           # [name]: target
+                  r"|(?:href|src)=[\"']([^\"']+)", re.M)
+PATH = re.compile(rf"`((?:{'|'.join(ROOMS)}|tests)/[\w./-]+\.(?:py|cuh?|cpp|h|md))`")
+
+
+def prose(text: str) -> str:
+    """Without its blocks of code."""
+    return re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.M | re.S)
+
+
+def anchors(path: Path) -> set[str]:
+    """The names of a document's places: its headings' as GitHub makes them, and those in HTML."""
+    text, found = prose(path.read_text()), set()
+    for heading in re.findall(r"^#{1,6} +(.*?)[ #]*$", text, re.M):
+        words = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        name = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
+        number = sum(other == name or other.startswith(f"{name}-") and
+                     other[len(name) + 1:].isdigit() for other in found)
+        found.add(f"{name}-{number}" if number else name)
+    return found | set(re.findall(r"<\w+ [^>]*(?:id|name)=[\"']([^\"']+)", text))
+
+
+def broken(path: Path, root: Path = ROOT) -> list[str]:
+    """The links of a document that lead nowhere, and the files in `code` that are not there."""
+    text, bad = prose(path.read_text()), []
+    for targets in LINK.findall(text):
+        target = next(filter(None, targets))
+        if re.match(r"[a-z]+:", target):  # of the web
+            continue
+        name, _, place = target.partition("#")
+        file = (path.parent / unquote(name)).resolve() if name else path
+        if not file.exists() or not file.is_relative_to(root) or (
+                place and file.suffix == ".md" and unquote(place) not in anchors(file)):
+            bad.append(target)
+    return bad + [name for name in PATH.findall(text) if not (root / name).is_file()]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_of_a_document_leads_somewhere(path):
+    assert not broken(path)
+
+
+@pytest.mark.parametrize("text, bad", [
+    ("[a](#the-loop-and-what-it-costs)\n# The loop, and what `it` costs", []),
+    ("# Twice\n# Twice\n[a](#twice-1) [b](#twice-2)", ["#twice-2"]),
+    ("[a](#here) [b](other.md#there)\n<a id=\"here\"></a>", []),
+    ("[a](other.md#here)", ["other.md#here"]), ("![a](none.png)", ["none.png"]),
+    ("[a](../..)", ["../.."]), ("[a][n]\n\n[n]: none.md", ["none.md"]),
+    ("`engine/layers.py` `engine/none.py` `none/`", ["engine/none.py"]),
+    ("[![a](none.png)](https://example.org)", ["none.png"]),
+    ("```\n[a](none)\n```\nhttps://example.org/none", [])])
+def test_the_search_finds_what_leads_nowhere(tmp_path, text, bad):
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "layers.py").touch()
+    (tmp_path / "other.md").write_text("# There")
+    (tmp_path / "it.md").write_text(text)
+    assert broken(tmp_path / "it.md", tmp_path) == bad

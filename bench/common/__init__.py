@@ -1,1 +1,4 @@
-"""What the benches share."""
+"""What the benches share.
+
+Read next: bench/common/contest.py.
+"""

@@ -1,1 +1,4 @@
-"""What only a GPU has, and `python -m bench.gpu`."""
+"""What only a GPU has, and `python -m bench.gpu`.
+
+Read next: bench/gpu/__main__.py.
+"""

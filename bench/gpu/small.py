@@ -6,9 +6,9 @@
 Every operation of our own once, in float32 and bfloat16, on arguments with and without remainders,
 and without CuPy's pool: an array is an allocation of its own, so that what lies behind its end is
 nobody's. --products: also what is cuDNN's and cuSOLVER's, and some steps of a small net, recorded
-and replayed. --planted: nothing but a bug that this tool must find (gpu_planted.cu).
+and replayed. --planted: nothing but a bug that this tool must find (planted.cu).
 
-Read next: gpu_planted.cu.
+Read next: planted.cu.
 """
 
 import argparse

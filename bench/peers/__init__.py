@@ -1,1 +1,4 @@
-"""The peers that the benches compare with."""
+"""The peers that the benches compare with.
+
+Read next: bench/peers/torch_nets.py.
+"""

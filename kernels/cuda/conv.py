@@ -22,7 +22,7 @@ get_execution_plan_count, get_plan_name_at_index, get_behavior_notes_for_plan_at
 build_plan_at_index (which also selects), get_workspace_size_plan_at_index, execute; of a tensor:
 set_output, set_uid, set_data_type, set_dim, set_stride.
 
-Read next: known.py, the file of choices.
+Read next: plan_cache.py, the file of choices.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Its timings mean nothing here; that it is the same code a GPU runs does. In processes of their own,
 since the double stands in CuPy's place.
 
-Read next: test_gpu.py.
+Read next: tests/cuda/test_gpu.py.
 """
 
 import importlib.util
@@ -15,8 +15,6 @@ import subprocess
 import sys
 
 import pytest
-from helpers.devices import DEVICES
-from helpers.programs import double_environment
 
 from bench import report
 from bench.common.calls import called, errors, widened
@@ -27,6 +25,8 @@ from bench.gpu import goals as gpu_goals
 from bench.gpu import kernels as gpu_kernels
 from bench.gpu import sanitizer as gpu_sanitizer
 from bench.gpu.timer import Deadline, Timer
+from helpers.devices import DEVICES
+from helpers.programs import double_environment
 from kernels.contract import OPERATIONS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

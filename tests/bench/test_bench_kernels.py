@@ -13,7 +13,6 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.devices import DEVICES
 
 from bench import kernels as bench
 from bench import report
@@ -22,6 +21,7 @@ from bench.common.cases import REFERENCE, Case, cases
 from bench.common.contest import THREADS, Contestant, Setting
 from engine.cli.command import run_command
 from engine.errors import RunError
+from helpers.devices import DEVICES
 from kernels import DeviceError, ops_for
 from kernels.clock import LOSS, NORM
 from kernels.contract import OPERATIONS

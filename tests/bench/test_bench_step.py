@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.devices import DEVICES
 
 import models
 from bench import report, step
@@ -20,6 +19,7 @@ from engine.errors import InputError, RunError
 from engine.layers import Conv, Linear, Maxout, MaxPool
 from engine.losses import SoftmaxLoss
 from engine.net import Net
+from helpers.devices import DEVICES
 from kernels import ops_for
 from lsuv.fillers import fill
 from models.caffenet import caffenet

@@ -11,9 +11,10 @@ import json
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
+
 from helpers.op_cases import CASES, REFERENCE, arguments, run
 from helpers.tolerances import assert_close
-from ml_dtypes import bfloat16
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -11,10 +11,10 @@ import inspect
 
 import numpy as np
 import pytest
-from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, device_run, on_device
-from helpers.op_cases import CASES, METHODS
 from ml_dtypes import bfloat16
 
+from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, device_run, on_device
+from helpers.op_cases import CASES, METHODS
 from kernels.contract import OPERATIONS
 from kernels.reference import NumpyOps
 

@@ -1,13 +1,13 @@
 """Orthonormal matrices of device cuda on the double, whose cuSOLVER multiplies reflectors in NumPy:
 those of the reference, rounded once, on both of its paths; and what happens when cuSOLVER fails.
 
-Read next: ../test_orthonormal.py.
+Read next: tests/kernels/test_orthonormal.py.
 """
 
 import numpy as np
 import pytest
-from helpers.tolerances import gram_error
 
+from helpers.tolerances import gram_error
 from kernels import philox
 from kernels.orthonormal import orthonormal
 

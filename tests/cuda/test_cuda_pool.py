@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.cuda_cases import aligned, device_run
-from helpers.op_cases import CASES, REFERENCE, SEED, clock
 from ml_dtypes import bfloat16
 
+from helpers.cuda_cases import aligned, device_run
+from helpers.op_cases import CASES, REFERENCE, SEED, clock
 from kernels.checks import pooled
 
 OPERATIONS = [f"{name}_{way}" for way in ("forward", "backward") for name in (

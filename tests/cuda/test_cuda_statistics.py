@@ -6,9 +6,9 @@ Read next: test_cuda_ops.py.
 
 import numpy as np
 import pytest
-from helpers.tolerances import assert_close
 from ml_dtypes import bfloat16
 
+from helpers.tolerances import assert_close
 from kernels.reference import NumpyOps
 
 REFERENCE = NumpyOps()

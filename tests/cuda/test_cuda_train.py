@@ -11,10 +11,6 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.cuda_training import compare_reports, device, distance, run, stop_after, ten_steps
-from helpers.nets import tiny
-from helpers.programs import ROOT, double_environment
-from helpers.runs import assert_same_run
 
 import engine
 from engine.errors import RunError
@@ -23,6 +19,10 @@ from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.run import checkpoint
 from engine.train import main
+from helpers.cuda_training import compare_reports, device, distance, run, stop_after, ten_steps
+from helpers.nets import tiny
+from helpers.programs import ROOT, double_environment
+from helpers.runs import assert_same_run
 from kernels import cuda
 from models import NETS, Model, build
 

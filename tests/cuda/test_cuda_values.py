@@ -11,9 +11,9 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers.op_cases import REFERENCE
 from ml_dtypes import bfloat16
 
+from helpers.op_cases import REFERENCE
 from kernels.clock import CLIP, CORRECT_SUM, FINITE, FIRST, RATE, STEP, new_clock
 
 LOSSES = ["softmax_loss", "hinge_loss"]

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from helpers.planted import SIZE, planted, run
 from helpers.programs import DOUBLE, environment
 

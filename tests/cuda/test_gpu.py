@@ -14,17 +14,11 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-import helpers.cuda_training as training
 import numpy as np
 import pytest
-from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, on_device
-from helpers.cuda_training import compare_reports, device, distance, run, stop_after, ten_steps
-from helpers.nets import tiny
-from helpers.op_cases import CASES
-from helpers.programs import ROOT, double_environment
-from helpers.runs import assert_same_run
 from ml_dtypes import bfloat16
 
+import helpers.cuda_training as training
 from bench.common.calls import LIMIT, TF32_LIMIT, called, difference, widened
 from bench.common.cases import REFERENCE, cases
 from bench.peers.orthonormal import orthonormality_error
@@ -33,6 +27,12 @@ from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.run import checkpoint
 from engine.train import main
+from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, on_device
+from helpers.cuda_training import compare_reports, device, distance, run, stop_after, ten_steps
+from helpers.nets import tiny
+from helpers.op_cases import CASES
+from helpers.programs import ROOT, double_environment
+from helpers.runs import assert_same_run
 from kernels import cuda
 from kernels.contract import OPERATIONS
 from kernels.philox import WEIGHTS

@@ -22,12 +22,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from helpers.length import often
 
 import models
 from engine.layers import Conv
 from engine.losses import SoftmaxLoss
 from engine.net import Net
+from helpers.length import often
 from kernels.reference import NumpyOps
 from models.recipes import KINDS, recipe
 

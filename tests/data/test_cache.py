@@ -16,8 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.data_sets import SMALL10, SMALL100, SMALL_MNIST, forge_cifar, forge_mnist
-from helpers.programs import environment
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -25,6 +23,8 @@ import engine.data
 from engine.data import cache, cifar, load, mnist
 from engine.data import preprocessing as preprocess
 from engine.data.download import cache_folder
+from helpers.data_sets import SMALL10, SMALL100, SMALL_MNIST, forge_cifar, forge_mnist
+from helpers.programs import environment
 
 OFFICIAL_DIR = os.environ.get("LSUV_DATA_DIR")
 LAYOUTS = {"cifar10": SMALL10, "cifar100": SMALL100, "mnist": SMALL_MNIST}

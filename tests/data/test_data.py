@@ -13,6 +13,15 @@ from pathlib import Path
 import numpy as np
 import pooch
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import engine.data
+from engine.data import cifar, folder, load, mnist, synthetic
+from engine.data import preprocessing as preprocess
+from engine.data.dataset import keep
+from engine.errors import InputError
 from helpers.data_sets import (
     IMAGES,
     LABELS,
@@ -28,15 +37,6 @@ from helpers.data_sets import (
     mnist_arrays,
     pack,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from PIL import Image
-
-import engine.data
-from engine.data import cifar, folder, load, mnist, synthetic
-from engine.data import preprocessing as preprocess
-from engine.data.dataset import keep
-from engine.errors import InputError
 
 OFFICIAL_DIR = os.environ.get("LSUV_DATA_DIR")
 quick = settings(max_examples=40, deadline=None,

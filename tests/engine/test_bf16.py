@@ -10,9 +10,6 @@ import json
 
 import numpy as np
 import pytest
-from helpers.devices import DEVICES
-from helpers.nets import tiny
-from helpers.runs import SMALL, assert_same_run, command, stop_at
 from ml_dtypes import bfloat16
 
 import engine
@@ -37,6 +34,9 @@ from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp
 from engine.run import checkpoint
+from helpers.devices import DEVICES
+from helpers.nets import tiny
+from helpers.runs import SMALL, assert_same_run, command, stop_at
 from kernels import ops_for
 from kernels.clock import LOSS, RATE
 from lsuv import LsuvError, fill, lsuv

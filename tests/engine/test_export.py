@@ -10,7 +10,6 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.length import often
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +45,7 @@ from engine.optimizers import SGD
 from engine.predict import Predictor
 from engine.run import checkpoint
 from engine.run import folder as runs
+from helpers.length import often
 from kernels import ops_for
 from kernels.reference import NumpyOps
 from lsuv import fill

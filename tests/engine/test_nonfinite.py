@@ -10,10 +10,10 @@ Read next: tests/run/test_nonfinite_runs.py.
 
 import numpy as np
 import pytest
-from helpers.devices import DEVICES
-from helpers.op_cases import CASES, arguments
 from ml_dtypes import bfloat16
 
+from helpers.devices import DEVICES
+from helpers.op_cases import CASES, arguments
 from kernels.checks import pooled
 from kernels.clock import FINITE
 from kernels.contract import ACTIVATION, OPERATIONS

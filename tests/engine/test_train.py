@@ -18,9 +18,6 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from helpers.devices import DEVICES
-from helpers.nets import tiny
-from helpers.runs import SMALL, assert_same_run, command, metrics, stop_at
 
 import engine
 import engine.train
@@ -34,6 +31,9 @@ from engine.net import Net
 from engine.optimizers import SGD
 from engine.run import checkpoint
 from engine.run import folder as runs
+from helpers.devices import DEVICES
+from helpers.nets import tiny
+from helpers.runs import SMALL, assert_same_run, command, metrics, stop_at
 from kernels import ops_for
 from kernels.clock import RATE, STEP
 from lsuv import fill, lsuv

@@ -1,7 +1,7 @@
 """The cases of op_cases.py on device cuda, and what their results are held to: the double's tests
 and a GPU's share this.
 
-Read next: cuda/test_cuda_ops.py.
+Read next: tests/cuda/test_cuda_ops.py.
 """
 
 import numpy as np

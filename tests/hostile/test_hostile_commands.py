@@ -13,9 +13,6 @@ from dataclasses import replace
 import numpy as np
 import pooch
 import pytest
-from helpers.data_sets import forge_folder
-from helpers.hostile import assert_one_line, file_names, forged, fuzz, in_time
-from helpers.nets import tiny
 from hypothesis import event, given
 from hypothesis import strategies as st
 
@@ -29,6 +26,9 @@ from engine.data import synthetic
 from engine.errors import InputError
 from engine.run import checkpoint
 from engine.run import folder as runs
+from helpers.data_sets import forge_folder
+from helpers.hostile import assert_one_line, file_names, forged, fuzz, in_time
+from helpers.nets import tiny
 from kernels import DeviceError
 from models import NETS
 

@@ -14,16 +14,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.data_sets import (
-    IMAGES,
-    RANDOM,
-    SMALL10,
-    SMALL_MNIST,
-    forge_cifar,
-    forge_folder,
-    forge_mnist,
-)
-from helpers.hostile import assert_one_line, in_time
 from PIL import Image
 
 import engine.data
@@ -36,6 +26,16 @@ from engine.data import cache, load
 from engine.errors import LONGEST, InputError, RunError, printable
 from engine.run import checkpoint
 from engine.run import folder as runs
+from helpers.data_sets import (
+    IMAGES,
+    RANDOM,
+    SMALL10,
+    SMALL_MNIST,
+    forge_cifar,
+    forge_folder,
+    forge_mnist,
+)
+from helpers.hostile import assert_one_line, in_time
 from kernels import DeviceError
 
 ROOT = Path(__file__).resolve().parents[2]

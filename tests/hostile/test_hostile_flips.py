@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.checkpoints import save
-from helpers.data_sets import CIFAR10, CIFAR100, SMALL_MNIST, forge_cifar, idx, mnist_arrays
-from helpers.hostile import assert_one_line, flipped
-from helpers.length import often
-from helpers.nets import scramble, small_net
 
 import engine.data
 from engine.data import cifar, load, mnist
 from engine.errors import InputError
 from engine.run import checkpoint
+from helpers.checkpoints import save
+from helpers.data_sets import CIFAR10, CIFAR100, SMALL_MNIST, forge_cifar, idx, mnist_arrays
+from helpers.hostile import assert_one_line, flipped
+from helpers.length import often
+from helpers.nets import scramble, small_net
 
 FLIPS = 10_000
 OFFICIAL_DIR = os.environ.get("LSUV_DATA_DIR")

@@ -14,17 +14,17 @@ import zlib
 
 import numpy as np
 import pytest
-from helpers.checkpoints import parts, put, save
-from helpers.data_sets import IMAGES, SMALL10, SMALL_MNIST, forge_folder, idx, pack
-from helpers.hostile import assert_one_line, in_time, small_memory
-from helpers.length import often
-from helpers.nets import small_net
 from PIL import Image
 
 from engine.data import download, folder, load, mnist
 from engine.errors import InputError
 from engine.run import checkpoint
 from engine.run import folder as runs
+from helpers.checkpoints import parts, put, save
+from helpers.data_sets import IMAGES, SMALL10, SMALL_MNIST, forge_folder, idx, pack
+from helpers.hostile import assert_one_line, in_time, small_memory
+from helpers.length import often
+from helpers.nets import small_net
 
 HUGE = 1 << 62
 

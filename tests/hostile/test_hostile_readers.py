@@ -14,6 +14,14 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from engine.data import cifar, dataset, folder, load, mnist
+from engine.errors import InputError, printable
+from engine.run import checkpoint
+from engine.run import folder as runs
 from helpers.checkpoints import parts, put, save
 from helpers.data_sets import CIFAR10, CIFAR100, IMAGES, SMALL_MNIST, cifar_rows, idx
 from helpers.hostile import (
@@ -27,14 +35,6 @@ from helpers.hostile import (
     in_time,
 )
 from helpers.nets import scramble, small_net
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
-
-from engine.data import cifar, dataset, folder, load, mnist
-from engine.errors import InputError, printable
-from engine.run import checkpoint
-from engine.run import folder as runs
 
 RANDOM = np.random.default_rng(11)
 

@@ -7,10 +7,10 @@ import inspect
 
 import numpy as np
 import pytest
-from helpers.devices import DEVICES
-from helpers.op_cases import CASES, METHODS, arguments, run
 from ml_dtypes import bfloat16
 
+from helpers.devices import DEVICES
+from helpers.op_cases import CASES, METHODS, arguments, run
 from kernels import ops_for
 from kernels.contract import ACTIVATION, OPERATIONS
 from kernels.reference import NumpyOps

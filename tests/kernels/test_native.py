@@ -19,12 +19,12 @@ import signal
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
+
 from helpers.devices import DEVICES
 from helpers.length import often
 from helpers.op_cases import CASES, REFERENCE, Out, arguments, clock, randn, run, which
 from helpers.tolerances import assert_close
-from ml_dtypes import bfloat16
-
 from kernels import philox
 from kernels.clock import NORM, STEP
 from kernels.contract import OPERATIONS

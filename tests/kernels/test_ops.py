@@ -21,11 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
+
 from helpers.devices import DEVICES
 from helpers.op_cases import CASES, METHODS, REFERENCE, arguments, clock, run
 from helpers.tolerances import assert_close
-from ml_dtypes import bfloat16
-
 from kernels import DeviceError, ops_for
 from kernels.contract import OPERATIONS
 from kernels.reference import NumpyOps

@@ -5,9 +5,9 @@ Read next: tests/kernels/test_reference.py.
 
 import numpy as np
 import pytest
+
 from helpers.devices import DEVICES
 from helpers.tolerances import assert_close, gram_error
-
 from kernels import ops_for, philox
 from kernels.orthonormal import BLOCK, orthonormal
 

@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 import pytest
-from helpers.tolerances import assert_close
 from ml_dtypes import bfloat16
 
+from helpers.tolerances import assert_close
 from kernels import philox
 from kernels.checks import pooled
 from kernels.clock import (

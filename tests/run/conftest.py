@@ -4,6 +4,7 @@ Read next: tests/helpers/lives.py.
 """
 
 import pytest
+
 from helpers.lives import Lives
 
 

@@ -11,9 +11,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers.checkpoints import DATA, SETTINGS, save
-from helpers.hostile import flipped
-from helpers.nets import scramble, small_net
 from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
@@ -22,6 +19,9 @@ from engine.cli.settings import MOST_EPOCHS
 from engine.errors import InputError, RunError
 from engine.run import checkpoint
 from engine.run import folder as runs
+from helpers.checkpoints import DATA, SETTINGS, save
+from helpers.hostile import flipped
+from helpers.nets import scramble, small_net
 
 
 def test_round_trip_is_exact(tmp_path):

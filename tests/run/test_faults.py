@@ -13,12 +13,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from helpers.length import often
-from helpers.lives import ERROR, KILL, SHORT, TORN, End
-from helpers.runs import TINY, again, clean, whole
 
 from engine.run import checkpoint
 from engine.run import folder as runs
+from helpers.length import often
+from helpers.lives import ERROR, KILL, SHORT, TORN, End
+from helpers.runs import TINY, again, clean, whole
 
 MODES = {"kill": KILL, "torn": TORN, "error": ERROR, "short": SHORT}
 NEW = [*TINY, "--device", "numpy", "--out"]

@@ -15,13 +15,13 @@ import time
 
 import numpy as np
 import pytest
+
+from engine.run import checkpoint
+from engine.run import folder as runs
 from helpers.devices import DEVICES
 from helpers.length import often
 from helpers.lives import STAGES
 from helpers.runs import TINY, again, clean, whole
-
-from engine.run import checkpoint
-from engine.run import folder as runs
 
 
 @pytest.mark.parametrize("device", [ops.name for ops in DEVICES])

@@ -12,7 +12,6 @@ import re
 
 import numpy as np
 import pytest
-from helpers.devices import DEVICES
 
 import engine
 import engine.fitting
@@ -27,6 +26,7 @@ from engine.net import Net
 from engine.optimizers import SGD, RMSProp
 from engine.run import checkpoint
 from engine.run import folder as runs
+from helpers.devices import DEVICES
 from kernels import DeviceError
 from kernels.clock import FINITE, LOSS, RATE, STEP
 from kernels.reference import NumpyOps

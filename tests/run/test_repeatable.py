@@ -16,10 +16,6 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.devices import DEVICES
-from helpers.length import often
-from helpers.programs import environment
-from helpers.threads import THREADS, same_for_all_threads, synthetic
 
 from engine.containers import Branches, Residual
 from engine.data.feed import Feed, Order
@@ -40,6 +36,10 @@ from engine.net import Net
 from engine.optimizers import SGD, RMSProp
 from engine.run import checkpoint
 from engine.train import one_step
+from helpers.devices import DEVICES
+from helpers.length import often
+from helpers.programs import environment
+from helpers.threads import THREADS, same_for_all_threads, synthetic
 from kernels import ops_for
 from kernels.clock import FINITE, STEP
 from lsuv import INITS, fill, initialise
