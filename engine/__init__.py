@@ -32,7 +32,7 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
 
     from engine.run import folder as runs
     from engine.errors import InputError
-    from engine.losses import HEADS
+    from engine.losses import LOSSES
     from engine.net import Net
     from engine.predict import Predictor
     from engine.cli.settings import Settings
@@ -55,8 +55,8 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     layers = build(settings.net, settings.act, len(data["classes"]), settings.dropout)
     ops = ops_for(device, threads, settings.precision, finer=True)
     settings = settings.on(ops)
-    net = Net(layers, HEADS[settings.head](), ops, shape, min(settings.batch, BATCH), settings.seed,
-              precision=settings.precision)
+    net = Net(layers, LOSSES[settings.head](), ops, shape, min(settings.batch, BATCH),
+              settings.seed, precision=settings.precision)
     checkpoint.restore(saved, net)
     model = Predictor(net, data, saved.tensors[mean], settings.input_scale)
     return model, record, saved, settings

@@ -183,7 +183,7 @@ class Branches(Container):
         return total
 
 
-class Head(Chain):
+class AuxiliaryClassifier(Chain):
     """A side exit: x goes on unchanged. In training its own layers and loss run on x too, and in
     backward `weight` times the loss's gradient joins what comes back; else it does nothing.
 

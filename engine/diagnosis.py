@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from engine.containers import STOP, Container, Head
+from engine.containers import STOP, AuxiliaryClassifier, Container
 from engine.data.feed import Feed
 from engine.layers import Layer
 from kernels.clock import LOSS
@@ -36,10 +36,11 @@ def first_in_step(net) -> str:
             found.append(f"the gradient of {layer.name}")
 
     net.backward(after)
-    # The loss of a side exit comes before every gradient, though only backward computes it.
-    heads = [f"the loss of {layer.name}" for layer in net.chain.every() if isinstance(layer, Head)
+    # An auxiliary loss comes before every gradient, though only backward computes it.
+    sides = [f"the loss of {layer.name}" for layer in net.chain.every()
+             if isinstance(layer, AuxiliaryClassifier)
              and not np.isfinite(net.ops.tohost(layer.own_clock)[LOSS])]
-    return [*heads, *found, "the gradient's norm"][0]
+    return [*sides, *found, "the gradient's norm"][0]
 
 
 def first_in_forward(net, train: bool) -> str | None:

@@ -28,19 +28,33 @@ from pathlib import Path
 import numpy as np
 
 import engine
-from engine.run import checkpoint
-from engine.run import folder as runs
 from engine.cli import settings as options
 from engine.cli.command import Parser, run_command
-from engine.containers import Branches, Chain, Head, Residual
+from engine.cli.messages import data_words, say
+from engine.containers import AuxiliaryClassifier, Branches, Chain, Residual
 from engine.data import preprocessing as preprocess
 from engine.errors import InputError, RunError
-from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Layer, LeakyReLU, Linear, Maxout,
-                           MaxPool, ReLU, Sigmoid, Tanh, VLReLU)
+from engine.layers import (
+    LRN,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Layer,
+    LeakyReLU,
+    Linear,
+    Maxout,
+    MaxPool,
+    ReLU,
+    Sigmoid,
+    Tanh,
+    VLReLU,
+)
 from engine.predict import Predictor
+from engine.run import checkpoint
+from engine.run import folder as runs
 from engine.scoring import need_statistics
 from engine.train import KNOWN
-from engine.cli.messages import data_words, say
 
 MODEL = "model.onnx"  # in the run folder, unless --out
 # Operator set 17 with file format 8 is ONNX 1.12, of 2022: runtimes since then read it.
@@ -178,7 +192,7 @@ FORMS: dict[type, Callable[[Graph, Layer, str, tuple], str]] = {
     Conv: conv, Linear: linear, Maxout: maxout, MaxPool: maxpool, AvgPool: avgpool,
     LeakyReLU: leaky, ReLU: leaky, VLReLU: leaky, Tanh: namesake, Sigmoid: namesake, LRN: lrn,
     BatchNorm: batchnorm, Dropout: nothing, Chain: chain, Residual: residual, Branches: branches,
-    Head: nothing}
+    AuxiliaryClassifier: nothing}
 
 
 def preprocessed(graph: Graph, model: Predictor) -> str:

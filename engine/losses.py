@@ -43,4 +43,4 @@ class HingeLoss(SoftmaxLoss):
         return self.dscores
 
 
-HEADS = {"softmax": SoftmaxLoss, "svm": HingeLoss}
+LOSSES = {"softmax": SoftmaxLoss, "svm": HingeLoss}

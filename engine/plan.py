@@ -15,8 +15,8 @@ author writes it once, and a new batch size is the second run with other buffers
   statistics stay float32.
 * Gradients of activations reuse two slots a lane: every second layer writes its `dx` into the one
   and reads its `dy` in the other. A container that needs `dy` more than once (Residual, Branches,
-  Head) gives what it contains a lane of its own, so `dy` stays; Branches gives two, so that one
-  branch's `dx` stays while the next runs. It follows that a layer always writes its own `dx`, in
+  AuxiliaryClassifier) gives what it contains a lane of its own, so `dy` stays; Branches gives two,
+  so that one branch's `dx` stays while the next runs. It follows that a layer always writes its own `dx`, in
   the lane that it stands in, and never returns `dy` itself.
 
 Read next: engine/layers.py, whose every `setup` talks to this.

@@ -34,7 +34,7 @@ from engine.diagnosis import first_not_finite
 from engine.errors import RunError
 from engine.data.feed import Feed, read_clock, zero_sums
 from engine.run.lock import hold
-from engine.losses import HEADS
+from engine.losses import LOSSES
 from engine.net import Net
 from engine.optimizers import Optimizer, optimizer_of
 from engine.cli.progress import Progress
@@ -56,7 +56,7 @@ KNOWN = Known(nets=NETS, acts=ACTS, inits=INITS, recipes=KINDS, modes=MODES,
 def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
     """A net of zero weights on the device, the data set beside it, and the optimizer."""
     layers = build(s.net, s.act, len(data.classes), s.dropout)
-    net = Net(layers, HEADS[s.head](), ops, data.in_shape, s.batch, s.seed, precision=s.precision)
+    net = Net(layers, LOSSES[s.head](), ops, data.in_shape, s.batch, s.seed, precision=s.precision)
     return net, Feed(net, data, s.move, s.input_scale), optimizer_of(net, s)
 
 
@@ -415,7 +415,7 @@ def summary(args, model, ops) -> str:
     named = options.defaults(given, KNOWN) | given
     net, act, head = (named[key] for key in ("net", "act", "head"))
     layers = build(net, act, classes, options.recipe_of(args, KNOWN).dropout)
-    return Net(layers, HEADS[head](), ops, model.in_shape, batch=1).summary()
+    return Net(layers, LOSSES[head](), ops, model.in_shape, batch=1).summary()
 
 
 def summarise(found: list[dict]) -> dict:

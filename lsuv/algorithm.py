@@ -31,7 +31,7 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from engine.containers import STOP, Branches, Container, Head
+from engine.containers import STOP, AuxiliaryClassifier, Branches, Container
 from engine.errors import InputError, RunError, choose, nearest
 from engine.layers import BatchNorm
 from lsuv.fillers import fill, piece_rows
@@ -110,7 +110,7 @@ def lsuv(net, next_batch: Callable[[], None], mode: str = "same", tolerance: flo
             raise InputError(f"LSUV {name} {value}: must be {wanted}")
     if normalise == "input":
         for layer in net.chain.every():
-            if isinstance(layer, (Branches, Head)):
+            if isinstance(layer, (Branches, AuxiliaryClassifier)):
                 raise InputError(f"LSUV normalisation input: {layer.name} has no next layer of its "
                                  "own; normalise output instead")
     include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))

@@ -1,21 +1,21 @@
-"""GoogLeNet: nine inception modules for a 224x224 image, and two side exits in training.
+"""GoogLeNet: nine inception modules for a 224x224 image, and two auxiliary classifiers.
 
 Szegedy et al. 2015 as BVLC's public file has it (`models/bvlc_googlenet` of the repository
 `BVLC/caffe`), whose layer names these are. Biases have twice the weights' rate and no decay.
-Parameters with 1,000 classes: 13,378,280 with the side exits, as it is trained, and 6,998,552
-without.
+Parameters with 1,000 classes: 13,378,280 with the auxiliary classifiers, as it is trained, and
+6,998,552 without.
 
-Read next: engine/containers.py for Branches and Head, models/recipes.py for how the nets are
-trained.
+Read next: engine/containers.py for Branches and AuxiliaryClassifier, models/recipes.py for how the
+nets are trained.
 """
 
-from engine.containers import Branches, Head
+from engine.containers import AuxiliaryClassifier, Branches
 from engine.layers import LRN, AvgPool, Conv, Dropout, Layer, Linear, MaxPool, Original
 from engine.losses import SoftmaxLoss
 from models.fitnet import ACTS
 
 IN_SHAPE = (224, 224, 3)
-HEAD_WEIGHT = 0.3  # of each side exit's loss
+AUXILIARY_WEIGHT = 0.3  # of each auxiliary classifier's loss
 
 # Widths of a module: 1x1; the 3x3's reduction and itself; the 5x5's likewise; after the pool.
 INCEPTION = {
@@ -29,7 +29,7 @@ INCEPTION = {
     "5a": (256, 160, 320, 32, 128, 128),
     "5b": (384, 192, 384, 48, 128, 128),
 }
-EXITS = {"4a": "loss1", "4d": "loss2"}  # the module that each side exit stands behind
+AUXILIARY = {"4a": "loss1", "4d": "loss2"}  # the module that each auxiliary classifier is behind
 POOLED = ("3b", "4e")  # modules with a max pooling behind them
 
 
@@ -54,20 +54,21 @@ def inception(act: str, module: str) -> Branches:
         [MaxPool(3, 1, 1), *conv(act, pool, 1, f"{name}/pool_proj")]], name)
 
 
-def side_exit(act: str, classes: int, dropout: bool, name: str) -> Head:
+def auxiliary_classifier(act: str, classes: int, dropout: bool, name: str) -> AuxiliaryClassifier:
     """Its loss is softmax, whatever the net's own is."""
     full = Linear(1024, bias_rate=2, original=Original("xavier", bias=0.2), name=f"{name}/fc")
     drop = [Dropout(0.7)] if dropout else []
-    return Head([AvgPool(5, 3), *conv(act, 128, 1, f"{name}/conv"), full, ACTS[act](), *drop,
-                 classifier(classes, name)], SoftmaxLoss(), HEAD_WEIGHT, name)
+    layers = [AvgPool(5, 3), *conv(act, 128, 1, f"{name}/conv"), full, ACTS[act](), *drop,
+              classifier(classes, name)]
+    return AuxiliaryClassifier(layers, SoftmaxLoss(), AUXILIARY_WEIGHT, name)
 
 
-def googlenet(act: str, classes: int, dropout: bool = True, heads: bool = True,
+def googlenet(act: str, classes: int, dropout: bool = True, auxiliary: bool = True,
               last: int = 7) -> list[Layer]:
     """The file's activation is relu; any elementwise one fits. Its fillers are `--init original`.
 
-    heads: with the side exits. last: the window of the last average pooling, which is the whole
-    image there: 7 for one of 224, 2 for one of 80.
+    auxiliary: with the auxiliary classifiers, which stand in training alone. last: the window of
+    the last average pooling, which is the whole image there: 7 for one of 224, 2 for one of 80.
     """
     net = [
         *conv(act, 64, 7, "conv1/7x7_s2", stride=2), MaxPool(3, 2), LRN(),
@@ -77,7 +78,7 @@ def googlenet(act: str, classes: int, dropout: bool = True, heads: bool = True,
         net.append(inception(act, module))
         if module in POOLED:
             net.append(MaxPool(3, 2))
-        if heads and module in EXITS:
-            net.append(side_exit(act, classes, dropout, EXITS[module]))
+        if auxiliary and module in AUXILIARY:
+            net.append(auxiliary_classifier(act, classes, dropout, AUXILIARY[module]))
     drop = [Dropout(0.4)] if dropout else []
     return [*net, AvgPool(last, 1), *drop, classifier(classes, "loss3")]

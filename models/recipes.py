@@ -32,13 +32,13 @@ class Recipe:
     """Everything that a run takes from its net and data set. `policy` spans `steps` updates."""
 
     name: str
-    optimizer: str  # sgd | rmsprop
+    optimizer: str
     policy: dict  # engine.schedules, with its "rate"
     steps: int  # updates that the policy is written for
     epochs: float
     batch: int
     decay: float = 5e-4  # L2 weight decay; biases have a multiplier of their own in the net
-    momentum: float = 0.9  # sgd
+    momentum: float = 0.9  # sgd, nesterov
     rho: float = 0.9  # rmsprop
     delta: float = 1e-8  # rmsprop
     clip: float = 0.0  # global 2-norm of the gradient; 0 is off
@@ -97,9 +97,9 @@ FAST_CAFFENET = Recipe(
 FAST_GOOGLENET = replace(FAST_CAFFENET, decay=2e-4, move=16)
 
 
-def with_rmsprop(found: Recipe) -> Recipe:
+def with_rmsprop(sgd: Recipe) -> Recipe:
     """Not in any solver file: those of the ImageNet nets are SGD's."""
-    return replace(found, optimizer="rmsprop", policy={**found.policy, "rate": 1e-4})
+    return replace(sgd, optimizer="rmsprop", policy={**sgd.policy, "rate": 1e-4})
 
 
 RECIPES = {  # (kind, family); the first optimizer of a pair is the default
@@ -122,13 +122,14 @@ def recipe(net: str, act: str, init: str, kind: str = "paper",
     rate too, with clipping and a single step; those are the recipes of these two here."""
     choose("recipe", kind, KINDS)
     pair = RECIPES[kind, net if (kind, net) in RECIPES else "cifar"]
-    names = [r.optimizer for r in pair]
-    found = pair[names.index(choose("optimizer", optimizer, names)) if optimizer else 0]
-    if kind == "fast" and not net.startswith("fitnet1") and found is FAST_CIFAR:
-        found = replace(found, policy={**found.policy, "rate": 0.05})
-    if found is PAPER_CIFAR and (net, act, init) == ("fitnet4", "maxout", "xavier"):
-        found = replace(found, momentum=0.5)
-    if found is PAPER_CIFAR and (net, act, init) == ("fitnet4", "maxout", "msra"):
-        found = replace(found, momentum=0.5, clip=50.0,
-                        policy={**found.policy, "rate": 1e-3, "steps": [80_000]})
-    return found
+    known = {r.optimizer: r for r in pair}
+    known["nesterov"] = replace(known["sgd"], optimizer="nesterov")  # not in any solver file
+    chosen = known[choose("optimizer", optimizer, known)] if optimizer else pair[0]
+    if kind == "fast" and not net.startswith("fitnet1") and chosen.policy == FAST_CIFAR.policy:
+        return replace(chosen, policy={**chosen.policy, "rate": 0.05})
+    if chosen is PAPER_CIFAR and (net, act, init) == ("fitnet4", "maxout", "xavier"):
+        return replace(chosen, momentum=0.5)
+    if chosen is PAPER_CIFAR and (net, act, init) == ("fitnet4", "maxout", "msra"):
+        return replace(chosen, momentum=0.5, clip=50.0,
+                       policy={**chosen.policy, "rate": 1e-3, "steps": [80_000]})
+    return chosen

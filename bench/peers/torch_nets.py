@@ -19,7 +19,7 @@ from torch import nn
 
 import models
 from bench.common.contest import RATE, Entry, mean_seconds
-from engine.containers import Branches, Head, Residual
+from engine.containers import Branches, AuxiliaryClassifier, Residual
 from engine.errors import RunError
 from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Layer, LeakyReLU, Linear, Maxout,
                            MaxPool, Sigmoid, Tanh, pooled)
@@ -107,7 +107,7 @@ def peer(layer: Layer, shape: tuple[int, ...],
         found = [walk(chain.layers, shape, way) for chain in layer.chains]
         after = (*found[0][1][:-1], sum(out[-1] for _, out in found))
         return [TorchBranches([nn.Sequential(*inner) for inner, _ in found])], after
-    if isinstance(layer, Head):
+    if isinstance(layer, AuxiliaryClassifier):
         inner, _ = walk(layer.layers, shape, way)
         return [TorchHead(nn.Sequential(*inner), layer.weight)], shape
     if isinstance(layer, Conv):
@@ -143,7 +143,8 @@ def peer(layer: Layer, shape: tuple[int, ...],
     if isinstance(layer, BatchNorm):
         kind = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
         return [kind(shape[-1], layer.eps, 1 - layer.fraction, affine=False)], shape
-    raise ValueError(f"{type(layer).__name__}: no peer in PyTorch; add one to bench/peers/torch_nets.py")
+    raise ValueError(f"{type(layer).__name__}: no peer in PyTorch; add one to "
+                     "bench/peers/torch_nets.py")
 
 
 def pooling(size: int, stride: int, shape: tuple[int, ...], pad: int = 0):

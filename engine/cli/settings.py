@@ -20,7 +20,7 @@ import numpy as np
 from engine.cli.command import Parser
 from engine.data import NAMES
 from engine.errors import InputError, choose
-from engine.losses import HEADS
+from engine.losses import LOSSES
 from engine.optimizers import OPTIMIZERS
 from engine.schedules import rates
 
@@ -188,7 +188,7 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> None:
     add("--net", metavar="NET", help=f"{one_of(known.nets)} (default: {DEFAULTS['net']})")
     add("--act", metavar="ACT", help=f"{one_of(known.acts)} (default: the net's own: "
         f"{one_of(sorted({net.act for net in known.nets.values()}))})")
-    add("--head", metavar="HEAD", help=f"{one_of(HEADS)} (default: {DEFAULTS['head']})")
+    add("--head", metavar="HEAD", help=f"{one_of(LOSSES)} (default: {DEFAULTS['head']})")
     add("--init", metavar="INIT", help=f"{one_of(known.inits)} (default: {DEFAULTS['init']})")
     add("--lsuv-mode", metavar="MODE", help="same: one kept mini-batch | fresh: a new one for "
         f"every measurement, as the authors did (default: {DEFAULTS['lsuv_mode']})")
@@ -272,7 +272,7 @@ def options_of(args: argparse.Namespace) -> dict:
 
 def check_values(given: dict, known: Known) -> None:
     """Refuse names that nobody knows and numbers out of range. InputError."""
-    for name, names in (("net", known.nets), ("act", known.acts), ("head", HEADS),
+    for name, names in (("net", known.nets), ("act", known.acts), ("head", LOSSES),
                         ("init", known.inits), ("recipe", known.recipes),
                         ("device", known.devices), ("optimizer", OPTIMIZERS),
                         ("lsuv_mode", known.modes), ("lsuv_pre", known.inits),

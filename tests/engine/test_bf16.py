@@ -13,7 +13,7 @@ import pytest
 from ml_dtypes import bfloat16
 
 import engine
-from engine.containers import Branches, Head, Residual
+from engine.containers import AuxiliaryClassifier, Branches, Residual
 from engine.diagnosis import first_not_finite
 from engine.evaluate import main as evaluate
 from engine.fitting import put
@@ -104,7 +104,8 @@ def choosing():
 
 
 def branching():
-    side = Head([AvgPool(4, 4), Conv(8, name="s"), Tanh(), Linear(10, name="t")], SoftmaxLoss(),
+    side = AuxiliaryClassifier([AvgPool(4, 4), Conv(8, name="s"), Tanh(),
+                                Linear(10, name="t")], SoftmaxLoss(),
                 0.3)
     return [Conv(24, name="a"), Tanh(), LRN(5, 0.5), side, Branches([
         [Conv(16, size=1, pad=0, name="b"), Sigmoid()],

@@ -20,7 +20,7 @@ import engine.layers
 import engine.train
 from engine import export
 from engine.cli.command import run_command
-from engine.containers import Branches, Chain, Container, Head, Residual
+from engine.containers import AuxiliaryClassifier, Branches, Chain, Container, Residual
 from engine.errors import InputError
 from engine.layers import (
     LRN,
@@ -163,7 +163,7 @@ CASES = {
     "residual": lambda: [Residual([Conv(6), ReLU(), Residual([Tanh()])])],
     "branches": lambda: [Branches([[Conv(2)], [], [MaxPool(3, 1, 1), Conv(3, 1, pad=0)]])],
     "branches of numbers": lambda: [Linear(4), Branches([[Linear(3), Tanh()], [Linear(2)]])],
-    "head": lambda: [Head([Conv(2), Linear(3)], SoftmaxLoss(), 0.3), Tanh()],
+    "head": lambda: [AuxiliaryClassifier([Conv(2), Linear(3)], SoftmaxLoss(), 0.3), Tanh()],
     "chain in a chain": lambda: [Chain([Chain([]), Chain([Conv(2), Tanh()])])],
 }
 

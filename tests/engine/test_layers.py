@@ -7,7 +7,7 @@ Read next: tests/models/test_models.py.
 import numpy as np
 import pytest
 
-from engine.containers import STOP, Branches, Chain, Head, Residual
+from engine.containers import STOP, AuxiliaryClassifier, Branches, Chain, Residual
 from engine.diagnosis import first_not_finite
 from engine.errors import InputError
 from engine.layers import (
@@ -81,9 +81,9 @@ BODIES = {
 }
 
 
-def exit_of(name: str, weight: float = 0.3, loss=SoftmaxLoss) -> Head:
+def exit_of(name: str, weight: float = 0.3, loss=SoftmaxLoss) -> AuxiliaryClassifier:
     """A side exit of two layers with weights."""
-    return Head([AvgPool(5, 3), Conv(2, size=1, pad=0, name=f"{name}/conv"), Tanh(),
+    return AuxiliaryClassifier([AvgPool(5, 3), Conv(2, size=1, pad=0, name=f"{name}/conv"), Tanh(),
                  Linear(4, name=f"{name}/clf")], loss(), weight, name)
 
 
@@ -97,7 +97,7 @@ EXITS = {
             [exit_of("three"), Residual([Tanh(), exit_of("four"), Conv(5, name="c"), Tanh()])],
             [Branches([[], [Conv(2, name="d"), exit_of("five")]]), Tanh(), Conv(3, name="e")]]),
         exit_of("six", 0.1), exit_of("seven"), Tanh()],
-    "exit in an exit": lambda: [Conv(5, name="a"), Tanh(), Head(
+    "exit in an exit": lambda: [Conv(5, name="a"), Tanh(), AuxiliaryClassifier(
         [Conv(4, name="b"), Tanh(), exit_of("inner", 0.5), Residual([Conv(4, name="c")]),
          Branches([[Tanh(), Conv(2, name="d")], [Conv(1, name="e"), Tanh()]]),
          Linear(4, name="f")], SoftmaxLoss(), 0.4, "outer"), Tanh()],
@@ -131,8 +131,8 @@ def loss_of(net: Net) -> float:
     return total
 
 
-def heads_of(net: Net) -> list[Head]:
-    return [layer for layer in net.chain.every() if isinstance(layer, Head)]
+def heads_of(net: Net) -> list[AuxiliaryClassifier]:
+    return [layer for layer in net.chain.every() if isinstance(layer, AuxiliaryClassifier)]
 
 
 @pytest.mark.parametrize("body", [*BODIES, *EXITS])
@@ -325,7 +325,8 @@ def test_where_nobody_wants_the_images_gradient_no_branch_computes_it():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_heads_loss_that_is_not_finite_latches_the_step(ops, bad):
     """Minus infinity as the score of the label is an infinite loss with a finite gradient."""
-    net = Net([Conv(4, name="a"), Tanh(), Head([Linear(3, name="aux")], SoftmaxLoss(), 0.3),
+    net = Net([Conv(4, name="a"), Tanh(),
+               AuxiliaryClassifier([Linear(3, name="aux")], SoftmaxLoss(), 0.3),
                Linear(3, name="clf")], SoftmaxLoss(), ops, (5, 4, 3), 2)
     rng = np.random.default_rng(0)
     for p in net.named_params().values():
@@ -358,7 +359,8 @@ def test_a_heads_loss_that_is_not_finite_latches_the_step(ops, bad):
 
 def test_a_heads_loss_that_is_not_finite_is_named():
     """Of finite scores and gradients: the sum of a hinge overflows."""
-    net = Net([Conv(4, name="a"), Head([Linear(3, name="aux")], HingeLoss(), 1.0, "side"),
+    net = Net([Conv(4, name="a"),
+               AuxiliaryClassifier([Linear(3, name="aux")], HingeLoss(), 1.0, "side"),
                Linear(3, name="clf")], SoftmaxLoss(), NumpyOps(), (5, 4, 3), 2)
     net.named_params()["aux.b"].value[...] = 3e38
 
@@ -446,7 +448,8 @@ def test_misfits_are_one_line_that_names_the_layer():
         ([Conv(4, name="a"), Conv(4, name="a"), Linear(4)], "two layers are named 'a'"),
         ([Residual([Conv(4, name="r")]), Linear(4)], "a residual sum needs equal shapes"),
         ([Branches([[Conv(4)], [MaxPool(2)]]), Linear(4)], "may differ in their channels only"),
-        ([Head([Conv(4)], SoftmaxLoss(), 0.3, "aux"), Linear(4)], "aux: its last layer gives"),
+        ([AuxiliaryClassifier([Conv(4)], SoftmaxLoss(), 0.3, "aux"), Linear(4)],
+         "aux: its last layer gives"),
         ([AvgPool(10), Linear(4)], "smaller than the 10x10 window"),
     ]
     for layers, text in cases:

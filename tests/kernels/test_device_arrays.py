@@ -22,7 +22,7 @@ import engine.evaluate
 import engine.train
 import kernels
 from bench.common.contest import Entry, mean_seconds
-from engine.containers import Branches, Head, Residual
+from engine.containers import AuxiliaryClassifier, Branches, Residual
 from engine.diagnosis import first_in_step, tensor_not_finite
 from engine.layers import (
     LRN,
@@ -144,7 +144,8 @@ def test_what_such_an_array_can_not_do_is_an_error(use):
 def of_everything():
     return [Dropout(0.2), Conv(6, pieces=2, name="a"), Maxout(2, 2, drop=0.3), LRN(),
             Branches([[Conv(3, name="b"), Tanh()], [MaxPool(3, 1, 1), Conv(5, name="c")]]), ReLU(),
-            Head([AvgPool(2), Linear(4, name="side")], HingeLoss(), 0.3), BatchNorm(),
+            AuxiliaryClassifier([AvgPool(2), Linear(4, name="side")], HingeLoss(), 0.3),
+            BatchNorm(),
             Residual([Conv(8, groups=2, name="d"), ReLU()]), MaxPool(2),
             Linear(5, pieces=3, name="e"), Maxout(3), Linear(4, name="clf")]
 

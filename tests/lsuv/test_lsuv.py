@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from engine.containers import STOP, Branches, Chain, Head, Residual
+from engine.containers import STOP, AuxiliaryClassifier, Branches, Chain, Residual
 from engine.errors import InputError
 from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU, Tanh
 from engine.losses import SoftmaxLoss
@@ -397,8 +397,9 @@ def test_command_refuses_in_one_line(wrong, message):
 
 
 def branched_layers():
-    return [Conv(8, name="conv1"), ReLU(), Head([Conv(4, name="aux1"), ReLU(), Dropout(0.5),
-            Linear(4, name="aux2")], SoftmaxLoss(), 0.3, "side"), Branches([
+    return [Conv(8, name="conv1"), ReLU(), AuxiliaryClassifier([
+                Conv(4, name="aux1"), ReLU(), Dropout(0.5), Linear(4, name="aux2")],
+                SoftmaxLoss(), 0.3, "side"), Branches([
                 [Conv(6, pieces=2, name="left"), Maxout(2)], [],
                 [Conv(5, name="right"), BatchNorm(name="bn_right"), ReLU()]], "fork"),
             Dropout(0.2), Linear(4, name="clf")]

@@ -19,7 +19,7 @@ import engine.evaluate
 import engine.train
 import lsuv.__main__
 import models
-from engine.containers import Branches, Head
+from engine.containers import AuxiliaryClassifier, Branches
 from engine.errors import InputError
 from engine.layers import AvgPool, Conv, Dropout, Linear, MaxPool
 from engine.losses import SoftmaxLoss
@@ -71,14 +71,14 @@ def test_caffenet_has_its_published_layers():
 
 
 def test_googlenet_has_its_published_layers():
-    assert whole(googlenet("relu", 1000, heads=False), (224, 224, 3)).parameters == 6_998_552
+    assert whole(googlenet("relu", 1000, auxiliary=False), (224, 224, 3)).parameters == 6_998_552
     net = whole(googlenet("relu", 1000), (224, 224, 3))
     assert net.parameters == 13_378_280
     widths = {name: sum(w[i] for i in (0, 2, 4, 5)) for name, w in INCEPTION.items()}
     modules = [layer for layer in net.chain.layers if isinstance(layer, Branches)]
     assert {m.name.removeprefix("inception_"): m.out_shape[-1] for m in modules} == widths
     assert [m.out_shape[0] for m in modules] == [28] * 2 + [14] * 5 + [7] * 2
-    heads = [layer for layer in net.chain.every() if isinstance(layer, Head)]
+    heads = [layer for layer in net.chain.every() if isinstance(layer, AuxiliaryClassifier)]
     assert [(head.name, head.weight) for head in heads] == [("loss1", 0.3), ("loss2", 0.3)]
     averages = [layer.out_shape for layer in net.chain.leaves() if isinstance(layer, AvgPool)]
     assert averages == [(4, 4, 512), (4, 4, 528), (1, 1, 1024)]

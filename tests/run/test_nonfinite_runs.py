@@ -17,7 +17,7 @@ import engine
 import engine.fitting
 import engine.train
 from engine.cli.command import run_command
-from engine.containers import Head
+from engine.containers import AuxiliaryClassifier
 from engine.data.feed import Order
 from engine.errors import InputError, RunError
 from engine.layers import AvgPool, BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU
@@ -40,7 +40,8 @@ every = pytest.mark.parametrize("ops, precision", WAYS,
 
 
 def layers(act="maxout", classes=10, dropout=True):
-    side = Head([AvgPool(4, 4), Linear(classes, name="aux")], SoftmaxLoss(), 0.3, name="side")
+    side = AuxiliaryClassifier([AvgPool(4, 4), Linear(classes, name="aux")], SoftmaxLoss(), 0.3,
+                               name="side")
     return [Dropout(0.2, name="drop1"), Conv(4, pieces=2, name="conv1"), Maxout(2, name="maxout1"),
             MaxPool(2, name="pool1"), side, Conv(6, name="conv2"), BatchNorm(name="bn_conv2"),
             ReLU(name="relu2"), Linear(classes, name="clf")]
