@@ -147,11 +147,12 @@ def extensions() -> list[Extension]:
         without_extension(f"it is built on Linux x86_64, glibc; this is {HERE}")
         return []
     try:
-        found = [extension()]
-        if SANITIZE:  # and the faults that it must find
-            found.append(extension("tests.sanitizers.planted", Path("tests/sanitizers")))
-            found[1].libraries = []  # it must load where oneDNN is not
-        return found
+        native = extension()
+        if not SANITIZE:
+            return [native]
+        planted = extension("tests.sanitizers.planted", Path("tests/sanitizers"))  # must be found
+        planted.libraries = []  # it must load where oneDNN is not
+        return [native, planted]
     except (FileNotFoundError, ImportError) as error:
         without_extension(str(error))
         return []

@@ -4,6 +4,7 @@ Read next: setup.py.
 """
 
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -93,3 +94,17 @@ def test_a_source_distribution_holds_all_sources():
     sources = {path for room in ROOMS for path in (ROOT / room).rglob("*") if path.suffix in kinds}
     modules = {path for room in ROOMS[:-1] for path in (ROOT / room).rglob("*.py")}
     assert sources - modules - held == set()
+
+
+def test_the_changes_of_this_version_are_told_and_its_modules_are_there():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\n## {version}\n" in text
+    moved = re.findall(r"^\| `([a-z_.]+)` \| `([a-z_.]+)` \|$", text, re.M)
+    assert len(moved) > 10
+
+    def there(name: str) -> bool:
+        path = ROOT / name.replace(".", "/")
+        return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+    assert not [old for old, _ in moved if there(old)] + [new for _, new in moved if not there(new)]

@@ -3,8 +3,6 @@
 Read next: README.md.
 """
 
-import os
-import pathlib
 import re
 import shlex
 import subprocess
@@ -19,8 +17,9 @@ import engine.export
 import engine.train
 import kernels.cuda
 import lsuv.__main__
+from helpers.programs import ROOT, TESTS
 
-README = (pathlib.Path(__file__).resolve().parent.parent / "README.md").read_text()
+README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
 COMMANDS = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "sh"
             for line in text.splitlines()]
@@ -85,16 +84,15 @@ def test_python_of_the_readme(finished):
 
 
 def test_module_runs_as_a_command_with_exit_code_2_on_a_wrong_name():
-    found = subprocess.run([sys.executable, "-m", "engine.train", "--net", "fitnet44"],
-                           capture_output=True, text=True, cwd=os.getcwd())
-    assert found.returncode == 2 and "did you mean 'fitnet4'" in found.stderr
-    assert "Traceback" not in found.stderr and len(found.stderr.strip().splitlines()) == 1
+    done = subprocess.run([sys.executable, "-m", "engine.train", "--net", "fitnet44"],
+                          capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2 and "did you mean 'fitnet4'" in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
 def test_every_test_that_the_table_of_faults_names_is_there():
-    tests = pathlib.Path(__file__).resolve().parent
-    table = (tests / "FAULTS.md").read_text()
-    sources = {path.name: path.read_text() for path in tests.rglob("test_*.py")}
+    table = (TESTS / "FAULTS.md").read_text()
+    sources = {path.name: path.read_text() for path in TESTS.rglob("test_*.py")}
     names = set(re.findall(r"\b(test_\w+)(?!\w*\.py)", table))
     names -= {name.removesuffix(".py") for name in sources}
     assert len(names) > 60

@@ -5,7 +5,7 @@
     python tests/sanitizers/run.py tests            the whole suite
     python tests/sanitizers/run.py --thread         what Python threads share
 
-What else is given goes to pytest. Without a C++ compiler nothing is run, and it says so; with one,
+Other arguments go to pytest. Without a C++ compiler nothing is run, and it says so; with one,
 a sanitizer that is missing is an error. What the build needs beside the compiler must be installed:
 
     pip install $(python tests/sanitizers/run.py --needs)
@@ -64,11 +64,11 @@ OPTIONS = {
 
 def runtime(compiler: str, name: str) -> str:
     """The path of a run-time library of the compiler's, to be loaded before all others."""
-    found = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True,
-                           check=True).stdout.strip()
-    if not os.path.isabs(found):  # the bare name: there is none
+    path = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True,
+                          check=True).stdout.strip()
+    if not os.path.isabs(path):  # the bare name: there is none
         sys.exit(f"sanitizers: {compiler} has no {name}; install it, it comes with the compiler")
-    return os.path.realpath(found)
+    return os.path.realpath(path)
 
 
 def needs() -> list[str]:
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--needs", action="store_true", help="print what the build needs")
     parser.add_argument("--thread", action="store_true", help="ThreadSanitizer; else address, "
                         "undefined")
-    options, given = parser.parse_known_args()
+    options, tests = parser.parse_known_args()
     if options.needs:
         return print(*needs())
     compiler = shutil.which("c++")
@@ -129,10 +129,10 @@ def main() -> None:
     loaded = [runtime(compiler, name) for name in
               ("libtsan.so" if options.thread else "libasan.so", "libstdc++.so")]
     copy = build(kind)
-    if not any((ROOT / word.split("::")[0]).exists() for word in given):
-        given = [*(THREADS if options.thread else NATIVE), *given]
+    if not any((ROOT / word.split("::")[0]).exists() for word in tests):
+        tests = [*(THREADS if options.thread else NATIVE), *tests]
     one, fixed = ({"OMP_NUM_THREADS": "1"}, fixed_addresses()) if options.thread else ({}, [])
-    show([*fixed, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *given], copy,
+    show([*fixed, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], copy,
          LD_PRELOAD=" ".join(loaded), PYTHONPATH=str(copy), **one, **OPTIONS,
          **({} if options.thread else {"LSUV_DOUBLE_SANITIZE": "address,undefined"}))
 
