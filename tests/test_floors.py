@@ -39,12 +39,12 @@ FLOORS = [
 @functools.cache
 def modules() -> dict[str, pathlib.Path]:
     """The product's modules by their names."""
-    found = {}
+    by_name = {}
     for room in ("engine", "kernels", "lsuv", "models"):
         for path in sorted((ROOT / room).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            by_name[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return by_name
 
 
 def imports(path: pathlib.Path):

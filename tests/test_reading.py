@@ -101,14 +101,14 @@ def prose(text: str) -> str:
 
 def anchors(path: Path) -> set[str]:
     """The names of a document's places: its headings' as GitHub makes them, and those in HTML."""
-    text, found = prose(path.read_text()), set()
+    text, names = prose(path.read_text()), set()
     for heading in re.findall(r"^#{1,6} +(.*?)[ #]*$", text, re.M):
         words = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
         name = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
         number = sum(other == name or other.startswith(f"{name}-") and
-                     other[len(name) + 1:].isdigit() for other in found)
-        found.add(f"{name}-{number}" if number else name)
-    return found | set(re.findall(r"<\w+ [^>]*(?:id|name)=[\"']([^\"']+)", text))
+                     other[len(name) + 1:].isdigit() for other in names)
+        names.add(f"{name}-{number}" if number else name)
+    return names | set(re.findall(r"<\w+ [^>]*(?:id|name)=[\"']([^\"']+)", text))
 
 
 def broken(path: Path, root: Path = ROOT) -> list[str]:

@@ -59,12 +59,13 @@ def test_command_of_the_readme(command, finished, tmp_path, capsys, request, mon
     elif "--resume" in arguments:
         assert engine.train.main(arguments) == 0
     else:
-        more = [*SMALL, "--epochs", "0", "--lsuv-batch" if "lsuv" in arguments else "--batch", "16"]
+        batch = "--lsuv-batch" if "lsuv" in arguments else "--batch"
+        small = [*SMALL, "--epochs", "0", batch, "16"]
         if "--summary" in arguments:
-            more = SMALL
+            small = SMALL
         if "cuda" in arguments:
-            more += ["--limit", "16"]
-        assert engine.train.main([*arguments, *more, "--out", str(tmp_path / "run")]) == 0
+            small = [*small, "--limit", "16"]
+        assert engine.train.main([*arguments, *small, "--out", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out.strip()
 
 

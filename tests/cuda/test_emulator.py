@@ -61,17 +61,17 @@ def test_a_race_shows_in_the_order(double):
     assert len({float(run("order_decides", size=256, blocks=1)[0]) for _ in range(8)}) > 1
 
 
-@pytest.mark.parametrize("more, words", [
+@pytest.mark.parametrize("arguments, words", [
     ((), None), ((np.int64(1),), "wants arguments ppi, and was given ppii"),
     ((np.float64(1),), "wants arguments ppi, and was given ppid")])
-def test_arguments_are_held_to_the_kernels_parameters(double, more, words):
+def test_arguments_are_held_to_the_kernels_parameters(double, arguments, words):
     if words is None:
-        run("sound", more=more)
+        run("sound", arguments=arguments)
         return
     with pytest.raises(double.DoubleError, match=words):
-        run("sound", more=more)
+        run("sound", arguments=arguments)
     with pytest.raises(TypeError, match="an argument of <class 'int'>"):
-        run("sound", more=(3,))
+        run("sound", arguments=(3,))
 
 
 def test_memory_that_is_gone_and_a_grid_that_is_none_are_named(double):

@@ -59,8 +59,9 @@ def ten_steps(ops, name, act, precision, captured=True, lead=None):
     step, states, losses, gradients = ops.captured(one) if captured else one, [], [], []
     arenas = net.weights, optimizer.memory
     for number in range(STEPS):
-        for arena, given in zip(arenas, lead[number] if lead else ()):
-            arena[...] = ops.asarray(given)
+        if lead:
+            for arena, state in zip(arenas, lead[number], strict=True):
+                arena[...] = ops.asarray(state)
         states.append([np.array(ops.tohost(arena)) for arena in arenas])
         step()
         losses.append(float(ops.tohost(net.clock)[LOSS]))
@@ -84,9 +85,9 @@ def compare_reports(got, want, rtol):
             rtol=rtol)
 
 
-def run(out, *more):
+def run(out, *arguments):
     main(["--net", "tiny", "--data", "synthetic", "--limit", "96", "--batch", "32", "--epochs", "3",
-          "--out", str(out), *more])
+          "--out", str(out), *arguments])
     return json.loads((out / "run.json").read_text())
 
 

@@ -92,10 +92,10 @@ def serve(library: str, folder: Path) -> None:
         if child == 0:
             live(order, faults, files)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        found = {"calls": [], "stages": {}}
+        end = {"calls": [], "stages": {}}
         if code >= 0:  # one that was killed may have begun to write it
-            found |= json.loads(files["end"].read_text())
-        print(json.dumps(found | {
+            end |= json.loads(files["end"].read_text())
+        print(json.dumps(end | {
             "code": code,
             **{name: files[name].read_text(errors="replace") for name in ("out", "err")}}),
             flush=True)

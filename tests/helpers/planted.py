@@ -17,18 +17,18 @@ def planted(real="float32"):
 
     from kernels.cuda import source
 
-    def paste(found):
-        return (source.HERE / found[1]).read_text().replace("#pragma once\n", "")
+    def paste(include):
+        return (source.HERE / include[1]).read_text().replace("#pragma once\n", "")
 
     code = INCLUDE.sub(paste, (TESTS / "cuda" / "planted.cu").read_text())
     return cupy.RawModule(code=code, options=options(real), backend="nvrtc")
 
 
-def run(name, size=SIZE, blocks=2, more=()):
+def run(name, size=SIZE, blocks=2, arguments=()):
     """y after kernel `name` on x = 0, 1, 2, ..."""
     import cupy
 
     x, y = cupy.empty((size,), np.float32), cupy.empty((size,), np.float32)
     x.set(np.arange(size, dtype=np.float32))
-    planted().get_function(name)((blocks,), (256,), (x, y, np.int64(size), *more))
+    planted().get_function(name)((blocks,), (256,), (x, y, np.int64(size), *arguments))
     return y.get()

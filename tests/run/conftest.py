@@ -11,8 +11,8 @@ from helpers.lives import Lives
 @pytest.fixture(scope="module")
 def lives(tmp_path_factory):
     try:
-        found = Lives(tmp_path_factory.mktemp("lives"))
+        process = Lives(tmp_path_factory.mktemp("lives"))
     except RuntimeError as error:
         pytest.skip(f"kills: {error}")
-    with found:
-        yield found
+    with process:
+        yield process

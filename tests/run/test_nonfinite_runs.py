@@ -186,7 +186,8 @@ def test_a_run_ends_at_the_step_and_names_the_layer(tmp_path, capsys, planting, 
     assert f"not finite at step {BAD_STEP} (epoch 2): first seen in {where}; " in error, error
     assert error.count("\n") == 1 and error.rstrip().endswith("step 3")
     assert checkpoint.read(tmp_path).step == 3 and runs.read_run(tmp_path)["result"] is None
-    for now, first in zip((seen["net"].weights, seen["optimizer"].memory), seen["first"]):
+    for now, first in zip((seen["net"].weights, seen["optimizer"].memory), seen["first"],
+                          strict=True):
         planted = ~np.isfinite(now) | (now > 1e38)  # the weights that are the fault
         np.testing.assert_array_equal(now[~planted], first[~planted])
 

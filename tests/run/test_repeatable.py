@@ -99,7 +99,7 @@ def test_training_twice_gives_the_same_bits(layers, precision, optimizer, loss):
     """With a run of another number of threads in between; 3 may be more than there are cores."""
     first, again = ([trained(layers, precision, optimizer, loss, threads) for threads in THREADS]
                     for _ in range(2))
-    for one, two in zip(first, again):
+    for one, two in zip(first, again, strict=True):
         assert one.keys() == two.keys() and not [name for name in one if one[name] != two[name]]
 
 

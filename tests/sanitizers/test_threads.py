@@ -27,11 +27,11 @@ def work(ops, number):
     a few kernels that hold Python's lock, of one's own shapes -> the bytes of all results."""
     rng, dtype = np.random.default_rng(number), DTYPES[number % len(DTYPES)]
     N, H, C, K = 3, 20 + number, 32 + number, 40 - number
-    found = []
+    results = []
 
     def result(*shape, of=dtype):
-        found.append(np.zeros(shape, of))
-        return found[-1]
+        results.append(np.zeros(shape, of))
+        return results[-1]
 
     for size in (3, 1):
         x, dy = (rng.standard_normal((N, H, 20, n)).astype(dtype) for n in (C, K))
@@ -47,8 +47,8 @@ def work(ops, number):
     ops.batchnorm_forward(x, result(*x.shape), result(C, of=np.float32),
                           result(C, of=np.float32), 1e-5)
     ops.lrn_forward(x, result(*x.shape), 5, 1.0, 0.75, 1.0)
-    found += [*ops.variance(x, 1), ops.orthonormal(40 + number, 30, (number, 1, 2))]
-    return [array.tobytes() for array in found]
+    results += [*ops.variance(x, 1), ops.orthonormal(40 + number, 30, (number, 1, 2))]
+    return [array.tobytes() for array in results]
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one device", "a device each"])
@@ -57,5 +57,5 @@ def test_python_threads_agree_with_one_after_the_other(shared):
     want = [work(DEVICE, number) for number in numbers]
     with ThreadPoolExecutor(len(numbers)) as pool:
         each = {number: DEVICE if shared else ops_for("cpu") for number in numbers}
-        found = [(number, pool.submit(work, each[number], number)) for number in 4 * list(numbers)]
-        assert all(future.result() == want[number] for number, future in found)
+        runs = [(number, pool.submit(work, each[number], number)) for number in 4 * list(numbers)]
+        assert all(future.result() == want[number] for number, future in runs)
