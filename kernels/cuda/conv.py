@@ -41,7 +41,7 @@ COMPILED = 8                        # plans to try of those that cuDNN compiles,
 MOST_RUNS, ENOUGH = 10, 1.0         # of a plan in one timing, and milliseconds that will do
 TIMINGS = 3                         # of each plan; the shortest counts
 ALIGNMENT = 16                      # bytes: cuDNN's assumption about addresses
-ROOM = 256                          # bytes: where arrays in the workspace begin
+PLACE = 256                         # bytes: where arrays in the workspace begin
 DEVICE_TO_DEVICE = 3                # cudaMemcpyKind
 X, WEIGHTS, BIAS, Y = 1, 2, 3, 4    # the arrays' numbers in a graph; a gradient has its array's
 RESULT = {"conv_forward": Y, "conv_backward_data": X, "conv_backward_filter": WEIGHTS}
@@ -139,10 +139,11 @@ class Plan(NamedTuple):
 
 class Convolutions:
     """The three passes on one stream. Every array of a call is float32, or all are bfloat16 but the
-    bias. workspace(nbytes) -> the address of scratch memory, which all calls share."""
+    bias. workspace(nbytes) -> an array of that many bytes or more, which all calls share;
+    allocate(nbytes) -> one of its own, for a plan that is only tried."""
 
-    def __init__(self, stream, workspace, tf32: bool, deterministic: bool = True):
-        self.stream, self.workspace = stream, workspace
+    def __init__(self, stream, workspace, allocate, tf32: bool, deterministic: bool = True):
+        self.stream, self.workspace, self.allocate = stream, workspace, allocate
         self.precision, self.deterministic = "tf32" if tf32 else "fp32", deterministic
         self.version = cudnn.backend_version_string()
         self.gpu = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
@@ -183,25 +184,25 @@ class Convolutions:
                 raise RuntimeError(f"{problem}: a plan can't be chosen during capture; run the "
                                    "step once before it is captured")
             plan = self.chosen[problem] = self._choose(problem, arrays)
-        addresses, scratch = self._place(arrays, plan.workspace)
-        plan.graph.execute(addresses, scratch, handle=self.handle)
+        addresses, scratch = self._place(arrays, plan.workspace, self.workspace)
+        plan.graph.execute(addresses, scratch.data.ptr, handle=self.handle)
         result = arrays[RESULT[name]]
         if addresses[RESULT[name]] != result.data.ptr:
             self._copy(addresses[RESULT[name]], result.data.ptr, result.nbytes)
 
-    def _place(self, arrays: dict, nbytes: int) -> tuple[dict[int, int], int]:
-        """-> the arrays' addresses, and that of the plan's scratch memory of so many bytes, behind
-        which arrays that are not aligned are copied to."""
+    def _place(self, arrays: dict, nbytes: int, memory) -> tuple[dict[int, int], cupy.ndarray]:
+        """-> the arrays' addresses, and the plan's scratch memory of so many bytes, behind which
+        arrays that are not aligned are copied to. memory: `workspace` or `allocate`."""
         addresses = {number: array.data.ptr for number, array in arrays.items()}
         places, end = {}, nbytes
         for number, address in addresses.items():
             if address % ALIGNMENT:
-                places[number] = -(-end // ROOM) * ROOM
+                places[number] = -(-end // PLACE) * PLACE
                 end = places[number] + arrays[number].nbytes
-        scratch = self.workspace(end) if end else 0
+        scratch = memory(end)
         for number, place in places.items():
-            self._copy(addresses[number], scratch + place, arrays[number].nbytes)
-            addresses[number] = scratch + place
+            self._copy(addresses[number], scratch.data.ptr + place, arrays[number].nbytes)
+            addresses[number] = scratch.data.ptr + place
         return addresses, scratch
 
     def _copy(self, source: int, target: int, nbytes: int) -> None:
@@ -255,7 +256,7 @@ class Convolutions:
                 nbytes = made.get_workspace_size_plan_at_index(index)
                 if nbytes > LARGEST:
                     raise ValueError(f"{name} wants a workspace of {nbytes} bytes")
-                time = self._milliseconds(made, self._place(arrays, nbytes))
+                time = self._milliseconds(made, *self._place(arrays, nbytes, self.allocate))
             except (*REFUSED, MemoryError) as error:
                 reason = error
                 continue
@@ -267,11 +268,11 @@ class Convolutions:
                 f"({' '.join(str(reason).split())[:200]}); use another --precision or --device cpu")
         return best[1]
 
-    def _milliseconds(self, made, places: tuple[dict[int, int], int]) -> float:
+    def _milliseconds(self, made, addresses: dict[int, int], scratch: cupy.ndarray) -> float:
         """How long the selected plan takes as a part of a CUDA graph, as a training step has it:
         launched one by one, small convolutions would wait for Python."""
         def run() -> None:
-            made.execute(*places, handle=self.handle)
+            made.execute(addresses, scratch.data.ptr, handle=self.handle)
 
         run()                       # what is loaded at first must not be captured
         runs = int(min(max(ENOUGH / max(self._elapsed(run), 1e-6), 1), MOST_RUNS))

@@ -77,8 +77,9 @@ class CudaOps(NumpyOps):
         self.launch = Launcher()
         self._fault = cupy.zeros((4,), np.int64)
         self._rooms = {kind: cupy.empty((0,), np.uint8) for kind in ("workspace", "weights")}
-        self._convolutions = Convolutions(self.stream, self._pointer, precision == "tf32",
-                                          deterministic)
+        self._convolutions = Convolutions(
+            self.stream, self._room, lambda nbytes: self.empty((nbytes,), np.uint8),
+            precision == "tf32", deterministic)
 
     @property
     def description(self) -> str:
@@ -140,9 +141,6 @@ class CudaOps(NumpyOps):
         if self._rooms[kind].nbytes < nbytes:
             self._rooms[kind] = self.empty((nbytes,), np.uint8)
         return self._rooms[kind]
-
-    def _pointer(self, nbytes: int) -> int:
-        return self._room(nbytes).data.ptr
 
     # -- convolution ------------------------------------------------------------------------------
 

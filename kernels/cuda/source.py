@@ -1,7 +1,8 @@
 """Our CUDA kernels as text: each .cu file with its headers put in their places.
 
 CuPy caches what it compiles under the text and the options, which do not name an included header;
-so headers are pasted in. A file is compiled once for each type of activations, REALS.
+so headers are pasted in, with `#line` around them: a compiler's error names the file and its own
+line. A file is compiled once for each type of activations, REALS.
 
 Read next: common.cuh.
 """
@@ -21,20 +22,32 @@ INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
 @functools.cache
 def source(name: str) -> str:
     """The text of kernel file `name`, without `#include` and `#pragma once`."""
+    return pasted(HERE / f"{name}.cu")
+
+
+def pasted(path: Path) -> str:
+    """The text of a file, each of our headers once, where it is first included."""
     seen: set[str] = set()
 
-    def pasted(path: Path) -> str:
-        text = path.read_text(encoding="utf-8").replace("#pragma once\n", "")
+    def text_of(path: Path) -> str:
+        text = path.read_text(encoding="utf-8").replace("#pragma once\n", "\n")
 
-        def include(found) -> str:
-            if found[1] in seen:
+        def include(match: re.Match) -> str:
+            header, line = match[1], text.count("\n", 0, match.start()) + 1
+            if header in seen:
                 return ""
-            seen.add(found[1])
-            return pasted(HERE / found[1])
+            seen.add(header)
+            return f"{text_of(HERE / header)}\n{_line(line + 1, path)}"
 
-        return INCLUDE.sub(include, text)
+        return f"{_line(1, path)}\n{INCLUDE.sub(include, text)}"
 
-    return pasted(HERE / f"{name}.cu")
+    return text_of(path)
+
+
+def _line(number: int, path: Path) -> str:
+    """The directive before line `number` of a file, by its name in the project: CuPy's cache must
+    not depend on where that is installed."""
+    return f'#line {number} "{"/".join(path.parts[-3:])}"'
 
 
 def options(real: str) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ class Scratch:
         self.asked.append(nbytes)
         if nbytes > max(self.asked[:-1], default=0):
             self.room = cupy.empty((nbytes,), np.uint8)
-        return self.room.data.ptr
+        return self.room
 
 
 def made(tf32=False, deterministic=True):
@@ -61,7 +61,8 @@ def made(tf32=False, deterministic=True):
 
     from kernels.cuda.conv import Convolutions
 
-    return Convolutions(cupy.cuda.Stream(non_blocking=True).use(), Scratch(), tf32, deterministic)
+    return Convolutions(cupy.cuda.Stream(non_blocking=True).use(), Scratch(),
+                        lambda nbytes: cupy.empty((nbytes,), np.uint8), tf32, deterministic)
 
 
 def on_device(host, offset=0):
@@ -194,8 +195,7 @@ def test_the_workspace_is_asked_for_and_never_a_huge_one():
     convolutions = made()
     call(convolutions, "conv_forward")
     (plan,) = convolutions.chosen.values()
-    assert convolutions.workspace.asked[-1] == plan.workspace > 0
-    assert max(convolutions.workspace.asked) < conv.LARGEST
+    assert convolutions.workspace.asked == [plan.workspace] and 0 < plan.workspace < conv.LARGEST
     call(convolutions, "conv_forward", offset=1)
     assert convolutions.workspace.asked[-1] > plan.workspace
 
@@ -203,16 +203,39 @@ def test_the_workspace_is_asked_for_and_never_a_huge_one():
 def test_a_workspace_without_memory_for_it_is_not_chosen():
     from cudnn import _double
 
-    class Small(Scratch):
-        def __call__(self, nbytes):
-            if nbytes > 600:
-                raise MemoryError(f"{nbytes} bytes")
-            return super().__call__(nbytes)
-
     convolutions = made()
-    convolutions.workspace = Small()
+    allocate = convolutions.allocate
+
+    def small(nbytes):
+        if nbytes > 600:
+            raise MemoryError(f"{nbytes} bytes")
+        return allocate(nbytes)
+
+    convolutions.allocate = small
     _double.seconds = {"eng0": 0.01}
     assert choices_after(convolutions) == "eng8_k24=3"
+
+
+def test_memory_does_not_depend_on_the_plans_that_were_tried(double, monkeypatch):
+    """A device that timed the candidates holds what one holds that was told the plan."""
+    from cudnn import _double
+
+    from kernels.cuda.ops import CudaOps
+
+    large = _double.Candidate("eng11", 32 << 20)
+    monkeypatch.setattr(_double, "candidates", [large, *_double.candidates])
+    _double.seconds = {name: 0.01 for name in (ALLOWED["fp32"] | {"eng11"}) - {"eng0"}}
+    arrays, options = device_arguments("conv_forward", 1, np.float32)
+    devices, plans, used = [], {}, []
+    for _ in range(2):
+        before, ops = double.used, CudaOps()
+        devices.append(ops)
+        ops.prefer(plans)
+        ops.conv_forward(*arrays.values(), *options)
+        used.append(double.used - before)
+        plans = ops.plans()
+        assert set(plans.values()) == {"eng0"}
+    assert _double.builds.count("eng11") == 1 and used[0] == used[1] < large.workspace
 
 
 # -- names instead of timing ----------------------------------------------------------------------

@@ -6,6 +6,7 @@ Read next: README.md.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,8 @@ import pytest
 
 from helpers.planted import SIZE, planted, run
 from helpers.programs import DOUBLE, environment
+
+from kernels.cuda import source
 
 SANITIZED = os.environ.get("LSUV_DOUBLE_SANITIZE", "")
 
@@ -34,7 +37,8 @@ def test_a_missing_barrier_gives_a_wrong_result(double):
 
 
 @pytest.mark.parametrize("name, words", [
-    ("barrier_in_a_conditional", "has ended"), ("two_barriers", "at that in line"),
+    ("barrier_in_a_conditional", "has ended"),
+    ("two_barriers", "at that of tests/cuda/planted.cu:4"),
     ("lost_lane", "for lanes of its warp that never come"),
 ])
 def test_a_barrier_or_exchange_that_not_all_reach_is_named(double, name, words):
@@ -72,6 +76,26 @@ def test_arguments_are_held_to_the_kernels_parameters(double, arguments, words):
         run("sound", arguments=arguments)
     with pytest.raises(TypeError, match="an argument of <class 'int'>"):
         run("sound", arguments=(3,))
+
+
+@pytest.mark.parametrize("file, after, number", [
+    ("reduce.cuh", "#pragma once", 2), ("columns.cu", '#include "reduce.cuh"', 2)])
+def test_a_compilers_error_names_the_file_and_its_line(double, tmp_path, monkeypatch, file, after,
+                                                       number):
+    """An error in a header, and one behind an `#include`, planted in copies of the kernels."""
+    import cupy
+    from cupy._kernels import CompileException
+
+    folder = tmp_path / "kernels" / "cuda"
+    shutil.copytree(source.HERE, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    before, behind = (folder / file).read_text().split(f"{after}\n")
+    (folder / file).write_text(f"{before}{after}\n\nthis is no C++;\n{behind}")
+    monkeypatch.setattr(source, "HERE", folder)
+    with pytest.raises(CompileException) as caught:
+        cupy.RawModule(code=source.pasted(folder / "columns.cu"),
+                       options=source.options("float32"), backend="nvrtc")
+    line = before.count("\n") + 1 + number
+    assert f"kernels/cuda/{file}:{line}:" in str(caught.value)
 
 
 def test_memory_that_is_gone_and_a_grid_that_is_none_are_named(double):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.cuda.source import FILES, REALS, kernels, options, source
+from kernels.cuda.source import FILES, HERE, REALS, kernels, options, source
 
 nvrtc = pytest.importorskip("cuda.bindings.nvrtc", exc_type=ImportError,
                             reason="no NVRTC: pip install -e '.[cuda-check]'")
@@ -129,8 +129,10 @@ KERNEL spills(float* x, int n) {
 def test_the_check_finds_local_memory_and_what_does_not_compile():
     good, log, _ = compiled(SPILLS, flags("float32", 90))
     assert good and resources(log)["spills"][0] > 0
-    good, log, _ = compiled(source("maxout") + "\nthis is no C++", flags("float32", 90))
-    assert not good and "error" in log
+    text = source("maxout").rstrip() + "\nthis is no C++"
+    good, log, _ = compiled(text, flags("float32", 90))
+    lines = (HERE / "maxout.cu").read_text().rstrip().count("\n") + 2
+    assert not good and f"kernels/cuda/maxout.cu({lines}): error" in log
 
 
 def test_the_bugs_that_bench_gpu_plants_compile():

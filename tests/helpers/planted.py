@@ -6,7 +6,7 @@ Read next: tests/cuda/test_emulator.py.
 import numpy as np
 
 from helpers.programs import TESTS
-from kernels.cuda.source import INCLUDE, options
+from kernels.cuda.source import options, pasted
 
 SIZE = 300
 
@@ -15,12 +15,7 @@ def planted(real="float32"):
     """The module of planted.cu."""
     import cupy
 
-    from kernels.cuda import source
-
-    def paste(include):
-        return (source.HERE / include[1]).read_text().replace("#pragma once\n", "")
-
-    code = INCLUDE.sub(paste, (TESTS / "cuda" / "planted.cu").read_text())
+    code = pasted(TESTS / "cuda" / "planted.cu")
     return cupy.RawModule(code=code, options=options(real), backend="nvrtc")
 
 

@@ -77,14 +77,14 @@ struct Thread {
     dim3 index;
     int number;
     State state;
-    int line;
+    const char* place;
     std::unique_ptr<Fiber> fiber;
 };
 
 struct Warp {
     uint64_t values[2][WARP_THREADS];  // of this exchange, and of the one that some still read
     unsigned arrived, turn, mask;
-    int line;
+    const char* place;
 };
 
 struct Scheduler {
@@ -181,6 +181,10 @@ std::string where(const Thread& t) {
     return text;
 }
 
+bool same(const char* place, const char* other) {
+    return place == other || std::strcmp(place, other) == 0;
+}
+
 // Wakes the block if all of it is at one barrier -> whether anybody may go on.
 bool release() {
     Scheduler& s = *scheduler;
@@ -190,7 +194,7 @@ bool release() {
     const Thread* waiting = nullptr;
     for (Thread& t : s.threads) {
         if (t.state == AT_EXCHANGE) {
-            s.error = where(t) + " waits in line " + std::to_string(t.line) +
+            s.error = where(t) + " waits at " + t.place +
                       " for lanes of its warp that never come";
             return false;
         }
@@ -198,11 +202,10 @@ bool release() {
     }
     if (!waiting) return false;  // all are done
     for (Thread& t : s.threads) {
-        if (t.state == DONE || t.line != waiting->line) {
-            s.error = where(*waiting) + " waits at the barrier in line " +
-                      std::to_string(waiting->line) + ", thread " + std::to_string(t.number) +
+        if (t.state == DONE || !same(t.place, waiting->place)) {
+            s.error = where(*waiting) + " waits at the barrier of " + waiting->place + ", thread " + std::to_string(t.number) +
                       (t.state == DONE ? " has ended"
-                                       : " at that in line " + std::to_string(t.line));
+                                       : " at that of " + std::string(t.place));
             return false;
         }
     }
@@ -224,7 +227,7 @@ void run_block(const Launch& given, std::mt19937_64& order) {
         const unsigned n = unsigned(i);
         Thread& t = s.threads[size_t(i)];
         t.index = {n % size.x, n / size.x % size.y, n / (size.x * size.y)};
-        t.number = i, t.state = READY, t.line = 0;
+        t.number = i, t.state = READY, t.place = "";
         turns[size_t(i)] = i;
     }
     do {
@@ -241,28 +244,27 @@ void run_block(const Launch& given, std::mt19937_64& order) {
 
 int lane() { return scheduler->current->number % WARP_THREADS; }
 
-void barrier(int line) {
+void barrier(const char* place) {
     Thread& self = *scheduler->current;
-    self.state = AT_BARRIER, self.line = line;
+    self.state = AT_BARRIER, self.place = place;
     leave();
 }
 
-const uint64_t* exchange(unsigned mask, uint64_t value, int line) {
+const uint64_t* exchange(unsigned mask, uint64_t value, const char* place) {
     Scheduler& s = *scheduler;
     Thread& self = *s.current;
     Warp& warp = s.warps[size_t(self.number / WARP_THREADS)];
     const int count = int(s.threads.size()), first = self.number - self.number % WARP_THREADS;
     const int lanes = std::min(WARP_THREADS, count - first);
     if (lanes < WARP_THREADS) mask &= (1u << lanes) - 1u;
-    if (warp.arrived && (warp.mask != mask || warp.line != line)) {
-        s.error = where(self) + " exchanges in line " + std::to_string(line) +
-                  ", others of its warp in line " + std::to_string(warp.line) +
+    if (warp.arrived && (warp.mask != mask || !same(warp.place, place))) {
+        s.error = where(self) + " exchanges at " + place + ", others of its warp at " + warp.place +
                   (warp.mask != mask ? " with another mask" : "");
-        self.state = AT_EXCHANGE, self.line = line;
+        self.state = AT_EXCHANGE, self.place = place;
         leave();
     }
     const unsigned turn = warp.turn;
-    warp.mask = mask, warp.line = line;
+    warp.mask = mask, warp.place = place;
     warp.values[turn][lane()] = value;
     warp.arrived |= 1u << lane();
     if (warp.arrived == mask) {
@@ -273,7 +275,7 @@ const uint64_t* exchange(unsigned mask, uint64_t value, int line) {
             if (other.state == AT_EXCHANGE && (mask >> i & 1u)) other.state = READY;
         }
     } else {
-        self.state = AT_EXCHANGE, self.line = line;
+        self.state = AT_EXCHANGE, self.place = place;
         leave();
     }
     return warp.values[turn];

@@ -5,7 +5,7 @@
 // until it waits: at a barrier for the whole block, at a shuffle for its warp. Blocks run one after
 // another, also shuffled. So a missing barrier gives a wrong result for almost every order, shared
 // memory holds garbage when a block begins, and a barrier that not all threads reach, or at which
-// they wait in different places, is an error with both lines.
+// they wait in different places, is an error with both places.
 //
 // It is strict where a GPU is lenient, and knows only what the kernels use; a name that is missing
 // is a compile error. What it cannot show is in tests/cuda/README.md.
@@ -47,11 +47,11 @@ constexpr int WARP_THREADS = 32;
 
 extern dim3 block, thread, grid_size;
 
-// Waits until every thread of the block is at the barrier of this line.
-void barrier(int line);
+// Waits until every thread of the block is at the barrier of this place.
+void barrier(const char* place);
 
 // Gives a value to the warp and takes everybody's: 32 values, of which `mask` says who gives one.
-const uint64_t* exchange(unsigned mask, uint64_t value, int line);
+const uint64_t* exchange(unsigned mask, uint64_t value, const char* place);
 
 int lane();
 
@@ -72,14 +72,14 @@ Value unpacked(uint64_t bits) {
 
 // A lane that is not in the mask or beyond the warp keeps its own value, as on a GPU.
 template <class Value>
-Value shuffle(unsigned mask, Value value, int from, int line) {
-    const uint64_t* all = exchange(mask, packed(value), line);
+Value shuffle(unsigned mask, Value value, int from, const char* place) {
+    const uint64_t* all = exchange(mask, packed(value), place);
     return from >= 0 && from < WARP_THREADS && (mask >> from & 1u) ? unpacked<Value>(all[from])
                                                                    : value;
 }
 
-inline unsigned ballot(unsigned mask, bool value, int line) {
-    const uint64_t* all = exchange(mask, value, line);
+inline unsigned ballot(unsigned mask, bool value, const char* place) {
+    const uint64_t* all = exchange(mask, value, place);
     unsigned bits = 0;
     for (int i = 0; i < WARP_THREADS; ++i) bits |= (mask >> i & 1u) && all[i] ? 1u << i : 0u;
     return bits;
@@ -127,12 +127,16 @@ const char* launch(const Launch& given, void (*kernel)(Parameters...)) {
 #define blockIdx emulator::block
 #define threadIdx emulator::thread
 #define gridDim emulator::grid_size
-#define __syncthreads() emulator::barrier(__LINE__)
+// "kernels/cuda/reduce.cuh:18": files have equal line numbers.
+#define EMULATOR_TEXT(token) #token
+#define EMULATOR_LINE(number) EMULATOR_TEXT(number)
+#define EMULATOR_PLACE __FILE__ ":" EMULATOR_LINE(__LINE__)
+#define __syncthreads() emulator::barrier(EMULATOR_PLACE)
 #define __shfl_xor_sync(mask, value, distance) \
-    emulator::shuffle(mask, value, emulator::lane() ^ (distance), __LINE__)
+    emulator::shuffle(mask, value, emulator::lane() ^ (distance), EMULATOR_PLACE)
 #define __shfl_down_sync(mask, value, distance) \
-    emulator::shuffle(mask, value, emulator::lane() + int(distance), __LINE__)
-#define __any_sync(mask, value) (emulator::ballot(mask, value, __LINE__) != 0)
+    emulator::shuffle(mask, value, emulator::lane() + int(distance), EMULATOR_PLACE)
+#define __any_sync(mask, value) (emulator::ballot(mask, value, EMULATOR_PLACE) != 0)
 
 inline unsigned __float_as_uint(float value) {
     return emulator::unpacked<unsigned>(emulator::packed(value));

@@ -27,6 +27,7 @@ COMPILE = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-con
 SANITIZE = os.environ.get("LSUV_DOUBLE_SANITIZE", "")
 CHECKED = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 TAIL = """
+#line 1 "launch functions"
 extern char __start_shared_memory[] __attribute__((weak, visibility("hidden")));
 extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
 """
