@@ -4,9 +4,9 @@
 //   backward   dy (size), y (size) -> dx (size)      reads 8, writes 4
 //   add        a (size), b (size) -> y (size)        reads 8, writes 4       bfloat16: half of all
 //
-// One thread computes LANES neighbouring elements, and the grid reads one contiguous run: the bytes
-// above are the floor. A result may be an operand's whole array, so no pointer is __restrict__:
-// a thread has read its elements before it writes them, and nobody else touches them.
+// One thread computes VECTOR neighbouring elements, and the grid reads one contiguous run: the
+// bytes above are the floor. A result may be an operand's whole array, so no pointer is
+// __restrict__: a thread has read its elements before it writes them, and nobody else touches them.
 //
 // Backward needs only y, so x may be overwritten by later layers.
 // Read next: philox.cuh.
@@ -16,12 +16,12 @@
 // to[i] = function(elements i of `from`): 128 bits at a time, and the last few one by one.
 template <class Function, class... Operands>
 __device__ inline void map(Function function, int64 size, real* to, Operands... from) {
-    const int64 packs = wide(LANES, to, from...) ? size / LANES : 0;
+    const int64 packs = wide(VECTOR, to, from...) ? size / VECTOR : 0;
     for (int64 i = first_index(); i < packs; i += stride_of_grid()) {
-        store<LANES>(to + i * LANES, function(load<LANES>(from + i * LANES)...));
+        store<VECTOR>(to + i * VECTOR, function(load<VECTOR>(from + i * VECTOR)...));
     }
 #pragma unroll 1
-    for (int64 i = packs * LANES + first_index(); i < size; i += stride_of_grid()) {
+    for (int64 i = packs * VECTOR + first_index(); i < size; i += stride_of_grid()) {
         store<1>(to + i, function(load<1>(from + i)...));
     }
 }

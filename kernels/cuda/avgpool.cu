@@ -2,8 +2,8 @@
 //
 //   x (N, H, W, C)   y (N, Ho, Wo, C)
 //
-// Forward, one thread (for large windows a team) computes LANES channels of an output: a 128-bit
-// read of each place of the window and a 128-bit write. Backward, one thread computes LANES
+// Forward, one thread (for large windows a team) computes VECTOR channels of an output: a 128-bit
+// read of each place of the window and a 128-bit write. Backward, one thread computes VECTOR
 // channels of a place (where windows do not overlap: of a row of a window). Bytes of an output of
 // an 8x8 window, 8 apart, either way: 65 * 4 = 260 in float32, 130 in bfloat16, the floor.
 //
@@ -17,10 +17,10 @@ __device__ inline float share(Span h, Span w) { return 1.0f / (float(h.count()) 
 
 template <int N>
 __device__ void forward(const real* __restrict__ x, real* __restrict__ y, const Windows& shape,
-                        int64 doublings) {
+                        int64 log2_team) {
     const int C = shape.C, width = C / N;
     const int64 count = shape.N * shape.Ho * shape.Wo * width;
-    const Team team(doublings);
+    const Team team(log2_team);
     for (int64 i = team.first(); i - team.vector < count; i += team.stride()) {
         const Place at = place(min(i, count - 1), shape.Ho, shape.Wo, width);  // a warp stays whole
         const Span all = inside(at.h * shape.stride, shape.size, shape.H);
@@ -51,12 +51,12 @@ __device__ void forward(const real* __restrict__ x, real* __restrict__ y, const 
 }
 
 KERNEL avgpool_forward(const real* x, real* y, int64 N, int64 H, int64 W, int64 Ho, int64 Wo,
-                       int64 C, int64 size, int64 stride, int64 doublings) {
+                       int64 C, int64 size, int64 stride, int64 log2_team) {
     const Windows shape = windows(N, H, W, Ho, Wo, C, 1, size, stride, 0);
     if (wide(C, x, y)) {
-        forward<LANES>(x, y, shape, doublings);
+        forward<VECTOR>(x, y, shape, log2_team);
     } else {
-        forward<1>(x, y, shape, doublings);
+        forward<1>(x, y, shape, log2_team);
     }
 }
 
@@ -69,13 +69,14 @@ __device__ void backward_apart(const real* __restrict__ dy, real* __restrict__ d
         const Place at = place(i, shape.H, shape.Wo, width);
         const int a = last_window(at.h, size, shape.Ho);
         const Span h = inside(a * size, size, shape.H), w = inside(at.w * size, size, shape.W);
-        Pack<N> given = load<N>(dy + element(at.n, a, at.w, shape.Ho, shape.Wo, C) + at.vector * N);
+        Pack<N> gradient =
+            load<N>(dy + element(at.n, a, at.w, shape.Ho, shape.Wo, C) + at.vector * N);
         const float factor = share(h, w);
 #pragma unroll
-        for (int k = 0; k < N; ++k) given.v[k] *= factor;
+        for (int k = 0; k < N; ++k) gradient.v[k] *= factor;
         real* to = dx + element(at.n, at.h, w.first, shape.H, shape.W, C) + at.vector * N;
 #pragma unroll 4
-        for (int s = 0; s < w.count(); ++s, to += C) store<N>(to, given);
+        for (int s = 0; s < w.count(); ++s, to += C) store<N>(to, gradient);
     }
 }
 
@@ -93,10 +94,10 @@ __device__ void backward_overlapping(const real* __restrict__ dy, real* __restri
             const real* from = dy + at.vector * N +
                                element(at.n, a, right, shape.Ho, shape.Wo, C);
             for (int b = right; b >= 0 && at.w - b * stride < size; --b, from -= C) {
-                const Pack<N> given = load<N>(from);
+                const Pack<N> gradient = load<N>(from);
                 const float factor = share(h, inside(b * stride, size, shape.W));
 #pragma unroll
-                for (int k = 0; k < N; ++k) sum.v[k] += given.v[k] * factor;
+                for (int k = 0; k < N; ++k) sum.v[k] += gradient.v[k] * factor;
             }
         }
         store<N>(dx + i * N, sum);
@@ -116,7 +117,7 @@ KERNEL avgpool_backward(const real* dy, real* dx, int64 N, int64 H, int64 W, int
                         int64 C, int64 size, int64 stride) {
     const Windows shape = windows(N, H, W, Ho, Wo, C, 1, size, stride, 0);
     if (wide(C, dy, dx)) {
-        backward<LANES>(dy, dx, shape);
+        backward<VECTOR>(dy, dx, shape);
     } else {
         backward<1>(dy, dx, shape);
     }

@@ -8,7 +8,7 @@
 // In bfloat16 half the bytes; statistics are float32. A second read is the floor, as no statistics
 // are known before the first has ended: what fits the L2 cache comes from there.
 //
-// A thread keeps the statistics of its LANES channels in registers and walks down its rows
+// A thread keeps the statistics of its VECTOR channels in registers and walks down its rows
 // (columns.cuh): no division and no other load an element. Blocks leave sums for each part of the
 // rows, and a second kernel merges those of a channel in float64.
 //
@@ -32,44 +32,44 @@ __device__ inline float median(float a, float b, float c) {
 
 // The medians of a part's first, middle and last row, of this thread's channels.
 template <bool WIDE>
-__device__ inline Pack<LANES> pivots(const real* __restrict__ x, const Matrix& m,
+__device__ inline Pack<VECTOR> pivots(const real* __restrict__ x, const Matrix& m,
                                      const Share& own) {
-    Pack<LANES> pivot = {};
+    Pack<VECTOR> pivot = {};
     if (own.channels) {
         const real* first = x + own.offset - own.row * m.C;
         const int64 last = min(m.height, m.rows - own.part * m.height) - 1;
         pivot = load_channels<WIDE>(first, own.channels);
-        const Pack<LANES> b = load_channels<WIDE>(first + last / 2 * m.C, own.channels);
-        const Pack<LANES> c = load_channels<WIDE>(first + last * m.C, own.channels);
+        const Pack<VECTOR> b = load_channels<WIDE>(first + last / 2 * m.C, own.channels);
+        const Pack<VECTOR> c = load_channels<WIDE>(first + last * m.C, own.channels);
 #pragma unroll
-        for (int k = 0; k < LANES; ++k) pivot.v[k] = median(pivot.v[k], b.v[k], c.v[k]);
+        for (int k = 0; k < VECTOR; ++k) pivot.v[k] = median(pivot.v[k], b.v[k], c.v[k]);
     }
     return pivot;
 }
 
 template <bool WIDE>
 __device__ void moments(const real* __restrict__ x, float* __restrict__ partial, const Matrix& m,
-                        float* room) {
+                        float* smem) {
     for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
         const Share own = share(m, task);
         const uint4 bits = packed(pivots<WIDE>(x, m, own));  // in bfloat16 half the registers
-        Pack<LANES> sum = {}, squares = {};
+        Pack<VECTOR> sum = {}, squares = {};
 #pragma unroll WIDE ? 4 : 1
         for (int turn = 0; turn < own.turns; ++turn) {
             const int64 at = own.offset + turn * own.step;
-            const Pack<LANES> value = load_channels<WIDE>(x + at, own.channels);
-            const Pack<LANES> pivot = unpack(bits);
+            const Pack<VECTOR> value = load_channels<WIDE>(x + at, own.channels);
+            const Pack<VECTOR> pivot = unpack(bits);
 #pragma unroll
-            for (int k = 0; k < LANES; ++k) {
+            for (int k = 0; k < VECTOR; ++k) {
                 const float d = value.v[k] - pivot.v[k];
                 sum.v[k] += d;
                 squares.v[k] += d * d;
             }
         }
         store_part(partial, unpack(bits), m, own);
-        sum_rows(sum, m, own.row, room);
+        sum_rows(sum, m, own.row, smem);
         store_part(partial + m.C * m.parts, sum, m, own);
-        sum_rows(squares, m, own.row, room);
+        sum_rows(squares, m, own.row, smem);
         store_part(partial + 2 * m.C * m.parts, squares, m, own);
     }
 }
@@ -77,12 +77,12 @@ __device__ void moments(const real* __restrict__ x, float* __restrict__ partial,
 // partial (3, C, parts): pivot, sum of x - pivot, sum of its square.
 KERNEL batchnorm_moments(const real* x, float* partial, int64 rows, int64 C, int64 across,
                          int64 tiles, int64 height, int64 parts) {
-    __shared__ float room[LANES * THREADS];
+    __shared__ float smem[VECTOR * THREADS];
     const Matrix m = {rows, C, across, tiles, height, parts};
     if (wide(C, x)) {
-        moments<true>(x, partial, m, room);
+        moments<true>(x, partial, m, smem);
     } else {
-        moments<false>(x, partial, m, room);
+        moments<false>(x, partial, m, smem);
     }
 }
 
@@ -91,7 +91,7 @@ KERNEL batchnorm_moments(const real* x, float* partial, int64 rows, int64 C, int
 KERNEL batchnorm_merge(const float* __restrict__ partial, float* __restrict__ mean,
                        float* __restrict__ rstd, int64 rows, int64 C, int64 height, int64 parts,
                        double eps) {
-    __shared__ double room[WARP];
+    __shared__ double smem[WARP];
     for (int64 c = blockIdx.x; c < C; c += gridDim.x) {
         const float* pivots = partial + c * parts;
         const float *sums = pivots + C * parts, *squares = sums + C * parts;
@@ -100,14 +100,14 @@ KERNEL batchnorm_merge(const float* __restrict__ partial, float* __restrict__ me
             const double count = double(min(height, rows - part * height));
             total += count * pivots[part] + sums[part];
         }
-        const double centre = block_sum(total, room) / double(rows);
+        const double centre = block_sum(total, smem) / double(rows);
         double M2 = 0;
         for (int64 part = threadIdx.x; part < parts; part += THREADS) {
             const double count = double(min(height, rows - part * height));
             const double away = pivots[part] - centre;
             M2 += squares[part] + away * (2.0 * sums[part] + count * away);
         }
-        M2 = block_sum(M2, room);
+        M2 = block_sum(M2, smem);
         if (threadIdx.x == 0) {  // rounding can leave M2 of equal numbers a hair below zero
             const double variance = M2 < 0 ? 0 : M2 / double(rows);
             mean[c] = float(centre);
@@ -119,14 +119,14 @@ KERNEL batchnorm_merge(const float* __restrict__ partial, float* __restrict__ me
 // y = (x - centre) * factor, channel by channel.
 template <bool WIDE>
 __device__ inline void normalise(const real* __restrict__ x, real* __restrict__ y,
-                                 const Share& own, const Pack<LANES>& centre,
-                                 const Pack<LANES>& factor) {
+                                 const Share& own, const Pack<VECTOR>& centre,
+                                 const Pack<VECTOR>& factor) {
 #pragma unroll WIDE ? 4 : 1
     for (int turn = 0; turn < own.turns; ++turn) {
         const int64 at = own.offset + turn * own.step;
-        Pack<LANES> value = load_channels<WIDE>(x + at, own.channels);
+        Pack<VECTOR> value = load_channels<WIDE>(x + at, own.channels);
 #pragma unroll
-        for (int k = 0; k < LANES; ++k) value.v[k] = (value.v[k] - centre.v[k]) * factor.v[k];
+        for (int k = 0; k < VECTOR; ++k) value.v[k] = (value.v[k] - centre.v[k]) * factor.v[k];
         store_channels<WIDE>(y + at, value, own.channels);
     }
 }
@@ -154,24 +154,24 @@ KERNEL batchnorm_forward(const real* x, real* y, const float* mean, const float*
 
 template <bool WIDE>
 __device__ void products(const real* __restrict__ dy, const real* __restrict__ y,
-                         float* __restrict__ partial, const Matrix& m, float* room) {
+                         float* __restrict__ partial, const Matrix& m, float* smem) {
     for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
         const Share own = share(m, task);
-        Pack<LANES> level = {}, along = {};
+        Pack<VECTOR> level = {}, along = {};
 #pragma unroll WIDE ? 4 : 1
         for (int turn = 0; turn < own.turns; ++turn) {
             const int64 at = own.offset + turn * own.step;
-            const Pack<LANES> given = load_channels<WIDE>(dy + at, own.channels);
-            const Pack<LANES> value = load_channels<WIDE>(y + at, own.channels);
+            const Pack<VECTOR> gradient = load_channels<WIDE>(dy + at, own.channels);
+            const Pack<VECTOR> value = load_channels<WIDE>(y + at, own.channels);
 #pragma unroll
-            for (int k = 0; k < LANES; ++k) {
-                level.v[k] += given.v[k];
-                along.v[k] += given.v[k] * value.v[k];
+            for (int k = 0; k < VECTOR; ++k) {
+                level.v[k] += gradient.v[k];
+                along.v[k] += gradient.v[k] * value.v[k];
             }
         }
-        sum_rows(level, m, own.row, room);
+        sum_rows(level, m, own.row, smem);
         store_part(partial, level, m, own);
-        sum_rows(along, m, own.row, room);
+        sum_rows(along, m, own.row, smem);
         store_part(partial + m.C * m.parts, along, m, own);
     }
 }
@@ -179,21 +179,21 @@ __device__ void products(const real* __restrict__ dy, const real* __restrict__ y
 // partial (2, C, parts): sum of dy, sum of dy * y.
 KERNEL batchnorm_products(const real* dy, const real* y, float* partial, int64 rows, int64 C,
                           int64 across, int64 tiles, int64 height, int64 parts) {
-    __shared__ float room[LANES * THREADS];
+    __shared__ float smem[VECTOR * THREADS];
     const Matrix m = {rows, C, across, tiles, height, parts};
     if (wide(C, dy, y)) {
-        products<true>(dy, y, partial, m, room);
+        products<true>(dy, y, partial, m, smem);
     } else {
-        products<false>(dy, y, partial, m, room);
+        products<false>(dy, y, partial, m, smem);
     }
 }
 
 // means (2, C): of dy, of dy * y. A block for each.
 KERNEL batchnorm_products_merge(const float* __restrict__ partial, float* __restrict__ means,
                                 int64 rows, int64 C, int64 parts) {
-    __shared__ double room[WARP];
+    __shared__ double smem[WARP];
     for (int64 i = blockIdx.x; i < 2 * C; i += gridDim.x) {
-        const double sum = sum_of(partial + i * parts, parts, room);
+        const double sum = sum_of(partial + i * parts, parts, smem);
         if (threadIdx.x == 0) means[i] = float(sum / double(rows));
     }
 }
@@ -204,20 +204,20 @@ __device__ void backward(const real* __restrict__ dy, const real* __restrict__ y
                          real* __restrict__ dx, const Matrix& m) {
     for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
         const Share own = share(m, task);
-        const Pack<LANES> factor = statistics<WIDE>(rstd, own);
-        const Pack<LANES> level = statistics<WIDE>(means, own);
-        const Pack<LANES> along = statistics<WIDE>(means + m.C, own);
+        const Pack<VECTOR> factor = statistics<WIDE>(rstd, own);
+        const Pack<VECTOR> level = statistics<WIDE>(means, own);
+        const Pack<VECTOR> along = statistics<WIDE>(means + m.C, own);
 #pragma unroll WIDE ? 2 : 1
         for (int turn = 0; turn < own.turns; ++turn) {
             const int64 at = own.offset + turn * own.step;
-            Pack<LANES> given = load_channels<WIDE>(dy + at, own.channels);
-            const Pack<LANES> value = load_channels<WIDE>(y + at, own.channels);
+            Pack<VECTOR> gradient = load_channels<WIDE>(dy + at, own.channels);
+            const Pack<VECTOR> value = load_channels<WIDE>(y + at, own.channels);
 #pragma unroll
-            for (int k = 0; k < LANES; ++k) {
-                given.v[k] -= level.v[k] + value.v[k] * along.v[k];
-                given.v[k] *= factor.v[k];
+            for (int k = 0; k < VECTOR; ++k) {
+                gradient.v[k] -= level.v[k] + value.v[k] * along.v[k];
+                gradient.v[k] *= factor.v[k];
             }
-            store_channels<WIDE>(dx + at, given, own.channels);
+            store_channels<WIDE>(dx + at, gradient, own.channels);
         }
     }
 }
@@ -258,10 +258,10 @@ __device__ void inference(const real* x, real* y, const float* __restrict__ runn
                           const Matrix& m) {
     for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
         const Share own = share(m, task);
-        Pack<LANES> centre = statistics<WIDE>(running_mean, own);
-        Pack<LANES> factor = statistics<WIDE>(running_var, own);
+        Pack<VECTOR> centre = statistics<WIDE>(running_mean, own);
+        Pack<VECTOR> factor = statistics<WIDE>(running_var, own);
 #pragma unroll
-        for (int k = 0; k < LANES; ++k) {
+        for (int k = 0; k < VECTOR; ++k) {
             centre.v[k] /= weight;
             factor.v[k] = rsqrtf(factor.v[k] / weight + eps);
         }

@@ -2,27 +2,27 @@
 //
 //   from (size) float32 -> to (size)        reads 4, writes 2 bytes an element, the floor
 //
-// One thread computes LANES neighbouring elements.
+// One thread computes VECTOR neighbouring elements.
 //
 // Read next: conv.py.
 
 #include "common.cuh"
 
 KERNEL cast(const float* __restrict__ from, real* __restrict__ to, int64 size) {
-    const int64 packs = wide(LANES, from, to) ? size / LANES : 0;
+    const int64 packs = wide(VECTOR, from, to) ? size / VECTOR : 0;
 #pragma unroll 1
     for (int64 i = first_index(); i < packs; i += stride_of_grid()) {
-        Pack<LANES> pack;
+        Pack<VECTOR> pack;
 #pragma unroll
-        for (int k = 0; k < LANES; k += 4) {
-            const float4 four = *reinterpret_cast<const float4*>(from + i * LANES + k);
+        for (int k = 0; k < VECTOR; k += 4) {
+            const float4 four = *reinterpret_cast<const float4*>(from + i * VECTOR + k);
             pack.v[k] = four.x, pack.v[k + 1] = four.y;
             pack.v[k + 2] = four.z, pack.v[k + 3] = four.w;
         }
-        store<LANES>(to + i * LANES, pack);
+        store<VECTOR>(to + i * VECTOR, pack);
     }
 #pragma unroll 1
-    for (int64 i = packs * LANES + first_index(); i < size; i += stride_of_grid()) {
+    for (int64 i = packs * VECTOR + first_index(); i < size; i += stride_of_grid()) {
         narrow(from[i], to[i]);
     }
 }

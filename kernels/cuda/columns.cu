@@ -14,18 +14,18 @@
 
 template <bool WIDE>
 __device__ void part_sums(const real* __restrict__ x, float* __restrict__ partial, const Matrix& m,
-                          float* room) {
+                          float* smem) {
     for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
         const Share own = share(m, task);
-        Pack<LANES> sum = {};
+        Pack<VECTOR> sum = {};
 #pragma unroll WIDE ? 4 : 1
         for (int turn = 0; turn < own.turns; ++turn) {
             const int64 at = own.offset + turn * own.step;
-            const Pack<LANES> value = load_channels<WIDE>(x + at, own.channels);
+            const Pack<VECTOR> value = load_channels<WIDE>(x + at, own.channels);
 #pragma unroll
-            for (int k = 0; k < LANES; ++k) sum.v[k] += value.v[k];
+            for (int k = 0; k < VECTOR; ++k) sum.v[k] += value.v[k];
         }
-        sum_rows(sum, m, own.row, room);
+        sum_rows(sum, m, own.row, smem);
         store_part(partial, sum, m, own);
     }
 }
@@ -33,21 +33,21 @@ __device__ void part_sums(const real* __restrict__ x, float* __restrict__ partia
 // partial (C, parts).
 KERNEL column_sums(const real* x, float* partial, int64 rows, int64 C, int64 across, int64 tiles,
                    int64 height, int64 parts) {
-    __shared__ float room[LANES * THREADS];
+    __shared__ float smem[VECTOR * THREADS];
     const Matrix m = {rows, C, across, tiles, height, parts};
     if (wide(C, x)) {
-        part_sums<true>(x, partial, m, room);
+        part_sums<true>(x, partial, m, smem);
     } else {
-        part_sums<false>(x, partial, m, room);
+        part_sums<false>(x, partial, m, smem);
     }
 }
 
 // A block a channel.
 KERNEL column_sums_merge(const float* __restrict__ partial, real* __restrict__ sums, int64 C,
                          int64 parts) {
-    __shared__ double room[WARP];
+    __shared__ double smem[WARP];
     for (int64 c = blockIdx.x; c < C; c += gridDim.x) {
-        const double sum = sum_of(partial + c * parts, parts, room);
+        const double sum = sum_of(partial + c * parts, parts, smem);
         if (threadIdx.x == 0) narrow(float(sum), sums[c]);
     }
 }

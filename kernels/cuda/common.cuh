@@ -59,27 +59,27 @@ __device__ inline void narrow(float value, bfloat16& to) {
 }
 
 typedef REAL real;
-[[maybe_unused]] constexpr int LANES = 16 / sizeof(real);  // elements of a 128-bit access
+[[maybe_unused]] constexpr int VECTOR = 16 / sizeof(real);  // elements of a 128-bit access
 
-// N elements as one access: LANES of them at an address that `wide` accepts, or one.
+// N elements as one access: VECTOR of them at an address that `wide` accepts, or one.
 template <int N>
 struct Pack {
     float v[N];
 };
 
-__device__ inline Pack<LANES> unpack(uint4 bits) {
+__device__ inline Pack<VECTOR> unpack(uint4 bits) {
     const real* elements = reinterpret_cast<const real*>(&bits);
-    Pack<LANES> pack;
+    Pack<VECTOR> pack;
 #pragma unroll
-    for (int i = 0; i < LANES; ++i) pack.v[i] = widen(elements[i]);
+    for (int i = 0; i < VECTOR; ++i) pack.v[i] = widen(elements[i]);
     return pack;
 }
 
-__device__ inline uint4 packed(const Pack<LANES>& pack) {
+__device__ inline uint4 packed(const Pack<VECTOR>& pack) {
     uint4 bits;
     real* elements = reinterpret_cast<real*>(&bits);
 #pragma unroll
-    for (int i = 0; i < LANES; ++i) narrow(pack.v[i], elements[i]);
+    for (int i = 0; i < VECTOR; ++i) narrow(pack.v[i], elements[i]);
     return bits;
 }
 
@@ -88,7 +88,7 @@ __device__ inline Pack<N> load(const real* from) {
     if constexpr (N == 1) {
         return {{widen(*from)}};
     } else {
-        static_assert(N == LANES, "an access is one element or 128 bits");
+        static_assert(N == VECTOR, "an access is one element or 128 bits");
         return unpack(*reinterpret_cast<const uint4*>(from));
     }
 }
@@ -98,7 +98,7 @@ __device__ inline void store(real* to, const Pack<N>& pack) {
     if constexpr (N == 1) {
         narrow(pack.v[0], *to);
     } else {
-        static_assert(N == LANES, "an access is one element or 128 bits");
+        static_assert(N == VECTOR, "an access is one element or 128 bits");
         *reinterpret_cast<uint4*>(to) = packed(pack);
     }
 }
@@ -135,11 +135,11 @@ __device__ inline void store_bytes(uint8* to, const Bytes<N>& bytes) {
     }
 }
 
-// Whether LANES elements at a time can be read from these addresses in runs of `run` elements.
+// Whether VECTOR elements at a time can be read from these addresses in runs of `run` elements.
 template <class... Pointers>
 __device__ inline bool wide(int64 run, Pointers... pointers) {
     const uint64 bits = (... | reinterpret_cast<uint64>(pointers));
-    return run % LANES == 0 && bits % 16 == 0;
+    return run % VECTOR == 0 && bits % 16 == 0;
 }
 
 // -- threads --------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ __device__ inline bool is_finite(Value value) {
 // the error when it next reads a result (ops.py has the words for each code). Of several such
 // values one of them is named, the one whose thread came first, which may differ from run to run.
 struct Fault {
-    int64 code, value, bound, more;
+    int64 code, value, bound, step;
 };
 
 enum FaultCode : int64 {
@@ -183,11 +183,11 @@ enum FaultCode : int64 {
 };
 
 __device__ inline void report(Fault* fault, FaultCode code, int64 value, int64 bound,
-                              int64 more = 0) {
+                              int64 step = 0) {
     uint64* first = reinterpret_cast<uint64*>(&fault->code);
     if (atomicCAS(first, 0ull, uint64(code)) == 0ull) {
         fault->value = value;
         fault->bound = bound;
-        fault->more = more;
+        fault->step = step;
     }
 }

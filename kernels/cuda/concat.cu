@@ -28,7 +28,7 @@ __device__ inline uint4* vectors(real* elements) { return reinterpret_cast<uint4
 
 KERNEL concat_forward(const real* x, real* y, int64 size, int64 C, int64 K, int64 first) {
     if (wide(C | K | first, x, y)) {
-        copy(vectors(x), vectors(y + first), size / LANES, C / LANES, C / LANES, K / LANES);
+        copy(vectors(x), vectors(y + first), size / VECTOR, C / VECTOR, C / VECTOR, K / VECTOR);
     } else {
         copy(x, y + first, size, C, C, K);
     }
@@ -36,7 +36,7 @@ KERNEL concat_forward(const real* x, real* y, int64 size, int64 C, int64 K, int6
 
 KERNEL concat_backward(const real* dy, real* dx, int64 size, int64 C, int64 K, int64 first) {
     if (wide(C | K | first, dy, dx)) {
-        copy(vectors(dy + first), vectors(dx), size / LANES, C / LANES, K / LANES, C / LANES);
+        copy(vectors(dy + first), vectors(dx), size / VECTOR, C / VECTOR, K / VECTOR, C / VECTOR);
     } else {
         copy(dy + first, dx, size, C, K, C);
     }

@@ -4,7 +4,7 @@
 //
 // Element i is dropped where word i % 4 of the Philox counter (index i / 4, step, DROPOUT << 16 |
 // layer) is below floor(drop * 2^32); the kept are multiplied by `factor`, 1 / (1 - drop). One
-// thread computes LANES neighbouring elements: one counter in float32, two in bfloat16, about 15
+// thread computes VECTOR neighbouring elements: one counter in float32, two in bfloat16, about 15
 // instructions an element. It asks for the elements first, and computes the words while they are
 // under way. What no 128-bit access can reach is computed four elements at a time. y may be x
 // itself.
@@ -19,18 +19,19 @@ KERNEL dropout(const real* x, real* y, int64 size, int64 threshold, double facto
                int64 layer, const double* clock) {
     const Dropout rule = {uint32(threshold), float(factor), uint64(seed), uint32(clock[STEP]),
                           uint32(layer)};
-    const int64 packs = wide(LANES, x, y) ? size / LANES : 0;
+    const int64 packs = wide(VECTOR, x, y) ? size / VECTOR : 0;
     for (int64 i = first_index(); i < packs; i += stride_of_grid()) {
-        const uint4 bits = *reinterpret_cast<const uint4*>(x + i * LANES);
-        Words words[LANES / 4];
+        const uint4 bits = *reinterpret_cast<const uint4*>(x + i * VECTOR);
+        Words words[VECTOR / 4];
 #pragma unroll
-        for (int four = 0; four < LANES / 4; ++four) words[four] = rule.words(i * LANES + 4 * four);
-        Pack<LANES> pack = unpack(bits);
+        for (int four = 0; four < VECTOR / 4; ++four)
+            words[four] = rule.words(i * VECTOR + 4 * four);
+        Pack<VECTOR> pack = unpack(bits);
 #pragma unroll
-        for (int k = 0; k < LANES; ++k) rule.drops(words[k / 4].w[k % 4], pack.v[k]);
-        store<LANES>(y + i * LANES, pack);
+        for (int k = 0; k < VECTOR; ++k) rule.drops(words[k / 4].w[k % 4], pack.v[k]);
+        store<VECTOR>(y + i * VECTOR, pack);
     }
-    for (int64 i = packs * LANES + 4 * first_index(); i < size; i += 4 * stride_of_grid()) {
+    for (int64 i = packs * VECTOR + 4 * first_index(); i < size; i += 4 * stride_of_grid()) {
         const Words words = rule.words(i);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {

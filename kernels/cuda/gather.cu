@@ -3,7 +3,7 @@
 //   images (M,H,W,C) uint8   labels (M,) int32   shift, scale (M,)   order (rows,N) int32
 //   mean_image (H+2pad,W+2pad,C)  ->  x (N,H,W,C)   y (N,) int32
 //
-// Blocks (i, part) compute image i. One thread computes LANES elements of it, or several times as
+// Blocks (i, part) compute image i. One thread computes VECTOR elements of it, or several times as
 // many of a large image: a 128-bit write, for which it reads as many neighbouring bytes, wherever a
 // crop begins, and places of the mean image, which all images share and the cache holds. It draws
 // the image's three words itself, while it waits for the order. An image of 32 x 32 x 3 reads 3,072
@@ -91,7 +91,7 @@ KERNEL gather(const uint8* images, const int* labels, const float* shift, const 
                                   : Crop{int(pad), int(pad), false};
         const uint8* image = images + index * size;
         if (wide(W * C, x)) {
-            write_crop<LANES>(image, mean_image, result, shift[index], scale[index], factor, crop,
+            write_crop<VECTOR>(image, mean_image, result, shift[index], scale[index], factor, crop,
                               shape);
         } else {
             write_crop<1>(image, mean_image, result, shift[index], scale[index], factor, crop,

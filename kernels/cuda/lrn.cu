@@ -6,7 +6,7 @@
 // Bytes of an element: forward 4 + 4 in float32, 2 + 2 in bfloat16; backward 8 + 4 and 4 + 2. That
 // is the floor: S is computed again in backward.
 //
-// The nets' windows have size 5 and beta 0.75. There one thread computes LANES channels in
+// The nets' windows have size 5 and beta 0.75. There one thread computes VECTOR channels in
 // registers: it reads its own 128 bits and those on both sides, which the cache has, and in
 // backward computes also what the two nearest channels on each side send it. Any other window: one
 // thread computes a channel; backward, a block computes a few rows at a time, whose channels send
@@ -93,7 +93,7 @@ __device__ void backward_of_five(const real* __restrict__ dy, const real* __rest
         const int64 vector = split(i, width).rest;
         const bool first = vector == 0, last = vector == width - 1;
         const Around<N, 2 * HALF> own = load_around<N, 2 * HALF>(x + i * N, first, last);
-        const Around<N, HALF> given = load_around<N, HALF>(dy + i * N, first, last);
+        const Around<N, HALF> gradient = load_around<N, HALF>(dy + i * N, first, last);
         float squares[N + 4 * HALF], sent[N + 2 * HALF];
         Pack<N> result;
 #pragma unroll
@@ -101,8 +101,9 @@ __device__ void backward_of_five(const real* __restrict__ dy, const real* __rest
 #pragma unroll
         for (int j = 0; j < N + 2 * HALF; ++j) {
             const Powers powers = inverse_powers(k + alpha * sum_of_five(squares + j));
-            sent[j] = given.v[j] * own.v[HALF + j] * powers.and_one;
-            if (j >= HALF && j < HALF + N) result.v[j - HALF] = given.v[j] * powers.three_quarters;
+            sent[j] = gradient.v[j] * own.v[HALF + j] * powers.and_one;
+            if (j >= HALF && j < HALF + N)
+                result.v[j - HALF] = gradient.v[j] * powers.three_quarters;
         }
 #pragma unroll
         for (int j = 0; j < N; ++j)
@@ -135,14 +136,14 @@ __device__ inline void forward(const real* __restrict__ x, real* __restrict__ y,
     }
 }
 
-// The first `parts` blocks work, each on as many rows as fit `share` elements. room: of each of
-// them `share` times what a channel sends its neighbours, then as many powers of S.
+// The first `parts` blocks work, each on as many rows as fit `share` elements. workspace: of each
+// of them `share` times what a channel sends its neighbours, then as many powers of S.
 __device__ inline void backward(const real* __restrict__ dy, const real* __restrict__ x,
-                                real* __restrict__ dx, float* room, int64 parts, int64 share,
+                                real* __restrict__ dx, float* workspace, int64 parts, int64 share,
                                 int64 size, int64 C, int64 half, float alpha, float beta, float k,
                                 float slope) {
     if (blockIdx.x >= parts || size == 0) return;
-    float *sent = room + 2 * blockIdx.x * share, *powers = sent + share;
+    float *sent = workspace + 2 * blockIdx.x * share, *powers = sent + share;
     const int64 chunk = split(share, C).quotient * C;
     for (int64 start = blockIdx.x * chunk; start < size; start += parts * chunk) {
         const int64 count = min(chunk, size - start);
@@ -171,20 +172,20 @@ __device__ inline void backward(const real* __restrict__ dy, const real* __restr
 KERNEL lrn_forward(const real* x, real* y, int64 size, int64 C, int64 half, double alpha,
                    double beta, double k) {
     if (half == HALF && beta == 0.75 && wide(C, x, y)) {
-        forward_of_five<LANES>(x, y, size, C, float(alpha), float(k));
+        forward_of_five<VECTOR>(x, y, size, C, float(alpha), float(k));
     } else {
         forward(x, y, size, C, half, float(alpha), float(beta), float(k));
     }
 }
 
 // slope: 2 alpha beta, of this alpha.
-KERNEL lrn_backward(const real* dy, const real* x, real* dx, float* room, int64 parts, int64 share,
-                    int64 size, int64 C, int64 half, double alpha, double beta, double k,
-                    double slope) {
+KERNEL lrn_backward(const real* dy, const real* x, real* dx, float* workspace, int64 parts,
+                    int64 share, int64 size, int64 C, int64 half, double alpha, double beta,
+                    double k, double slope) {
     if (half == HALF && beta == 0.75 && wide(C, dy, x, dx)) {
-        backward_of_five<LANES>(dy, x, dx, size, C, float(alpha), float(k), float(slope));
+        backward_of_five<VECTOR>(dy, x, dx, size, C, float(alpha), float(k), float(slope));
     } else {
-        backward(dy, x, dx, room, parts, share, size, C, half, float(alpha), float(beta), float(k),
-                 float(slope));
+        backward(dy, x, dx, workspace, parts, share, size, C, half, float(alpha), float(beta),
+                 float(k), float(slope));
     }
 }

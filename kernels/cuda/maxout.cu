@@ -2,8 +2,8 @@
 //
 //   x (rows, P*C)   y (rows, C)   which (rows, C) uint8        rows = N*H*W
 //
-// One thread computes LANES channels of a row: a 128-bit read of each piece, a 128-bit write, and
-// one of LANES bytes. Bytes of an output element with two pieces: 2 * 4 + 4 + 1 = 13 in float32,
+// One thread computes VECTOR channels of a row: a 128-bit read of each piece, a 128-bit write, and
+// one of VECTOR bytes. Bytes of an output element with two pieces: 2 * 4 + 4 + 1 = 13 in float32,
 // 7 in bfloat16; backward the same. That is the floor, but for `which`, of which a bit would do.
 //
 // Goodfellow et al., "Maxout networks" (2013).
@@ -35,7 +35,7 @@ __device__ void forward(const real* __restrict__ x, real* __restrict__ y,
 
 KERNEL maxout_forward(const real* x, real* y, uint8* which, int64 rows, int64 C, int64 pieces) {
     if (wide(C, x, y, which)) {
-        forward<LANES>(x, y, which, rows, C, pieces);
+        forward<VECTOR>(x, y, which, rows, C, pieces);
     } else {
         forward<1>(x, y, which, rows, C, pieces);
     }
@@ -48,13 +48,13 @@ __device__ void backward(const real* __restrict__ dy, const uint8* __restrict__ 
     for (int64 i = first_index(); i < rows * width; i += stride_of_grid()) {
         const Split at = split(i, width);
         real* row = dx + at.quotient * pieces * C + at.rest * N;
-        const Pack<N> given = load<N>(dy + i * N);
+        const Pack<N> gradient = load<N>(dy + i * N);
         const Bytes<N> winner = load_bytes<N>(which + i * N);
 #pragma unroll 4
         for (int64 p = 0; p < pieces; ++p) {
             Pack<N> piece;
 #pragma unroll
-            for (int k = 0; k < N; ++k) piece.v[k] = winner.v[k] == p ? given.v[k] : 0.0f;
+            for (int k = 0; k < N; ++k) piece.v[k] = winner.v[k] == p ? gradient.v[k] : 0.0f;
             store<N>(row + p * C, piece);
         }
     }
@@ -63,7 +63,7 @@ __device__ void backward(const real* __restrict__ dy, const uint8* __restrict__ 
 KERNEL maxout_backward(const real* dy, const uint8* which, real* dx, int64 rows, int64 C,
                        int64 pieces) {
     if (wide(C, dy, dx, which)) {
-        backward<LANES>(dy, which, dx, rows, C, pieces);
+        backward<VECTOR>(dy, which, dx, rows, C, pieces);
     } else {
         backward<1>(dy, which, dx, rows, C, pieces);
     }

@@ -3,8 +3,8 @@
 //
 //   x (N, H, W, P*C)   y (N, Ho, Wo, C)   which (N, Ho, Wo, C) uint8
 //
-// Forward, one thread computes LANES channels of an output: a 128-bit read of each piece of each
-// place, a 128-bit write, and one of LANES bytes. Backward, one thread computes LANES channels of
+// Forward, one thread computes VECTOR channels of an output: a 128-bit read of each piece of each
+// place, a 128-bit write, and one of VECTOR bytes. Backward, one thread computes VECTOR channels of
 // all pieces of a place (where windows do not overlap: of a row of a window). Bytes of an output of
 // two pieces and a 2x2 window, either way: 8 * 4 + 4 + 1 = 37 in float32, 19 in bfloat16. That is
 // the floor: one after the other, maxout, pooling and dropout move 4 * 13 + 21 + 8 = 81.
@@ -22,14 +22,14 @@ constexpr int DROPPED = 255;  // in `which`: the number of no winner
 
 KERNEL maxout_pool_forward(const real* x, real* y, uint8* which, int64 N, int64 H, int64 W,
                            int64 Ho, int64 Wo, int64 C, int64 pieces, int64 size, int64 stride,
-                           int64 doublings) {
+                           int64 log2_team) {
     const Windows shape = windows(N, H, W, Ho, Wo, C, pieces, size, stride, 0);
     if (!wide(C, x, y, which)) {
-        pool_forward<1, 0, 0>(x, y, which, shape, doublings, Plain());
+        pool_forward<1, 0, 0>(x, y, which, shape, log2_team, Plain());
     } else if (size == 2 && pieces == 2) {
-        pool_forward<LANES, 2, 4>(x, y, which, shape, doublings, Plain());
+        pool_forward<VECTOR, 2, 4>(x, y, which, shape, log2_team, Plain());
     } else {
-        pool_forward<LANES, 0, 0>(x, y, which, shape, doublings, Plain());
+        pool_forward<VECTOR, 0, 0>(x, y, which, shape, log2_team, Plain());
     }
 }
 
@@ -37,7 +37,7 @@ KERNEL maxout_pool_backward(const real* dy, const uint8* which, real* dx, int64 
                             int64 Ho, int64 Wo, int64 C, int64 pieces, int64 size, int64 stride) {
     const Windows shape = windows(N, H, W, Ho, Wo, C, pieces, size, stride, 0);
     if (wide(C, dy, which, dx)) {
-        pool_backward<LANES>(dy, which, dx, shape, 1.0f);
+        pool_backward<VECTOR>(dy, which, dx, shape, 1.0f);
     } else {
         pool_backward<1>(dy, which, dx, shape, 1.0f);
     }
@@ -74,17 +74,17 @@ struct Dropping {
 
 KERNEL maxout_pool_dropout_forward(const real* x, real* y, uint8* which, int64 N, int64 H, int64 W,
                                    int64 Ho, int64 Wo, int64 C, int64 pieces, int64 size,
-                                   int64 stride, int64 doublings, int64 threshold, double factor,
+                                   int64 stride, int64 log2_team, int64 threshold, double factor,
                                    int64 seed, int64 layer, const double* clock) {
     const Windows shape = windows(N, H, W, Ho, Wo, C, pieces, size, stride, 0);
     const Dropping dropping = {{uint32(threshold), float(factor), uint64(seed),
                                 uint32(clock[STEP]), uint32(layer)}};
     if (!wide(C, x, y, which)) {
-        pool_forward<1, 0, 0>(x, y, which, shape, doublings, dropping);
+        pool_forward<1, 0, 0>(x, y, which, shape, log2_team, dropping);
     } else if (size == 2 && pieces == 2) {
-        pool_forward<LANES, 2, 4>(x, y, which, shape, doublings, dropping);
+        pool_forward<VECTOR, 2, 4>(x, y, which, shape, log2_team, dropping);
     } else {
-        pool_forward<LANES, 0, 0>(x, y, which, shape, doublings, dropping);
+        pool_forward<VECTOR, 0, 0>(x, y, which, shape, log2_team, dropping);
     }
 }
 
@@ -93,7 +93,7 @@ KERNEL maxout_pool_dropout_backward(const real* dy, const uint8* which, real* dx
                                     int64 stride, double factor) {
     const Windows shape = windows(N, H, W, Ho, Wo, C, pieces, size, stride, 0);
     if (wide(C, dy, which, dx)) {
-        pool_backward<LANES>(dy, which, dx, shape, float(factor));
+        pool_backward<VECTOR>(dy, which, dx, shape, float(factor));
     } else {
         pool_backward<1>(dy, which, dx, shape, float(factor));
     }

@@ -5,7 +5,7 @@ queued on the device's stream, not when it is done; `synchronize` and `tohost` w
 meets a value it can't use (a label beyond the classes) notes it, and these two raise it. So a step
 can be captured as a CUDA graph: `captured`.
 
-Of CuPy this room uses `ndarray` (slices, reshape, view, fill, get, set, copy), `empty`, `zeros`,
+Of CuPy this folder uses `ndarray` (slices, reshape, view, fill, get, set, copy), `empty`, `zeros`,
 `RawModule`, streams, events, graphs, the runtime's device facts and memory, and cuSOLVER's orgqr;
 the test double knows no more. Convolutions and fully connected layers are cuDNN's (cuBLAS can't be
 captured), everything else is our own.
@@ -31,14 +31,14 @@ from kernels.cuda.launch import MOST_BLOCKS, THREADS, Launcher, blocks_for
 from kernels.errors import MemoryFull
 from kernels.reference import NumpyOps
 
-LANES = 16                          # bytes of an access, as in common.cuh
+ACCESS_BYTES = 16                   # of an access of VECTOR elements, as in common.cuh
 SLAB = 64                           # numbers whose sum a thread makes alone, in float32
 MOST_PARTS = 1024                   # blocks that share a sum over all of an array
-SHARED_PARTS = 512                  # tasks of a matrix: one wave of blocks on an H100 (4 * 132)
+MATRIX_TASKS = 512                  # tasks of a matrix: one wave of blocks on an H100 (4 * 132)
 TILE = 8192                         # values of a tile of `variance`: 32 a thread
 LONGEST = 1 << 30                   # a pooling's axes are shorter: their places fit 32 bits
 CHUNK = 2048                        # values whose rows a block of `lrn_backward` takes at a time
-# What a kernel noted: {code in common.cuh: words for (value, bound, more)}.
+# What a kernel noted: {code in common.cuh: words for (value, bound, step)}.
 FAULTS = {
     1: "label {0}, but there are {1} classes",
     2: "gather: step {0} has no row in the order, which has {1} from step {2}; upload the next one",
@@ -76,9 +76,9 @@ class CudaOps(NumpyOps):
             self.precisions["bf16"] = bfloat16
         self.launch = Launcher()
         self._fault = cupy.zeros((4,), np.int64)
-        self._rooms = {kind: cupy.empty((0,), np.uint8) for kind in ("workspace", "weights")}
+        self._workspaces = {kind: cupy.empty((0,), np.uint8) for kind in ("workspace", "weights")}
         self._convolutions = Convolutions(
-            self.stream, self._room, lambda nbytes: self.empty((nbytes,), np.uint8),
+            self.stream, self._workspace, lambda nbytes: self.empty((nbytes,), np.uint8),
             precision == "tf32", deterministic)
 
     @property
@@ -97,7 +97,7 @@ class CudaOps(NumpyOps):
     # -- memory -----------------------------------------------------------------------------------
 
     def empty(self, shape, dtype=np.float32):
-        """An uninitialised array, 256-byte aligned. MemoryFull if there is no room for it."""
+        """An uninitialised array, 256-byte aligned. MemoryFull if none is left."""
         self.stream.use()
         return _allocated(cupy.empty, shape, dtype)
 
@@ -127,7 +127,7 @@ class CudaOps(NumpyOps):
         self._raise_fault()
 
     def captured(self, step):
-        return Captured(self.stream, step, lambda: list(self._rooms.values()))
+        return Captured(self.stream, step, lambda: list(self._workspaces.values()))
 
     def _raise_fault(self) -> None:
         """ValueError for the first value that a kernel could not use since the last one."""
@@ -136,11 +136,11 @@ class CudaOps(NumpyOps):
             self._fault.fill(0)
             raise ValueError(FAULTS[code].format(*values))
 
-    def _room(self, nbytes: int, kind: str = "workspace"):
-        """At least so many bytes for one operation's own use. Graphs keep the rooms they know."""
-        if self._rooms[kind].nbytes < nbytes:
-            self._rooms[kind] = self.empty((nbytes,), np.uint8)
-        return self._rooms[kind]
+    def _workspace(self, nbytes: int, kind: str = "workspace"):
+        """At least so many bytes for one operation's own use. Graphs keep those they know."""
+        if self._workspaces[kind].nbytes < nbytes:
+            self._workspaces[kind] = self.empty((nbytes,), np.uint8)
+        return self._workspaces[kind]
 
     # -- convolution ------------------------------------------------------------------------------
 
@@ -171,18 +171,18 @@ class CudaOps(NumpyOps):
         """W in the dtype of `like`: both operands of a product are of one."""
         if W.dtype == like.dtype:
             return W
-        room = self._room(W.size * like.itemsize, "weights")
-        narrow = room[:W.size * like.itemsize].view(like.dtype).reshape(W.shape)
+        nbytes = W.size * like.itemsize
+        narrow = self._workspace(nbytes, "weights")[:nbytes].view(like.dtype).reshape(W.shape)
         self.launch("cast", "cast", like.dtype, _vectors(narrow), W, narrow, W.size)
         return narrow
 
     def _channel_sums(self, x, sums) -> None:
         """sums (C,) = sums over all axes but the last."""
-        blocks, shape = _shared(x)
+        blocks, shape = _matrix_grid(x)
         C, parts = shape[1], shape[-1]
-        room = self._room(4 * C * parts)
-        self.launch("columns", "column_sums", x.dtype, blocks, x, room, *shape)
-        self.launch("columns", "column_sums_merge", x.dtype, min(C, MOST_BLOCKS), room, sums, C,
+        partial = self._workspace(4 * C * parts)
+        self.launch("columns", "column_sums", x.dtype, blocks, x, partial, *shape)
+        self.launch("columns", "column_sums_merge", x.dtype, min(C, MOST_BLOCKS), partial, sums, C,
                     parts)
 
     # -- fully connected --------------------------------------------------------------------------
@@ -225,7 +225,7 @@ class CudaOps(NumpyOps):
     def maxpool_forward(self, x, y, which, size, stride, pad):
         checks.maxpool("maxpool_forward", x, y, size, stride, pad)
         checks.shape("maxpool_forward", which, y.shape)
-        team = _team(size)
+        team = _log2_team(size)
         self.launch("maxpool", "maxpool_forward", x.dtype, _vectors(y, 1 << team), x, y, which,
                     *_windows(x, y), size, stride, pad, team)
 
@@ -263,7 +263,7 @@ class CudaOps(NumpyOps):
 
     def _maxout_pool(self, name, x, y, which, pieces, size, stride, *dropout) -> None:
         checks.shape(name, which, y.shape)
-        team = _team(size)
+        team = _log2_team(size)
         self.launch("maxout_pool", name, x.dtype, _vectors(y, 1 << team), x, y, which,
                     *_windows(x, y), pieces, size, stride, team, *dropout)
 
@@ -275,7 +275,7 @@ class CudaOps(NumpyOps):
     @checked
     def avgpool_forward(self, x, y, size, stride):
         checks.avgpool("avgpool_forward", x, y, size, stride)
-        team = _team(size)
+        team = _log2_team(size)
         self.launch("avgpool", "avgpool_forward", x.dtype, _vectors(y, 1 << team), x, y,
                     *_windows(x, y), size, stride, team)
 
@@ -300,12 +300,12 @@ class CudaOps(NumpyOps):
         checks.shape("lrn_backward", dy, x.shape)
         C, blocks = x.shape[-1], _vectors(x)
         share = max(CHUNK, C)
-        # Windows of size 5 need no room (lrn.cu), nor does a block without a chunk of rows.
+        # Windows of size 5 need no workspace (lrn.cu), nor does a block without a chunk of rows.
         five = min(size // 2, C) == 2 and beta == 0.75 and _wide(dy, x, dx)
         chunk = share // max(C, 1) * C
         parts = 0 if five else min(blocks, MOST_PARTS, -(-x.size // max(chunk, 1)))
         self.launch("lrn", "lrn_backward", x.dtype, blocks, dy, x, dx,
-                    self._room(8 * parts * share), parts, share, x.size, C, min(size // 2, C),
+                    self._workspace(8 * parts * share), parts, share, x.size, C, min(size // 2, C),
                     alpha / size, float(beta), float(k), 2 * alpha / size * beta)
 
     @checked
@@ -374,21 +374,21 @@ class CudaOps(NumpyOps):
     @checked
     def batchnorm_forward(self, x, y, mean, rstd, eps):
         checks.batchnorm("batchnorm_forward", x, (y,), mean, rstd)
-        blocks, shape = _shared(x)
+        blocks, shape = _matrix_grid(x)
         rows, C, _, _, height, parts = shape
-        room = self._room(12 * C * parts)
-        self.launch("batchnorm", "batchnorm_moments", x.dtype, blocks, x, room, *shape)
-        self.launch("batchnorm", "batchnorm_merge", x.dtype, min(C, MOST_BLOCKS), room, mean, rstd,
-                    rows, C, height, parts, float(eps))
+        partial = self._workspace(12 * C * parts)
+        self.launch("batchnorm", "batchnorm_moments", x.dtype, blocks, x, partial, *shape)
+        self.launch("batchnorm", "batchnorm_merge", x.dtype, min(C, MOST_BLOCKS), partial, mean,
+                    rstd, rows, C, height, parts, float(eps))
         self.launch("batchnorm", "batchnorm_forward", x.dtype, blocks, x, y, mean, rstd, *shape)
 
     @checked
     def batchnorm_backward(self, dy, y, rstd, dx):
         checks.batchnorm("batchnorm_backward", y, (dy, dx), rstd)
-        blocks, shape = _shared(y)
+        blocks, shape = _matrix_grid(y)
         rows, C, parts = shape[0], shape[1], shape[-1]
-        room = self._room(8 * C + 8 * C * parts)
-        means, partial = room[:8 * C], room[8 * C:]
+        both = self._workspace(8 * C + 8 * C * parts)
+        means, partial = both[:8 * C], both[8 * C:]
         self.launch("batchnorm", "batchnorm_products", y.dtype, blocks, dy, y, partial, *shape)
         self.launch("batchnorm", "batchnorm_products_merge", y.dtype, min(2 * C, MOST_BLOCKS),
                     partial, means, rows, C, parts)
@@ -407,7 +407,7 @@ class CudaOps(NumpyOps):
     @checked
     def batchnorm_inference(self, x, y, running_mean, running_var, weight, eps):
         checks.channels("batchnorm_inference", x, (y,), running_mean, running_var)
-        blocks, shape = _shared(x)
+        blocks, shape = _matrix_grid(x)
         self.launch("batchnorm", "batchnorm_inference", x.dtype, blocks, x, y, running_mean,
                     running_var, weight, *shape, float(eps), self._fault)
 
@@ -437,7 +437,7 @@ class CudaOps(NumpyOps):
     def _loss(self, name, scores, labels, prob, clock) -> None:
         N, K = _classes(name, scores, prob)
         checks.shape(name, labels, (N,))
-        outcomes = self._room(16 * N)   # of each image its loss and whether it was classified right
+        outcomes = self._workspace(16 * N)  # an image's loss, and whether it was classified right
         self.launch("loss", name, scores.dtype, blocks_for(32 * N), scores, labels, prob, outcomes,
                     N, K, self._fault)
         self.launch("loss", "record", scores.dtype, 1, outcomes, N, clock)
@@ -457,12 +457,12 @@ class CudaOps(NumpyOps):
         # One group is one long run, which may end in the midst of no row.
         rows, C = (x.size // channels, channels // groups) if groups > 1 else (1, x.size)
         tiles = -(-rows * C // TILE)
-        room = self._room(16 * groups * tiles + 16 * groups)
-        result = room[16 * groups * tiles:16 * groups * (tiles + 1)].view(np.float64)
+        partial = self._workspace(16 * groups * tiles + 16 * groups)
+        result = partial[16 * groups * tiles:16 * groups * (tiles + 1)].view(np.float64)
         self.launch("variance", "variance_tiles", x.dtype, min(groups * tiles, MOST_BLOCKS), x,
-                    room, rows, C, groups, tiles)
-        self.launch("variance", "variance_merge", x.dtype, min(groups, MOST_BLOCKS), room, result,
-                    rows, C, groups, tiles)
+                    partial, rows, C, groups, tiles)
+        self.launch("variance", "variance_merge", x.dtype, min(groups, MOST_BLOCKS), partial,
+                    result, rows, C, groups, tiles)
         mean, variance = self.tohost(result).reshape(2, groups)
         return mean, variance
 
@@ -481,7 +481,7 @@ class CudaOps(NumpyOps):
             checks.shape("gather", array, (len(images),))
         if mean_image.size > 1 << 30:
             raise ValueError(f"gather: mean_image {mean_image.shape} has more than 2^30 elements")
-        # A thread to each 128 bits of an image; of many or large images it takes several.
+        # One thread per 16-byte vector of an image; of many or large images it takes several.
         count = max(N, 1)
         parts = max(min(-(-_vectors(x) // count), MOST_PARTS // count), 1)
         self.launch("gather", "gather", x.dtype, (count, parts), images, labels, shift, scale,
@@ -494,9 +494,9 @@ class CudaOps(NumpyOps):
     @checked
     def clip(self, g, limit, clock):
         parts = min(blocks_for(-(-g.size // 32)), MOST_PARTS)
-        room = self._room(8 * parts)
-        self.launch("optimizer", "clip_sums", g.dtype, parts, g, room, g.size)
-        self.launch("optimizer", "clip_merge", g.dtype, 1, room, parts, float(limit), clock)
+        partial = self._workspace(8 * parts)
+        self.launch("optimizer", "clip_sums", g.dtype, parts, g, partial, g.size)
+        self.launch("optimizer", "clip_merge", g.dtype, 1, partial, parts, float(limit), clock)
 
     @checked
     def sgd_step(self, w, g, v, segments, clock, momentum, decay):
@@ -538,26 +538,27 @@ def _allocated(allocate, shape, dtype):
 
 
 def _vectors(array, threads: int = 1) -> int:
-    """Blocks for so many threads to each 128 bits of an array."""
-    return blocks_for(-(-array.nbytes // LANES) * threads)
+    """Blocks for so many threads per 16-byte vector of an array."""
+    return blocks_for(-(-array.nbytes // ACCESS_BYTES) * threads)
 
 
 def _wide(*arrays) -> bool:
-    """Whether a kernel can read rows of channels 128 bits at a time: `wide` of common.cuh."""
-    return all(array.data.ptr % LANES == 0 and array.shape[-1] * array.itemsize % LANES == 0
+    """Whether a kernel can read rows of channels a vector at a time: `wide` of common.cuh."""
+    return all((array.data.ptr | array.shape[-1] * array.itemsize) % ACCESS_BYTES == 0
                for array in arrays)
 
 
-def _team(size: int) -> int:
+def _log2_team(size: int) -> int:
     """2 ** this many threads search a window together."""
     return 3 if size > 4 else 0
 
 
 def _spread(dx, dy, size, stride) -> int:
-    """Blocks for a pooling's backward: a thread to each 128 bits of a place of dx, all its pieces
-    together, or of a row of a window where windows do not overlap."""
+    """Blocks for a pooling's backward: one thread per 16-byte vector of a place of dx, all its
+    pieces together, or of a row of a window where windows do not overlap."""
     across = dy.shape[2] if stride == size else dx.shape[2]
-    return blocks_for(-(-dx.shape[0] * dx.shape[1] * across * dy.shape[3] * dy.itemsize // LANES))
+    nbytes = dx.shape[0] * dx.shape[1] * across * dy.shape[3] * dy.itemsize
+    return blocks_for(-(-nbytes // ACCESS_BYTES))
 
 
 def _pixels(array):
@@ -565,17 +566,17 @@ def _pixels(array):
     return array.reshape(array.shape[0], 1, 1, array.shape[1])
 
 
-def _shared(x) -> tuple[int, tuple[int, ...]]:
+def _matrix_grid(x) -> tuple[int, tuple[int, ...]]:
     """Blocks; rows, C, across, tiles, height, parts: how they share a matrix (columns.cuh).
 
     A part is as high as gives each thread SLAB numbers to sum, or fewer if there are too few blocks
     otherwise; a multiple of 4, which a thread reads at once."""
     C = x.shape[-1]
-    rows, vectors = x.size // max(C, 1), -(-C * x.itemsize // LANES)
+    rows, vectors = x.size // max(C, 1), -(-C * x.itemsize // ACCESS_BYTES)
     tiles = max(-(-vectors // THREADS), 1)
     across = max(-(-vectors // tiles), 1)
     down = THREADS // across
-    fours = min(max(-(-rows * tiles // (4 * down * SHARED_PARTS)), 1), SLAB // 4)
+    fours = min(max(-(-rows * tiles // (4 * down * MATRIX_TASKS)), 1), SLAB // 4)
     height = 4 * fours * down
     parts = -(-rows // height)
     blocks = min(max(tiles * parts, 1), MOST_BLOCKS)

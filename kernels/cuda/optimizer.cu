@@ -2,7 +2,7 @@
 //
 //   g (size,)   w, v, s (size,) float   segments (S,4) double   squares (parts,) double
 //
-// clip_sums: one thread squares VECTORS * LANES elements of g at a time. Bytes of an element: 4, in
+// clip_sums: one thread squares READS * VECTOR elements of g at a time. Bytes of an element: 4, in
 // bfloat16 2. sgd_step and rmsprop_step: one thread updates 4 elements at a time, by a 128-bit read
 // of each arena (64 bits of a bfloat16 g) and two 128-bit writes. Bytes of a parameter: 20, in
 // bfloat16 18.
@@ -17,27 +17,27 @@
 #include "clock.cuh"
 #include "reduce.cuh"
 
-constexpr int VECTORS = 4;  // 128-bit reads of a thread that are under way together
+constexpr int READS = 4;  // 128-bit reads of a thread that are under way together
 
 // Each block's share of the sum of squares. A short run of them is summed in float32; where they
 // could have left its range, as in a run of zeros, in float64.
 KERNEL clip_sums(const real* g, double* squares, int64 size) {
-    __shared__ double room[WARP];
+    __shared__ double smem[WARP];
     double total = 0;
-    const int64 vectors = wide(LANES, g) ? size / LANES : 0;
-    for (int64 v = first_index(); v < vectors; v += VECTORS * stride_of_grid()) {
-        Pack<LANES> run[VECTORS] = {};
+    const int64 vectors = wide(VECTOR, g) ? size / VECTOR : 0;
+    for (int64 v = first_index(); v < vectors; v += READS * stride_of_grid()) {
+        Pack<VECTOR> run[READS] = {};
 #pragma unroll
-        for (int i = 0; i < VECTORS; ++i) {
+        for (int i = 0; i < READS; ++i) {
             const int64 at = v + i * stride_of_grid();
-            if (at < vectors) run[i] = load<LANES>(g + at * LANES);
+            if (at < vectors) run[i] = load<VECTOR>(g + at * VECTOR);
         }
         float sum = 0;
 #pragma unroll
-        for (int i = 0; i < VECTORS; ++i) {
+        for (int i = 0; i < READS; ++i) {
             float part = 0;
 #pragma unroll
-            for (int k = 0; k < LANES; ++k) part += run[i].v[k] * run[i].v[k];
+            for (int k = 0; k < VECTOR; ++k) part += run[i].v[k] * run[i].v[k];
             sum += part;
         }
         if (sum > 1e-30f && sum < 1e30f) {
@@ -45,21 +45,21 @@ KERNEL clip_sums(const real* g, double* squares, int64 size) {
             continue;
         }
 #pragma unroll
-        for (int i = 0; i < VECTORS; ++i) {
+        for (int i = 0; i < READS; ++i) {
 #pragma unroll
-            for (int k = 0; k < LANES; ++k) total += double(run[i].v[k]) * double(run[i].v[k]);
+            for (int k = 0; k < VECTOR; ++k) total += double(run[i].v[k]) * double(run[i].v[k]);
         }
     }
-    for (int64 i = vectors * LANES + first_index(); i < size; i += stride_of_grid()) {
+    for (int64 i = vectors * VECTOR + first_index(); i < size; i += stride_of_grid()) {
         total += double(widen(g[i])) * double(widen(g[i]));
     }
-    total = block_sum(total, room);
+    total = block_sum(total, smem);
     if (threadIdx.x == 0) squares[blockIdx.x] = total;
 }
 
 KERNEL clip_merge(const double* squares, int64 parts, double limit, double* clock) {
-    __shared__ double room[WARP];
-    const double total = sum_of(squares, parts, room);
+    __shared__ double smem[WARP];
+    const double total = sum_of(squares, parts, smem);
     if (first_index() != 0) return;
     const double norm = sqrt(total);
     const bool finite = is_finite(norm);
@@ -91,7 +91,7 @@ __device__ inline bool inside(const double* segments, int64 S, int64 size, Fault
     return true;
 }
 
-// One element: `rule` changes a weight and its state, given g' and the rate.
+// One element: `rule` changes a weight and its state, from g' and the rate.
 template <class Rule>
 __device__ inline void update(float& w, float g, float& state, const Segment& part, Rule rule) {
     rule(w, state, part.factor * g + part.decay * w, part.rate);
@@ -102,7 +102,7 @@ template <class Rule>
 __device__ inline void update_segment(float* __restrict__ w, const real* __restrict__ g,
                                       float* __restrict__ state, const Segment& part, Rule rule) {
     const auto [start, stop, rate, decay, factor] = part;
-    const bool aligned = reinterpret_cast<uint64>(g) % sizeof(Four) == 0 && wide(LANES, w, state);
+    const bool aligned = reinterpret_cast<uint64>(g) % sizeof(Four) == 0 && wide(VECTOR, w, state);
     const int64 begin = aligned && start + 3 < stop ? (start + 3) / 4 * 4 : stop;
     const int64 end = stop - (stop - begin) % 4;
     for (int64 i = begin + 4 * first_index(); i < end; i += 4 * stride_of_grid()) {

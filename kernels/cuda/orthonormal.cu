@@ -23,7 +23,7 @@ __device__ inline double uniform(uint32 word) { return (word + 0.5) * 0x1p-32; }
 // cancels. LAPACK neither reads v[k] nor what stands before it.
 KERNEL orthonormal_reflectors(double* A, double* tau, double* signs, int64 rows, int64 cols,
                               int64 seed, int64 purpose, int64 index) {
-    __shared__ double room[WARP];
+    __shared__ double smem[WARP];
     for (int64 k = blockIdx.x; k < cols; k += gridDim.x) {
         const int64 first = k * rows;  // of the key's stream of normal numbers
         double* v = A + first;
@@ -49,7 +49,7 @@ KERNEL orthonormal_reflectors(double* A, double* tau, double* signs, int64 rows,
                 }
             }
         }
-        const double norm = sqrt(block_sum(squares, room)), head = v[k];
+        const double norm = sqrt(block_sum(squares, smem)), head = v[k];
         const double inverse = 1 / (head < 0 ? head - norm : head + norm);
         for (int64 i = k + 1 + threadIdx.x; i < rows; i += THREADS) v[i] *= inverse;
         if (threadIdx.x == 0) {
@@ -59,7 +59,7 @@ KERNEL orthonormal_reflectors(double* A, double* tau, double* signs, int64 rows,
     }
 }
 
-// result (rows,cols) = Q with the signs, turned round tile by tile, so that reads and writes are
+// result (rows,cols) = Q with the signs, transposed tile by tile, so that reads and writes are
 // both of neighbours.
 KERNEL orthonormal_columns(const double* Q, const double* signs, float* result, int64 rows,
                            int64 cols) {

@@ -37,11 +37,11 @@ struct Winner {
 // ROWS runs of RUN vectors: all loads are under way before the first is used.
 template <int N, int ROWS, int RUN>
 __device__ inline void search_whole(const real* from, int64 row, int64 C, Winner<N>& best) {
-    Pack<N> found[ROWS * RUN];
+    Pack<N> values[ROWS * RUN];
 #pragma unroll
-    for (int i = 0; i < ROWS * RUN; ++i) found[i] = load<N>(from + i / RUN * row + i % RUN * C);
+    for (int i = 0; i < ROWS * RUN; ++i) values[i] = load<N>(from + i / RUN * row + i % RUN * C);
 #pragma unroll
-    for (int i = 0; i < ROWS * RUN; ++i) best.challenge(found[i], i);
+    for (int i = 0; i < ROWS * RUN; ++i) best.challenge(values[i], i);
 }
 
 // `rows` runs of `run` vectors, whose numbers begin `numbers` apart, the first with `number`; four
@@ -51,12 +51,12 @@ __device__ inline void search(const real* from, int rows, int run, int64 row, in
                               int number, int numbers, Winner<N>& best) {
     for (int r = 0; r < rows; ++r, from += row, number += numbers) {
         for (int q = 0; q < run; q += 4) {
-            Pack<N> found[4];
+            Pack<N> values[4];
 #pragma unroll
             for (int i = 0; i < 4; ++i)
-                found[i] = load<N>(from + min(q + i, run - 1) * C);
+                values[i] = load<N>(from + min(q + i, run - 1) * C);
 #pragma unroll
-            for (int i = 0; i < 4; ++i) best.challenge(found[i], number + min(q + i, run - 1));
+            for (int i = 0; i < 4; ++i) best.challenge(values[i], number + min(q + i, run - 1));
         }
     }
 }
@@ -71,11 +71,11 @@ struct Plain {
 // for itself, else 0.
 template <int N, int ROWS, int RUN, class Finish>
 __device__ void pool_forward(const real* __restrict__ x, real* __restrict__ y,
-                             uint8* __restrict__ which, const Windows& shape, int64 doublings,
+                             uint8* __restrict__ which, const Windows& shape, int64 log2_team,
                              const Finish& finish) {
     const int C = shape.C, width = C / N, pieces = shape.pieces;
     const int64 count = shape.N * shape.Ho * shape.Wo * width, row = int64(shape.W) * pieces * C;
-    const Team team(doublings);
+    const Team team(log2_team);
     for (int64 i = team.first(); i - team.vector < count; i += team.stride()) {
         const Place at = place(min(i, count - 1), shape.Ho, shape.Wo, width);  // a warp stays whole
         const int top = at.h * shape.stride - shape.pad, left = at.w * shape.stride - shape.pad;
@@ -125,10 +125,10 @@ __device__ void pool_backward_apart(const real* __restrict__ dy, const uint8* __
         const int r = at.h + shape.pad - a * shape.size, left = at.w * shape.size - shape.pad;
         const Span w = inside(left, shape.size, shape.W);
         const int64 from = element(at.n, a, at.w, shape.Ho, shape.Wo, C) + at.vector * N;
-        Pack<N> given = load<N>(dy + from);
+        Pack<N> gradient = load<N>(dy + from);
         const Bytes<N> winner = load_bytes<N>(which + from);
 #pragma unroll
-        for (int k = 0; k < N; ++k) given.v[k] *= factor;
+        for (int k = 0; k < N; ++k) gradient.v[k] *= factor;
         real* to = dx + at.vector * N +
                    element(at.n, at.h, w.first, shape.H, shape.W, int64(pieces) * C);
         const int number = (r * shape.size + w.first - left) * pieces;
@@ -137,7 +137,7 @@ __device__ void pool_backward_apart(const real* __restrict__ dy, const uint8* __
             Pack<N> piece;
 #pragma unroll
             for (int k = 0; k < N; ++k)
-                piece.v[k] = winner.v[k] == number + q ? given.v[k] : 0.0f;
+                piece.v[k] = winner.v[k] == number + q ? gradient.v[k] : 0.0f;
             store<N>(to, piece);
         }
     }
@@ -166,16 +166,16 @@ __device__ void pool_backward_overlapping(const real* __restrict__ dy,
                 int64 from = element(at.n, a, right, shape.Ho, shape.Wo, C) + at.vector * N;
                 int b = right, s = w - b * stride;
                 for (; b >= 0 && s < size; --b, s += stride, from -= C) {
-                    Pack<N> given = load<N>(dy + from);
+                    Pack<N> gradient = load<N>(dy + from);
                     const Bytes<N> winner = load_bytes<N>(which + from);
                     const int number = (r * size + s) * pieces + first;
 #pragma unroll
-                    for (int k = 0; k < N; ++k) given.v[k] = __fmul_rn(given.v[k], factor);
+                    for (int k = 0; k < N; ++k) gradient.v[k] = __fmul_rn(gradient.v[k], factor);
 #pragma unroll
                     for (int g = 0; g < GROUP; ++g) {
 #pragma unroll
                         for (int k = 0; k < N; ++k)
-                            sum[g].v[k] += winner.v[k] == number + g ? given.v[k] : 0.0f;
+                            sum[g].v[k] += winner.v[k] == number + g ? gradient.v[k] : 0.0f;
                     }
                 }
             }

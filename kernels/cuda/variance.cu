@@ -31,21 +31,21 @@ struct Pair {
 
 // The sums over the block of both numbers, in every thread, by way of 2 * WARPS floats of shared
 // memory: the next sum must have others.
-__device__ inline Pair sum_pairs(Pair value, float* room) {
+__device__ inline Pair sum_pairs(Pair value, float* smem) {
 #pragma unroll
     for (int distance = WARP / 2; distance > 0; distance /= 2) {
         value.first += __shfl_xor_sync(0xffffffffu, value.first, distance);
         value.second += __shfl_xor_sync(0xffffffffu, value.second, distance);
     }
     if (threadIdx.x % WARP == 0) {
-        room[threadIdx.x / WARP] = value.first;
-        room[WARPS + threadIdx.x / WARP] = value.second;
+        smem[threadIdx.x / WARP] = value.first;
+        smem[WARPS + threadIdx.x / WARP] = value.second;
     }
     __syncthreads();
-    value = {room[0], room[WARPS]};
+    value = {smem[0], smem[WARPS]};
 #pragma unroll
     for (int warp = 1; warp < WARPS; ++warp) {
-        value.first += room[warp], value.second += room[WARPS + warp];
+        value.first += smem[warp], value.second += smem[WARPS + warp];
     }
     return value;
 }
@@ -58,7 +58,7 @@ __device__ inline float inverse(float value) {
 
 // A tile's values as they lie in a thread's registers: packs t, t + THREADS, ... of the tile.
 struct Registers {
-    Pack<LANES> pack[VALUES / LANES];
+    Pack<VECTOR> pack[VALUES / VECTOR];
     int left;  // packs of the tile from this thread's first one on
 
     // `packs` packs, from number `start` of a group, whose rows have `width` elements and are
@@ -66,16 +66,16 @@ struct Registers {
     __device__ Registers(const real* __restrict__ group, int64 start, int packs, int64 width,
                          int64 channels) {
         left = packs - int(threadIdx.x);
-        const Split at = split(start + threadIdx.x, width / LANES);
-        const Split jump = split(THREADS, width / LANES);
-        const int64 step = jump.quotient * channels + jump.rest * LANES, gap = channels - width;
-        const real* from = group + at.quotient * channels + at.rest * LANES;
+        const Split at = split(start + threadIdx.x, width / VECTOR);
+        const Split jump = split(THREADS, width / VECTOR);
+        const int64 step = jump.quotient * channels + jump.rest * VECTOR, gap = channels - width;
+        const real* from = group + at.quotient * channels + at.rest * VECTOR;
         // Packs of the row from this one on, and of a row: what is longer than a tile has no end.
-        int behind = int(min(width / LANES - at.rest, int64(TILE)));
-        const int row = int(min(width / LANES, int64(TILE))), ahead = int(jump.rest);
+        int behind = int(min(width / VECTOR - at.rest, int64(TILE)));
+        const int row = int(min(width / VECTOR, int64(TILE))), ahead = int(jump.rest);
 #pragma unroll
-        for (int j = 0; j < VALUES / LANES; ++j) {
-            if (j * THREADS < left) pack[j] = load<LANES>(from);
+        for (int j = 0; j < VALUES / VECTOR; ++j) {
+            if (j * THREADS < left) pack[j] = load<VECTOR>(from);
             from += step, behind -= ahead;
             if (behind <= 0) behind += row, from += gap;
         }
@@ -86,10 +86,10 @@ struct Registers {
     __device__ Pair sums(Terms terms) const {
         Pair sum[4] = {};
 #pragma unroll
-        for (int j = 0; j < VALUES / LANES; ++j) {
+        for (int j = 0; j < VALUES / VECTOR; ++j) {
             if (j * THREADS < left) {
 #pragma unroll
-                for (int k = 0; k < LANES; ++k) {
+                for (int k = 0; k < VECTOR; ++k) {
                     const Pair term = terms(pack[j].v[k]);
                     sum[k % 4].first += term.first;
                     sum[k % 4].second += term.second;
@@ -130,7 +130,7 @@ struct alignas(16) Moments {
 
 template <class Values, int N>
 __device__ void tiles_of(const real* __restrict__ x, Moments* __restrict__ moments, int64 rows,
-                         int64 C, int64 groups, int64 tiles, float* room) {
+                         int64 C, int64 groups, int64 tiles, float* smem) {
     for (int64 task = blockIdx.x; task < tiles * groups; task += gridDim.x) {
         const Split at = split(task, groups);  // tile, group
         const real* group = x + at.rest * C;
@@ -142,13 +142,13 @@ __device__ void tiles_of(const real* __restrict__ x, Moments* __restrict__ momen
         const Pair rough = sum_pairs(values.sums([pivot](float value) {
             const float d = value - pivot;
             return Pair{d, fabsf(d)};
-        }), room);
+        }), smem);
         const float centre = pivot + rough.first * share, scale = inverse(rough.second * share);
 
         const Pair exact = sum_pairs(values.sums([centre, scale](float value) {
             const float d = (value - centre) * scale;
             return Pair{d, d * d};
-        }), room + 2 * WARPS);
+        }), smem + 2 * WARPS);
         if (threadIdx.x == 0) {
             const float offset = exact.first * share;
             moments[task] = {centre, offset, exact.second - exact.first * offset, inverse(scale)};
@@ -159,18 +159,18 @@ __device__ void tiles_of(const real* __restrict__ x, Moments* __restrict__ momen
 // moments (tiles, groups).
 KERNEL variance_tiles(const real* x, Moments* moments, int64 rows, int64 C, int64 groups,
                       int64 tiles) {
-    __shared__ float room[4 * WARPS];
+    __shared__ float smem[4 * WARPS];
     if (wide(C, x)) {
-        tiles_of<Registers, LANES>(x, moments, rows, C, groups, tiles, room);
+        tiles_of<Registers, VECTOR>(x, moments, rows, C, groups, tiles, smem);
     } else {
-        tiles_of<Memory, 1>(x, moments, rows, C, groups, tiles, room);
+        tiles_of<Memory, 1>(x, moments, rows, C, groups, tiles, smem);
     }
 }
 
 // A block a group: the mean of all, then the tiles' M2 about it. result (2, groups).
 KERNEL variance_merge(const Moments* __restrict__ moments, double* __restrict__ result, int64 rows,
                       int64 C, int64 groups, int64 tiles) {
-    __shared__ double room[WARP];
+    __shared__ double smem[WARP];
     const int64 size = rows * C;
     for (int64 group = blockIdx.x; group < groups; group += gridDim.x) {
         double total = 0;
@@ -180,7 +180,7 @@ KERNEL variance_merge(const Moments* __restrict__ moments, double* __restrict__ 
             const double count = double(min(size - tile * TILE, int64(TILE)));
             total += count * (m.centre + double(m.offset) * m.unit);
         }
-        const double mean = block_sum(total, room) / double(size);
+        const double mean = block_sum(total, smem) / double(size);
         double M2 = 0;
 #pragma unroll 4
         for (int64 tile = threadIdx.x; tile < tiles; tile += THREADS) {
@@ -189,7 +189,7 @@ KERNEL variance_merge(const Moments* __restrict__ moments, double* __restrict__ 
             const double away = (m.centre - mean) + double(m.offset) * m.unit;
             M2 += m.squares * (double(m.unit) * m.unit) + count * (away * away);
         }
-        M2 = block_sum(M2, room);
+        M2 = block_sum(M2, smem);
         if (threadIdx.x == 0) {  // rounding can leave M2 of equal numbers a hair below zero
             result[group] = mean;
             result[groups + group] = M2 < 0 ? 0 : M2 / double(size);

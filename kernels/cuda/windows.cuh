@@ -52,23 +52,23 @@ __device__ inline int64 element(int64 n, int h, int w, int height, int width, in
     return ((n * height + h) * width + w) * C;
 }
 
-// Forward, a team of 2^doublings threads of a warp searches one window together, each some of its
-// rows: windows as large as the image are few, and a thread to each would leave most of a GPU idle.
-// A warp then has `vectors` vectors of the result; this thread has number `vector` of them, and of
-// its window part `part`.
+// Forward, a team of 2^log2_team threads of a warp searches one window together, each some of its
+// rows: windows as large as the image are few, and one thread for each would leave most of a GPU
+// idle. A warp then has `vectors` vectors of the result; this thread has number `vector` of them,
+// and of its window part `part`.
 struct Team {
-    int doublings, vectors, vector, part;
-    __device__ explicit Team(int64 doublings)
-        : doublings(int(doublings)),
-          vectors(WARP >> doublings),
+    int log2_team, vectors, vector, part;
+    __device__ explicit Team(int64 log2_team)
+        : log2_team(int(log2_team)),
+          vectors(WARP >> log2_team),
           vector(threadIdx.x & (vectors - 1)),
-          part((threadIdx.x % WARP << doublings) / WARP) {}
+          part((threadIdx.x % WARP << log2_team) / WARP) {}
     // This thread's first vector, and how far the next ones are.
     __device__ int64 first() const { return first_index() / WARP * vectors + vector; }
-    __device__ int64 stride() const { return stride_of_grid() >> doublings; }
+    __device__ int64 stride() const { return stride_of_grid() >> log2_team; }
     // This thread's part of a span; the first part is never empty, those behind may be.
     __device__ Span part_of(Span whole) const {
-        const int each = (whole.count() + (1 << doublings) - 1) >> doublings;
+        const int each = (whole.count() + (1 << log2_team) - 1) >> log2_team;
         const int first = min(whole.first + part * each, whole.stop);
         return {first, min(first + each, whole.stop)};
     }

@@ -6,36 +6,36 @@
 #include "common.cuh"
 
 // y[i] = x[i] + the sum of its block's x, a sum through shared memory.
-__shared__ float shared_room[THREADS];
+__shared__ float smem[THREADS];
 
 KERNEL sound(const real* x, real* y, int64 size) {
     const int64 i = first_index();
-    shared_room[threadIdx.x] = i < size ? widen(x[i]) : 0.0f;
+    smem[threadIdx.x] = i < size ? widen(x[i]) : 0.0f;
     __syncthreads();
     float sum = 0;
-    for (int k = 0; k < THREADS; ++k) sum += shared_room[k];
+    for (int k = 0; k < THREADS; ++k) sum += smem[k];
     if (i < size) narrow(widen(x[i]) + sum, y[i]);
 }
 
 KERNEL missing_barrier(const real* x, real* y, int64 size) {
     const int64 i = first_index();
-    shared_room[threadIdx.x] = i < size ? widen(x[i]) : 0.0f;
+    smem[threadIdx.x] = i < size ? widen(x[i]) : 0.0f;
     float sum = 0;
-    for (int k = 0; k < THREADS; ++k) sum += shared_room[k];
+    for (int k = 0; k < THREADS; ++k) sum += smem[k];
     if (i < size) narrow(widen(x[i]) + sum, y[i]);
 }
 
 KERNEL barrier_in_a_conditional(const real* x, real* y, int64 size) {
     const int64 i = first_index();
     if (i >= size) return;
-    shared_room[threadIdx.x] = widen(x[i]);
+    smem[threadIdx.x] = widen(x[i]);
     __syncthreads();
-    narrow(shared_room[0], y[i]);
+    narrow(smem[0], y[i]);
 }
 
 KERNEL two_barriers(const real* x, real* y, int64 size) {
     const int64 i = first_index();
-    shared_room[threadIdx.x] = 1.0f;
+    smem[threadIdx.x] = 1.0f;
     if (threadIdx.x % 2) {
         __syncthreads();
     } else {
@@ -73,7 +73,7 @@ KERNEL reads_behind(const real* x, real* y, int64 size) {
 }
 
 KERNEL misaligned(const real* x, real* y, int64 size) {
-    if (first_index() == 0 && size > LANES) store<LANES>(y, load<LANES>(x + 1));
+    if (first_index() == 0 && size > VECTOR) store<VECTOR>(y, load<VECTOR>(x + 1));
 }
 
 KERNEL overflows(const real* x, real* y, int64 size) {
