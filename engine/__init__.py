@@ -53,7 +53,7 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
         raise InputError(f"{saved.path}: its data are not {settings.net}'s; put the run's own file "
                          "back")
     layers = build(settings.net, settings.act, len(data["classes"]), settings.dropout)
-    ops = ops_for(device, threads, settings.precision, finer=True)
+    ops = ops_for(device, threads, settings.precision, allow_fp32=True)
     settings = settings.on(ops)
     net = Net(layers, LOSSES[settings.head](), ops, shape, min(settings.batch, BATCH),
               settings.seed, precision=settings.precision)

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     options.check(args, KNOWN)
     record = runs.read_run(args.run)
     s = Settings.from_dict(record["settings"], Path(args.run) / runs.RUN, KNOWN)
-    ops = ops_for(args.device, args.threads, s.precision, finer=True)
+    ops = ops_for(args.device, args.threads, s.precision, allow_fp32=True)
     saved = checkpoint.read(args.run, say)
     data = load_data(s.data, args.data_dir or s.data_dir, s.limit, size=NETS[s.net].in_shape,
                      report=mutter)

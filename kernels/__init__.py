@@ -21,12 +21,12 @@ MOST_THREADS = 1024                 # OpenMP ends the process, without an error,
 
 
 def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp32",
-            deterministic: bool = True, finer: bool = False):
+            deterministic: bool = True, allow_fp32: bool = False):
     """The operations of device `name`, with `threads` CPU threads (None: the count stands, which is
     OpenMP's own until one is asked for). It must be able to compute in `precision`.
 
-    deterministic: device cuda takes only plans that give the same bits in every run. finer: fp32
-    will do where a device has no tf32.
+    deterministic: device cuda takes only plans that give the same bits in every run. allow_fp32:
+    fp32 will do where a device has no tf32.
 
     `ops.why` is one line for the user: which device this is, and why. Nothing of a device is
     imported before it is asked for. Raises DeviceError.
@@ -39,7 +39,7 @@ def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp
         raise DeviceError(f"threads {threads} is not a number of CPU threads in "
                           f"1 .. {MOST_THREADS}")
     ops = _ops_for(name, threads, precision, deterministic)
-    fits = precision in ops.precisions or (finer and precision == "tf32")
+    fits = precision in ops.precisions or (allow_fp32 and precision == "tf32")
     if not fits:
         from kernels.reference import NumpyOps
 

@@ -13,7 +13,7 @@ hold for all of them:
   larger than every number, and the first NaN wins, as in NumPy's max and argmax.
 * A label of -1 marks a padding row: it counts in no loss and no sum, and has no gradient.
 * `clock` is the small array of kernels/clock.py.
-* Outside this room nobody relies on NumPy: an array of a device has shape, dtype, ndim, size,
+* Outside kernels/ nobody relies on NumPy: an array of a device has shape, dtype, ndim, size,
   itemsize, nbytes and a length, basic slices that are views, reshape and copy; a slice can be set
   to an array of its dtype or a number, and be multiplied in place by a float. `tohost` does the
   rest.
@@ -91,8 +91,8 @@ class NumpyOps:
     @property
     def description(self) -> str:
         """One line for the user."""
-        given = (os.environ.get(f"{name}_NUM_THREADS") for name in ("OPENBLAS", "OMP"))
-        threads = next(filter(None, given), os.cpu_count())
+        set_ones = (os.environ.get(f"{name}_NUM_THREADS") for name in ("OPENBLAS", "OMP"))
+        threads = next(filter(None, set_ones), os.cpu_count())
         return f"NumPy {np.__version__}, BLAS threads {threads}"
 
     def plans(self) -> dict[str, str]:

@@ -3,11 +3,11 @@
 cuDNN describes a convolution as a graph of operations on tensors, and offers plans for it: an
 engine and its settings, of which the name is made (eng41_k2=4_k13=0). A shape that is met for the
 first time takes the plan that a resumed run names (`prefer`), or one found earlier on this machine
-(a file in the user's cache folder), or else the candidates are timed. What is excluded beforehand:
+(plan_cache.py), or else the candidates are timed. What is excluded beforehand:
 
-* precision fp32: the plans on tensor cores, which round float32 factors to TF32;
+* precision fp32: the plans on tensor cores, which round float32 operands to TF32;
 * deterministic: the plans whose sums depend on the order in which threads happen to finish;
-* always: plans that convert float32 factors to half or sum in it, and Winograd's algorithm beyond
+* always: plans that convert float32 operands to half or sum in it, and Winograd's algorithm beyond
   float32 and tiles of 4 x 4, whose transforms round too much.
 
 The bias is added to the unrounded sum, in the same plan, and stays float32 beside bfloat16 arrays.
@@ -33,7 +33,7 @@ import cudnn
 import cupy
 from ml_dtypes import bfloat16
 
-from kernels.cuda.plan_cache import Known
+from kernels.cuda.plan_cache import PlanCache
 from kernels.errors import DeviceError
 
 LARGEST = 1 << 30                   # bytes of a workspace; every shape of our nets has plans below
@@ -151,7 +151,7 @@ class Convolutions:
         cudnn.set_stream(handle=self.handle, stream=stream.ptr)
         self.chosen: dict[Problem, Plan] = {}
         self.preferred: dict[str, str] = {}
-        self.known = Known(f"{self.gpu}, cuDNN {self.version}")
+        self.cached = PlanCache(f"{self.gpu}, cuDNN {self.version}")
 
     def forward(self, x, W, b, y, stride, pad, groups) -> None:
         self._run("conv_forward", {X: x, WEIGHTS: W, BIAS: b, Y: y}, stride, pad, groups)
@@ -211,7 +211,7 @@ class Convolutions:
     # -- choosing ---------------------------------------------------------------------------------
 
     def _choose(self, problem: Problem, arrays: dict) -> Plan:
-        for names in (self.preferred, self.known.names):
+        for names in (self.preferred, self.cached.names):
             plan = self._named(problem, names.get(str(problem)))
             if plan is not None:
                 return plan
@@ -219,7 +219,7 @@ class Convolutions:
         plan = self._named(problem, name)
         if plan is None:
             raise RuntimeError(f"{problem}: plan {name} could be built once, but not again")
-        self.known.add(str(problem), name)
+        self.cached.add(str(problem), name)
         return plan
 
     def _named(self, problem: Problem, name: str | None) -> Plan | None:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 
-class Known:
+class PlanCache:
     """names: {problem: name of its plan} on a machine. A file that is damaged, or that can't be
     written, only costs time. Processes share it; each replaces the whole at once."""
 
@@ -41,13 +41,13 @@ class Known:
     def _read(self) -> dict[str, dict[str, str]]:
         try:
             path = self._path()
-            found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            return {machine: names for machine, names in found.items()
+            every = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            return {machine: names for machine, names in every.items()
                     if isinstance(names, dict) and all(isinstance(n, str) for n in names.values())}
         except (OSError, RuntimeError, ValueError, AttributeError):  # RecursionError included
             return {}
 
     def _path(self) -> Path:
-        """plans.json in the folder of engine/data/download.py, which this room can't import."""
+        """plans.json in the folder of engine/data/download.py, which kernels/ can't import."""
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return Path(cache) / "lsuv-engine" / "plans.json"

@@ -88,8 +88,9 @@ def test_lrn_of_values_beyond_measure(cuda_ops, C):
 
 
 def test_lrn_backward_takes_no_more_memory_than_its_blocks_use(cuda_ops, monkeypatch):
-    asked, room = [], cuda_ops._room
-    monkeypatch.setattr(cuda_ops, "_room", lambda nbytes: asked.append(nbytes) or room(nbytes))
+    asked, workspace = [], cuda_ops._workspace
+    monkeypatch.setattr(cuda_ops, "_workspace",
+                        lambda nbytes: asked.append(nbytes) or workspace(nbytes))
     for shape, size in (((2, 5000), 3), ((2, 40), 3), ((6, 47), 5), ((6, 48), 5)):
         x = cuda_ops.asarray(np.ones(shape, np.float32))
         cuda_ops.lrn_backward(x, x, cuda_ops.empty(shape), size, 1.0, 0.75, 1.0)
