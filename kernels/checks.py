@@ -4,7 +4,7 @@ Each function is named after its operation, or after what it checks; op is the n
 ValueError of one line. They look at shapes and numbers only, so any device's arrays will do;
 `labels` alone reads its array.
 
-Read next: philox.py.
+Read next: errors.py.
 """
 
 from __future__ import annotations

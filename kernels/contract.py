@@ -3,7 +3,7 @@
 Whoever stands between a caller and a device reads it: the checks of device cuda, the rounding of
 the reference, the arguments of benches and tests. What an operation computes: reference.py.
 
-Read next: reference.py.
+Read next: checks.py.
 """
 
 from __future__ import annotations

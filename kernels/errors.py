@@ -1,6 +1,6 @@
 """What a device can't do, each in one line.
 
-Read next: kernels/__init__.py, which raises most of them.
+Read next: cpu/__init__.py, which raises most of them.
 """
 
 

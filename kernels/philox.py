@@ -13,7 +13,7 @@ of an image, the weights of a layer and the synthetic data set never share a cou
 
 Changing anything here changes every result of the project; the tests pin known answers.
 
-Read next: kernels/reference.py, which uses these words in dropout, gather and orthonormal.
+Read next: kernels/orthonormal.py, which makes matrices of such numbers.
 """
 
 from __future__ import annotations

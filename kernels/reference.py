@@ -24,7 +24,7 @@ float32 parameters, statistics and clock: then an operation computes in float32 
 its results once (`rounds`). Loops run over taps of a window, pieces, segments or images, never over
 elements.
 
-Read next: kernels/orthonormal.py, the one operation with a file of its own.
+Read next: contract.py, the table of operations, and cuda/ops.py, the fastest device.
 """
 
 from __future__ import annotations

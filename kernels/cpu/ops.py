@@ -9,7 +9,7 @@ an activation, a dropout, a sum or their gradients may be an operand's very arra
 connected layer and the convolutions that winograd.cpp does not take are oneDNN's, everything else
 is our own, in native/.
 
-Read next: native/module.cpp, then native/maxout.cpp, the shortest kernel.
+Read next: native/module.cpp.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Nothing of CuPy is imported before `missing` is asked, and `kernels.cuda.ops` only after it said
 None.
 
-Read next: ops.py.
+Read next: tests/cuda/README.md, how it is tested without a GPU.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ that the contract names, and a result must share no memory with another argument
 element of it depends on the same element of the operands (elementwise), it may be an operand's
 whole array.
 
-Read next: ops.py.
+Read next: launch.py.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Of CuPy this folder uses `ndarray` (slices, reshape, view, fill, get, set, copy)
 the test double knows no more. Convolutions and fully connected layers are cuDNN's (cuBLAS can't be
 captured), everything else is our own.
 
-Read next: maxout.cu, then conv.py.
+Read next: arrays.py, and maxout.cu, the first kernel.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ CuPy caches what it compiles under the text and the options, which do not name a
 so headers are pasted in, with `#line` around them: a compiler's error names the file and its own
 line. A file is compiled once for each type of activations, REALS.
 
-Read next: common.cuh.
+Read next: __init__.py, which says whether any of this can run here.
 """
 
 from __future__ import annotations

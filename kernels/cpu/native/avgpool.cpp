@@ -21,32 +21,19 @@ using namespace lsuv;
 
 namespace {
 
-struct Shape {
-    std::int64_t N, H, W, C, Ho, Wo, size, stride;
-};
-
 // The sizes of `x` (N,H,W,C) and `y` (N,Ho,Wo,C), checked.
-Shape averaged(const std::string& op, const py::array& x, const py::array& y, std::int64_t size,
-               std::int64_t stride) {
+Pooling averaged(const std::string& op, const py::array& x, const py::array& y, std::int64_t size,
+                 std::int64_t stride) {
     if (stride < 1 || stride > size) {
         fail(op + ": window " + std::to_string(size) + ", stride " + std::to_string(stride) +
              "; a stride is 1 or more and no wider than its window, or places would be skipped");
     }
-    dimensions(x, (op + ": x").c_str(), 4);
-    const std::int64_t N = x.shape(0), H = x.shape(1), W = x.shape(2), C = x.shape(3);
-    if (size > H || size > W) {
-        fail(op + ": a window of " + std::to_string(size) + " does not fit into " +
-             std::to_string(H) + " x " + std::to_string(W));
-    }
-    const Shape shape = {N, H, W, C, windows(H, size, stride), windows(W, size, stride), size,
-                         stride};
-    shaped(y, (op + ": y").c_str(), {N, shape.Ho, shape.Wo, C});
-    return shape;
+    return pooled(op, x, y, 1, size, stride, 0);
 }
 
 template <class T>
-void forward(const T* x, T* y, const Shape& shape) {
-    const auto [N, H, W, C, Ho, Wo, size, stride] = shape;
+void forward(const T* x, T* y, const Pooling& shape) {
+    const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
 #pragma omp parallel for schedule(static) if (N * H * W * C > SERIAL)
     for (std::int64_t row = 0; row < N * Ho; ++row) {
         const std::int64_t n = row / Ho, h = row % Ho * stride, rows = std::min(size, H - h);
@@ -74,8 +61,8 @@ inline std::int64_t earliest(std::int64_t at, std::int64_t size, std::int64_t st
 }
 
 template <class T>
-void backward(const T* dy, T* dx, const Shape& shape) {
-    const auto [N, H, W, C, Ho, Wo, size, stride] = shape;
+void backward(const T* dy, T* dx, const Pooling& shape) {
+    const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
 #pragma omp parallel for schedule(static) if (N * H * W * C > SERIAL)
     for (std::int64_t row = 0; row < N * H; ++row) {
         const std::int64_t n = row / H, h = row % H;
@@ -103,7 +90,7 @@ void backward(const T* dy, T* dx, const Shape& shape) {
 template <class T>
 void avgpool_forward(const py::array& x, const py::array& y, std::int64_t size,
                      std::int64_t stride) {
-    const Shape shape = averaged("avgpool_forward", x, y, size, stride);
+    const Pooling shape = averaged("avgpool_forward", x, y, size, stride);
     const auto* values = input<T>(x, "avgpool_forward: x");
     auto* means = output<T>(y, "avgpool_forward: y");
     apart({{y, "avgpool_forward: y"}}, {{x, "x"}});
@@ -113,7 +100,7 @@ void avgpool_forward(const py::array& x, const py::array& y, std::int64_t size,
 template <class T>
 void avgpool_backward(const py::array& dy, const py::array& dx, std::int64_t size,
                       std::int64_t stride) {
-    const Shape shape = averaged("avgpool_backward", dx, dy, size, stride);
+    const Pooling shape = averaged("avgpool_backward", dx, dy, size, stride);
     const auto* gradient = input<T>(dy, "avgpool_backward: dy");
     auto* result = output<T>(dx, "avgpool_backward: dx");
     apart({{dx, "avgpool_backward: dx"}}, {{dy, "dy"}});

@@ -11,7 +11,7 @@
 // order, so they have the same bits for any number of threads. One thread computes a run of rows,
 // one vector lane a channel.
 //
-// Read next: loss.cpp.
+// Read next: moments.h.
 #include <algorithm>
 #include <cmath>
 #include <vector>

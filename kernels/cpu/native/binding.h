@@ -1,9 +1,11 @@
-#pragma once
 // How a kernel becomes a function of the module: what pybind11 would convert silently is refused,
 // and every array is countable before the kernel sees it.
 //
 // A whole number must be one, or of a type that stands for one as NumPy's do (`__index__`): 2.7 as
 // a numpy.float32 would lose its fraction. A truth is True or False: None would be taken for one.
+//
+// Read next: common.h.
+#pragma once
 
 #include <type_traits>
 

@@ -1,5 +1,7 @@
-#pragma once
 // The places of kernels/clock.py, and the check that an array is a clock.
+//
+// Read next: concat.cpp.
+#pragma once
 
 #include "common.h"
 

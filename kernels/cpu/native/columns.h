@@ -1,4 +1,6 @@
 // Column sums, the gradient of a bias: shared by conv.cpp and linear.cpp.
+//
+// Read next: conv.cpp.
 #pragma once
 
 #include <omp.h>

@@ -7,7 +7,7 @@
 //
 // Sizes are std::int64_t from the shape to the offset. `countable` bounds every array by 2^48
 // elements, so that the sums and products of a few sizes that kernels form can't overflow.
-// Read next: binding.h.
+// Read next: element.h.
 #pragma once
 
 #include <pybind11/numpy.h>

@@ -6,7 +6,7 @@
 //
 // A row's channels are one run of bytes; one thread copies a run of rows.
 //
-// Read next: philox.h.
+// Read next: activation.cpp.
 #include <cstring>
 
 #include "binding.h"

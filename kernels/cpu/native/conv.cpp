@@ -9,7 +9,7 @@
 // copy also rounds, 1.3 %. That is too little to ask whether a copy is current.
 //
 // x, y and their gradients are float, or bf16; W and b are float; dW and db have the type of dy.
-// Read next: winograd.cpp, columns.h (the bias gradient of the others), linear.cpp.
+// Read next: conv_plan.h.
 
 #include <omp.h>
 #include <pybind11/stl.h>
@@ -39,7 +39,7 @@ constexpr std::int64_t FARTHEST = 1 << 20;  // the widest stride and padding
 template <class T>
 ConvShape shape_of(const Argument& x, const Argument& W, const Argument& y, std::int64_t stride,
                    std::int64_t pad, std::int64_t groups) {
-    for (const Argument* given : {&x, &W, &y}) countable(given->array);
+    for (const Argument* argument : {&x, &W, &y}) countable(argument->array);
     dimensions(x.array, x.name, 4);
     dimensions(W.array, W.name, 4);
     const auto in = x.array.shape(), filter = W.array.shape();
@@ -201,10 +201,10 @@ public:
     std::map<std::string, std::string> plans() const {
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> guard(cpu_lock());
-        std::map<std::string, std::string> found;
-        for (const auto& [key, plan] : plans_) found[words(key)] = implementation(plan);
-        for (const Key& key : minimal_) found[words(key)] = "winograd";
-        return found;
+        std::map<std::string, std::string> names;
+        for (const auto& [key, plan] : plans_) names[words(key)] = implementation(plan);
+        for (const Key& key : minimal_) names[words(key)] = "winograd";
+        return names;
     }
 
 private:
@@ -248,8 +248,8 @@ private:
 
     ConvPlan& plan_for(Pass pass, const ConvShape& s) {
         const Key key = key_of(pass, s);
-        const auto found = plans_.find(key);
-        if (found != plans_.end()) return found->second;
+        const auto entry = plans_.find(key);
+        if (entry != plans_.end()) return entry->second;
         if (pass == Pass::forward) return plans_.emplace(key, plan_forward(s)).first->second;
         if (pass == Pass::backward_data) {
             return plans_.emplace(key, plan_backward_data(s)).first->second;

@@ -2,7 +2,7 @@
 //
 // oneDNN's kernels read and write NHWC directly, so an activation is never copied. Weights are:
 // each pass wants them in a blocked format of its own, and in bf16 rounded on the way.
-// Read next: conv.cpp.
+// Read next: onednn.h.
 #pragma once
 
 #include <algorithm>

@@ -4,7 +4,7 @@
 //   backward   dy (size,) -> dx (size,)    the same function of the same counters
 // y may be x itself, and dx dy. dropout.h has the mask. One thread computes blocks of 64 elements.
 //
-// Read next: batchnorm.cpp.
+// Read next: dropout.h.
 #include "dropout.h"
 
 #include "binding.h"

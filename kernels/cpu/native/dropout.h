@@ -1,11 +1,11 @@
-#pragma once
 // The mask of dropout: dropout.cpp applies it to an array, pool.cpp to maxima in their registers.
 //
 // Element i is dropped if word i % 4 of the Philox counter (index i / 4, step, DROPOUT << 16 |
 // layer) is below floor(drop * 2^32). Words come in blocks of 64, 16 counters as vector lanes:
 // about two instructions an element.
 //
-// Read next: dropout.cpp.
+// Read next: philox.h.
+#pragma once
 
 #include <cmath>
 #include <cstring>

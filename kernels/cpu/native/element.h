@@ -1,8 +1,10 @@
-#pragma once
 // The two types of an activation: float, and bfloat16, the upper half of a float.
 //
 // Kernels are templates over the type: they read an element as a float, compute in float, and write
 // it back rounded once. ml_dtypes gives NumPy the type; here an array of it is told by its number.
+//
+// Read next: shapes.h.
+#pragma once
 
 #include <pybind11/numpy.h>
 

@@ -1,6 +1,8 @@
-#pragma once
 // exp in float32 as plain arithmetic without a branch or a table, so that a loop around it becomes
 // vector code.
+//
+// Read next: maxout.cpp.
+#pragma once
 
 #include <cstdint>
 #include <cstring>

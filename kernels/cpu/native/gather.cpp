@@ -5,7 +5,7 @@
 //            reads 1 byte an element (and the mean image, from the cache), writes 4 (bf16: 2)
 //
 // One thread computes a run of images. A row of the crop is at most three runs: border, image,
-// border; the border is 0 before the mean image is subtracted. A mirrored row is turned round where
+// border; the border is 0 before the mean image is subtracted. A mirrored row is reversed where
 // it lies.
 //
 // Read next: optimizer.cpp.
@@ -25,7 +25,7 @@ struct Crop {
     bool flip;
 };
 
-struct Shape {
+struct Image {
     std::int64_t H, W, C, pad;
 };
 
@@ -41,7 +41,7 @@ Crop draw(std::uint64_t seed, std::uint64_t n, std::int64_t pad, std::int64_t mo
 template <class T>
 void crop_image(const std::uint8_t* __restrict__ image, const float* __restrict__ mean_image,
                 T* __restrict__ x, float shift, float scale, float input_scale,
-                const Crop& crop, const Shape& shape) {
+                const Crop& crop, const Image& shape) {
     const auto [H, W, C, pad] = shape;
     const std::int64_t width = W + 2 * pad;
     const std::int64_t begin = std::clamp<std::int64_t>(pad - crop.left, 0, W) * C;
@@ -104,7 +104,7 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     number("gather", "input_scale", input_scale);
     dimensions(images, "gather: images", 4);
     const std::int64_t M = images.shape(0);
-    const Shape shape = {images.shape(1), images.shape(2), images.shape(3), pad};
+    const Image shape = {images.shape(1), images.shape(2), images.shape(3), pad};
     if (move < 0 || move > pad) {
         fail("gather: move " + std::to_string(move) + " must lie in 0 .. pad = " +
              std::to_string(pad));

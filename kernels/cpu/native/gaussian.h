@@ -1,9 +1,9 @@
-#pragma once
 // The normal numbers of kernels/philox.py: the same words, and Box and Muller's (1958) formulas in
 // float64 as plain arithmetic without a branch or a table, so that a loop over words becomes vector
 // code. They agree with NumPy's within 4e-15, which is the rounding of the angle.
 //
-// Read next: orthonormal.cpp.
+// Read next: panels.h.
+#pragma once
 
 #include <cmath>
 #include <cstdint>

@@ -1,4 +1,3 @@
-#pragma once
 // Sixteen channels at a time, in one AVX-512 register or what the processor has in its place.
 //
 // For kernels that carry sums, or a value and its index, from place to place: GCC does not keep an
@@ -6,6 +5,9 @@
 // processor; where AVX-512 has one instruction for what takes several of them, it is named. A
 // `Mask` says which lanes exist: the last of a row's vectors may be cut short, and memory beyond it
 // is neither read nor written.
+//
+// Read next: pool.cpp.
+#pragma once
 
 #include <cmath>
 #include <cstdint>

@@ -10,7 +10,7 @@
 // `product_in_tiles`. (The bf16 product never cuts that sum.)
 //
 // x, y and their gradients are float, or bf16; W and b are float; dW and db have the type of dy.
-// Read next: maxout.cpp.
+// Read next: columns.h.
 
 #include <omp.h>
 
@@ -33,15 +33,15 @@ namespace {
 using namespace lsuv;
 using dnnl::memory;
 
-struct Shape {
+struct Sizes {
     std::int64_t N, F, K;
 };
 
 // Checks the shapes against each other; in a backward pass x, W or y is a gradient of that shape.
-Shape shape_of(const Argument& x, const Argument& W, const Argument& y) {
+Sizes shape_of(const Argument& x, const Argument& W, const Argument& y) {
     dimensions(x.array, x.name, 2);
     dimensions(W.array, W.name, 2);
-    const Shape s{x.array.shape(0), x.array.shape(1), W.array.shape(0)};
+    const Sizes s{x.array.shape(0), x.array.shape(1), W.array.shape(0)};
     if (s.F < 1 || s.K < 1) {
         fail(std::string(W.name) + ": " + std::to_string(s.F) + " inputs and " +
              std::to_string(s.K) + " outputs; both must be at least 1");
@@ -51,12 +51,12 @@ Shape shape_of(const Argument& x, const Argument& W, const Argument& y) {
     return s;
 }
 
-// C (M,N) = op(A) B, row-major; turn_a 'T' transposes A. a_row: floats from row to row.
-void product(char turn_a, std::int64_t M, std::int64_t N, std::int64_t K, const float* A,
+// C (M,N) = op(A) B, row-major; transpose_a 'T' transposes A. a_row: floats from row to row.
+void product(char transpose_a, std::int64_t M, std::int64_t N, std::int64_t K, const float* A,
              std::int64_t a_row, const float* B, std::int64_t b_row, float* C,
              std::int64_t c_row) {
-    const dnnl_status_t status = dnnl_sgemm(turn_a, 'N', M, N, K, 1.0f, A, a_row, B, b_row, 0.0f,
-                                            C, c_row);
+    const dnnl_status_t status =
+        dnnl_sgemm(transpose_a, 'N', M, N, K, 1.0f, A, a_row, B, b_row, 0.0f, C, c_row);
     if (status != dnnl_success) {
         throw std::runtime_error("oneDNN's sgemm failed with status " + std::to_string(status));
     }
@@ -65,8 +65,8 @@ void product(char turn_a, std::int64_t M, std::int64_t N, std::int64_t K, const 
 // y (N,K) += x (N,F) W', a tile of y at a time: each is one sgemm by one thread, as sgemm is within
 // a parallel region, so the bits are the same for any number of threads. A tile is so wide that
 // packing its rows of x costs little beside multiplying them, and no wider, so that the 2500
-// outputs of FitNet's maxout are ten tiles. A single tile wakes nobody.
-void product_in_tiles(const Shape& s, const float* x, const float* W, float* y) {
+// outputs of FitNet's maxout are ten tiles. A single tile wakes no thread.
+void product_in_tiles(const Sizes& s, const float* x, const float* W, float* y) {
     constexpr std::int64_t ROWS = 128, COLUMNS = 256;
     const std::int64_t across = ceil_div(s.K, COLUMNS), tiles = ceil_div(s.N, ROWS) * across;
     const int threads = omp_get_max_threads();
@@ -94,12 +94,12 @@ struct Plan {
     Arguments arguments, reorder_arguments;
 };
 
-Plan plan_of(Pass pass, const Shape& s) {
+Plan plan_of(Pass pass, const Sizes& s) {
     constexpr auto NARROW = memory::data_type::bf16, WIDE = memory::data_type::f32;
     const auto [N, F, K] = s;
     const auto matrix = [](std::int64_t rows, std::int64_t cols, memory::data_type type,
-                           bool turned) {
-        const memory::dims strides = turned ? memory::dims{1, rows} : memory::dims{cols, 1};
+                           bool transposed) {
+        const memory::dims strides = transposed ? memory::dims{1, rows} : memory::dims{cols, 1};
         return memory::desc({rows, cols}, type, strides);
     };
     const bool filter = pass == Pass::backward_filter, forward = pass == Pass::forward;
@@ -137,15 +137,15 @@ Plan plan_of(Pass pass, const Shape& s) {
 }
 
 // result = left * right (+ bias); right: W in floats, but in the filter gradient x.
-void multiply(Pass pass, const Shape& s, const bf16* left, const void* right, const float* bias,
+void multiply(Pass pass, const Sizes& s, const bf16* left, const void* right, const float* bias,
               bf16* result) {
     static std::map<std::array<std::int64_t, 5>, Plan> plans;
     std::lock_guard<std::mutex> guard(cpu_lock());
     const std::array<std::int64_t, 5> key{static_cast<std::int64_t>(pass), s.N, s.F, s.K,
                                           omp_get_max_threads()};
-    auto found = plans.find(key);
-    if (found == plans.end()) found = plans.emplace(key, plan_of(pass, s)).first;
-    Plan& plan = found->second;
+    auto entry = plans.find(key);
+    if (entry == plans.end()) entry = plans.emplace(key, plan_of(pass, s)).first;
+    Plan& plan = entry->second;
     point(plan.left, left);
     point(plan.result, result);
     if (pass == Pass::forward) point(plan.bias, bias);
@@ -162,7 +162,7 @@ void multiply(Pass pass, const Shape& s, const bf16* left, const void* right, co
 template <class T>
 void linear_forward(const py::array& x, const py::array& W, const py::array& b,
                     const py::array& y) {
-    const Shape s = shape_of({x, "linear_forward: x"}, {W, "linear_forward: W"},
+    const Sizes s = shape_of({x, "linear_forward: x"}, {W, "linear_forward: W"},
                              {y, "linear_forward: y"});
     shaped(b, "linear_forward: b", {s.K});
     const T* x_data = input<T>(x, "linear_forward: x");
@@ -183,7 +183,7 @@ void linear_forward(const py::array& x, const py::array& W, const py::array& b,
 // dx (N,F) = dy (N,K) W
 template <class T>
 void linear_backward_data(const py::array& dy, const py::array& W, const py::array& dx) {
-    const Shape s = shape_of({dx, "linear_backward_data: dx"}, {W, "linear_backward_data: W"},
+    const Sizes s = shape_of({dx, "linear_backward_data: dx"}, {W, "linear_backward_data: W"},
                              {dy, "linear_backward_data: dy"});
     const T* dy_data = input<T>(dy, "linear_backward_data: dy");
     const float* W_data = input<float>(W, "linear_backward_data: W");
@@ -202,7 +202,7 @@ void linear_backward_data(const py::array& dy, const py::array& W, const py::arr
 template <class T>
 void linear_backward_filter(const py::array& x, const py::array& dy, const py::array& dW,
                             const py::array& db) {
-    const Shape s = shape_of({x, "linear_backward_filter: x"}, {dW, "linear_backward_filter: dW"},
+    const Sizes s = shape_of({x, "linear_backward_filter: x"}, {dW, "linear_backward_filter: dW"},
                              {dy, "linear_backward_filter: dy"});
     shaped(db, "linear_backward_filter: db", {s.K});
     const T* x_data = input<T>(x, "linear_backward_filter: x");

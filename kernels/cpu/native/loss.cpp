@@ -12,7 +12,7 @@
 // rows are added in their order by the calling thread, so the loss has the same bits for any number
 // of threads.
 //
-// Read next: variance.cpp.
+// Read next: gather.cpp.
 #include <algorithm>
 #include <cmath>
 #include <vector>

@@ -9,7 +9,7 @@
 // second strip of dy x / S^(beta + 1). S is computed again in backward: keeping it would move more
 // bytes than that costs. S^-0.75 takes two square roots and a division, another power std::pow.
 //
-// Read next: concat.cpp.
+// Read next: batchnorm.cpp.
 #include <omp.h>
 
 #include <algorithm>

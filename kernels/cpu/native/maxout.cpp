@@ -10,7 +10,7 @@
 // A bf16 is compared and chosen as it is, 32 at a time, where AVX-512 has whole numbers of its
 // size: widened to floats, the two passes would be held up by arithmetic, not by memory.
 //
-// Read next: activation.cpp.
+// Read next: parallel.h.
 #include "binding.h"
 #include "lanes.h"
 #include "parallel.h"

@@ -1,5 +1,5 @@
 // The extension kernels.cpu._native: every kernel file adds its functions to the one module.
-// Read next: conv.cpp, then maxout.cpp, the shortest kernel.
+// Read next: binding.h.
 #include <dnnl.hpp>
 #include <omp.h>
 #include <pybind11/pybind11.h>

@@ -1,10 +1,12 @@
-#pragma once
 // Mean and variance of many numbers, from tiles: Chan, Golub and LeVeque, "Updating formulae and a
 // pairwise algorithm for computing sample variances" (1979).
 //
 // A tile sums d and d^2 in double, d = x - pivot with the pivot one of its own values; so its M2,
 // the sum of squared deviations from the tile's mean, loses nothing however far the mean lies from
 // zero.
+//
+// Read next: variance.cpp.
+#pragma once
 
 namespace lsuv {
 

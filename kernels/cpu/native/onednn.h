@@ -1,4 +1,6 @@
 // What every use of oneDNN here needs: engine, stream, and memory that views or owns.
+//
+// Read next: winograd.h.
 #pragma once
 
 #include <dnnl.hpp>

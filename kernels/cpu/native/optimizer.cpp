@@ -11,7 +11,7 @@
 // segment. The norm is summed in double over tiles of a fixed length, added in their order, so it
 // has the same bits for any number of threads.
 //
-// Read next: orthonormal.cpp.
+// Read next: linear.cpp.
 #include <algorithm>
 #include <cmath>
 #include <vector>

@@ -18,7 +18,7 @@
 // A thread takes reflectors, then columns of V'V, then columns of T, then whole strips; each of
 // them is computed by one thread in one order, so the bits are the same for any number of threads.
 //
-// Read next: ../ops.py, which calls all this.
+// Read next: gaussian.h.
 #include <omp.h>
 #include <sys/mman.h>
 
@@ -79,16 +79,16 @@ struct Block {
 };
 
 // Columns panel .. panel + LANES - 1 of the block's V: unit Householder vectors, and the signs that
-// make Q Haar. numbers: LANES rows of `room`.
+// make Q Haar. numbers: LANES rows of `length`.
 void make_reflectors(const Block& block, std::int64_t panel, std::int64_t rows, std::int64_t cols,
-                     const Key& key, double* numbers, std::int64_t room, double* signs) {
+                     const Key& key, double* numbers, std::int64_t length, double* signs) {
     const double* x[LANES];  // x[lane][i] is element i of the lane's reflector, i >= k
     double scale[LANES];
     const std::int64_t top = block.start + panel;
     const std::int64_t count = std::min(LANES, cols - top);
     for (std::int64_t lane = 0; lane < count; ++lane) {
         const std::int64_t k = top + lane, first = k * rows + k, begin = first / 4 * 4;
-        double* made = numbers + lane * room;
+        double* made = numbers + lane * length;
         for (std::int64_t i = 0; i < rows - k + first - begin; i += NORMALS) {
             normals(key.seed, key.stream, static_cast<std::uint64_t>(begin + i), made + i);
         }
@@ -146,8 +146,8 @@ void make_T(const Block& block, std::int64_t column) {
     }
 }
 
-// Columns first .. first + width - 1 of Q without their signs, in panels; W and change have room
-// for BLOCK x STRIP.
+// Columns first .. first + width - 1 of Q without their signs, in panels; W and change hold
+// BLOCK x STRIP.
 void make_strip(const std::vector<Block>& blocks, std::int64_t first, std::int64_t width,
                 std::int64_t cols, const Panels& Q, const Panels& W, const Panels& change) {
     std::fill_n(Q.data, width / LANES * Q.stride, 0.0);
@@ -235,10 +235,10 @@ void make(std::int64_t rows, std::int64_t cols, const Key& key, bool transposed,
     const std::vector<Block>& blocks = reflectors.blocks;
     const std::int64_t height = rounded(rows, ROWS), width = rounded(cols, WIDTH);
     const std::int64_t strips = ceil_div(cols, STRIP), strip = std::min(STRIP, width);
-    const std::int64_t room = rounded(rows + 4, NORMALS);  // of one reflector's numbers
+    const std::int64_t length = rounded(rows + 4, NORMALS);  // of one reflector's numbers
     const std::int64_t team = rows * cols > SERIAL ? omp_get_max_threads() : 1;
     const std::int64_t share = (height + 2 * BLOCK) * strip;  // of a thread: Q, W and change
-    const auto numbers = allocate<double>(team * LANES * room);
+    const auto numbers = allocate<double>(team * LANES * length);
     const auto work = allocate<double>(team * share);
     std::vector<double> signs(cols);
 #pragma omp parallel num_threads(team)
@@ -247,7 +247,7 @@ void make(std::int64_t rows, std::int64_t cols, const Key& key, bool transposed,
 #pragma omp for schedule(dynamic)
         for (std::int64_t column = 0; column < width; column += LANES) {
             make_reflectors(blocks[column / BLOCK], column % BLOCK, rows, cols, key,
-                            numbers.get() + thread * LANES * room, room, signs.data());
+                            numbers.get() + thread * LANES * length, length, signs.data());
         }
 #pragma omp for schedule(dynamic)
         for (std::int64_t column = 0; column < width; column += WIDTH) {

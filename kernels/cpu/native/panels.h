@@ -1,4 +1,3 @@
-#pragma once
 // Matrix products C += A B and C += A' B, on matrices that are stored so that nothing is packed.
 //
 // A matrix of panels is cut into panels of LANES columns; a panel is its rows one after the other,
@@ -10,7 +9,8 @@
 //
 // An element of C is one sum over k, in order: its bits depend neither on the tile nor on threads.
 //
-// Read next: orthonormal.cpp.
+// Read next: tests/kernels/test_native.py.
+#pragma once
 
 #include <algorithm>
 #include <cstdint>

@@ -1,6 +1,8 @@
-#pragma once
 // When a kernel wakes the other threads, and how long work is cut for results that must not depend
 // on how many there are.
+//
+// Read next: lanes.h.
+#pragma once
 
 #include <cstdint>
 

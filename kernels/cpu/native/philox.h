@@ -1,4 +1,3 @@
-#pragma once
 // Philox 4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC
 // 2011): the same words as kernels/philox.py, which says how a counter is made.
 //
@@ -7,7 +6,8 @@
 // that is the width of the products; what a product leaves above bit 31 is masked where it would
 // count.
 //
-// Read next: dropout.h.
+// Read next: clock.h.
+#pragma once
 
 #include <cstdint>
 

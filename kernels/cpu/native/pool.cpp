@@ -21,7 +21,7 @@
 // zeroed first and the sum never depends on the number of threads. The windows of the paper's nets
 // are compiled for themselves.
 //
-// Read next: avgpool.cpp.
+// Read next: windows.h.
 #include <algorithm>
 #include <type_traits>
 
@@ -38,10 +38,6 @@ namespace {
 
 constexpr std::int32_t DROPPED = 255;  // in `which`
 
-struct Shape {
-    std::int64_t N, H, W, C, Ho, Wo, size, stride, pad;  // C: of one piece
-};
-
 // One window, sixteen channels. Each row of it is searched for itself, so that the processor finds
 // independent work, and the rows' winners then meet in order. PIECES, SIZE: where they are known to
 // the compiler, else 0, and the window is one row after the other. skipped: how many of the
@@ -49,7 +45,7 @@ struct Shape {
 template <int PIECES, int SIZE, class T>
 inline __attribute__((always_inline)) void window_forward(
     const T* x, T* y, std::uint8_t* which, std::int64_t rows, std::int64_t cols,
-    std::int64_t skipped, std::int64_t pieces, const Shape& shape, Mask lanes,
+    std::int64_t skipped, std::int64_t pieces, const Pooling& shape, Mask lanes,
     const Dropout* dropout, const std::uint32_t* words) {
     const std::int64_t P = PIECES ? PIECES : pieces, C = shape.C;
     constexpr int CHAINS = SIZE ? SIZE : 1;
@@ -107,7 +103,7 @@ inline __attribute__((always_inline)) void ahead(const T* from, std::int64_t cou
 // One row of windows. dropout: of its maxima, or null; its words are those of the calling thread.
 template <int PIECES, int SIZE, class T>
 inline __attribute__((always_inline)) void row_forward(
-    const T* x, T* y, std::uint8_t* which, std::int64_t row, std::int64_t P, const Shape& shape,
+    const T* x, T* y, std::uint8_t* which, std::int64_t row, std::int64_t P, const Pooling& shape,
     const Dropout* dropout, DropWords& words) {
     const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
     const std::int64_t n = row / Ho, top = row % Ho * stride - pad;
@@ -135,7 +131,7 @@ inline __attribute__((always_inline)) void row_forward(
 }
 
 template <int PIECES, int SIZE, class T>
-void forward(const T* x, T* y, std::uint8_t* which, std::int64_t P, const Shape& shape,
+void forward(const T* x, T* y, std::uint8_t* which, std::int64_t P, const Pooling& shape,
              const Dropout* dropout) {
     const std::int64_t rows = shape.N * shape.Ho;
 #pragma omp parallel if (shape.N * shape.H * shape.W * P * shape.C > SERIAL)
@@ -167,7 +163,7 @@ constexpr std::int64_t most(std::int64_t size, std::int64_t stride) {
 template <int PIECES, int SIZE, int STRIDE, bool WHOLE, class T>
 inline __attribute__((always_inline)) void run_backward(
     const T* dy, const std::uint8_t* which, T* dx, float scale, const Run& run, std::int64_t pieces,
-    const Shape& shape, Mask lanes) {
+    const Pooling& shape, Mask lanes) {
     const std::int64_t P = PIECES ? PIECES : pieces, C = shape.C;
     const std::int64_t size = SIZE ? SIZE : shape.size, stride = STRIDE ? STRIDE : shape.stride;
     constexpr std::int64_t MOST = most(SIZE, STRIDE);
@@ -203,7 +199,7 @@ inline __attribute__((always_inline)) void run_backward(
 // scale: of every gradient; 1 changes none.
 template <int PIECES, int SIZE, int STRIDE, class T>
 void backward(const T* dy, const std::uint8_t* which, T* dx, float scale, std::int64_t P,
-              const Shape& shape) {
+              const Pooling& shape) {
     const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
     const std::int64_t reach = (size + stride - 1) / stride - 1;  // earlier windows over a run
 #pragma omp parallel for schedule(static) if (N * H * W * P * C > SERIAL)
@@ -233,12 +229,11 @@ void backward(const T* dy, const std::uint8_t* which, T* dx, float scale, std::i
     }
 }
 
-// The sizes of `x` (N,H,W,P*C) and `y` (N,Ho,Wo,C), checked. With an image of at least one place,
-// stride <= size, pad < size and no window beyond the image every window has a place inside.
-// In backward `which` is only compared, so that a wrong one can lose a gradient and reach nothing.
+// The sizes of `x` (N,H,W,P*C) and `y` (N,Ho,Wo,C), checked. In backward `which` is only compared,
+// so that a wrong one can lose a gradient and reach nothing.
 // marks: the values of `which` that are no winner's number.
-Shape pooled(const std::string& op, const py::array& x, const py::array& y, std::int64_t P,
-             std::int64_t size, std::int64_t stride, std::int64_t pad, std::int64_t marks) {
+Pooling searched(const std::string& op, const py::array& x, const py::array& y, std::int64_t P,
+                 std::int64_t size, std::int64_t stride, std::int64_t pad, std::int64_t marks) {
     if (size < 1 || size > 16 || stride < 1 || stride > size) {
         fail(op + ": window " + std::to_string(size) + ", stride " + std::to_string(stride) +
              "; a window is 1 to 16 wide and its stride no wider, or places would be skipped");
@@ -252,24 +247,11 @@ Shape pooled(const std::string& op, const py::array& x, const py::array& y, std:
              " x " + std::to_string(size) + "; a byte must hold the winner's number" +
              (marks ? ", and 255 marks what is dropped" : ""));
     }
-    dimensions(x, (op + ": x").c_str(), 4);
-    const std::int64_t N = x.shape(0), H = x.shape(1), W = x.shape(2), channels = x.shape(3);
-    if (H < 1 || W < 1 || H + 2 * pad < size || W + 2 * pad < size) {
-        fail(op + ": a window of " + std::to_string(size) + " does not fit into " +
-             std::to_string(H) + " x " + std::to_string(W) + " with pad " + std::to_string(pad));
-    }
-    if (channels % P) {
-        fail(op + ": " + std::to_string(channels) + " channels do not split into " +
-             std::to_string(P) + " pieces");
-    }
-    const Shape shape = {N, H, W, channels / P, windows(H, size, stride, pad),
-                         windows(W, size, stride, pad), size, stride, pad};
-    shaped(y, (op + ": y").c_str(), {N, shape.Ho, shape.Wo, shape.C});
-    return shape;
+    return pooled(op, x, y, P, size, stride, pad);
 }
 
 template <int VALUE>
-using Known = std::integral_constant<int, VALUE>;
+using Constant = std::integral_constant<int, VALUE>;
 
 // work(pieces, size, stride), as constants for the windows of the paper's nets, else zeros.
 template <class Work>
@@ -277,15 +259,15 @@ void compiled(std::int64_t P, std::int64_t size, std::int64_t stride, Work work)
     const auto is = [=](std::int64_t p, std::int64_t width, std::int64_t step) {
         return P == p && size == width && stride == step;
     };
-    if (is(2, 2, 2)) return work(Known<2>(), Known<2>(), Known<2>());
-    if (is(2, 4, 2)) return work(Known<2>(), Known<4>(), Known<2>());
-    if (is(2, 8, 8)) return work(Known<2>(), Known<8>(), Known<8>());
-    if (is(1, 2, 2)) return work(Known<1>(), Known<2>(), Known<2>());
-    if (is(1, 3, 1)) return work(Known<1>(), Known<3>(), Known<1>());
-    if (is(1, 3, 2)) return work(Known<1>(), Known<3>(), Known<2>());
-    if (is(1, 4, 2)) return work(Known<1>(), Known<4>(), Known<2>());
-    if (is(1, 8, 8)) return work(Known<1>(), Known<8>(), Known<8>());
-    return work(Known<0>(), Known<0>(), Known<0>());
+    if (is(2, 2, 2)) return work(Constant<2>(), Constant<2>(), Constant<2>());
+    if (is(2, 4, 2)) return work(Constant<2>(), Constant<4>(), Constant<2>());
+    if (is(2, 8, 8)) return work(Constant<2>(), Constant<8>(), Constant<8>());
+    if (is(1, 2, 2)) return work(Constant<1>(), Constant<2>(), Constant<2>());
+    if (is(1, 3, 1)) return work(Constant<1>(), Constant<3>(), Constant<1>());
+    if (is(1, 3, 2)) return work(Constant<1>(), Constant<3>(), Constant<2>());
+    if (is(1, 4, 2)) return work(Constant<1>(), Constant<4>(), Constant<2>());
+    if (is(1, 8, 8)) return work(Constant<1>(), Constant<8>(), Constant<8>());
+    return work(Constant<0>(), Constant<0>(), Constant<0>());
 }
 
 template <class T>
@@ -293,7 +275,7 @@ void pool_forward(const std::string& op, const py::array& x, const py::array& y,
                   const py::array& which, std::int64_t P, std::int64_t size, std::int64_t stride,
                   std::int64_t pad, const Dropout* dropout = nullptr,
                   const py::array* clock = nullptr) {
-    const Shape shape = pooled(op, x, y, P, size, stride, pad, dropout ? 1 : 0);
+    const Pooling shape = searched(op, x, y, P, size, stride, pad, dropout ? 1 : 0);
     same_shape(y, "y", which, "which");
     const auto* values = input<T>(x, (op + ": x").c_str());
     auto* largest = output<T>(y, (op + ": y").c_str());
@@ -313,7 +295,7 @@ template <class T>
 void pool_backward(const std::string& op, const py::array& dy, const py::array& which,
                    const py::array& dx, std::int64_t P, std::int64_t size, std::int64_t stride,
                    std::int64_t pad, float scale = 1, bool dropped = false) {
-    const Shape shape = pooled(op, dx, dy, P, size, stride, pad, dropped);
+    const Pooling shape = searched(op, dx, dy, P, size, stride, pad, dropped);
     same_shape(dy, "dy", which, "which");
     const auto* gradient = input<T>(dy, (op + ": dy").c_str());
     const auto* winner = input<std::uint8_t>(which, (op + ": which").c_str());

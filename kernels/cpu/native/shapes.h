@@ -1,5 +1,7 @@
-#pragma once
 // The check that most element-wise kernels open with.
+//
+// Read next: dropout.cpp, the shortest kernel.
+#pragma once
 
 #include "common.h"
 

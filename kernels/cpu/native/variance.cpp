@@ -7,7 +7,7 @@
 // computes the tiles of a run, each as G sums of d and d^2 (moments.h) in sixteen double lanes; the
 // tiles are then merged in their order, so the result has the same bits for any number of threads.
 //
-// Read next: gather.cpp.
+// Read next: loss.cpp.
 #include <algorithm>
 #include <vector>
 

@@ -2,7 +2,7 @@
 // pair of channels, where the direct form takes 144.
 //
 //   forward          Y = A' [ (G W G') . (B' X B) ] A        summed over C
-//   backward_data    the same with the filters turned by 180 degrees and C, K exchanged
+//   backward_data    the same with the filters rotated by 180 degrees and C, K exchanged
 //   backward_filter  dW = G' [ (A dY A') . (B' X B) ] G      summed over all tiles
 //
 // The products over channels or tiles are 36 matrix products, which run at the peak of the
@@ -19,7 +19,7 @@
 // The largest error beside a float64 convolution is 1.3 to 3 times that of the direct float32 one.
 // Transforms rounded to bf16 would allow products twice as fast, but their error is 1.2 % of the
 // outputs' standard deviation where rounding the outputs to bf16 costs 0.17 %: they stay float32.
-// Read next: lanes.h, then linear.cpp.
+// Read next: orthonormal.cpp.
 #include "winograd.h"
 
 #include <omp.h>
@@ -409,7 +409,7 @@ void taps_forward(const float* W, int64_t C, int64_t K, int64_t c, int64_t k,
     }
 }
 
-// The same for the data gradient, whose inputs are the K filters of W (K,3,3,C), turned round.
+// The same for the data gradient, whose inputs are the K filters of W (K,3,3,C), rotated.
 template <class T>
 void taps_backward(const float* W, int64_t K, int64_t C, int64_t k, int64_t c,
                    float taps[LANES][9][LANES]) {
