@@ -12,8 +12,12 @@ Read next: kernels/reference.py, the definition of every operation.
 from __future__ import annotations
 
 import difflib
+from typing import TYPE_CHECKING
 
 from kernels.errors import DeviceError
+
+if TYPE_CHECKING:
+    from kernels.reference import NumpyOps
 
 __all__ = ["DEVICES", "MOST_THREADS", "DeviceError", "ops_for"]
 DEVICES = ("auto", "cuda", "cpu", "numpy")
@@ -21,7 +25,7 @@ MOST_THREADS = 1024                 # OpenMP ends the process, without an error,
 
 
 def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp32",
-            deterministic: bool = True, allow_fp32: bool = False):
+            deterministic: bool = True, allow_fp32: bool = False) -> NumpyOps:
     """The operations of device `name`, with `threads` CPU threads (None: the count stands, which is
     OpenMP's own until one is asked for). It must be able to compute in `precision`.
 
@@ -49,7 +53,7 @@ def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp
     return ops
 
 
-def _ops_for(name: str, threads: int | None, precision: str, deterministic: bool):
+def _ops_for(name: str, threads: int | None, precision: str, deterministic: bool) -> NumpyOps:
     if name == "numpy":
         return _numpy_ops(threads, "device numpy: asked for")
     without = ""  # why auto does not take the GPU
@@ -67,7 +71,7 @@ def _ops_for(name: str, threads: int | None, precision: str, deterministic: bool
             from kernels.cuda.ops import CudaOps
 
             try:
-                ops = CudaOps(precision, deterministic)
+                ops: NumpyOps = CudaOps(precision, deterministic)
             except Exception as error:  # of any library: the GPU may be full or another's alone
                 lack = f"the GPU can't be used ({' '.join(str(error).split())[:200]})"
                 if name == "cuda":
@@ -95,7 +99,7 @@ def _ops_for(name: str, threads: int | None, precision: str, deterministic: bool
     return ops
 
 
-def _numpy_ops(threads: int | None, why: str):
+def _numpy_ops(threads: int | None, why: str) -> NumpyOps:
     if threads is not None:
         raise DeviceError(
             f"threads {threads}: device numpy takes them from NumPy's BLAS; "

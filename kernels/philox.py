@@ -51,7 +51,7 @@ def words(seed: int, purpose: int, layer: int, step: int, first: int, count: int
     if not (0 <= layer < 1 << 16 and 0 <= purpose < 1 << 16 and 0 <= step < 1 << 32):
         raise ValueError(f"philox: purpose {purpose}, layer {layer}, step {step} must fit 16, 16 "
                          "and 32 bits")
-    c2, c3 = np.uint64([step]), np.uint64([purpose << 16 | layer])
+    c2, c3 = np.array([step], np.uint64), np.array([purpose << 16 | layer], np.uint64)
     result = np.empty((count, 4), np.uint32)
     for start in range(0, count, CHUNK):
         target = result[start:start + CHUNK]

@@ -33,6 +33,7 @@ import functools
 import inspect
 import math
 import os
+from typing import Any
 
 import numpy as np
 from ml_dtypes import bfloat16
@@ -84,9 +85,13 @@ class NumpyOps:
 
     name = "numpy"
     why = ""                        # one line on why this device was chosen, set by ops_for
-    threads: int | None = None      # CPU threads of the kernels; None where a library chooses them
     # What it computes in, and the dtype of activations and gradients (None: the parameters').
-    precisions = {"fp32": None, "bf16": bfloat16}
+    precisions: dict[str, Any] = {"fp32": None, "bf16": bfloat16}
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads of the kernels; None where a library chooses them."""
+        return None
 
     @property
     def description(self) -> str:

@@ -27,7 +27,7 @@ Read next: plan_cache.py, the file of choices.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cudnn
 import cupy
@@ -132,7 +132,7 @@ def channels_last(N: int, C: int, H: int, W: int) -> list[int]:
 
 
 class Plan(NamedTuple):
-    graph: object                   # with this plan built, and no other
+    graph: Any                      # with this plan built, and no other
     name: str
     workspace: int                  # bytes
 
@@ -174,10 +174,11 @@ class Convolutions:
                        if plans.get(str(problem), plan.name) == plan.name}
 
     def _run(self, name: str, arrays: dict, stride: int, pad: int, groups: int) -> None:
-        real = arrays[X].dtype
-        problem = Problem(
-            name, *arrays[X].shape, *arrays[WEIGHTS].shape[:3], stride, pad, groups,
-            "bf16" if real == bfloat16 else self.precision, self.deterministic)
+        N, H, W, C = arrays[X].shape
+        K, R, S, _ = arrays[WEIGHTS].shape
+        precision = "bf16" if arrays[X].dtype == bfloat16 else self.precision
+        problem = Problem(name, N, H, W, C, K, R, S, stride, pad, groups, precision,
+                          self.deterministic)
         plan = self.chosen.get(problem)
         if plan is None:
             if self.stream.is_capturing():
@@ -238,7 +239,9 @@ class Convolutions:
 
     def _fastest(self, problem: Problem, arrays: dict) -> str:
         """The name of the plan that takes the least time on these arrays."""
-        best, reason, left, names = None, "none is offered", COMPILED, []
+        best: tuple[float, str] | None = None
+        reason: object = "none is offered"
+        left, names = COMPILED, []
         try:
             made = graph(problem, handle=self.handle)
             names = [made.get_plan_name_at_index(index)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import suppress
+from typing import Any
 
 import cupy
 
@@ -23,9 +24,10 @@ AHEAD = 8                           # steps that may be queued
 class Captured:
     """Call it for one step. `holds`: what the graph points into, kept as long as it is."""
 
-    def __init__(self, stream, step, holds):
+    def __init__(self, stream, step, holds) -> None:
         self.stream, self.step, self.holds = stream, step, holds
-        self.calls, self.graph = 0, None
+        self.calls = 0
+        self.graph: Any = None
         self.ends: deque = deque()      # events behind the last launches
 
     def __call__(self) -> None:

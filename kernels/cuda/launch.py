@@ -7,6 +7,8 @@ Read next: source.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cupy
 import numpy as np
 
@@ -27,9 +29,9 @@ class Launcher:
     blocks: a number, or up to three of them. An argument is an array, an int (int64 in the kernel)
     or a float (double)."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.modules: dict[tuple, cupy.RawModule] = {}
-        self.functions: dict[tuple, object] = {}
+        self.functions: dict[tuple, Callable] = {}
 
     def __call__(self, file: str, kernel: str, dtype, blocks, *arguments) -> None:
         key = file, kernel, np.dtype(dtype).name
