@@ -1,5 +1,5 @@
-"""A list of layers is a layer, and so is what is made of such lists: x + chain(x), parallel chains
-side by side, a side exit.
+"""A list of layers is a layer, and so is what is made of such lists: branches side by side or
+summed, x + chain(x), an auxiliary classifier.
 
 The two visitors are the engine's only hooks: `before(layer, x)` is called just before a layer with
 weights sees `x`; it may end the pass by returning `STOP`, or return the layer's output where it has
@@ -10,9 +10,11 @@ Read next: engine/net.py, which puts a chain, a loss and the memory together.
 """
 
 from collections.abc import Iterator
+from math import isfinite
 
 from engine.errors import InputError
-from engine.layers import Layer
+from engine.layers import Array, Layer, Weighted
+from engine.losses import Loss
 from engine.plan import Lane
 from kernels.clock import new_clock
 
@@ -49,7 +51,8 @@ class Chain(Container):
     takes_slot = False
 
     def __init__(self, layers: list[Layer], name: str | None = None):
-        self.layers, self.name = list(layers), name
+        super().__init__(name)
+        self.layers = list(layers)
 
     @property
     def chains(self):
@@ -59,11 +62,10 @@ class Chain(Container):
         return self.setup_in(plan.lane, plan, in_shape)
 
     def setup_in(self, lane, plan, in_shape):
-        for layer, following in zip(self.layers, [*self.layers[1:], None]):
+        for layer, following in zip(self.layers, [*self.layers, None][1:], strict=True):
             inside = plan.inside(layer, lane, following)
-            in_shape = layer.out_shape = layer.setup(inside, in_shape)
-            if layer.weighted:
-                plan.shared.input_gradient = True
+            layer.in_shape, in_shape = in_shape, layer.setup(inside, in_shape)
+            layer.out_shape = in_shape
         return in_shape
 
     def forward(self, x, train, before=None):
@@ -71,8 +73,9 @@ class Chain(Container):
             if isinstance(layer, Container):
                 x = layer.forward(x, train, before)
             else:
-                found = before(layer, x) if layer.weighted and before is not None else None
-                x = layer.forward(x, train) if found is None else found
+                visits = before is not None and isinstance(layer, Weighted)
+                result = before(layer, x) if visits else None
+                x = layer.forward(x, train) if result is None else result
             if x is STOP:
                 return STOP
         return x
@@ -83,95 +86,74 @@ class Chain(Container):
                 dy = layer.backward(dy, after)
             else:
                 dy = layer.backward(dy)
-                if layer.weighted and after is not None:
+                if after is not None and isinstance(layer, Weighted):
                     after(layer)
             if dy is None:
                 return None
         return dy
 
 
-class Residual(Chain):
-    """x + chain(x). He et al. 2016; in FitResNet-4 the chain is one convolution."""
-
-    takes_slot = True
-
-    def setup(self, plan, in_shape):
-        self.ops = plan.ops
-        self.dx = plan.gradient(in_shape)
-        out_shape = self.setup_in(Lane(plan.lane.level + 1), plan, in_shape)
-        if out_shape != in_shape:
-            raise ValueError(f"{plan.name}: x is {in_shape}, chain(x) is {out_shape}; "
-                             "a residual sum needs equal shapes")
-        self.y = plan.buffer(in_shape)
-        return in_shape
-
-    def forward(self, x, train, before=None):
-        inner = super().forward(x, train, before)
-        if inner is STOP:
-            return STOP
-        self.ops.add(x, inner, self.y)
-        return self.y
-
-    def backward(self, dy, after=None):
-        inner = super().backward(dy, after)
-        if self.dx is None:
-            return None
-        self.ops.add(dy, inner, self.dx)
-        return self.dx
-
-
-class Branches(Container):
-    """Parallel chains of one input, whose outputs lie side by side on the channels:
-    `Branches([[Conv(8)], [MaxPool(3, 1, 1), Conv(4)]])` has 12. An empty chain hands its input on.
+class Parallel(Container):
+    """Chains of one input, whose outputs become one. An empty chain hands its input on.
 
     Backward runs the last chain first. Its dx is the first term of a sum, and must stay while the
     other chains run: it has a lane to itself, where the sums then go from one slot to the other.
     """
 
     def __init__(self, chains: list[list[Layer]], name: str | None = None):
+        super().__init__(name)
         if len(chains) < 2:
-            raise InputError(f"Branches of {len(chains)} chain{'s' * (not chains)}: give two or "
-                             "more, or the layers themselves")
-        self.chains, self.name = [Chain(layers) for layers in chains], name
+            raise InputError(f"{type(self).__name__} of {len(chains)} chain{'s' * (not chains)}: "
+                             "give two or more, or the layers themselves")
+        self.chains = [Chain(layers) for layers in chains]
 
     def setup(self, plan, in_shape):
-        self.ops, wanted = plan.ops, plan.input_gradient
-        self.dx = plan.gradient(in_shape)
-        kept, level, shapes, weighted = self.chains[-1], plan.lane.level, [], wanted
-        self.parts = []  # where each chain finds its channels of dy
+        context, wanted, level = plan.context, plan.input_gradient, plan.lane.level
+        self.ops, self.dx = plan.ops, plan.gradient(in_shape)
+        self.dys = []  # where each chain finds its dy, but for one that is handed the container's
+        passed_on = wanted
         for chain in self.chains:
-            lane = Lane(level + 1 if chain is kept else level + 2)
-            plan.shared.input_gradient = wanted  # not that of another chain's layers
+            lane = Lane(level + 1 if chain is self.chains[-1] else level + 2)
+            context.input_gradient = wanted  # not that of another chain's layers
             chain.out_shape = chain.setup_in(lane, plan, in_shape)
-            weighted |= plan.shared.input_gradient
-            shapes.append(chain.out_shape)
-            self.parts.append(plan.slot_of((lane.level, lane.layers % 2), chain.out_shape))
-        plan.shared.input_gradient = weighted
-        if len({shape[:-1] for shape in shapes}) > 1:
-            raise ValueError(f"{plan.name}: the chains give {', '.join(map(str, shapes))}; they "
-                             "may differ in their channels only")
+            passed_on |= context.input_gradient
+            self.dys.append(self.dy_of(plan, (lane.level, lane.layers % 2), chain.out_shape))
+        context.input_gradient = passed_on
         # The kept dx lies in slot 0: a lane's first layer writes there.
-        self.sums = [plan.slot_of((level + 1, i), in_shape) for i in (1, 0)] if wanted else []
-        channels = [shape[-1] for shape in shapes]
-        self.firsts = [sum(channels[:i]) for i in range(len(channels))]
-        out_shape = (*shapes[0][:-1], sum(channels))
+        sums = (1, 0) if wanted and len(self.chains) > 2 else ()
+        self.sums = [plan.slot_of((level + 1, i), in_shape) for i in sums]
+        out_shape = self.joined(plan, [chain.out_shape for chain in self.chains])
         self.y = plan.buffer(out_shape)
         return out_shape
 
+    def dy_of(self, plan, slot, shape) -> Array:
+        """Memory for the part of dy that a chain is handed."""
+        return None
+
+    def joined(self, plan, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+        """The shape of the chains' outputs together."""
+        raise NotImplementedError
+
+    def join(self, number: int, part) -> None:
+        """Put chain `number`'s output into y; they come in their order."""
+        raise NotImplementedError
+
+    def part(self, number: int, dy):
+        """The dy of chain `number`."""
+        raise NotImplementedError
+
     def forward(self, x, train, before=None):
-        for chain, first in zip(self.chains, self.firsts):
+        for number, chain in enumerate(self.chains):
             part = chain.forward(x, train, before)
             if part is STOP:
                 return STOP
-            self.ops.concat_forward(part, self.y, first)
+            self.join(number, part)
         return self.y
 
     def backward(self, dy, after=None):
         total = None
         for number in reversed(range(len(self.chains))):
-            part = self.parts[number]
-            self.ops.concat_backward(dy, part, self.firsts[number])
-            dx = self.chains[number].backward(part, after)
+            dx = self.chains[number].backward(self.part(number, dy), after)
             if self.dx is None:
                 continue
             if total is None:
@@ -183,9 +165,57 @@ class Branches(Container):
         return total
 
 
+class Branches(Parallel):
+    """Parallel chains, whose outputs lie side by side on the channels:
+    `Branches([[Conv(8)], [MaxPool(3, 1, 1), Conv(4)]])` has 12. Szegedy et al. 2015."""
+
+    def dy_of(self, plan, slot, shape):
+        return plan.slot_of(slot, shape)
+
+    def joined(self, plan, shapes):
+        plan.need(len({shape[:-1] for shape in shapes}) == 1, f"the chains give "
+                  f"{', '.join(map(str, shapes))}; they may differ in their channels only")
+        channels = [shape[-1] for shape in shapes]
+        self.firsts = [sum(channels[:i]) for i in range(len(channels))]
+        return (*shapes[0][:-1], sum(channels))
+
+    def join(self, number, part):
+        self.ops.concat_forward(part, self.y, self.firsts[number])
+
+    def part(self, number, dy):
+        self.ops.concat_backward(dy, self.dys[number], self.firsts[number])
+        return self.dys[number]
+
+
+class Sum(Parallel):
+    """Parallel chains, whose outputs are added: a residual block whose shortcut is a projection is
+    `Sum([[Conv(64, 1, 2)], [Conv(64, 3, 2), ReLU(), Conv(64)]])`. He et al. 2016."""
+
+    def joined(self, plan, shapes):
+        plan.need(len(set(shapes)) == 1, f"the chains give {', '.join(map(str, shapes))}; a sum "
+                  "needs equal shapes")
+        return shapes[0]
+
+    def join(self, number, part):
+        if number:
+            self.ops.add(self.first if number == 1 else self.y, part, self.y)
+        else:
+            self.first = part
+
+    def part(self, number, dy):
+        return dy
+
+
+class Residual(Sum):
+    """x + chain(x). He et al. 2016; in FitResNet-4 the chain is one convolution."""
+
+    def __init__(self, layers: list[Layer], name: str | None = None):
+        super().__init__([[], layers], name)
+
+
 class AuxiliaryClassifier(Chain):
-    """A side exit: x goes on unchanged. In training its own layers and loss run on x too, and in
-    backward `weight` times the loss's gradient joins what comes back; else it does nothing.
+    """Layers and a loss beside the net's: x goes on unchanged. In training they run on x too, and
+    in backward `weight` times the loss's gradient joins what comes back; else it does nothing.
 
     Szegedy et al. 2015. The loss keeps a clock of its own, so that loss and accuracy are those of
     the net's end; but where it is not finite, the net's clock is latched.
@@ -193,17 +223,19 @@ class AuxiliaryClassifier(Chain):
 
     takes_slot = True
 
-    def __init__(self, layers: list[Layer], loss: Layer, weight: float, name: str | None = None):
+    def __init__(self, layers: list[Layer], loss: Loss, weight: float, name: str | None = None):
         super().__init__(layers, name)
         self.loss, self.weight = loss, weight
 
     def setup(self, plan, in_shape):
-        self.ops, self.clock, self.labels = plan.ops, plan.clock, plan.labels
+        plan.need(isfinite(self.weight), f"its loss has weight {self.weight}; give a number")
+        plan.need(isinstance(self.loss, Loss), f"its loss is {self.loss!r:.80}; give one, such as "
+                  "SoftmaxLoss()")
+        self.ops, self.clock = plan.ops, plan.clock
         self.dx = plan.gradient(in_shape)
         lane = Lane(plan.lane.level + 1)
         scores = self.setup_in(lane, plan, in_shape)
-        if len(scores) != 1:
-            raise InputError(f"{plan.name}: its last layer gives {scores}; a loss wants (classes,)")
+        self.loss.name = self.loss.name or f"{plan.name}/loss"
         inside = plan.inside(self.loss, lane)
         self.own_clock = inside.clock = plan.ops.asarray(new_clock())
         self.loss.setup(inside, scores)
@@ -217,7 +249,7 @@ class AuxiliaryClassifier(Chain):
         return x
 
     def backward(self, dy, after=None):
-        self.loss.forward(self.scores, self.labels)
+        self.loss.forward(self.scores)
         self.ops.latch(self.own_clock, self.clock)
         inner = super().backward(self.loss.backward(self.weight), after)
         if self.dx is None:

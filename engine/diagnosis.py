@@ -23,63 +23,71 @@ def first_not_finite(net, feed: Feed) -> str:
 
 
 def first_in_step(net) -> str:
-    """The same for the batch that net.x and net.labels hold."""
+    """The same for the batch that net.x and net.targets hold."""
     if where := first_in_forward(net, train=True):
         return where
     net.evaluate_loss()
     if not np.isfinite(net.ops.tohost(net.clock)[LOSS]):
         return "the loss"
-    found: list[str] = []
+    behind: list[str] = []
 
     def after(layer):
-        if not found and not all(_finite(net, a) for a in (layer.dz, layer.dW, layer.db)):
-            found.append(f"the gradient of {layer.name}")
+        if not behind and not all(_finite(net, a) for a in (layer.dz, layer.dW, layer.db)):
+            behind.append(f"the gradient of {layer.name}")
 
     net.backward(after)
     # An auxiliary loss comes before every gradient, though only backward computes it.
     sides = [f"the loss of {layer.name}" for layer in net.chain.every()
              if isinstance(layer, AuxiliaryClassifier)
              and not np.isfinite(net.ops.tohost(layer.own_clock)[LOSS])]
-    return [*sides, *found, "the gradient's norm"][0]
+    others = [f"the gradient of {p.layer.name}" for p in net.named_params().values()
+              if not _finite(net, p.gradient)]
+    return [*sides, *behind, *others, "the gradient's norm"][0]
 
 
 def first_in_forward(net, train: bool) -> str | None:
     """What is not finite first on the way from net.x to the scores; None if all of it is finite.
 
     A layer without weights is named in training alone: else its buffer may be of another pass."""
-    found: list[str] = []
+    first: list[str] = []
 
     def between(layer: Layer | None) -> str | None:
-        """The output of a layer without weights before `layer`, or before the end."""
+        """The output of a layer without weights before `layer`, or before the end, or that
+        layer's own parameters."""
         for done in _completed(net.chain) if train else ():
             if done is layer:
                 break
+            for p in net.named_params().values():
+                if p.layer is done and not _finite(net, p.value):
+                    return f"the weights of {done.name}"
             if hasattr(done, "y") and not _finite(net, done.y):
                 return f"the output of {done.name}"
         return None
 
     def before(layer, x):
         if not _finite(net, layer.W) or not _finite(net, layer.b):
-            found.append(f"the weights of {layer.name}")
+            first.append(f"the weights of {layer.name}")
         elif not _finite(net, x):
-            found.append(between(layer) or f"the input of {layer.name}")
+            first.append(between(layer) or f"the input of {layer.name}")
         elif not _finite(net, layer.forward(x, train)):
-            found.append(f"the output of {layer.name}")
-        return STOP if found else layer.z
+            first.append(f"the output of {layer.name}")
+        return STOP if first else layer.z
 
     if not _finite(net, net.x):
         return "the images"
     scores = net.forward(train, before)
     if scores is STOP:
-        return found[0]
+        return first[0]
     return None if _finite(net, scores) else between(None) or "the scores"
 
 
 def tensor_not_finite(net, optimizer) -> str | None:
     """The name of a parameter, running statistic or piece of the optimizer's memory that is not
     finite, as a checkpoint names it; None if all are finite."""
-    tensors = {name: param.value for name, param in net.named_params().items()}
-    tensors |= net.named_state()
+    tensors = net.named_state()
+    if all(_finite(net, a) for a in (net.weights, *optimizer.state.values(), *tensors.values())):
+        return None
+    tensors = {name: param.value for name, param in net.named_params().items()} | tensors
     for kind, flat in optimizer.state.items():
         tensors |= {f"optimizer.{kind}.{name}": net.arenas.view(flat, name)
                     for name in net.named_params()}
@@ -96,4 +104,4 @@ def _completed(container: Container) -> Iterator[Layer]:
 
 
 def _finite(net, array) -> bool:
-    return bool(np.isfinite(net.ops.tohost(array)).all())
+    return array is None or bool(np.isfinite(net.ops.tohost(array)).all())

@@ -46,7 +46,7 @@ def one_line(text: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Text to end an error line with: the nearest known name, then all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(known)}"
 

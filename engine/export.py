@@ -31,7 +31,7 @@ import engine
 from engine.cli import settings as options
 from engine.cli.command import Parser, run_command
 from engine.cli.messages import data_words, say
-from engine.containers import AuxiliaryClassifier, Branches, Chain, Residual
+from engine.containers import AuxiliaryClassifier, Branches, Chain, Residual, Sum
 from engine.data import preprocessing as preprocess
 from engine.errors import InputError, RunError
 from engine.layers import (
@@ -40,11 +40,15 @@ from engine.layers import (
     BatchNorm,
     Conv,
     Dropout,
+    Flatten,
+    GlobalAvgPool,
+    GlobalMaxPool,
     Layer,
     LeakyReLU,
     Linear,
     Maxout,
     MaxPool,
+    PReLU,
     ReLU,
     Sigmoid,
     Tanh,
@@ -84,9 +88,9 @@ class Graph:
         return name
 
     def weights(self, layer: Layer) -> list[str]:
-        """Add W and b of a layer with weights -> their names."""
+        """Add W, and b if it has one, of a layer with weights -> their names."""
         return [self.constant(name, self.tensors[name])
-                for name in (f"{layer.name}.W", f"{layer.name}.b")]
+                for name in (f"{layer.name}.W", f"{layer.name}.b") if name in self.tensors]
 
     def layer(self, layer: Layer, x: str, shape: tuple[int, ...]) -> str:
         """Add a layer whose input x has `shape`, ours (without N; H, W, C) -> its result's name.
@@ -121,6 +125,23 @@ def maxout(graph: Graph, layer: Maxout, x: str, shape) -> str:
                       **windows(layer, shape, layer.pool, layer.stride))
 
 
+def flatten(graph: Graph, layer: Flatten, x: str, shape) -> str:
+    """In the order H, W, C, which the weights behind it are in."""
+    if len(shape) == 3:
+        x = graph.node("Transpose", [x], f"{layer.name}.rows", perm=[0, 2, 3, 1])
+    return graph.node("Flatten", [x], layer.name)
+
+
+def global_maxpool(graph: Graph, layer: GlobalMaxPool, x: str, shape) -> str:
+    largest = graph.node("GlobalMaxPool", [x], f"{layer.name}.max")
+    return graph.node("Flatten", [largest], layer.name)
+
+
+def global_avgpool(graph: Graph, layer: GlobalAvgPool, x: str, shape) -> str:
+    mean = graph.node("GlobalAveragePool", [x], f"{layer.name}.mean")
+    return graph.node("Flatten", [mean], layer.name)
+
+
 def maxpool(graph: Graph, layer: MaxPool, x: str, shape) -> str:
     return graph.node("MaxPool", [x], layer.name,
                       **windows(layer, shape, layer.size, layer.stride, layer.pad))
@@ -146,6 +167,11 @@ def leaky(graph: Graph, layer: LeakyReLU, x: str, shape) -> str:
     return graph.node("LeakyRelu", [x], layer.name, alpha=layer.slope)
 
 
+def prelu(graph: Graph, layer: PReLU, x: str, shape) -> str:
+    slope = graph.tensors[f"{layer.name}.slope"].reshape(-1, *[1] * (len(shape) - 1))
+    return graph.node("PRelu", [x, graph.constant(f"{layer.name}.slope", slope)], layer.name)
+
+
 def namesake(graph: Graph, layer: Layer, x: str, shape) -> str:
     """A function of each element that ONNX calls as we do."""
     return graph.node(type(layer).__name__, [x], layer.name)
@@ -157,11 +183,13 @@ def lrn(graph: Graph, layer: LRN, x: str, shape) -> str:
 
 
 def batchnorm(graph: Graph, layer: BatchNorm, x: str, shape) -> str:
-    """The running sums are divided by their weight here; there is no scale and shift."""
+    """The running sums are divided by their weight here; without scale and shift they are 1 and 0.
+    """
     mean, variance, weight = (graph.tensors[f"{layer.name}.{kind}"]
                               for kind in ("mean", "variance", "weight"))
-    values = {"scale": np.ones_like(mean), "shift": np.zeros_like(mean), "mean": mean / weight,
-              "variance": variance / weight}
+    scale = graph.tensors.get(f"{layer.name}.scale", np.ones_like(mean))
+    shift = graph.tensors.get(f"{layer.name}.shift", np.zeros_like(mean))
+    values = {"scale": scale, "shift": shift, "mean": mean / weight, "variance": variance / weight}
     names = [graph.constant(f"{layer.name}.{kind}", value) for kind, value in values.items()]
     return graph.node("BatchNormalization", [x, *names], layer.name, epsilon=layer.eps)
 
@@ -178,21 +206,22 @@ def chain(graph: Graph, layer: Chain, x: str, shape) -> str:
     return x
 
 
-def residual(graph: Graph, layer: Residual, x: str, shape) -> str:
-    return graph.node("Add", [x, chain(graph, layer, x, shape)], layer.name)
-
-
 def branches(graph: Graph, layer: Branches, x: str, shape) -> str:
     parts = [chain(graph, inner, x, shape) for inner in layer.chains]
     return graph.node("Concat", parts, layer.name, axis=1)
 
 
+def total(graph: Graph, layer: Sum, x: str, shape) -> str:
+    return graph.node("Sum", [chain(graph, inner, x, shape) for inner in layer.chains], layer.name)
+
+
 # By exact type: a subclass computes something else than the class it is made from.
 FORMS: dict[type, Callable[[Graph, Layer, str, tuple], str]] = {
     Conv: conv, Linear: linear, Maxout: maxout, MaxPool: maxpool, AvgPool: avgpool,
+    Flatten: flatten, GlobalMaxPool: global_maxpool, GlobalAvgPool: global_avgpool, PReLU: prelu,
     LeakyReLU: leaky, ReLU: leaky, VLReLU: leaky, Tanh: namesake, Sigmoid: namesake, LRN: lrn,
-    BatchNorm: batchnorm, Dropout: nothing, Chain: chain, Residual: residual, Branches: branches,
-    AuxiliaryClassifier: nothing}
+    BatchNorm: batchnorm, Dropout: nothing, Chain: chain, Residual: total, Sum: total,
+    Branches: branches, AuxiliaryClassifier: nothing}
 
 
 def preprocessed(graph: Graph, model: Predictor) -> str:

@@ -3,32 +3,49 @@
     y = layer.forward(x, train)        dx = layer.backward(dy)
 
 Shapes in `setup` are without the batch: (H, W, C) or (F,). A layer writes only its own buffers and
-keeps what its backward needs. `backward` returns None where nobody wants an input gradient. The two
-layers with weights, `Conv` and `Linear`, expose `z`, their linear output with bias (a maxout's
-pieces side by side on the channels), which lasts until the next layer with weights runs, and after
-backward, as long, `dz`.
+keeps what its backward needs. `backward` returns None where nobody wants an input gradient. What
+can't work is refused in `setup`, where the layer has its name and knows its input.
 
-Read next: engine/containers.py, where a list of layers becomes a layer.
+Read next: engine/plan.py, which every `setup` talks to.
 """
 
-from dataclasses import dataclass
-from math import prod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf, prod
+from typing import Any
 
 import numpy as np
 
 from engine.errors import InputError
 from kernels import checks
 
+Array = Any  # of the net's device, whichever that is
+
+
+@dataclass
+class Place:
+    """Where a layer stands: its net (None once that gave it up or is gone), and the tensors that it
+    has there, which it takes along into its next net."""
+
+    net: Callable[[], Any]
+    ops: Any
+    tensors: dict[str, Array] = field(default_factory=dict)
+
 
 class Layer:
     """What every layer is. A leaf's author writes `setup`, `forward` and `backward`, nothing
     else."""
 
-    name: str | None = None
-    weighted = False
+    name: str = ""  # unless one is given, setup finds one: "conv3"
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    place: Place | None = None
     takes_slot = True  # whether its dx takes one of the lane's two slots
     keeps_input = True  # whether it wants x after its forward pass, or hands it on
     multiply_adds = 0  # of one image's forward pass
+
+    def __init__(self, name: str | None = None):
+        self.name = name or ""
 
     def setup(self, plan, in_shape: tuple[int, ...]) -> tuple[int, ...]:
         raise NotImplementedError
@@ -50,36 +67,73 @@ class Original:
     bias: float = 0.0
 
 
-class Conv(Layer):
-    """Convolution with bias. W is (P*C, R, S, inputs/groups), z is (N, Ho, Wo, P*C).
+class Weighted(Layer):
+    """A layer with weights: what initialisers, LSUV, diagnosis and the visitors expect of one.
 
-    `outputs` counts the channels of one maxout piece, `pieces` the pieces. Weight decay is off for
-    the bias unless `bias_decay` says otherwise (the authors' CIFAR nets: 0, their MNIST net: 1),
-    and its rate is `bias_rate` times that of the weights (Caffe's ImageNet nets: 2).
+    W is (pieces * outputs, ...) and b (pieces * outputs,), or None without bias; dW and db are
+    their gradients. `forward` leaves z, the linear output with bias (a maxout's pieces side by side
+    on the channels), which lasts until the next layer with weights runs, and `backward`, as long,
+    its gradient dz. `weights` declares them. Weight decay is off for the bias unless `bias_decay`
+    says otherwise (the authors' CIFAR nets: 0, their MNIST net: 1), and its rate is `bias_rate`
+    times that of the weights (Caffe's ImageNet nets: 2).
     """
 
-    weighted = True
+    W: Array
+    dW: Array
+    b: Array = None
+    db: Array = None
+    z: Array
+    dz: Array
+    pieces = 1  # of a maxout behind it: each is filled and scaled alone
+    original: Original | None = None
 
-    def __init__(self, outputs: int, size: int = 3, stride: int = 1, pad: int = 1, groups: int = 1,
-                 pieces: int = 1, bias_decay: float = 0.0, bias_rate: float = 1.0,
-                 original: Original | None = None, name: str | None = None):
-        self.outputs, self.size, self.stride, self.pad = pieces * outputs, size, stride, pad
-        self.groups, self.pieces, self.name = groups, pieces, name
-        self.bias_decay, self.bias_rate, self.original = bias_decay, bias_rate, original
+    def __init__(self, outputs: int, pieces: int = 1, bias: bool = True, bias_decay: float = 0.0,
+                 bias_rate: float = 1.0, original: Original | None = None,
+                 name: str | None = None):
+        super().__init__(name)
+        self.outputs, self.pieces = pieces * outputs, pieces
+        self.bias, self.original = bias, original
+        self.bias_decay, self.bias_rate = bias_decay, bias_rate
+
+    @property
+    def fan_in(self) -> int:
+        """Inputs of one output."""
+        return prod(self.W.shape[1:])
+
+    def weights(self, plan, shape: tuple[int, ...]) -> None:
+        """Declare W of this shape, and b unless it has none."""
+        self.W, self.dW = plan.param("W", shape)
+        if self.bias:
+            self.b, self.db = plan.param("b", shape[:1], self.bias_rate, self.bias_decay)
+
+
+class Conv(Weighted):
+    """Convolution. W is (P*C, R, S, inputs/groups), z is (N, Ho, Wo, P*C).
+
+    `outputs` counts the channels of one maxout piece, `pieces` the pieces. Without `pad`, an odd
+    `size` keeps the image's."""
+
+    def __init__(self, outputs: int, size: int = 3, stride: int = 1, pad: int | None = None,
+                 groups: int = 1, pieces: int = 1, bias: bool = True, bias_decay: float = 0.0,
+                 bias_rate: float = 1.0, original: Original | None = None,
+                 name: str | None = None):
+        super().__init__(outputs, pieces, bias, bias_decay, bias_rate, original, name)
+        self.size, self.stride, self.groups = size, stride, groups
+        self.pad = size // 2 if pad is None else pad
 
     def setup(self, plan, in_shape):
-        H, W, C = in_shape
+        H, W, C = plan.image(in_shape)
+        plan.whole(pieces=self.pieces, outputs=self.outputs, size=self.size, stride=self.stride,
+                   groups=self.groups)
+        plan.whole(0, pad=self.pad)
         K, R = self.outputs, self.size
-        if C % self.groups or K % self.groups:
-            raise InputError(f"{plan.name}: {C} inputs and {K} outputs do not split into "
-                             f"{self.groups} groups")
+        plan.need(C % self.groups == 0 and K % self.groups == 0, f"{C} inputs and {K} outputs do "
+                  f"not split into {self.groups} groups")
         Ho, Wo = ((n + 2 * self.pad - R) // self.stride + 1 for n in (H, W))
-        if Ho < 1 or Wo < 1:
-            raise InputError(f"{plan.name}: a {H}x{W} input is smaller than the {R}x{R} kernel")
-        self.ops, self.in_shape, self.fan_in = plan.ops, in_shape, R * R * C // self.groups
-        self.multiply_adds = Ho * Wo * K * self.fan_in
-        self.W, self.dW = plan.param("W", (K, R, R, C // self.groups))
-        self.b, self.db = plan.param("b", (K,), self.bias_rate, self.bias_decay)
+        plan.need(min(Ho, Wo) >= 1, f"a {H}x{W} input is smaller than the {R}x{R} kernel")
+        self.ops = plan.ops
+        self.weights(plan, (K, R, R, C // self.groups))
+        self.multiply_adds = Ho * Wo * K * R * R * C // self.groups
         self.z = plan.output((Ho, Wo, K))
         self.dx = plan.gradient(in_shape)
         return Ho, Wo, K
@@ -98,25 +152,17 @@ class Conv(Layer):
         return self.dx
 
 
-class Linear(Layer):
+class Linear(Weighted):
     """Fully connected. W is (P*C, F); an (H, W, C) input is read as F = H*W*C in that order."""
 
-    weighted = True
-
-    def __init__(self, outputs: int, pieces: int = 1, bias_decay: float = 0.0,
-                 bias_rate: float = 1.0, original: Original | None = None,
-                 name: str | None = None):
-        self.outputs, self.pieces, self.name = pieces * outputs, pieces, name
-        self.bias_decay, self.bias_rate, self.original = bias_decay, bias_rate, original
-
     def setup(self, plan, in_shape):
-        self.ops, self.in_shape, self.fan_in = plan.ops, in_shape, prod(in_shape)
-        self.multiply_adds = self.outputs * self.fan_in
-        self.W, self.dW = plan.param("W", (self.outputs, self.fan_in))
-        self.b, self.db = plan.param("b", (self.outputs,), self.bias_rate, self.bias_decay)
-        self.z = plan.output((self.outputs,))
+        plan.whole(pieces=self.pieces, outputs=self.outputs)
+        self.ops, K, F = plan.ops, self.outputs, prod(in_shape)
+        self.weights(plan, (K, F))
+        self.multiply_adds = K * F
+        self.z = plan.output((K,))
         self.dx = plan.gradient(in_shape)
-        return (self.outputs,)
+        return (K,)
 
     def forward(self, x, train):
         self.x = x.reshape(len(x), self.fan_in)  # (N, F), a view
@@ -129,6 +175,23 @@ class Linear(Layer):
         if self.dx is not None:
             self.ops.linear_backward_data(dz, self.W, self.dx.reshape(self.x.shape))
         return self.dx
+
+
+class Flatten(Layer):
+    """(H, W, C) -> (H*W*C,), in that order: a view. Linear does it by itself; and only a Linear
+    that reads the image has its inputs in a checkpoint in PyTorch's order, C, H, W."""
+
+    takes_slot = False
+
+    def setup(self, plan, in_shape):
+        self.wanted = plan.input_gradient
+        return (prod(in_shape),)
+
+    def forward(self, x, train):
+        return x.reshape(len(x), *self.out_shape)
+
+    def backward(self, dy):
+        return dy.reshape(len(dy), *self.in_shape) if self.wanted else None
 
 
 class Maxout(Layer):
@@ -144,19 +207,23 @@ class Maxout(Layer):
 
     def __init__(self, pieces: int = 2, pool: int | None = None, stride: int | None = None,
                  drop: float = 0.0, name: str | None = None):
-        if check_drop(drop) and not pool:
+        super().__init__(name)
+        if check_drop(drop) and pool is None:
             raise InputError(f"maxout with dropout {drop} and no pooling: put a Dropout({drop}) "
                              "behind it")
-        self.pieces, self.pool, self.stride, self.name = pieces, pool, stride or pool, name
-        self.drop = drop
+        self.pieces, self.pool, self.drop = pieces, pool, drop
+        self.stride = pool if stride is None else stride
 
     def setup(self, plan, in_shape):
         *space, channels = in_shape
-        if channels % self.pieces:
-            raise InputError(f"{plan.name}: {channels} channels do not split into "
-                             f"{self.pieces} pieces")
-        if self.pool:
-            space = pooled(plan.name, space, self.pool, self.stride)
+        plan.whole(pieces=self.pieces)
+        plan.need(channels % self.pieces == 0, f"{channels} channels do not split into "
+                  f"{self.pieces} pieces")
+        if self.pool is not None:
+            space = pooled(plan, in_shape, self.pool, self.stride)
+        winners, most = self.pieces * (self.pool or 1) ** 2, 255 if self.drop else 256
+        plan.need(winners <= most, f"{self.pieces} pieces and a window of {self.pool or 1} are "
+                  f"{winners} candidates, and it can tell {most} apart; use fewer, or a MaxPool")
         self.ops, out_shape = plan.ops, (*space, channels // self.pieces)
         if self.drop:
             self.clock, self.seed, self.number = plan.clock, plan.seed, plan.dropout_number()
@@ -196,22 +263,25 @@ def check_drop(drop: float) -> float:
     return drop
 
 
-def pooled(name: str, space, size: int, stride: int, pad: int = 0) -> tuple[int, int]:
-    """Caffe's output size of a pooling of (H, W): the ceiling, less a last window that would start
-    beyond the image. InputError if no window fits."""
-    H, W = space
-    if min(H, W) + 2 * pad < size:
-        raise InputError(f"{name}: a {H}x{W} input is smaller than the {size}x{size} window")
-    return checks.pooled(H, size, stride, pad), checks.pooled(W, size, stride, pad)
+def pooled(plan, in_shape, size: int, stride: int, pad: int = 0, most: int = 16) -> list[int]:
+    """Caffe's output size of a pooling of (H, W, C): the ceiling, less a last window that would
+    start beyond the image. InputError if no window fits, or for one of more than `most`."""
+    H, W, _ = plan.image(in_shape)
+    plan.whole(size=size, stride=stride)
+    plan.whole(0, pad=pad)
+    plan.need(size <= most, f"a window of {size}, and the widest is {most}; use GlobalMaxPool or "
+              "several poolings")
+    plan.need(stride <= size, f"stride {stride} skips places between windows of {size}")
+    plan.need(pad < size, f"with pad {pad} a window of {size} could lie in the padding alone")
+    plan.need(min(H, W) + 2 * pad >= size, f"a {H}x{W} input is smaller than the {size}x{size} "
+              "window")
+    return [checks.pooled(n, size, stride, pad) for n in (H, W)]
 
 
 class Elementwise(Layer):
     """A function of each element, whose backward needs only its result."""
 
     keeps_input = False
-
-    def __init__(self, name: str | None = None):
-        self.name = name
 
     def setup(self, plan, in_shape):
         self.ops, self.y, self.dx = plan.ops, plan.buffer(in_shape), plan.gradient(in_shape)
@@ -224,6 +294,10 @@ class LeakyReLU(Elementwise):
     def __init__(self, slope: float, name: str | None = None):
         super().__init__(name)
         self.slope = slope
+
+    def setup(self, plan, in_shape):
+        plan.need(0 <= self.slope < inf, f"slope {self.slope} must be 0 or more")
+        return super().setup(plan, in_shape)
 
     def forward(self, x, train):
         self.ops.leaky_forward(x, self.y, self.slope)
@@ -248,6 +322,25 @@ class VLReLU(LeakyReLU):
 
     def __init__(self, name: str | None = None):
         super().__init__(0.333, name)
+
+
+class PReLU(Layer):
+    """x where positive, else slope * x, with a slope of each channel that is trained from 0.25 on,
+    without weight decay. He et al. 2015."""
+
+    def setup(self, plan, in_shape):
+        self.slope, self.dslope = plan.param("slope", in_shape[-1:], decay=0.0, start=0.25)
+        self.ops, self.y, self.dx = plan.ops, plan.buffer(in_shape), plan.gradient(in_shape)
+        return in_shape
+
+    def forward(self, x, train):
+        self.x = x
+        self.ops.prelu_forward(x, self.slope, self.y)
+        return self.y
+
+    def backward(self, dy):
+        self.ops.prelu_backward(dy, self.x, self.slope, self.dx, self.dslope)
+        return self.dx
 
 
 class Tanh(Elementwise):
@@ -284,12 +377,12 @@ class MaxPool(Layer):
 
     def __init__(self, size: int, stride: int | None = None, pad: int = 0,
                  name: str | None = None):
-        self.size, self.stride, self.pad, self.name = size, stride or size, pad, name
+        super().__init__(name)
+        self.size, self.stride, self.pad = size, size if stride is None else stride, pad
 
     def setup(self, plan, in_shape):
-        H, W, C = in_shape
-        Ho, Wo = pooled(plan.name, (H, W), self.size, self.stride, self.pad)
-        self.ops = plan.ops
+        Ho, Wo = pooled(plan, in_shape, self.size, self.stride, self.pad)
+        self.ops, C = plan.ops, in_shape[-1]
         self.y = plan.buffer((Ho, Wo, C))
         self.which = plan.buffer((Ho, Wo, C), np.uint8)
         self.dx = plan.gradient(in_shape)
@@ -312,13 +405,13 @@ class AvgPool(Layer):
     keeps_input = False
 
     def __init__(self, size: int, stride: int | None = None, name: str | None = None):
-        self.size, self.stride, self.name = size, stride or size, name
+        super().__init__(name)
+        self.size, self.stride = size, size if stride is None else stride
 
     def setup(self, plan, in_shape):
-        H, W, C = in_shape
-        Ho, Wo = pooled(plan.name, (H, W), self.size, self.stride)
-        self.ops, self.y, self.dx = plan.ops, plan.buffer((Ho, Wo, C)), plan.gradient(in_shape)
-        return Ho, Wo, C
+        out_shape = (*pooled(plan, in_shape, self.size, self.stride, most=1 << 20), in_shape[-1])
+        self.ops, self.y, self.dx = plan.ops, plan.buffer(out_shape), plan.gradient(in_shape)
+        return out_shape
 
     def forward(self, x, train):
         self.ops.avgpool_forward(x, self.y, self.size, self.stride)
@@ -330,6 +423,47 @@ class AvgPool(Layer):
         return self.dx
 
 
+class GlobalMaxPool(Layer):
+    """The largest of each channel: (H, W, C) -> (C,)."""
+
+    keeps_input = False
+
+    def setup(self, plan, in_shape):
+        _, _, C = plan.image(in_shape)
+        self.ops, self.y, self.dx = plan.ops, plan.buffer((C,)), plan.gradient(in_shape)
+        self.which = plan.buffer((C,), np.int32)
+        return (C,)
+
+    def forward(self, x, train):
+        self.ops.global_maxpool_forward(x, self.y, self.which)
+        return self.y
+
+    def backward(self, dy):
+        if self.dx is not None:
+            self.ops.global_maxpool_backward(dy, self.which, self.dx)
+        return self.dx
+
+
+class GlobalAvgPool(Layer):
+    """The mean of each channel: (H, W, C) -> (C,). Lin et al. 2014."""
+
+    keeps_input = False
+
+    def setup(self, plan, in_shape):
+        _, _, C = plan.image(in_shape)
+        self.ops, self.y, self.dx = plan.ops, plan.buffer((C,)), plan.gradient(in_shape)
+        return (C,)
+
+    def forward(self, x, train):
+        self.ops.global_avgpool_forward(x, self.y)
+        return self.y
+
+    def backward(self, dy):
+        if self.dx is not None:
+            self.ops.global_avgpool_backward(dy, self.dx)
+        return self.dx
+
+
 class LRN(Layer):
     """Local response normalisation across `size` channels: x / (1 + alpha / size * sum x^2)^beta.
 
@@ -337,9 +471,15 @@ class LRN(Layer):
 
     def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75,
                  name: str | None = None):
-        self.constants, self.name = (size, alpha, beta, 1.0), name
+        super().__init__(name)
+        self.constants = size, alpha, beta, 1.0
 
     def setup(self, plan, in_shape):
+        size, alpha, beta, _ = self.constants
+        plan.whole(size=size)
+        plan.need(size % 2 == 1, f"size {size}: the channels around one are an odd number")
+        plan.need(0 <= alpha < inf and abs(beta) < inf, f"alpha {alpha}, beta {beta}: alpha must "
+                  "be 0 or more, and both finite")
         self.ops, self.y, self.dx = plan.ops, plan.buffer(in_shape), plan.gradient(in_shape)
         return in_shape
 
@@ -361,7 +501,8 @@ class Dropout(Layer):
     nothing is stored (Srivastava et al. 2014, inverted as in Caffe)."""
 
     def __init__(self, drop: float, name: str | None = None):
-        self.drop, self.name = check_drop(drop), name
+        super().__init__(name)
+        self.drop = check_drop(drop)
 
     def setup(self, plan, in_shape):
         self.ops, self.clock, self.seed = plan.ops, plan.clock, plan.seed
@@ -382,7 +523,8 @@ class Dropout(Layer):
 
 
 class BatchNorm(Layer):
-    """Batch normalisation without scale and shift, as in the authors' Caffe (Ioffe & Szegedy 2015).
+    """Batch normalisation per channel (Ioffe & Szegedy 2015): without scale and shift, as in the
+    authors' Caffe, or `affine`, with both, which start at 1 and 0 and have no weight decay.
 
     Running sums are decayed by `fraction` and divided by their accumulated weight when used. They
     are updated in backward, so a forward pass that only looks (LSUV) leaves them as they were, and
@@ -392,31 +534,46 @@ class BatchNorm(Layer):
 
     keeps_input = False
 
-    def __init__(self, fraction: float = 0.999, eps: float = 1e-5, name: str | None = None):
-        self.fraction, self.eps, self.name = fraction, eps, name
+    def __init__(self, fraction: float = 0.999, eps: float = 1e-5, affine: bool = False,
+                 name: str | None = None):
+        super().__init__(name)
+        self.fraction, self.eps, self.affine = fraction, eps, affine
 
     def setup(self, plan, in_shape):
+        plan.need(0 <= self.fraction <= 1, f"fraction {self.fraction} must be in [0, 1]")
+        plan.need(0 < self.eps < inf, f"eps {self.eps} must be above 0")
         self.ops, self.clock = plan.ops, plan.clock
-        channels = (in_shape[-1],)
+        channels = in_shape[-1:]
         self.count = plan.batch * prod(in_shape[:-1])
         self.mean, self.rstd = plan.fixed(channels), plan.fixed(channels)
         self.running_mean = plan.state("mean", channels)
         self.running_var = plan.state("variance", channels)
         self.weight = plan.state("weight", (1,))
         self.y, self.dx = plan.buffer(in_shape), plan.gradient(in_shape)
+        self.normal = self.y
+        if self.affine:
+            self.scale, self.dscale = plan.param("scale", channels, decay=0.0, start=1.0)
+            self.shift, self.dshift = plan.param("shift", channels, decay=0.0)
+            self.normal = plan.buffer(in_shape)
         return in_shape
 
     def forward(self, x, train):
         if train:
-            self.ops.batchnorm_forward(x, self.y, self.mean, self.rstd, self.eps)
+            self.ops.batchnorm_forward(x, self.normal, self.mean, self.rstd, self.eps)
         else:
-            self.ops.batchnorm_inference(x, self.y, self.running_mean, self.running_var,
+            self.ops.batchnorm_inference(x, self.normal, self.running_mean, self.running_var,
                                          self.weight, self.eps)
+        if self.affine:
+            self.ops.scale_forward(self.normal, self.scale, self.shift, self.y)
         return self.y
 
     def backward(self, dy):
         self.ops.batchnorm_running(self.mean, self.rstd, self.running_mean, self.running_var,
                                    self.weight, self.count, self.fraction, self.eps, self.clock)
+        if self.affine:  # dy of what was normalised takes the place of y, which nobody reads now
+            dnormal = None if self.dx is None else self.y
+            self.ops.scale_backward(dy, self.normal, self.scale, dnormal, self.dscale, self.dshift)
+            dy = dnormal
         if self.dx is not None:
-            self.ops.batchnorm_backward(dy, self.y, self.rstd, self.dx)
+            self.ops.batchnorm_backward(dy, self.normal, self.rstd, self.dx)
         return self.dx

@@ -3,7 +3,18 @@
     net = Net(layers, SoftmaxLoss(), ops, in_shape=(32, 32, 3), batch=128, seed=0)
     net.forward(train=True); net.evaluate_loss(); net.backward(); optimizer.step()
 
-The batch is read from `net.x` and `net.labels`, which the data's gather fills in place.
+The batch is read from `net.x` and from `net.targets`, what the loss wants to know of each image, by
+name ({"labels": ...}), which the data's gather or engine.fit fills in place.
+
+A layer, and a loss, belongs to one net. To train layers on under a new end, let the old net give
+them up, and hand them to the new one, which they bring their weights and statistics along to:
+
+    old.release()
+    new = Net([*layers[:-1], Linear(3)], SoftmaxLoss(), ops, in_shape, batch)
+    lsuv.fill(new, "lsuv", seed=0, include=["linear3"])     # the new layer alone
+
+The old net keeps its copy of the numbers, and runs no more. Of a net that is gone (`del old`) the
+layers are free as well.
 
 Read next: engine/losses.py, then engine/train.py.
 """
@@ -12,89 +23,133 @@ import numpy as np
 
 from engine.containers import Chain
 from engine.errors import InputError, RunError, choose
-from engine.layers import Layer
-from engine.plan import Arenas, Lane, Param, Plan, Shared
+from engine.layers import Array, Layer, Weighted
+from engine.losses import Loss
+from engine.plan import Arenas, Lane, Param, Plan, SetupContext, Target, is_whole
 from kernels.clock import new_clock
 from kernels.errors import MemoryFull
 
 
 class Net:
-    """Layers, loss, arenas. Shapes: in_shape (H, W, C); scores (N, classes).
+    """Layers, loss, arenas. Shapes: in_shape (H, W, C) or (F,); scores (N, classes).
 
     `seed` keys the dropout masks. `dtype`, of the parameters, is float32, or float64 on the `numpy`
     device for gradient checks. `precision` "bf16" makes activations and gradients bfloat16; with
-    "fp32" they have the parameters' dtype. Raises InputError where shapes do not fit.
+    "fp32" they have the parameters' dtype. Raises InputError where shapes do not fit, for options
+    that can't work, and for a layer of another net.
     """
 
-    def __init__(self, layers: list[Layer], loss, ops, in_shape: tuple[int, ...], batch: int,
+    batch: int
+    x: Array  # (N, *in_shape)
+    targets: dict[str, Array]  # (N, *shape), by name
+    wanted: dict[str, Target]  # what they are
+    scores: Array
+
+    def __init__(self, layers: list[Layer], loss: Loss, ops, in_shape: tuple[int, ...], batch: int,
                  seed: int = 0, dtype=np.float32, precision: str = "fp32"):
+        self.in_shape = tuple(in_shape) if isinstance(in_shape, (tuple, list)) else (in_shape,)
+        if not (self.in_shape and all(map(is_whole, self.in_shape))):
+            raise InputError(f"in_shape {in_shape!r}: give the shape of one image, such as "
+                             "(32, 32, 3), or (8,) for 8 numbers")
+        if not (is_whole(seed, 0) and seed < 1 << 64):
+            raise InputError(f"seed {seed!r} must be a whole number in [0, 2^64)")
+        if not isinstance(layers, (list, tuple)):
+            raise InputError(f"layers {layers!r:.80}: give a list of layers")
+        if not isinstance(loss, Loss):
+            raise InputError(f"loss {loss!r:.80} is none; make one, such as SoftmaxLoss()")
         self.chain, self.loss, self.ops = Chain(layers, name="net"), loss, ops
-        self.in_shape, self.seed, self.dtype = tuple(in_shape), seed, dtype
+        self.seed, self.dtype, self.epochs, self.released = seed, dtype, 0.0, False
         narrow = ops.precisions[choose("precision", precision, ops.precisions)]
         self.precision, self.activation_dtype = precision, narrow or dtype
         self.clock = ops.asarray(new_clock())
         self.arenas = self._arenas()
-        shared = self._setup(batch, self._shared(batch, self.arenas))
+        declared = self._declare(batch, self.arenas)
         self.arenas.lay_out()
-        self._bind(batch, shared)
+        try:
+            self._bind(declared)
+        except BaseException:
+            self.release()  # another net, of a smaller batch, may have them
+            raise
 
     def _arenas(self) -> Arenas:
         return Arenas(self.ops, self.dtype, self.activation_dtype)
 
-    def _shared(self, batch: int, arenas: Arenas, labels=None, **more) -> Shared:
-        return Shared(self.ops, batch, self.activation_dtype, self.seed, self.clock, labels, arenas,
-                      **more)
+    def _declare(self, batch: int, arenas: Arenas) -> SetupContext:
+        """The setup's first run, for a batch of this size."""
+        if not is_whole(batch):
+            raise InputError(f"batch {batch!r} must be a whole number of 1 or more")
+        return self._setup(SetupContext(self, batch, arenas))
 
-    def _setup(self, batch: int, shared: Shared) -> Shared:
-        plan = Plan(shared, self.chain, "net", Lane(0))
-        self.out_shape = self.chain.setup(plan, self.in_shape)
-        if len(self.out_shape) != 1:
-            raise InputError(f"the last layer gives {self.out_shape}; a loss wants (classes,)")
-        self.loss.setup(plan, self.out_shape)
-        return shared
-
-    def _bind(self, batch: int, declared: Shared) -> None:
-        shared = self._shared(batch, self.arenas, binding=True)
+    def _bind(self, declared: SetupContext) -> None:
+        """The second, with memory for what the first has declared."""
+        context = SetupContext(self, declared.batch, self.arenas, binding=True)
+        self.placed = declared.placed
         try:
             for slot, size in declared.slots.items():
-                shared.memory[slot] = self.ops.empty((size,), self.activation_dtype)
-            self.batch = batch
-            self.x = self.ops.zeros((batch, *self.in_shape), self.activation_dtype)
-            self.labels = shared.labels = self.ops.zeros((batch,), np.int32)
-            self._setup(batch, shared)
+                context.memory[slot] = self.ops.empty((size,), self.activation_dtype)
+            self.batch = context.batch
+            self.x = self.ops.zeros((self.batch, *self.in_shape), self.activation_dtype)
+            self._setup(context)
+            self.targets, self.wanted = context.targets, context.wanted
         except MemoryFull as full:
-            raise RunError(_too_large(batch, declared, shared, full)) from None
+            raise RunError(_too_large(declared, context, full)) from None
+
+    def _setup(self, context: SetupContext) -> SetupContext:
+        context.names |= {getattr(layer, "name", "") for layer in self.chain.every()}
+        lane = Lane(0)
+        plan = Plan(context, self.chain, "net", lane)
+        self.out_shape = self.chain.setup(plan, self.in_shape)
+        self.loss.setup(plan.inside(self.loss, lane), self.out_shape)
+        return context
 
     def resize(self, batch: int) -> None:
         """New buffers for another batch size; weights, states and clock stay. Contents of the old
         buffers are gone."""
+        self._need_layers()
         if batch != self.batch:
-            self._bind(batch, self._setup(batch, self._shared(batch, self._arenas())))
+            self._bind(self._declare(batch, self._arenas()))
+
+    def release(self) -> None:
+        """Give up layers and loss: another net may have them. This one runs no more."""
+        self.released = True
+        for layer in self.placed:
+            if layer.place is not None:
+                layer.place.net = lambda: None
+
+    def _need_layers(self) -> None:
+        if self.released:
+            raise InputError("this net has given up its layers; use the net that has them now")
 
     def forward(self, train: bool, before=None):
         """Scores of the images in `self.x`, (N, classes); STOP if the visitor `before` said so."""
+        self._need_layers()
         self.scores = self.chain.forward(self.x, train, before)
         return self.scores
 
     def evaluate_loss(self) -> None:
-        """Loss of the last forward pass against `self.labels`, into the clock."""
-        self.loss.forward(self.scores, self.labels)
+        """Loss of the last forward pass against `self.targets`, into the clock."""
+        self.loss.forward(self.scores)
 
     def backward(self, after=None) -> None:
         """Gradients of the loss for every parameter, into the gradient arena."""
         self.chain.backward(self.loss.backward(), after)
 
-    def weighted(self) -> list[Layer]:
+    def weighted(self) -> list[Weighted]:
         """The layers with weights, in forward order."""
-        return [layer for layer in self.chain.leaves() if layer.weighted]
+        return [layer for layer in self.chain.leaves() if isinstance(layer, Weighted)]
 
     def named_params(self) -> dict[str, Param]:
         """{"conv11.W": Param(value, gradient, rate, decay, layer), ...} in forward order."""
         return self.arenas.params
 
-    def named_state(self) -> dict[str, np.ndarray]:
+    def named_state(self) -> dict[str, Array]:
         """What is saved but not trained: {"bn1.mean": array, ...}."""
         return self.arenas.states
+
+    @property
+    def labels(self) -> Array:
+        """(N,) int32: the target of a loss of classes."""
+        return self.targets["labels"]
 
     @property
     def weights(self):
@@ -132,17 +187,17 @@ class Net:
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         return "\n".join(
             "  ".join(f"{text:<{w}}" if i < 3 else f"{text:>{w}}"
-                      for i, (text, w) in enumerate(zip(row, widths))).rstrip()
+                      for i, (text, w) in enumerate(zip(row, widths, strict=True))).rstrip()
             for row in rows)
 
 
-def _too_large(batch: int, declared: Shared, made: Shared, full: MemoryFull) -> str:
+def _too_large(declared: SetupContext, made: SetupContext, full: MemoryFull) -> str:
     """What a batch needs, what there was for it, and the batch that would fit into nine tenths of
     that: convolutions have workspaces besides."""
-    size = np.dtype(declared.dtype).itemsize
+    batch, size = declared.batch, np.dtype(declared.net.activation_dtype).itemsize
     needed = declared.bytes + size * sum(declared.slots.values())
-    room = full.free + made.bytes + size * sum(slot.size for slot in made.memory.values())
-    fits = int(0.9 * room / needed * batch)
+    free = full.free + made.bytes + size * sum(slot.size for slot in made.memory.values())
+    fits = int(0.9 * free / needed * batch)
     remedy = f"--batch {fits} would fit" if fits else "not even one image fits"
     return (f"batch {batch}: device {full.name} needs {needed / 1e6:,.0f} MB for activations, and "
-            f"{room / 1e6:,.0f} MB were free; {remedy}")
+            f"{free / 1e6:,.0f} MB were free; {remedy}")

@@ -14,54 +14,108 @@ author writes it once, and a new batch size is the second run with other buffers
   activations, their gradients and the gradient arena are bfloat16; parameters, optimizer state and
   statistics stay float32.
 * Gradients of activations reuse two slots a lane: every second layer writes its `dx` into the one
-  and reads its `dy` in the other. A container that needs `dy` more than once (Residual, Branches,
-  AuxiliaryClassifier) gives what it contains a lane of its own, so `dy` stays; Branches gives two,
-  so that one branch's `dx` stays while the next runs. It follows that a layer always writes its own `dx`, in
-  the lane that it stands in, and never returns `dy` itself.
+  and reads its `dy` in the other. A container that needs `dy` more than once (Branches, Sum,
+  AuxiliaryClassifier) gives what it contains a lane of its own, so `dy` stays; with branches it is
+  two, so that one's `dx` stays while the next runs. It follows that a layer always writes its own
+  `dx`, in the lane that it stands in, and never returns `dy` itself (a view of it, as Flatten does,
+  takes no slot: `takes_slot` is false).
+* Up to the first layer that has a parameter or a state nobody wants an input gradient, and from it
+  on everything is run backward.
 
 Read next: engine/layers.py, whose every `setup` talks to this.
 """
 
+import weakref
 from dataclasses import dataclass, field
 from math import prod
+from numbers import Integral
+from typing import Any
 
 import numpy as np
+
+from engine.errors import InputError
+from engine.layers import Array, Layer, Place
 
 ALIGN = 64  # elements: 256 bytes of float32
 
 
 @dataclass
 class Param:
-    """One trained tensor: views into the arenas, and its multipliers on rate and weight decay."""
+    """One trained tensor: its multipliers on rate and weight decay, the value that it starts at,
+    and, once it has its place, the views into the arenas."""
 
     name: str
     shape: tuple[int, ...]
     rate: float
     decay: float
-    layer: object
-    value: np.ndarray | None = None
-    gradient: np.ndarray | None = None
+    start: float
+    layer: Layer
+    value: Array = field(init=False)
+    gradient: Array = field(init=False)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a loss wants to know of every image. classes: it is a class's number, below this."""
+
+    name: str
+    shape: tuple[int, ...]  # of one image's; () is a number
+    dtype: Any
+    classes: int | None = None
+
+    def of(self, values, count: int) -> np.ndarray:
+        """`values`, one for each of `count` images, as an array of this dtype. InputError, with a
+        remedy, for what can't be meant."""
+        try:
+            array = np.asarray(values)
+        except ValueError:
+            raise InputError(f"{self.name}: rows of unequal lengths; give an array") from None
+        what = f"{self.name} {array.dtype} {array.shape}"
+        if array.dtype.kind not in "iufb":
+            raise InputError(f"{what}: give numbers, which np.unique({self.name}, "
+                             "return_inverse=True)[1] makes of names")
+        if array.shape == (count, 1) and not self.shape:
+            array = array[:, 0]
+        if array.shape != (count, *self.shape):
+            onehot = self.classes and array.ndim == 2 and len(array) == count
+            advice = f"; of one-hot rows give {self.name}.argmax(1)" if onehot else ""
+            raise InputError(f"{what}: {count} images want {(count, *self.shape)}{advice}")
+        if np.dtype(self.dtype).kind in "iu" and array.dtype.kind == "f":
+            raise InputError(f"{self.name} are {array.dtype}: give whole numbers, "
+                             f"{self.name}.astype(int)")
+        if self.classes and not (array.min() >= 0 and array.max() < self.classes):
+            raise InputError(f"{self.name} from {array.min()} to {array.max()}: this net has "
+                             f"{self.classes} classes, 0 to {self.classes - 1}")
+        if not np.isfinite(array).all():
+            raise InputError(f"{what}: not all are finite; leave those images out")
+        return np.ascontiguousarray(array, self.dtype)
 
 
 class Arenas:
     """Parameters and their gradients in two flat arrays, states (running statistics) beside."""
 
+    weights: Array
+    gradients: Array
+    segments: Array
+
     def __init__(self, ops, dtype, gradient_dtype):
         self.ops, self.dtype, self.gradient_dtype = ops, dtype, gradient_dtype
         self.params: dict[str, Param] = {}
         self.state_shapes: dict[str, tuple[int, ...]] = {}
-        self.states: dict[str, np.ndarray] = {}
-        self.weights = self.gradients = self.segments = None
+        self.states: dict[str, Array] = {}
+        self.taken: dict[str, np.ndarray] = {}  # tensors of layers that another net gave up
+        self.places: dict[str, int] = {}
 
     def lay_out(self) -> None:
-        """Give every declared tensor its place. Called once, after the first setup."""
+        """Give every declared tensor its place and first value. Called once, after the first setup.
+        """
         kinds = sorted({(p.rate, p.decay) for p in self.params.values()}, reverse=True)
-        places, segments, end = {}, [], 0
+        segments, end = [], 0
         for kind in kinds:
             start = end
             for p in self.params.values():
                 if (p.rate, p.decay) == kind:
-                    places[p.name] = end
+                    self.places[p.name] = end
                     end += -(-prod(p.shape) // ALIGN) * ALIGN
             segments.append((start, end, *kind))
         table = np.array(segments, np.float64).reshape(-1, 4)  # start, stop, rate, decay
@@ -69,15 +123,17 @@ class Arenas:
         self.weights = self.ops.zeros((end,), self.dtype)
         self.gradients = self.ops.zeros((end,), self.gradient_dtype)
         for p in self.params.values():
-            p.value = self.view(self.weights, p.name, places)
-            p.gradient = self.view(self.gradients, p.name, places)
-        self.places = places
+            p.value, p.gradient = self.view(self.weights, p.name), self.view(self.gradients, p.name)
+            if p.start:
+                p.value[...] = p.start
         self.states = {n: self.ops.zeros(s, self.dtype) for n, s in self.state_shapes.items()}
+        for name, value in self.taken.items():
+            tensor = self.params[name].value if name in self.params else self.states[name]
+            tensor[...] = self.ops.asarray(value.astype(self.dtype))
 
-    def view(self, flat, name: str, places: dict[str, int] | None = None):
+    def view(self, flat, name: str) -> Array:
         """`name`'s tensor in a flat array laid out alike: weights, or an optimizer's state."""
-        start = (places or self.places)[name]
-        shape = self.params[name].shape
+        start, shape = self.places[name], self.params[name].shape
         return flat[start : start + prod(shape)].reshape(shape)
 
 
@@ -90,113 +146,180 @@ class Lane:
 
 
 @dataclass
-class Shared:
+class SetupContext:
     """What all the plans of one setup have in common."""
 
-    ops: object
+    net: Any  # whose setup it is
     batch: int
-    dtype: type  # of activations and their gradients; parameters and statistics have the arenas'
-    seed: int
-    clock: object
-    labels: object  # (N,) int32, of the batch; None while shapes are only declared
     arenas: Arenas
     binding: bool = False  # False: the first run, which only declares
     input_gradient: bool = False
     dropouts: int = 0
     bytes: int = 0  # of the buffers so far; slots aside
     slots: dict[tuple[int, int], int] = field(default_factory=dict)  # (level, 0 | 1): elements
-    memory: dict[tuple[int, int], np.ndarray] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
-    placed: list[object] = field(default_factory=list)  # every layer set up so far
+    memory: dict[tuple[int, int], Array] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)  # that a layer has, or is going to
+    placed: list[Layer] = field(default_factory=list)  # every layer set up so far
+    wanted: dict[str, Target] = field(default_factory=dict)
+    targets: dict[str, Array] = field(default_factory=dict)  # (N, *shape), of the batch
 
 
 class Plan:
     """One layer's view of the setup: its name, and what it may declare. Shapes are without N.
 
-    passing: whether the layer behind this one keeps no input."""
+    following: the layer behind it in its list. input_gradient: whether anybody wants this layer's
+    `dx`: false up to the first layer that has parameters or states."""
 
-    def __init__(self, shared: Shared, layer, name: str, lane: Lane, passing: bool = False):
-        self.shared, self.layer, self.name, self.lane = shared, layer, name, lane
-        self.passing = passing
-        self.slot = lane.level, lane.layers % 2
-        self.ops, self.batch, self.clock = shared.ops, shared.batch, shared.clock
-        self.seed, self.labels = shared.seed, shared.labels
-        self.precise = shared.arenas.dtype  # of parameters, statistics and probabilities
+    def __init__(self, context: SetupContext, layer: Layer, name: str, lane: Lane,
+                 following: Layer | None = None):
+        self.context, self.layer, self.name, self.lane = context, layer, name, lane
+        self.following, self.slot = following, (lane.level, lane.layers % 2)
+        net = context.net
+        self.ops, self.clock, self.seed, self.batch = net.ops, net.clock, net.seed, context.batch
+        self.input_gradient = context.input_gradient
+        self.precise = context.arenas.dtype  # of parameters, statistics and probabilities
 
-    @property
-    def input_gradient(self) -> bool:
-        """Whether anybody wants this layer's `dx`: false up to the first layer with weights."""
-        return self.shared.input_gradient
+    def need(self, fits: bool, text: str) -> None:
+        """InputError with the layer's name before `text`, unless it fits."""
+        if not fits:
+            raise InputError(f"{self.name}: {text}")
 
-    def param(self, name: str, shape: tuple[int, ...], rate: float = 1.0, decay: float = 1.0):
+    def whole(self, least: int = 1, **options: int) -> None:
+        """InputError unless each of these options is a whole number from `least` on."""
+        for name, value in options.items():
+            self.need(is_whole(value, least), f"{name} {value!r} must be a whole number of {least} "
+                      "or more")
+
+    def image(self, in_shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """in_shape as (H, W, C). InputError where it is another kind."""
+        remedy = ("grey images want a last axis of 1, images[..., None]" if len(in_shape) == 2 else
+                  "it can't stand behind a Linear or Flatten")
+        self.need(len(in_shape) == 3, f"its input is {in_shape}, and it wants an image, (H, W, C); "
+                  f"{remedy}")
+        H, W, C = in_shape
+        return H, W, C
+
+    def param(self, name: str, shape: tuple[int, ...], rate: float = 1.0, decay: float = 1.0,
+              start: float = 0.0) -> tuple[Array, Array]:
         """A trained tensor -> (value, gradient), with its multipliers on rate and weight decay."""
-        full = f"{self.name}.{name}"
-        if not self.shared.binding:
-            if full in self.shared.arenas.params:
-                raise ValueError(f"two layers are named {self.name!r}; give one another name")
-            self.shared.arenas.params[full] = Param(full, shape, rate, decay, self.layer)
+        full, params = self._declared(name, shape), self.context.arenas.params
+        if not self.context.binding:
+            for kind, factor in (("rate", rate), ("decay", decay)):
+                self.need(0 <= factor < float("inf"), f"{kind} {factor} of {name}: a multiplier is "
+                          "a number of 0 or more")
+            params[full] = Param(full, shape, rate, decay, start, self.layer)
             return None, None
-        param = self.shared.arenas.params[full]
-        param.layer = self.layer
-        return param.value, param.gradient
+        return self._kept(name, params[full].value), params[full].gradient
 
-    def state(self, name: str, shape: tuple[int, ...]):
+    def state(self, name: str, shape: tuple[int, ...]) -> Array:
         """A tensor that is saved but not trained; zero at first."""
-        full = f"{self.name}.{name}"
-        if not self.shared.binding:
-            self.shared.arenas.state_shapes[full] = shape
+        full, arenas = self._declared(name, shape), self.context.arenas
+        if not self.context.binding:
+            arenas.state_shapes[full] = shape
             return None
-        return self.shared.arenas.states[full]
+        return self._kept(name, arenas.states[full])
 
-    def buffer(self, shape: tuple[int, ...], dtype=None):
+    def _declared(self, name: str, shape: tuple[int, ...]) -> str:
+        """The tensor's full name. What stands behind this layer hands its gradient on to it from
+        now on. InputError for a name that is taken, or a tensor of another net that is no such."""
+        full, arenas = f"{self.name}.{name}", self.context.arenas
+        self.context.input_gradient = True
+        if not self.context.binding:
+            self.need(full not in arenas.params and full not in arenas.state_shapes,
+                      f"it declares {name} twice")
+            place = self.layer.place
+            if place is not None and place.net() is not self.context.net and name in place.tensors:
+                old = place.ops.tohost(place.tensors[name])
+                self.need(old.shape == shape, f"{name} is {old.shape} from the net that the layer "
+                          f"was in, and must be {shape} here; put a new layer in its place")
+                arenas.taken[full] = old
+        return full
+
+    def _kept(self, name: str, tensor: Array) -> Array:
+        """The tensor, which the layer takes along should its net give it up."""
+        self.layer.place.tensors[name] = tensor
+        return tensor
+
+    def target(self, name: str, shape: tuple[int, ...] = (), dtype=np.int32,
+               classes: int | None = None) -> Array:
+        """(N, *shape): what the loss wants to know of the batch's images; all losses that ask for
+        one name share it. fit and the data set fill it."""
+        targets, first = self.context.targets, self.context.wanted.get(name)
+        if first is not None:  # with several losses of classes, a label must fit the fewest
+            self.need((tuple(shape), dtype, classes is None) ==
+                      (first.shape, first.dtype, first.classes is None), f"another loss has {name} "
+                      f"too, {first.dtype} {first.shape} an image; give them another name")
+            classes = classes and min(classes, first.classes)
+        self.context.wanted[name] = Target(name, tuple(shape), dtype, classes)
+        if self.context.binding and name not in targets:
+            targets[name] = self.ops.zeros((self.batch, *shape), dtype)
+        return targets.get(name)
+
+    def buffer(self, shape: tuple[int, ...], dtype=None) -> Array:
         """(N, *shape), the layer's own from forward to backward."""
-        shape, dtype, array = (self.batch, *shape), dtype or self.shared.dtype, None
-        if self.shared.binding:
-            array = self.ops.empty(shape, dtype)
-        self.shared.bytes += prod(shape) * np.dtype(dtype).itemsize
-        return array
+        dtype = dtype or self.context.net.activation_dtype
+        self.context.bytes += self.batch * prod(shape) * np.dtype(dtype).itemsize
+        return self.ops.empty((self.batch, *shape), dtype) if self.context.binding else None
 
-    def output(self, shape: tuple[int, ...]):
+    def output(self, shape: tuple[int, ...]) -> Array:
         """(N, *shape) for the layer's y or z: valid until the next layer has used it where that
         keeps no input (`Layer.keeps_input`), else a buffer."""
-        return self.slot_of((self.lane.level, 0), shape) if self.passing else self.buffer(shape)
+        if self.following is None or self.following.keeps_input:
+            return self.buffer(shape)
+        return self.slot_of((self.lane.level, 0), shape)
 
-    def fixed(self, shape: tuple[int, ...]):
+    def fixed(self, shape: tuple[int, ...]) -> Array:
         """Like `buffer`, for statistics, which do not grow with the batch and are never rounded."""
-        return self.ops.empty(shape, self.precise) if self.shared.binding else None
+        return self.ops.empty(shape, self.precise) if self.context.binding else None
 
-    def gradient(self, shape: tuple[int, ...]):
+    def gradient(self, shape: tuple[int, ...]) -> Array:
         """(N, *shape) for the layer's `dx`, valid until the layer before has used it; None where
         no input gradient is wanted."""
         return self.slot_of(self.slot, shape) if self.input_gradient else None
 
-    def slot_of(self, slot: tuple[int, int], shape: tuple[int, ...]):
+    def slot_of(self, slot: tuple[int, int], shape: tuple[int, ...]) -> Array:
         """(N, *shape) at the start of a slot, which grows to hold the largest."""
-        size = self.batch * prod(shape)
-        if not self.shared.binding:
-            self.shared.slots[slot] = max(size, self.shared.slots.get(slot, 0))
+        size, slots = self.batch * prod(shape), self.context.slots
+        if not self.context.binding:
+            slots[slot] = max(size, slots.get(slot, 0))
             return None
-        return self.shared.memory[slot][:size].reshape(self.batch, *shape)
+        return self.context.memory[slot][:size].reshape(self.batch, *shape)
 
     def dropout_number(self) -> int:
         """This dropout's place among the net's dropouts: a part of its random counter."""
-        self.shared.dropouts += 1
-        return self.shared.dropouts - 1
+        self.context.dropouts += 1
+        return self.context.dropouts - 1
 
-    def inside(self, layer, lane: Lane, following=None) -> "Plan":
+    def inside(self, layer: Layer, lane: Lane, following: Layer | None = None) -> "Plan":
         """The plan for a layer of this container's list, which takes the lane's next slot.
-        following: the layer behind it in the list."""
-        if layer.name is None:
+
+        InputError for what is no layer, stands in the net already, or is another net's."""
+        context = self.context
+        self.need(isinstance(layer, Layer), f"{layer!r:.80} is no layer; make one, such as Conv(8)")
+        if not layer.name:
             kind, number = type(layer).__name__.lower(), 1
-            while f"{kind}{number}" in self.shared.names:
+            while f"{kind}{number}" in context.names:
                 number += 1
             layer.name = f"{kind}{number}"
-        if any(layer is other for other in self.shared.placed):
-            raise ValueError(f"{layer.name} stands twice in the net; make a new layer for each "
-                             "place")
-        self.shared.placed.append(layer)
-        self.shared.names.add(layer.name)
-        passing = following is not None and not following.keeps_input
-        plan = Plan(self.shared, layer, layer.name, lane, passing)
+            context.names.add(layer.name)
+        for other in context.placed:
+            if layer is other:
+                raise InputError(f"{layer.name} stands twice in the net; make a new layer for each "
+                                 "place")
+            if layer.name == other.name:
+                raise InputError(f"two layers are named {layer.name!r}; give one another name")
+        owner = layer.place.net() if layer.place is not None else None
+        if owner is not None and owner is not context.net:
+            raise InputError(f"{layer.name} belongs to another net; make a new one, or call that "
+                             "net's release(), and it brings its weights along")
+        if context.binding:
+            layer.place = Place(weakref.ref(context.net), self.ops)
+        context.placed.append(layer)
+        plan = Plan(context, layer, layer.name, lane, following)
         lane.layers += layer.takes_slot
         return plan
+
+
+def is_whole(value, least: int = 1) -> bool:
+    """Whether `value` is a whole number from `least` on; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least

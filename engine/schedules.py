@@ -22,6 +22,9 @@ With t the step (an update's number, from 0):
 Read next: engine/data/__init__.py.
 """
 
+from math import isfinite
+from numbers import Real
+
 import numpy as np
 
 from engine.errors import InputError, choose
@@ -41,34 +44,62 @@ NEEDS = {
 def rates(policy: dict, first: int, count: int) -> np.ndarray:
     """(count,) float64: the learning rates of steps first .. first + count - 1.
 
-    InputError names an unknown policy, or what a known one lacks."""
-    kind = choose("rate policy", policy.get("policy", "fixed"), NEEDS)
-    missing = [key for key in ("rate", *NEEDS[kind]) if key not in policy]
-    if missing:
-        raise InputError(f"rate policy {kind!r} needs {', '.join(missing)}")
+    InputError names an unknown policy, what a known one lacks, has no use for or can't be given,
+    or the first step whose rate is no finite number of 0 or more."""
+    kind = check(policy)
     t = np.arange(first, first + count, dtype=np.float64)
     rate, gamma, power = policy["rate"], policy.get("gamma"), policy.get("power")
     size, total, warmup = policy.get("size"), policy.get("total"), policy.get("warmup", 0)
-    if kind == "fixed":
-        factor = np.ones(count)
-    elif kind == "step":
-        factor = gamma ** (t // size)
-    elif kind == "exp":
-        factor = gamma**t
-    elif kind == "inv":
-        factor = (1 + gamma * t) ** -power
-    elif kind == "multistep":
-        factor = gamma ** np.searchsorted(np.sort(policy["steps"]), t, side="right").astype(float)
-    elif kind == "poly":
-        factor = np.maximum(1 - t / total, 0) ** power
-    elif kind == "sigmoid":
-        factor = 1 / (1 + np.exp(-gamma * (t - size)))
-    else:
-        done = np.clip((t - warmup) / max(total - warmup, 1), 0, 1)
-        factor = (1 + np.cos(np.pi * done)) / 2
-    if warmup:
-        factor = factor * np.minimum((t + 1) / warmup, 1)
-    return rate * factor
+    with np.errstate(all="ignore"):  # what is not finite is named
+        if kind == "fixed":
+            factor = np.ones(count)
+        elif kind == "step":
+            factor = np.power(float(gamma), t // size)
+        elif kind == "exp":
+            factor = np.power(float(gamma), t)
+        elif kind == "inv":
+            factor = (1 + gamma * t) ** -power
+        elif kind == "multistep":
+            drops = np.searchsorted(np.sort(policy["steps"]), t, side="right")
+            factor = np.power(float(gamma), drops.astype(float))
+        elif kind == "poly":
+            factor = np.maximum(1 - t / total, 0) ** power
+        elif kind == "sigmoid":
+            factor = 1 / (1 + np.exp(-gamma * (t - size)))
+        else:
+            done = np.clip((t - warmup) / max(total - warmup, 1), 0, 1)
+            factor = (1 + np.cos(np.pi * done)) / 2
+        if warmup:
+            factor = factor * np.minimum((t + 1) / warmup, 1)
+        table = rate * factor
+    bad = np.flatnonzero(~(np.isfinite(table) & (table >= 0)))
+    if bad.size:
+        raise InputError(f"rate policy {kind!r} gives {table[bad[0]]:g} at step {first + bad[0]}; "
+                         "a rate is a number of 0 or more")
+    return table
+
+
+def check(policy: dict) -> str:
+    """The policy's kind, if it has what that needs and nothing else. InputError."""
+    kind = choose("rate policy", policy.get("policy", "fixed"), NEEDS)
+    wanted = ("rate", *NEEDS[kind])
+    missing = [key for key in wanted if key not in policy]
+    if missing:
+        raise InputError(f"rate policy {kind!r} needs {', '.join(missing)}")
+    for key, value in policy.items():
+        if key == "policy":
+            continue
+        choose(f"part of rate policy {kind!r}", key, (*wanted, "warmup"))
+        if key == "steps" and not isinstance(value, (list, tuple)):
+            raise InputError(f"rate policy {kind!r}: steps {value!r:.80} is no list of steps")
+        for number in value if key == "steps" else [value]:
+            if isinstance(number, bool) or not (isinstance(number, Real) and isfinite(number)):
+                raise InputError(f"rate policy {kind!r}: {key} {value!r:.80} is no number")
+    if not policy["rate"] > 0:
+        raise InputError(f"rate {policy['rate']:g} must be above 0")
+    if not policy.get("warmup", 0) >= 0:
+        raise InputError(f"rate policy {kind!r}: warmup {policy['warmup']:g} must be 0 or more")
+    return kind
 
 
 def stretched(policy: dict, factor: float) -> dict:

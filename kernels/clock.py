@@ -20,6 +20,7 @@ NORM = 6  # 2-norm of this step's whole gradient, before clipping
 LOSS_SUM = 7  # sum of the images' losses since the host last zeroed it
 CORRECT_SUM = 8  # images classified correctly, likewise
 SEEN = 9  # images counted, likewise
+TRIAL = 10  # 1 + the step where training stands, while STEP numbers batches that only try; else 0
 SIZE = 16
 
 

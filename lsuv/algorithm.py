@@ -27,14 +27,13 @@ Read next: lsuv/report.py.
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 
-from engine.containers import STOP, AuxiliaryClassifier, Branches, Container
-from engine.errors import InputError, RunError, choose, nearest
-from engine.layers import BatchNorm
-from lsuv.fillers import fill, piece_rows
+from engine.containers import STOP, AuxiliaryClassifier, Container, Parallel, Residual
+from engine.errors import InputError, RunError, choose
+from engine.layers import BatchNorm, Weighted
+from lsuv.fillers import chosen, fill, piece_rows
 from lsuv.report import Report, Row, orthogonality_error
 
 MODES = ("same", "fresh")
@@ -80,8 +79,8 @@ def initialise(net, init: str, next_batch: Callable[[], None], seed: int = 0, ac
         report.settings["pre"] = pre or "ortho"
         return report
     if options or pre is not None:
-        given = ", ".join([*options, *(["pre"] if pre is not None else [])])
-        raise InputError(f"{given}: for init lsuv, not {init}")
+        names = ", ".join([*options, *(["pre"] if pre is not None else [])])
+        raise InputError(f"{names}: for init lsuv, not {init}")
     fill(net, init, seed, act)
     return measure(net, next_batch)
 
@@ -110,12 +109,13 @@ def lsuv(net, next_batch: Callable[[], None], mode: str = "same", tolerance: flo
             raise InputError(f"LSUV {name} {value}: must be {wanted}")
     if normalise == "input":
         for layer in net.chain.every():
-            if isinstance(layer, (Branches, AuxiliaryClassifier)):
+            fork = isinstance(layer, Parallel) and not isinstance(layer, Residual)
+            if fork or isinstance(layer, AuxiliaryClassifier):
                 raise InputError(f"LSUV normalisation input: {layer.name} has no next layer of its "
                                  "own; normalise output instead")
     include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
     options = _Options(mode, tolerance, max_iter, batches, normalise,
-                       _chosen(net, include, exclude))
+                       chosen(net, include, exclude))
     return _run(net, next_batch, options, {
         "algorithm": "lsuv", "mode": mode, "tolerance": tolerance, "max_iter": max_iter,
         "include": include, "exclude": exclude})
@@ -176,14 +176,14 @@ def _many_passes(net, next_batch, options, report) -> None:
         else:
             net.x[...], net.clock[...] = kept[number]
 
-    for layer, following in zip(layers, layers[1:] + [None]):
-        def probe():
-            found = []
+    for layer, following in zip(layers, [*layers, None][1:], strict=True):
+        def probe(layer=layer, following=following):
+            parts = []
             for number in range(options.batches):
                 replay(number)
                 report.forwards += 1
-                found.append(_statistics(net, layer, following, options.normalise))
-            return _pool(found)
+                parts.append(_statistics(net, layer, following, options.normalise))
+            return _pool(parts)
 
         report.rows += _adjust(net, layer, probe, options)
 
@@ -191,26 +191,26 @@ def _many_passes(net, next_batch, options, report) -> None:
 def _statistics(net, layer, following, normalise):
     """Mean and variance (P,) of what `layer` is to bring to one, on the batch in net.x."""
     from_input = normalise == "input" and following is not None
-    found = []
+    statistics = []
 
     def before(at, x):
         if at is following and from_input:
             mean, variance = net.ops.variance(x, 1)
-            found[:] = [np.repeat(mean, layer.pieces), np.repeat(variance, layer.pieces)]
+            statistics[:] = [np.repeat(mean, layer.pieces), np.repeat(variance, layer.pieces)]
             return STOP
         if at is layer and not from_input:
             at.forward(x, True)
-            found[:] = net.ops.variance(at.z, 1 if normalise == "input" else at.pieces)
+            statistics[:] = net.ops.variance(at.z, 1 if normalise == "input" else at.pieces)
             return STOP
         return None
 
     net.forward(train=True, before=before)
-    return found
+    return statistics
 
 
-def _pool(found):
+def _pool(parts):
     """Mean and variance of equally large batches taken together (Chan's formula, in float64)."""
-    means, variances = (np.array(part, np.float64) for part in zip(*found))  # (batches, P)
+    means, variances = (np.array(part, np.float64) for part in zip(*parts, strict=True))
     return means.mean(0), variances.mean(0) + means.var(0)
 
 
@@ -272,23 +272,13 @@ def _fail(net, layer, variance, finished, options) -> None:
     if options.normalise == "input":
         remedy = "input normalisation wants a plain chain without saturation; use output"
     else:
-        bias = float(np.var(net.ops.tohost(layer.b)[piece_rows(layer)[p]], dtype=np.float64))
+        biases = np.zeros(len(layer.W)) if layer.b is None else net.ops.tohost(layer.b)
+        bias = float(np.var(biases[piece_rows(layer)[p]], dtype=np.float64))
         remedy = (f"its biases alone have {bias:.3g}, so zero them" if bias > 1
                   else "raise the tolerance, the iterations or the batch")
     raise LsuvError(layer, p, f"{WHAT[options.normalise]} {variance[p]:.4g} after "
                     f"{options.max_iter} divisions, not within {options.tolerance:g} of 1; "
                     f"{remedy}")
-
-
-def _chosen(net, include: list[str], exclude: list[str]) -> frozenset[str]:
-    names = [layer.name for layer in net.weighted()]
-    for pattern in include + exclude:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise InputError(f"no layer with weights is called {pattern!r}; "
-                             f"{nearest(pattern, names)}")
-    return frozenset(name for name in names
-                     if any(fnmatchcase(name, pattern) for pattern in include)
-                     and not any(fnmatchcase(name, pattern) for pattern in exclude))
 
 
 def _notes(net, options) -> list[str]:
@@ -302,9 +292,9 @@ def _notes(net, options) -> list[str]:
 def _before_batchnorm(container: Container) -> list[str]:
     names = []
     for chain in container.chains:
-        for layer, following in zip(chain.layers, chain.layers[1:] + [None]):
+        for layer, following in zip(chain.layers, [*chain.layers, None][1:], strict=True):
             if isinstance(layer, Container):
                 names += _before_batchnorm(layer)
-            elif layer.weighted and isinstance(following, BatchNorm):
+            elif isinstance(layer, Weighted) and isinstance(following, BatchNorm):
                 names.append(layer.name)
     return names

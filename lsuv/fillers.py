@@ -24,10 +24,12 @@ An orthonormal matrix has orthonormal rows where outputs <= fan_in, else orthono
 Read next: lsuv/algorithm.py.
 """
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from math import prod, sqrt
 
-from engine.errors import InputError, choose
-from engine.layers import Original
+from engine.errors import InputError, choose, nearest
+from engine.layers import Original, Weighted
 from kernels.philox import WEIGHTS, normal, uniform
 
 INITS = ("lsuv", "ortho", "ortho-msra", "delta-orthogonal", "xavier", "xavier-fan-out",
@@ -45,9 +47,12 @@ GAUSSIAN_STD, UNIFORM_BOUND = 0.01, 0.05
 
 
 def fill(net, init: str, seed: int, act: str = "relu", gain: float | None = None,
-         std: float | None = None) -> None:
+         std: float | None = None, include: Iterable[str] = ("*",),
+         exclude: Iterable[str] = ()) -> None:
     """Write every weight of `net`, and zero every bias or, with init original, give it its value.
+    Scales, shifts and slopes get the values that they start at.
 
+    include, exclude: names of layers with weights, with * and ?; the others keep what they have.
     act: the activation between the layers, for the gain of ortho-msra and msra-slope. gain: in
     place of the filler's own, for the orthonormal fillers. std: gaussian's. Raises InputError for
     an unknown name, for a gain or std that the filler has no use for, for a delta-orthogonal layer
@@ -63,18 +68,40 @@ def fill(net, init: str, seed: int, act: str = "relu", gain: float | None = None
         gain = sqrt(2 / (1 + SLOPES[act] ** 2)) if init == "ortho-msra" else 1.0
     if init == "original":
         _need_originals(net)
+    names = chosen(net, include, exclude)
+    if len(names) == len(net.weighted()):
+        for p in net.named_params().values():
+            if not isinstance(p.layer, Weighted):
+                p.value[...] = p.start
     index = 0  # of the matrix: every piece of every layer draws from its own stream
     for layer in net.weighted():
         own = layer.original if init == "original" else Original(init, std)
-        layer.b[...] = own.bias
+        if layer.b is not None and layer.name in names:
+            layer.b[...] = own.bias
         for rows in piece_rows(layer):
             piece = layer.W[rows]
-            if init in GAINED:
+            if layer.name not in names:
+                pass
+            elif init in GAINED:
                 _orthonormal(net, layer, piece, init, (seed, WEIGHTS, index), gain)
             else:
                 values = _independent(piece.shape, own.filler, seed, index, act, own.std)
                 piece[...] = net.ops.asarray(values.astype(net.dtype))
             index += 1
+
+
+def chosen(net, include: Iterable[str], exclude: Iterable[str] = ()) -> frozenset[str]:
+    """The names of the layers with weights that a pattern of `include` names, and none of
+    `exclude`. InputError for a pattern that names none."""
+    names = [layer.name for layer in net.weighted()]
+    include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
+    for pattern in include + exclude:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InputError(f"no layer with weights is called {pattern!r}; "
+                             f"{nearest(pattern, names)}")
+    return frozenset(name for name in names
+                     if any(fnmatchcase(name, pattern) for pattern in include)
+                     and not any(fnmatchcase(name, pattern) for pattern in exclude))
 
 
 def _need_originals(net) -> None:

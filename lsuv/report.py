@@ -50,10 +50,10 @@ class Report:
 
     def layers(self) -> dict[str, list[Row]]:
         """{layer name: the rows of its pieces}, in forward order."""
-        found: dict[str, list[Row]] = {}
+        layers: dict[str, list[Row]] = {}
         for row in self.rows:
-            found.setdefault(row.layer, []).append(row)
-        return found
+            layers.setdefault(row.layer, []).append(row)
+        return layers
 
     def weight_std(self) -> dict[str, float]:
         """{layer name: deviation of its final weights, mean over pieces}, as in Table 9."""
@@ -72,7 +72,7 @@ class Report:
         lines = head + [self._line(name, rows) for name, rows in self.layers().items()]
         widths = [max(len(line[i]) for line in lines) for i in range(len(head[0]))]
         text = ["  ".join(f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}"
-                          for i, (cell, w) in enumerate(zip(line, widths))).rstrip()
+                          for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
                 for line in lines]
         what = "next input" if self.settings.get("normalise") == "input" else "output z"
         passes = f"{self.forwards} forward pass{'' if self.forwards == 1 else 'es'}"

@@ -101,7 +101,7 @@ def peer(layer: Layer, shape: tuple[int, ...],
          way: str) -> tuple[list[nn.Module], tuple[int, ...]]:
     """One layer's modules, and the shape after it."""
     if isinstance(layer, Residual):
-        inner, after = walk(layer.layers, shape, way)
+        inner, after = walk(layer.chains[1].layers, shape, way)
         return [TorchResidual(nn.Sequential(*inner))], after
     if isinstance(layer, Branches):
         found = [walk(chain.layers, shape, way) for chain in layer.chains]

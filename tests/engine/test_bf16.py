@@ -59,7 +59,7 @@ def model(name, act, device, precision):
     net = Net(build(name, act, 10, dropout=False), SoftmaxLoss(),
               ops_for(device, precision=precision), shape, BATCH, precision=precision)
     fill(net, "ortho", 0, act)
-    put(net, images, np.arange(BATCH), np.arange(BATCH))
+    put(net, images, {"labels": np.arange(BATCH, dtype=np.int32)}, np.arange(BATCH))
     report = lsuv(net, lambda: None)
     return net, report
 
@@ -120,7 +120,7 @@ def own_net(layers, device, precision, loss=SoftmaxLoss, batch=16):
               precision=precision)
     fill(net, "ortho", 0, "tanh")
     images = np.random.default_rng(1).standard_normal((batch, 12, 13, 3)).astype(np.float32)
-    put(net, images, np.arange(batch) % 10, np.arange(batch))
+    put(net, images, {"labels": np.arange(batch, dtype=np.int32) % 10}, np.arange(batch))
     lsuv(net, lambda: None)
     return net
 
@@ -203,7 +203,7 @@ def test_lsuv_does_not_scale_the_rounding_of_a_constant(device):
                   ops_for(device, precision=precision), (8, 8, 1), 16, precision=precision)
         fill(net, "ortho", 0, "tanh")
         near = 1 + 1e-3 * np.random.default_rng(0).standard_normal(net.x.shape)
-        put(net, near.astype(np.float32), np.zeros(16, int), np.arange(16))
+        put(net, near.astype(np.float32), {"labels": np.zeros(16, np.int32)}, np.arange(16))
         if precision == "fp32":
             assert abs(lsuv(net, lambda: None).rows[0].variance_after - 1) <= 0.05
         else:

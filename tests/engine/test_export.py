@@ -20,7 +20,15 @@ import engine.layers
 import engine.train
 from engine import export
 from engine.cli.command import run_command
-from engine.containers import AuxiliaryClassifier, Branches, Chain, Container, Residual
+from engine.containers import (
+    AuxiliaryClassifier,
+    Branches,
+    Chain,
+    Container,
+    Parallel,
+    Residual,
+    Sum,
+)
 from engine.errors import InputError
 from engine.layers import (
     LRN,
@@ -29,15 +37,20 @@ from engine.layers import (
     Conv,
     Dropout,
     Elementwise,
+    Flatten,
+    GlobalAvgPool,
+    GlobalMaxPool,
     Layer,
     LeakyReLU,
     Linear,
     Maxout,
     MaxPool,
+    PReLU,
     ReLU,
     Sigmoid,
     Tanh,
     VLReLU,
+    Weighted,
 )
 from engine.losses import SoftmaxLoss
 from engine.net import Net
@@ -88,7 +101,7 @@ def layers_of(module) -> list[type]:
 
 def test_every_layer_has_a_form():
     kinds = {*layers_of(engine.layers), *layers_of(engine.containers)}
-    assert kinds - {Layer, Elementwise, Container} == set(export.FORMS)
+    assert kinds - {Layer, Weighted, Elementwise, Container, Parallel} == set(export.FORMS)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -102,7 +115,7 @@ def scrambled(net, seed: int = 0) -> None:
     """Random weights of unit gain, biases and running statistics."""
     rng = np.random.default_rng(seed)
     for name, param in net.named_params().items():
-        spread = 0.2 if name.endswith(".b") else param.layer.fan_in ** -0.5
+        spread = param.layer.fan_in ** -0.5 if name.endswith(".W") else 0.2
         param.value[...] = rng.normal(0, spread, param.value.shape)
     for name, state in net.named_state().items():
         low = -1 if name.endswith(".mean") else 0.5
@@ -114,6 +127,7 @@ def shown(layers, shape, batch: int = 7):
     file's scores for it: the layers' own result, in H, W, C order."""
     probe = Net([Chain(layers), Linear(1)], SoftmaxLoss(), NumpyOps(), shape, 1)
     size = probe.weighted()[-1].fan_in
+    probe.release()
     net = Net([Chain(layers), Linear(size)], SoftmaxLoss(), NumpyOps(), shape, batch, seed=3,
               dtype=np.float64)
     scrambled(net)
@@ -136,6 +150,18 @@ CASES = {
     "conv, no pad": lambda: [Conv(4, 2, 1, 0)],
     "conv, groups of pieces": lambda: [Conv(4, 3, 2, 1, groups=2, pieces=3), Maxout(3)],
     "conv, 1x1": lambda: [Conv(1, 1, 1, 0)],
+    "conv, no bias": lambda: [Conv(5, 3, 2, bias=False)],
+    "linear, no bias": lambda: [Linear(5, bias=False), Linear(4, bias=False)],
+    "flatten": lambda: [Conv(5), Flatten(), Linear(7), Flatten()],
+    "global max": lambda: [GlobalMaxPool()],
+    "global average": lambda: [GlobalAvgPool(), Linear(5)],
+    "prelu": lambda: [PReLU()],
+    "prelu of numbers": lambda: [Linear(5), PReLU()],
+    "batch norm with scale and shift": lambda: [BatchNorm(eps=0.01, affine=True)],
+    "batch norm of numbers with scale and shift": lambda: [Linear(5), BatchNorm(affine=True)],
+    "sum": lambda: [Sum([[Conv(4, 1, 2)], [Conv(5, 3, 2), ReLU(), Conv(4)], [
+        Conv(4, 3, 2, bias=False), BatchNorm(affine=True)]])],
+    "sum with the input": lambda: [Sum([[Tanh()], []])],
     "linear of an image": lambda: [Linear(5)],
     "linear of numbers": lambda: [Linear(4, pieces=5), Maxout(5), Linear(3)],
     "maxout": lambda: [Maxout(3)],

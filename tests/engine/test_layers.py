@@ -4,10 +4,12 @@ promises: declared shapes are actual shapes, slots do not collide, a resize keep
 Read next: tests/models/test_models.py.
 """
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from engine.containers import STOP, AuxiliaryClassifier, Branches, Chain, Residual
+from engine.containers import STOP, AuxiliaryClassifier, Branches, Chain, Residual, Sum
 from engine.diagnosis import first_not_finite
 from engine.errors import InputError
 from engine.layers import (
@@ -16,16 +18,20 @@ from engine.layers import (
     BatchNorm,
     Conv,
     Dropout,
+    Flatten,
+    GlobalAvgPool,
+    GlobalMaxPool,
     LeakyReLU,
     Linear,
     Maxout,
     MaxPool,
+    PReLU,
     ReLU,
     Sigmoid,
     Tanh,
     VLReLU,
 )
-from engine.losses import HingeLoss, SoftmaxLoss
+from engine.losses import HingeLoss, SoftmaxLoss, SquaredHingeLoss
 from engine.net import Net
 from engine.optimizers import SGD
 from kernels.clock import FINITE, LOSS, RATE, SEEN, STEP, new_clock
@@ -75,6 +81,32 @@ BODIES = {
                           Residual([Tanh(), Residual([Conv(4, name="c"), Sigmoid()])])],
     "chains": lambda: [Conv(4, name="a"), Chain([Tanh(), Conv(4, name="b"), Tanh()]),
                        Chain([Conv(3, name="c")]), Chain([Sigmoid()])],
+    "flatten": lambda: [Conv(5, name="a"), Tanh(), Flatten(), Linear(6, name="b"), Flatten(),
+                        Tanh()],
+    "flatten behind weights": lambda: [Conv(5, name="a"), Flatten(), Linear(6, name="b")],
+    "global max": lambda: [Conv(5, name="a"), GlobalMaxPool(), Tanh(), Linear(6, name="b")],
+    "global average": lambda: [Conv(5, name="a"), Tanh(), GlobalAvgPool(), Linear(6, name="b")],
+    "prelu": lambda: [Conv(5, name="a"), PReLU(name="p"), Conv(4, name="b"), PReLU(name="q"),
+                      Linear(5, name="c"), PReLU(name="r")],
+    "prelu first": lambda: [PReLU(name="p"), Conv(5, name="a"), Tanh()],
+    "affine": lambda: [Conv(5, name="a"), BatchNorm(affine=True, name="n"), Tanh(),
+                       Linear(6, name="b"), BatchNorm(affine=True, name="m"), Tanh()],
+    "affine first": lambda: [Dropout(0.3), BatchNorm(affine=True, name="n"), PReLU(name="p"),
+                             Conv(5, name="a"), Tanh()],
+    "no bias": lambda: [Conv(5, bias=False, name="a"), Tanh(), Conv(4, 1, bias=False, name="b"),
+                        Tanh(), Linear(6, bias=False, name="c")],
+    "sum": lambda: [Conv(5, name="a"), Tanh(), Sum([[Conv(4, 1, 2, name="b")], [
+        Conv(6, 3, 2, name="c"), Tanh(), Conv(4, name="d")]]), Tanh()],
+    "sum of many": lambda: [Conv(4, name="a"), Sum([
+        [], [Tanh(), Conv(4, name="b")], [MaxPool(3, 1, 1)], [], [Conv(4, name="c"), Tanh()]]),
+        Sum([[Conv(3, name="d")], [Sigmoid(), Sum([[Conv(3, name="e")], [Tanh(),
+             Conv(3, name="f")], [Conv(3, name="g")]])], [Conv(3, 1, name="h")]]), Tanh()],
+    "sum first": lambda: [Sum([[], [BatchNorm(affine=True, name="n")], [Tanh(),
+                                                                      Conv(3, name="a")]]), Tanh()],
+    "sum of nothing": lambda: [Conv(3, name="a"), Sum([[], [], []]), Tanh(), Sum([[], []])],
+    "sums and branches": lambda: [Conv(4, name="a"), Branches([
+        [Sum([[Conv(2, name="b")], [Tanh(), Conv(2, name="c")], [Conv(2, name="d")]])],
+        [Sum([[Branches([[], [Conv(1, name="e")]]), Tanh()], [Conv(5, name="f")]])], []]), Tanh()],
     "fitnet": lambda: [Dropout(0.2), Conv(4, pieces=2, name="a"), Maxout(2), Conv(4, name="b"),
                        ReLU(), MaxPool(2), Dropout(0.2), Residual([Conv(4, pieces=2, name="c"),
                        Maxout(2)]), MaxPool(5), Linear(6, pieces=5, name="d"), Maxout(5)],
@@ -125,7 +157,7 @@ def loss_of(net: Net) -> float:
     for head in heads_of(net):
         clock = new_clock()
         head.loss.clock = clock
-        head.loss.forward(head.scores, net.labels)
+        head.loss.forward(head.scores)
         head.loss.clock = head.own_clock
         total += head.weight * clock[LOSS]
     return total
@@ -135,9 +167,14 @@ def heads_of(net: Net) -> list[AuxiliaryClassifier]:
     return [layer for layer in net.chain.every() if isinstance(layer, AuxiliaryClassifier)]
 
 
-@pytest.mark.parametrize("body", [*BODIES, *EXITS])
-@pytest.mark.parametrize("loss", [SoftmaxLoss, HingeLoss])
-def test_gradient_of_a_net_is_its_directional_derivative(body, loss):
+SMOOTHED = partial(SoftmaxLoss, 0.2)
+EVERY = [*BODIES, *EXITS]
+
+
+@pytest.mark.parametrize("loss, body", [
+    *((loss, body) for loss in (SoftmaxLoss, HingeLoss) for body in EVERY),
+    *((loss, body) for loss in (SMOOTHED, SquaredHingeLoss) for body in ("conv", "fitnet"))])
+def test_gradient_of_a_net_is_its_directional_derivative(loss, body):
     net = small_net(body, loss())
     loss_of(net)
     net.backward()
@@ -309,7 +346,7 @@ def test_branches_are_the_chains_side_by_side():
     net = small_net("branches")
     net.forward(train=True)
     branches = net.chain.layers[2]
-    outputs = [chain.layers[-1].z if chain.layers[-1].weighted else chain.layers[-1].y
+    outputs = [chain.layers[-1].z if isinstance(chain.layers[-1], Conv) else chain.layers[-1].y
                for chain in branches.chains]
     assert branches.out_shape == (9, 11, 12)
     np.testing.assert_array_equal(branches.y, np.concatenate(outputs, -1))
@@ -446,10 +483,10 @@ def test_misfits_are_one_line_that_names_the_layer():
         ([Conv(4, groups=2, name="g"), Linear(4)], "g: 3 inputs and 4 outputs do not split"),
         ([Conv(4, name="last")], "a loss wants"),
         ([Conv(4, name="a"), Conv(4, name="a"), Linear(4)], "two layers are named 'a'"),
-        ([Residual([Conv(4, name="r")]), Linear(4)], "a residual sum needs equal shapes"),
+        ([Residual([Conv(4, name="r")]), Linear(4)], "a sum needs equal shapes"),
         ([Branches([[Conv(4)], [MaxPool(2)]]), Linear(4)], "may differ in their channels only"),
         ([AuxiliaryClassifier([Conv(4)], SoftmaxLoss(), 0.3, "aux"), Linear(4)],
-         "aux: its last layer gives"),
+         "aux/loss: the last layer gives"),
         ([AvgPool(10), Linear(4)], "smaller than the 10x10 window"),
     ]
     for layers, text in cases:

@@ -35,7 +35,7 @@ def learner(ops, name, act, precision, dropout=True):
     net = Net(build(name, act, 10, dropout=dropout), SoftmaxLoss(), ops, shape, BATCH, 3,
               precision=precision)
     fill(net, "ortho", 0, act)
-    put(net, images, np.arange(BATCH), np.arange(BATCH))
+    put(net, images, {"labels": np.arange(BATCH, dtype=np.int32)}, np.arange(BATCH))
     return net, lsuv(net, lambda: None)
 
 
