@@ -213,4 +213,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("bench.init", main, (DeviceError,)))
+    sys.exit(run_command("bench.init", main))

@@ -212,4 +212,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("bench.kernels", main, (DeviceError,)))
+    sys.exit(run_command("bench.kernels", main))

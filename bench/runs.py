@@ -16,7 +16,7 @@ from bench.common.machine import write
 from engine.run.folder import METRICS, RUN, read_metrics, read_run
 from kernels import ops_for
 
-SETTINGS = ("net", "act", "head", "init", "data", "recipe", "seed", "epochs", "steps", "batch",
+SETTINGS = ("net", "act", "loss", "init", "data", "recipe", "seed", "epochs", "steps", "batch",
             "optimizer", "lr", "dropout", "limit", "input_scale", "precision")
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     rows = [row(folder) for folder in found if (folder / METRICS).exists()]
     for r in rows:
         last = r["metrics"][-1]
-        print(f"{r['net']} {r['act']} {r['init']} {r['head']} seed {r['seed']}: epoch "
+        print(f"{r['net']} {r['act']} {r['init']} {r['loss']} seed {r['seed']}: epoch "
               f"{last['epoch']} of {r['epochs']:g}, test accuracy {last['test_accuracy']:.4f}")
     if rows:
         record = read_run(found[0])

@@ -256,4 +256,4 @@ def print_contest(rows: list[dict], facts: dict) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("bench.step", main, (DeviceError,)))
+    sys.exit(run_command("bench.step", main))

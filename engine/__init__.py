@@ -28,23 +28,23 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     other: `precision` and `batch`, where they are not to be the run's."""
     from dataclasses import replace
 
-    from engine.run import checkpoint
-
-    from engine.run import folder as runs
+    from engine.cli.settings import Settings
     from engine.errors import InputError
     from engine.losses import LOSSES
     from engine.net import Net
     from engine.predict import Predictor
-    from engine.cli.settings import Settings
+    from engine.run import checkpoint
+    from engine.run.files import need
+    from engine.run.folder import DESCRIPTION, read_run
     from engine.train import KNOWN
     from kernels import ops_for
     from models import NETS, build
 
-    record = runs.read_run(run)
+    record = read_run(run)
     saved = checkpoint.read(run, report)
     checkpoint.refuse_others(saved, record["settings"], record["data"])
     settings = replace(Settings.from_dict(saved.settings, saved.path, KNOWN), **other)
-    data, mean = runs.need(saved.data, runs.DESCRIPTION, saved.path), "data.mean_image"
+    data, mean = need(saved.data, DESCRIPTION, saved.path), "data.mean_image"
     height, width, channels = shape = NETS[settings.net].in_shape
     padded = (height + 2 * data["pad"], width + 2 * data["pad"], channels)
     if tuple(data["in_shape"]) != shape or mean not in saved.tensors \
@@ -55,7 +55,7 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     layers = build(settings.net, settings.act, len(data["classes"]), settings.dropout)
     ops = ops_for(device, threads, settings.precision, allow_fp32=True)
     settings = settings.on(ops)
-    net = Net(layers, LOSSES[settings.head](), ops, shape, min(settings.batch, BATCH),
+    net = Net(layers, LOSSES[settings.loss](), ops, shape, min(settings.batch, BATCH),
               settings.seed, precision=settings.precision)
     checkpoint.restore(saved, net)
     model = Predictor(net, data, saved.tensors[mean], settings.input_scale)

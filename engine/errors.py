@@ -20,10 +20,20 @@ class InputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run that started and can't go on: a NaN loss, a full disk. Commands exit with 1."""
+    """A run that started and can't go on: a NaN loss, a full disk. Commands exit with 1.
+
+    `kind`: a word for run.json, by which a program tells one from another."""
+
+    kind = "failure"
 
     def __init__(self, text: str):
         super().__init__(one_line(text))
+
+
+class NotFinite(RunError):
+    """A loss, a gradient or a score that is NaN or infinite."""
+
+    kind = "not finite"
 
 
 def printable(text: str) -> str:

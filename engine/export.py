@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 
 import engine
-from engine.cli import settings as options
+from engine.cli import options
 from engine.cli.command import Parser, run_command
-from engine.cli.messages import data_words, say
+from engine.cli.messages import data_line, print_line
 from engine.containers import AuxiliaryClassifier, Branches, Chain, Residual, Sum
 from engine.data import preprocessing as preprocess
 from engine.errors import InputError, RunError
@@ -56,7 +56,8 @@ from engine.layers import (
 )
 from engine.predict import Predictor
 from engine.run import checkpoint
-from engine.run import folder as runs
+from engine.run.files import write_atomic
+from engine.run.folder import versions
 from engine.scoring import need_statistics
 from engine.train import KNOWN
 
@@ -278,7 +279,7 @@ def model_of(onnx, model: Predictor, bare: bool = False, about: dict[str, str] |
     found = helper.make_model(
         helper.make_graph(graph.nodes, "net", [given], results, constants), ir_version=FORMAT,
         opset_imports=[helper.make_opsetid("", OPSET)], producer_name="lsuv-engine",
-        producer_version=runs.versions()["lsuv-engine"])
+        producer_version=versions()["lsuv-engine"])
     helper.set_model_props(found, about or {})
     return found
 
@@ -313,16 +314,16 @@ def difference(proto, model: Predictor) -> float | None:
 def trained(folder: str) -> tuple[Predictor, dict[str, str], str]:
     """The net of a run folder, in float32 on device numpy; what the file's metadata says of it; and
     a line for the user. InputError as of `engine.load`."""
-    model, record, saved, s = engine.restored(folder, "numpy", None, say, precision="fp32",
+    model, record, saved, s = engine.restored(folder, "numpy", None, print_line, precision="fp32",
                                               batch=COMPARED)
     need_statistics(model.net)
     data = model.data
-    about = {"net": s.net, "act": s.act, "init": s.init, "head": s.head, "step": str(saved.step),
+    about = {"net": s.net, "act": s.act, "init": s.init, "loss": s.loss, "step": str(saved.step),
              "data": data["name"], "data_fingerprint": data["fingerprint"],
              "classes": json.dumps(data["classes"])}
     if record["result"] is not None and saved.step == s.steps:
         about["test_accuracy"] = repr(record["result"]["test_accuracy"])
-    line = (f"net {s.net}  act {s.act}  init {s.init}  {data_words(data['name'])}\n"
+    line = (f"net {s.net}  act {s.act}  init {s.init}  {data_line(data['name'])}\n"
             f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
     return model, about, line
 
@@ -359,11 +360,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     options.check(args, KNOWN)
     if args.batch is not None and args.batch >= 1 << 31:
-        raise InputError(f"--batch {args.batch}: more than a file can say; leave it out for any")
+        raise InputError(f"--batch {args.batch}: more than a file can hold; leave it out")
     out = Path(args.run) / MODEL if args.out is None else target(args.out)
     onnx = package()
     model, about, line = trained(args.run)
-    say(line)
+    print_line(line)
     proto = model_of(onnx, model, args.bare, about)
     apart = difference(proto, model)
     if apart is not None and not apart <= APART:
@@ -373,15 +374,15 @@ def main(argv: list[str] | None = None) -> int:
         fix_batch(proto, args.batch)
     onnx.checker.check_model(proto, full_check=True)
     content = proto.SerializeToString()
-    runs.write_atomic(out, content)
-    say(f"wrote {out}, {len(content):,} bytes, ONNX operator set {OPSET}")
+    write_atomic(out, content)
+    print_line(f"wrote {out}, {len(content):,} bytes, ONNX operator set {OPSET}")
     for kind, values in (("input", proto.graph.input), ("output", proto.graph.output)):
         for value in values:
             tensor = value.type.tensor_type
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
             shape = ", ".join(str(d.dim_param or d.dim_value) for d in tensor.shape.dim)
-            say(f"{kind} {value.name}  {dtype} ({shape})")
-    say("onnxruntime is not installed, so no scores were compared" if apart is None else
+            print_line(f"{kind} {value.name}  {dtype} ({shape})")
+    print_line("onnxruntime is not installed, so no scores were compared" if apart is None else
         f"onnxruntime's scores differ from ours by at most {apart:.1e} of the largest, on "
         f"{COMPARED} random images")
     return 0

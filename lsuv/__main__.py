@@ -15,29 +15,30 @@ import argparse
 import sys
 from pathlib import Path
 
-from engine.run import folder as runs
-from engine.cli import settings as options
+from engine.cli import options
 from engine.cli.command import Parser, run_command
+from engine.cli.messages import data_line, log_line, print_line
+from engine.cli.settings import DEFAULTS
 from engine.data import load
 from engine.errors import InputError
+from engine.run.files import write_json
 from engine.train import KNOWN, assemble
-from engine.cli.messages import data_words, mutter, say
-from kernels import DeviceError, ops_for
+from kernels import ops_for
 from lsuv import initialise
 from models import NETS
 
 
-def parser() -> Parser:
-    found = Parser(prog="lsuv", description=__doc__.split("\n\nLSUV scales")[0])
-    options.add_net_options(found, KNOWN)
-    add = found.add_argument
-    add("--lsuv-batches", metavar="N", type=int, help="LSUV: mini-batches pooled in a measurement "
+def make_parser() -> Parser:
+    parser = Parser(prog="lsuv", description=__doc__.split("\n\nLSUV scales")[0])
+    groups = options.add_net_options(parser, KNOWN)
+    add = groups["initialisation"].add_argument
+    add("--lsuv-batches", metavar="N", type=int, help="mini-batches pooled in a measurement "
         "(default: 1)")
-    add("--lsuv-include", metavar="NAMES", help="LSUV: scale these layers only, for example "
+    add("--lsuv-include", metavar="NAMES", help="scale these layers only, for example "
         "'conv1*,clf'")
-    add("--lsuv-exclude", metavar="NAMES", help="LSUV: leave these layers as they are")
-    add("--json", metavar="FILE", help="write the report there too")
-    return found
+    add("--lsuv-exclude", metavar="NAMES", help="leave these layers as they are")
+    groups["run"].add_argument("--json", metavar="FILE", help="write the report there too")
+    return parser
 
 
 def check(args: argparse.Namespace) -> None:
@@ -51,22 +52,23 @@ def check(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
     options.check(args, KNOWN)
     check(args)
     args.batch = args.lsuv_batch or args.batch  # nothing is trained: no other batch is used
     ops = ops_for(args.device or "auto", args.threads, args.precision or "fp32",
                   not args.nondeterministic)
-    model = NETS[args.net or options.DEFAULTS["net"]]
+    model = NETS[args.net or DEFAULTS["net"]]
     data = load(args.data or "auto", args.data_dir, args.limit, wanted=model.data,
-                size=model.in_shape, report=mutter)
+                size=model.in_shape, report=log_line)
     s, _ = options.resolve(args, KNOWN, data)
-    say(f"net {s.net}  act {s.act}  init {s.init}  seed {s.seed}  input-scale {s.input_scale:g}")
-    say(f"{ops.why}; {ops.description}")
+    print_line(f"net {s.net}  act {s.act}  init {s.init}  seed {s.seed}  "
+               f"input-scale {s.input_scale:g}")
+    print_line(f"{ops.why}; {ops.description}")
     for note in data.notes:
-        say(f"note: {note}")
+        print_line(f"note: {note}")
     net, feed, _ = assemble(s, data, ops)
-    asked = {}
+    asked: dict = {}
     if s.init == "lsuv":
         asked = {"batches": args.lsuv_batches or 1,
                  "include": names(args.lsuv_include) or ["*"], "exclude": names(args.lsuv_exclude)}
@@ -75,12 +77,12 @@ def main(argv: list[str] | None = None) -> int:
     report.settings = {"net": s.net, "act": s.act, "init": s.init, "seed": s.seed,
                        "data": data.name, "fingerprint": data.fingerprint,
                        "input_scale": s.input_scale, "device": ops.name, **report.settings}
-    say(report.table())
+    print_line(report.table())
     if args.json is not None:
-        runs.write_json(Path(args.json), report.as_dict())
-        say(f"report in {args.json}")
-    say(f"layers {len(report.layers())}  parameters {net.parameters}  "
-        f"seconds {report.seconds:.2f}  device {ops.name}  {data_words(data.name)}")
+        write_json(Path(args.json), report.as_dict())
+        print_line(f"report in {args.json}")
+    print_line(f"layers {len(report.layers())}  parameters {net.parameters}  "
+        f"seconds {report.seconds:.2f}  device {ops.name}  {data_line(data.name)}")
     return 0
 
 
@@ -90,4 +92,4 @@ def names(text: str | None) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("lsuv", main, (DeviceError,)))
+    sys.exit(run_command("lsuv", main))

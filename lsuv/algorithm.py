@@ -52,6 +52,8 @@ NOISE = {"fp32": 1e-12, "tf32": 2.0 ** -20, "bf16": 2.0 ** -14}
 class LsuvError(RunError):
     """A layer that can't be brought to unit variance. `layer` and `piece` say which."""
 
+    kind = "lsuv"
+
     def __init__(self, layer, piece: int, text: str):
         self.layer, self.piece = layer.name, piece
         super().__init__(f"{layer.name}{f' piece {piece}' if layer.pieces > 1 else ''}: {text}")

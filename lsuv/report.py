@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from engine.run.folder import plain
+from engine.run.files import plain
 
 
 @dataclass

@@ -244,4 +244,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("bench.gpu", main, (DeviceError,)))
+    sys.exit(run_command("bench.gpu", main))

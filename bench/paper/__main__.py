@@ -30,9 +30,10 @@ from bench.paper.rows import NOT_RUN, VERDICTS, Row
 from bench.paper.study import (FOLDER, ROWS, Cell, Study, damaged, kept_json, on_record, record,
                                run)
 from engine.run import folder as runs
+from engine.run.files import write_json
 from engine.cli.command import Parser, run_command
 from engine.errors import InputError, choose
-from engine.cli.messages import say
+from engine.cli.messages import print_line
 from kernels import DEVICES, DeviceError
 from models.recipes import KINDS
 
@@ -156,13 +157,13 @@ def measure(study: Study, name: str) -> list[Row]:
     if not any(study.wanted(row) for cell in cells for row in cell.blank):
         return []
     about = getattr(experiment.cells, "func", experiment.cells).__doc__
-    say(f"{name}: {about.splitlines()[0]}")
+    print_line(f"{name}: {about.splitlines()[0]}")
     rows = run(study, cells, partial(record, study, name))
     figure = experiment.draw(study) if experiment.draw is not None else None
     if figure is not None:
         study.write(ROWS, f"{name}.figure", figure.as_dict())
         plots.draw(figure, study.folder)
-        say(f"{study.folder / name}.png and .csv")
+        print_line(f"{study.folder / name}.png and .csv")
     return rows
 
 
@@ -199,11 +200,11 @@ def report(study: Study, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for figure in figures:
         plots.draw(figure, out)
-    runs.write_json(out / "rows.json", rows)
+    write_json(out / "rows.json", rows)
     page.write(rows, figures, out, {
         "machine": study.machine, "date": study.today,
         "again": "python -m bench.paper all"})
-    say(f"{out / 'report.html'}, report.md, rows.json: {len(rows)} cells, {len(figures)} figures")
+    print_line(f"{out / 'report.html'}, report.md, rows.json: {len(rows)} cells, {len(figures)} figures")
 
 
 def with_blanks(study: Study, rows: list[dict]) -> list[dict]:
@@ -230,21 +231,21 @@ def main(argv: list[str] | None = None) -> int:
         for name in names:
             rows += measure(study, name)
     except KeyboardInterrupt:
-        say("stopped; the same command goes on where it was")
+        print_line("stopped; the same command goes on where it was")
         raise
     finally:  # whatever ends it, what is there is written
         if args.json is not None and names:
-            runs.write_json(Path(args.json), [row.as_dict() for row in rows])
+            write_json(Path(args.json), [row.as_dict() for row in rows])
     if names and not rows:
         raise none_such(study, names)
     if names:
-        say(counts(rows))
+        print_line(counts(rows))
     if any(row.verdict == NOT_RUN for row in rows) and study.left <= 0:
-        say("the budget is over; the same command goes on where it stopped")
+        print_line("the budget is over; the same command goes on where it stopped")
     if "report" in args.what:
         report(study, Path(args.out) if args.out is not None else study.folder)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(run_command("bench.paper", main, (DeviceError,)))
+    sys.exit(run_command("bench.paper", main))

@@ -21,9 +21,9 @@ from bench.paper.training import Run, cell, multiply_adds, plan, settings_option
 from bench.paper_tables import NC
 from engine.data import load
 from engine.errors import InputError
-from engine.cli.settings import resolve, train_parser
+from engine.cli.options import resolve, train_parser
 from engine.train import KNOWN, assemble, first_weights
-from engine.cli.messages import mutter
+from engine.cli.messages import log_line
 
 FLAT = 0.98                         # of the loss of guessing: until there the loss is flat
 IMAGENET = 1000                     # classes: elsewhere the plateau is another one, not judged
@@ -84,7 +84,7 @@ def first_epoch(study: Study, figure: str, column: str, run: Run) -> Cell:
 
     def walked(progress: Progress) -> dict | None:
         """The losses; None where the budget ended the walk."""
-        data = load(run.data, study.data_dir, size=KNOWN.nets[run.net].in_shape, report=mutter)
+        data = load(run.data, study.data_dir, size=KNOWN.nets[run.net].in_shape, report=log_line)
         s, _ = resolve(train_parser(KNOWN, "").parse_args(planned.arguments), KNOWN, data)
         net, feed, optimizer = assemble(s, data, study.ops)
         first_weights(s, net, feed)

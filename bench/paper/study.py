@@ -19,10 +19,11 @@ from pathlib import Path
 from bench.common.machine import machine
 from bench.paper.rows import CUT, NOT_RUN, OTHER, Row, line
 from engine.run import folder as runs
+from engine.run.files import write_json
 from engine.data import load
 from engine.data.download import MissingData
 from engine.errors import InputError
-from engine.cli.messages import mutter, say
+from engine.cli.messages import log_line, print_line
 from kernels import ops_for
 
 FOLDER = Path("runs") / "paper"
@@ -73,7 +74,7 @@ class Study:
         found = self.__dict__.setdefault("_data", {})
         if name not in found:
             try:
-                found[name] = load(name, self.data_dir, report=mutter)
+                found[name] = load(name, self.data_dir, report=log_line)
             except MissingData as missing:  # no table is of the synthetic set
                 raise InputError(f"data {name}: {missing.why}; {missing.remedy}") from None
         return found[name]
@@ -142,7 +143,7 @@ class Study:
     def write(self, room: str, name: str, value) -> None:
         path = self.folder / room / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_json(path, value)
+        write_json(path, value)
 
 
 class Progress:
@@ -175,7 +176,7 @@ class Progress:
             seconds = spent / worked * remaining
             beyond = ", more than the budget" if seconds > self.left() else ""
             rest = f"  [{minutes(seconds)} left{beyond}]"
-        say(f"{self.number}/{self.count} {self.cell.title}{': ' if text else ''}{text}{rest}")
+        print_line(f"{self.number}/{self.count} {self.cell.title}{': ' if text else ''}{text}{rest}")
 
 
 def minutes(seconds: float) -> str:
@@ -204,7 +205,7 @@ def run(study: Study, cells: list[Cell],
         progress.end()
         rows = [row for row in rows if study.wanted(row)]
         for row in rows:
-            say(line(row.as_dict()))
+            print_line(line(row.as_dict()))
         keep(rows)
         found += rows
     return found

@@ -28,6 +28,7 @@ from bench.paper.study import Cell, Progress, Study
 from bench.paper_tables import NC
 from engine.run import checkpoint
 from engine.run import folder as runs
+from engine.run.files import write_atomic
 from engine.data import NAMES
 from engine.errors import InputError, RunError
 from engine.losses import SoftmaxLoss
@@ -90,7 +91,7 @@ class Planned:
     def arguments(self) -> list[str]:
         """engine.train's, without seed, folder, device."""
         r = self.run
-        found = ["--net", r.net, "--act", r.act, "--init", r.init, "--data", r.data, "--head",
+        found = ["--net", r.net, "--act", r.act, "--init", r.init, "--data", r.data, "--loss",
                  r.head, "--recipe", self.kind, "--precision", self.precision]
         if r.optimizer:
             found += ["--optimizer", r.optimizer]
@@ -225,7 +226,7 @@ def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
         process.stderr.close()
     message = errors[-1].strip().removesuffix(", or take --data synthetic") if errors else ""
     if code == 1 and "not finite" in message:
-        runs.write_atomic(folder / FAILED, (message + "\n").encode())
+        write_atomic(folder / FAILED, (message + "\n").encode())
     elif code != 0 and not (over and code in (143, -signal.SIGTERM)):
         raise (InputError if code == 2 else RunError)(
             f"{planned.name} seed {seed}: {message or f'ended with exit code {code}'}")
@@ -235,7 +236,7 @@ def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
 def check(there: Outcome, planned: Planned, seed: int) -> None:
     """InputError where the folder holds another run than its name says."""
     r, settings = planned.run, there.record["settings"]
-    wanted = {"net": r.net, "act": r.act, "init": r.init, "head": r.head, "recipe": planned.kind,
+    wanted = {"net": r.net, "act": r.act, "init": r.init, "loss": r.head, "recipe": planned.kind,
               "precision": planned.precision, "seed": seed, "limit": None}
     for key, value in {**wanted, **dict(r.more)}.items():
         if settings.get(key, value) != value:

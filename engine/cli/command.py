@@ -16,17 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from engine.errors import InputError, RunError, one_line
+from kernels.errors import DeviceError
 
 
-def run_command(name: str, main: Callable[[], int | None],
-                input_errors: tuple[type[Exception], ...] = ()) -> int:
-    """Call `main` and turn what it raises into an exit code and one line on standard error.
-
-    `input_errors`: exceptions that count as bad input besides InputError (the rooms above name the
-    device's)."""
+def run_command(name: str, main: Callable[[], int | None]) -> int:
+    """Call `main` and turn what it raises into an exit code and one line on standard error."""
     try:
         return main() or 0
-    except (InputError, *input_errors) as error:
+    except (InputError, DeviceError) as error:
         code, line = 2, str(error)
     except RunError as error:
         code, line = 1, str(error)

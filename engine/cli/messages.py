@@ -1,22 +1,22 @@
 """The lines that a run prints: its first ones, an epoch's, and the last.
 
-Read next: engine/run/folder.py, where the same is kept.
+Read next: engine/cli/progress.py.
 """
 
 import math
 import os
 import sys
 
-from engine.cli import settings as options
+from engine.cli.settings import Settings, lines
 from engine.errors import printable
-from engine.cli.settings import Settings
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
+    """A line on standard output: what was asked for."""
     write(text, sys.stdout)
 
 
-def mutter(text: str) -> None:
+def log_line(text: str) -> None:
     """What happens before the run's first line, such as a download: on standard error."""
     write(text, sys.stderr)
 
@@ -34,7 +34,7 @@ def write(text: str, stream) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def data_words(name: str) -> str:
+def data_line(name: str) -> str:
     """The data set as the first and the last line name it."""
     made_up = "  (made up by the program, not a real data set)" if name == "synthetic" else ""
     return f"data {printable(name)}{made_up}"
@@ -52,17 +52,17 @@ def last_line(result: dict) -> str:
     return (f"test accuracy {result['test_accuracy']:.4f}  error {result['test_error']:.4f}  "
             f"loss {loss:.4f}  epochs {result['epochs']:g}  "
             f"images/s {result['images_per_second']:.0f}  device {result['device']}  "
-            f"{data_words(result['data'])}")
+            f"{data_line(result['data'])}")
 
 
-def introduce(s: Settings, origins: dict, data, ops) -> None:
+def print_settings(s: Settings, origins: dict, data, ops) -> None:
     """The first lines: the run in a line, the device and why, the data's notes, every setting."""
-    say(f"net {s.net}  act {s.act}  init {s.init}  {data_words(data.name)}")
-    say(f"{ops.why}; {ops.description}")
-    say(f"{len(data.train.images):,} training and {len(data.test.images):,} test images, "
-        f"{'x'.join(map(str, data.in_shape))}, {len(data.classes)} classes, "
-        f"fingerprint {data.fingerprint}")
+    print_line(f"net {s.net}  act {s.act}  init {s.init}  {data_line(data.name)}")
+    print_line(f"{ops.why}; {ops.description}")
+    print_line(f"{len(data.train.images):,} training and {len(data.test.images):,} test images, "
+               f"{'x'.join(map(str, data.in_shape))}, {len(data.classes)} classes, "
+               f"fingerprint {data.fingerprint}")
     for note in data.notes:
-        say(f"note: {printable(note)}")
-    for line in options.lines(s, origins):
-        say(printable(line))
+        print_line(f"note: {printable(note)}")
+    for line in lines(s, origins):
+        print_line(printable(line))

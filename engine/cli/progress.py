@@ -6,32 +6,33 @@ Read next: engine/run/folder.py, what a run leaves behind.
 
 import sys
 import time
+from typing import Any
 
-from engine.cli.messages import say
+from engine.cli.messages import print_line
 
 PLAIN_SECONDS = 60  # between two plain lines within an epoch
 
 
-class Progress:
+class ProgressBar:
     """A context; `line` prints above the bar, `step` moves it. Steps count the whole run."""
 
     def __init__(self, total: int, done: int):
-        self.total, self.done, self.bar = total, done, None
+        self.total, self.done = total, done
+        self.bar: Any = None  # rich's, on a terminal
         self.spoke = time.perf_counter()
         self.terminal = sys.stdout is not None and sys.stdout.isatty()
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "ProgressBar":
         if self.terminal:
             from rich.console import Console  # 15 ms, for a terminal alone
-            from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self.bar = Bar(TextColumn("epoch {task.fields[epoch]}"), BarColumn(),
-                           TextColumn("{task.percentage:>3.0f}%  loss {task.fields[loss]}  "
-                                      "{task.fields[speed]} images/s  left"),
-                           TimeRemainingColumn(), console=Console(), transient=True,
-                           redirect_stdout=False, redirect_stderr=False,
-                           refresh_per_second=2,
-                           speed_estimate_period=120)
+            self.bar = Progress(TextColumn("epoch {task.fields[epoch]}"), BarColumn(),
+                                TextColumn("{task.percentage:>3.0f}%  loss {task.fields[loss]}  "
+                                           "{task.fields[speed]} images/s  left"),
+                                TimeRemainingColumn(), console=Console(), transient=True,
+                                redirect_stdout=False, redirect_stderr=False,
+                                refresh_per_second=2, speed_estimate_period=120)
             self.task = self.bar.add_task("", total=max(self.total, 1), completed=self.done,
                                           epoch="1", loss="-", speed="-")
             self.bar.start()
@@ -46,7 +47,7 @@ class Progress:
         if self.bar:
             self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            say(text)
+            print_line(text)
 
     def step(self, step: int, epoch: int, loss: float, speed: float) -> None:
         """Show where the run is. loss: mean of the epoch so far; speed: training images/s."""

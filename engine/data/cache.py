@@ -34,7 +34,7 @@ from engine.data import preprocessing as preprocess
 from engine.data.dataset import Dataset, Split, fingerprint
 from engine.data.download import Layout, cache_folder
 from engine.run.files import open_regular
-from engine.run.folder import sweep, sync_folder
+from engine.run.files import sweep, sync_folder
 
 SETTLED = 2.0  # seconds: the coarsest tick of a file system's clock, FAT's
 LONGEST = 1 << 20  # bytes of a header; ours has about 2,000

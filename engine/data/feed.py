@@ -89,10 +89,11 @@ class Feed:
     """A data set's training batches, augmented, and its test images, as they are.
 
     move: random crops move by up to this many pixels, of which the data set's border has as many.
-    """
+    mirror: whether half of the training images are mirrored; None: as the data set says."""
 
-    def __init__(self, net, data, move: int, input_scale: float):
+    def __init__(self, net, data, move: int, input_scale: float, mirror: bool | None = None):
         self.net, self.data, self.move = net, data, move
+        self.mirror = data.mirror if mirror is None else mirror
         self.train = Resident(net, data.train, data.mean_image, data.pad, input_scale)
         self.test = Resident(net, data.test, data.mean_image, data.pad, input_scale)
         self.order_of = Order(net.seed, self.train.count)
@@ -109,7 +110,7 @@ class Feed:
 
     def train_batch(self) -> None:
         """The training batch of the clock's step, augmented, into net.x and net.labels."""
-        self.train.gather(self.order, self.move, self.data.mirror, augment=True)
+        self.train.gather(self.order, self.move, self.mirror, augment=True)
 
     def first_batches(self):
         """A function that gathers the run's first batch, then its second, ... for an initialiser.

@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save as to_bytes
 
+from engine.cli.settings import MAY_CHANGE
 from engine.errors import InputError, RunError
-from engine.run.files import open_regular, parse
-from engine.run.folder import CHECKPOINT, DATA, PREVIOUS, need, plain, versions, write_atomic
-from engine.cli.settings import MAY_CHANGE, RETIRED
+from engine.run.files import need, open_regular, parse, plain, write_atomic
+from engine.run.folder import CHECKPOINT, DATA, PREVIOUS, renamed, versions
 from engine.run.tensorfile import header, tensor
 
 FORMAT, VERSION = "lsuv-engine checkpoint", 1  # and a later one hashes its metadata the same way
@@ -228,6 +228,7 @@ def described(metadata: dict[str, str], path: Path) -> dict:
             raise ValueError(f"step {step}, epoch {epoch}, seed {seed}")
     except (LookupError, TypeError, ValueError) as error:
         raise Damaged(f"is not as this program writes it ({error!s:.200})") from None
+    found["settings"] = renamed(found["settings"])
     return {**found, "step": step, "epoch": epoch, "seed": seed}
 
 
@@ -242,12 +243,12 @@ def set_aside(folder: Path, saved: Saved) -> None:
 def refuse_others(saved: Saved, settings: dict, data: dict | None = None) -> None:
     """InputError if the checkpoint is of other settings, or of another data set, each by its name.
     """
-    for key, value in saved.settings.items():
-        if key not in (*MAY_CHANGE, *RETIRED) and settings.get(key) != value:
+    for key, value in saved.settings.items():  # one that is no setting any more decides nothing
+        if key in settings and key not in MAY_CHANGE and settings[key] != value:
             raise InputError(f"{saved.path}: this checkpoint is of {key} {value}, not "
-                             f"{settings.get(key)}; put the run's own files back")
+                             f"{settings[key]}; put the run's own files back")
     if data is not None and saved.data["fingerprint"] != data["fingerprint"]:
         raise InputError(
             f"{saved.path}: this checkpoint was trained on data {saved.data['name']} "
             f"(fingerprint {saved.data['fingerprint'][:12]}), not on {data['name']} "
-            f"({data['fingerprint'][:12]}); give the same data with --data-dir")
+            f"({data['fingerprint'][:12]}); give the same data with --data or --data-dir")

@@ -3,14 +3,10 @@
 run.json is there before the first checkpoint is. `--runs` makes a folder of such folders, seed0,
 seed1, ..., and runs.json in it says which they are.
 
-Every file is written whole into a temporary neighbour, flushed to the disk and renamed, so a
-reader, or a machine that loses power, sees the old file or the new one and never half of either.
-
 Read next: engine/run/checkpoint.py.
 """
 
 import errno
-import json
 import math
 import os
 import platform
@@ -25,9 +21,23 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import InputError, RunError
-from engine.run.files import contents, parse
+from engine.run.files import (
+    FULL,
+    NUMBER,
+    contents,
+    need,
+    parse,
+    sync_folder,
+    write_atomic,
+    write_json,
+)
 from kernels.clock import SIZE, STEP
 
+RENAMED = {"head": "loss"}  # a setting's name in older run folders: its present one
+# Those whose versions a result may depend on, where they are installed.
+PACKAGES = ("lsuv-engine", "numpy", "ml_dtypes", "safetensors", "Pillow", "onednn-cpu-gomp",
+            "cupy-cuda13x", "cupy-cuda12x", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12",
+            "nvidia-cudnn-frontend")
 COLUMNS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
            "images_per_second", "seconds")
 RUN, INIT, METRICS, SEEDS = "run.json", "init.json", "metrics.csv", "runs.json"
@@ -35,8 +45,6 @@ CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensor
 
 LONGEST_JSON = 4 << 20  # bytes of run.json (a few thousand) and runs.json (600 a run)
 LONGEST_METRICS = 8 << 20  # bytes of metrics.csv: 80,000 epochs
-FULL = (errno.ENOSPC, errno.EDQUOT)  # what a disk without room answers
-NUMBER = (int, float)
 # What is needed of run.json, of its data, and of its result once there is one; of runs.json.
 RECORD = {"settings": dict, "origins": dict, "data": dict, "device": str,
           "result": (dict, type(None))}
@@ -54,135 +62,38 @@ RESULT = {"test_accuracy": NUMBER, "test_error": NUMBER, "test_loss": (*NUMBER, 
           "epochs": NUMBER, "images_per_second": NUMBER, "device": str, "data": str}
 
 
-def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
-    """Replace `path` by `data`, at once or not at all; what stood there moves to `previous`.
-
-    RunError, with what is on the disk untouched, where the disk is full or the folder is gone."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            keep(path, previous)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
-        raise RunError(f"cannot write {path}: {error.strerror or error}; what was saved before is "
-                       f"kept{remedy(error, path)}") from error
-
-
-def keep(path: Path, previous: Path) -> None:
-    """Give what stands at `path` the name `previous` too, so that there is no moment without it.
-    Where a file system has no second names it is moved."""
-    if previous.exists() and path.samefile(previous):  # as a process left them that died here
-        return
-    second = previous.with_name(f".{previous.name}.{os.getpid()}.part")
-    try:
-        os.link(path, second)
-    except OSError:
-        second = path
-    os.replace(second, previous)
-
-
-def remedy(error: OSError, path: Path) -> str:
-    """What helps where the disk is full; of other failures the reason says it."""
-    folder = path.parent
-    if error.errno not in FULL:
-        return ""
-    if path.name not in (RUN, INIT, METRICS, SEEDS, CHECKPOINT):
-        return "; make room"
-    started = (folder / RUN).exists() or (folder / SEEDS).exists()
-    return "; make room" + (f", then go on with --resume {to_resume(folder)}" if started else "")
-
-
 def to_resume(folder: Path) -> Path:
     """What --resume is to be given: this run's folder, or that of all the seeds it is one of."""
     seed = folder.name.startswith("seed") and (folder.parent / SEEDS).exists()
     return folder.parent if seed else folder
 
 
-def sweep(folder: Path) -> None:
-    """Remove the temporary files that a killed process has left in a folder."""
-    for path in folder.glob(".*.part") if os.name == "posix" else ():
-        try:
-            os.kill(int(path.name.split(".")[-2]), 0)  # signal 0 only asks whether it lives
-        except ProcessLookupError:
-            with suppress(OSError):
-                path.unlink()
-        except (PermissionError, ValueError, OverflowError):
-            pass
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the system can: some file systems flush
-    no folder, and one that may not be read can't be opened for it."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def write_json(path: Path, value: dict) -> None:
-    """`value` as readable JSON. A number that is not finite becomes null, as JSON has none.
-
-    RunError where it is longer than any that is read: names of a hundred thousand classes."""
-    text = (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode()
-    if len(text) > LONGEST_JSON:
-        raise RunError(f"{path}: would have {len(text):,} bytes, and at most {LONGEST_JSON:,} are "
-                       "read again; give fewer classes, or shorter names")
-    write_atomic(path, text)
-
-
-def plain(value):
-    """`value` in JSON's own types."""
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-
 def read_run(folder: str | Path) -> dict:
     """run.json of a run folder. InputError if there is none, or it is not as it was written."""
     path = Path(folder) / RUN
-    found = need(read_json(path), RECORD, path)
-    need(found["data"], DATA, path)
-    if found["result"] is not None:
-        need(found["result"], RESULT, path)
-    return found
+    record = need(read_json(path), RECORD, path)
+    need(record["data"], DATA, path)
+    if record["result"] is not None:
+        need(record["result"], RESULT, path)
+    return record | {"settings": renamed(record["settings"])}
+
+
+def renamed(settings: dict) -> dict:
+    """Settings out of a file, under the names that they have today."""
+    return {RENAMED.get(name, name): value for name, value in settings.items()}
 
 
 def read_seeds(folder: Path) -> dict:
     """runs.json of a folder of seeds: the first one's settings, origins, how many runs, and the
     result of their mean, None before the end. InputError as of `read_run`."""
     path = folder / SEEDS
-    found = need(read_json(path), SERIES, path)
-    if not 2 <= found["runs"] < 1 << 31:
-        raise InputError(f"{path}: {found['runs']} runs, and it is for 2 or more, below 2^31; put "
+    series = need(read_json(path), SERIES, path)
+    if not 2 <= series["runs"] < 1 << 31:
+        raise InputError(f"{path}: {series['runs']} runs, and it is for 2 or more, below 2^31; put "
                          "the run's own file back")
-    if found["result"] is not None:
-        need(found["result"], RESULT, path)
-    return found
+    if series["result"] is not None:
+        need(series["result"], RESULT, path)
+    return series | {"settings": renamed(series["settings"])}
 
 
 def read_json(path: Path):
@@ -195,29 +106,18 @@ def read_json(path: Path):
         raise InputError(f"{path}: cannot be read ({error}); put the run's own file back") from None
 
 
-def need(found, wanted: dict, path: Path) -> dict:
-    """`found` if it is a dictionary with these keys, its values of these types, numbers finite and
-    true and false no numbers. InputError."""
-    for key, kind in wanted.items():
-        value = found.get(key, ...) if isinstance(found, dict) else ...
-        if not isinstance(value, kind) or isinstance(value, bool) or not finite(value):
-            raise InputError(f"{path}: not the {path.name} of a run ({key!r} is missing or of "
-                             "another type); put the run's own file back")
-    return found
-
-
-def need_progress(found: dict, step: int, ends: Iterable[int], path: Path) -> dict:
+def need_progress(progress: dict, step: int, ends: Iterable[int], path: Path) -> dict:
     """What a checkpoint says of the run up to its step, if it can be so. InputError.
 
     ends: the steps at which the run's epochs end."""
-    if missing := sorted(set(PROGRESS) - set(found)):
+    if missing := sorted(set(PROGRESS) - set(progress)):
         raise InputError(f"{path}: its progress lacks {', '.join(missing)}; it was written by "
                          "another version of this program, resume with that one")
-    need(found, PROGRESS, path)
-    rows = [need(row, ROW, path) for row in found["rows"]]
+    need(progress, PROGRESS, path)
+    rows = [need(row, ROW, path) for row in progress["rows"]]
     ends = [0, *islice(ends, len(rows) + 1)]
     try:
-        clock = [float.fromhex(value) for value in found["clock"]]
+        clock = [float.fromhex(value) for value in progress["clock"]]
     except (TypeError, ValueError, OverflowError):
         clock = []
     if len(clock) != SIZE or not all(map(math.isfinite, clock)) or clock[STEP] != step \
@@ -225,12 +125,13 @@ def need_progress(found: dict, step: int, ends: Iterable[int], path: Path) -> di
             or not ends[len(rows)] <= step <= ends[-1] \
             or not all(row["epoch"] == number and 0 <= row["train_accuracy"] <= 1
                        and 0 <= row["test_accuracy"] <= 1 for number, row in enumerate(rows, 1)) \
-            or not all(0 <= found[key] < 1 << 62 for key in ("images", "epoch_images", "seconds")) \
-            or not all(found[key] == 0 or 1e-9 < found[key] < 1 << 62
+            or not all(0 <= progress[key] < 1 << 62 
+                       for key in ("images", "epoch_images", "seconds")) \
+            or not all(progress[key] == 0 or 1e-9 < progress[key] < 1 << 62
                        for key in ("training", "epoch_training")):
         raise InputError(f"{path}: its progress is not that of this run at step {step}; put the "
                          "run's own file back")
-    return {key: found[key] for key in PROGRESS}
+    return {key: progress[key] for key in PROGRESS}
 
 
 def refuse_other_data(record: dict, data, folder: Path) -> None:
@@ -239,15 +140,7 @@ def refuse_other_data(record: dict, data, folder: Path) -> None:
     if before["fingerprint"] != data.fingerprint:
         raise InputError(f"{folder}: this run began on data {before['name']} (fingerprint "
                          f"{before['fingerprint']}), not on {data.name} ({data.fingerprint}); give "
-                         "the same data with --data-dir")
-
-
-def finite(value) -> bool:
-    """Whether a value that is a number is one that a float can be."""
-    try:
-        return not isinstance(value, NUMBER) or math.isfinite(value)
-    except OverflowError:
-        return False
+                         "the same data with --data or --data-dir")
 
 
 def untrained(folder: Path) -> bool:
@@ -295,15 +188,18 @@ def made(folder: Path) -> Iterator[None]:
 @contextmanager
 def begun(files: dict[Path, dict]) -> Iterator[None]:
     """Write JSON files that tell of a run. Where an error ends the context, those that are new are
-    removed: bad input leaves nothing behind, and a process that is killed a run to begin again."""
-    new = [path for path in files if not path.exists()]
+    removed: bad input leaves nothing behind, and a process that is killed a run to begin again. A
+    run that fails (RunError) keeps them, for they say why."""
+    new, written = [path for path in files if not path.exists()], False
     try:
         for path, value in files.items():
             write_json(path, value)
+        written = True
         yield
-    except Exception:
-        for path in new:
-            path.unlink(missing_ok=True)
+    except Exception as error:
+        if not (written and isinstance(error, RunError)):
+            for path in new:
+                path.unlink(missing_ok=True)
         raise
 
 
@@ -361,11 +257,8 @@ def describe(data) -> dict:
 
 def versions() -> dict[str, str]:
     """What the numbers may depend on."""
-    found = {"python": platform.python_version(), "numpy": np.__version__,
-             "system": platform.platform()}
-    for package in ("lsuv-engine", "safetensors", "onednn-cpu-gomp"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    numbers = {"python": platform.python_version(), "system": platform.platform()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            numbers[package] = version(package)
+    return numbers

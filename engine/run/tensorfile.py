@@ -14,7 +14,8 @@ Read next: engine/data/cache.py and engine/run/checkpoint.py, which read such fi
 
 import math
 import os
-from typing import BinaryIO, NamedTuple
+from io import BufferedReader
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class Entry(NamedTuple):
     start: int
 
 
-def header(file: BinaryIO, longest: int) -> tuple[dict[str, str], dict[str, Entry]]:
+def header(file: BufferedReader, longest: int) -> tuple[dict[str, str], dict[str, Entry]]:
     """The metadata and the tensors' places of an open file. ValueError says what is wrong.
 
     longest: of a header, in bytes."""
@@ -78,7 +79,7 @@ def whole(values) -> bool:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 1 << 62 for v in values)
 
 
-def tensor(file: BinaryIO, entry: Entry) -> np.ndarray:
+def tensor(file: BufferedReader, entry: Entry) -> np.ndarray:
     """One array of the open file, in the machine's byte order. ValueError if it is cut short."""
     array = np.empty(entry.shape, TYPES[entry.dtype])
     file.seek(entry.start)

@@ -73,7 +73,7 @@ def patched(text: str):
     code = ("import sys\nfrom bench.gpu import __main__, init, kernels, steps\n"
             "from engine.cli.command import run_command\nfrom kernels import DeviceError\n" + text +
             "\nif __name__ == '__main__':\n"
-            "    sys.exit(run_command('bench.gpu', gpu.main, (DeviceError,)))\n")
+            "    sys.exit(run_command('bench.gpu', gpu.main))\n")
     return code
 
 

@@ -215,7 +215,7 @@ def every_run() -> list[Run]:
 
 def test_runs_that_differ_have_folders_that_differ():
     """And every one is a command line that engine.train accepts."""
-    from engine.cli.settings import check, train_parser
+    from engine.cli.options import check, train_parser
     from engine.train import KNOWN
 
     names: dict[str, Planned] = {}

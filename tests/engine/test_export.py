@@ -58,6 +58,7 @@ from engine.optimizers import SGD
 from engine.predict import Predictor
 from engine.run import checkpoint
 from engine.run import folder as runs
+from engine.run.files import write_json
 from helpers.length import often
 from kernels import ops_for
 from kernels.reference import NumpyOps
@@ -269,7 +270,7 @@ def run_of(folder, base, name: str, act: str, contrast: bool, classes: int = 10,
         Predictor(net, record["data"], mean, 0.53).predict(images_for(shape))
         net.forward(train=False, before=told_apart)
     folder.mkdir(parents=True, exist_ok=True)
-    runs.write_json(folder / runs.RUN, record)
+    write_json(folder / runs.RUN, record)
     checkpoint.save(folder, net, SGD(net), step=0, epoch=0, settings=record["settings"],
                     data=record["data"], mean_image=mean, progress={})
     return folder

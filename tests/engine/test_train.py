@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -22,14 +21,14 @@ import pytest
 import engine
 import engine.train
 from engine.cli.command import SAVE
-from engine.cli.settings import RETIRED, YOUNGER, Settings
-from engine.data.feed import Order
+from engine.cli.settings import YOUNGER, Settings
+from engine.data.feed import Feed, Order, read_clock
 from engine.errors import InputError
 from engine.layers import Conv, Linear, MaxPool, ReLU
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
-from engine.run import checkpoint
+from engine.run import checkpoint, session
 from engine.run import folder as runs
 from helpers.devices import DEVICES
 from helpers.nets import tiny
@@ -82,7 +81,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
 
 
 def test_a_stop_during_evaluation_repeats_only_the_evaluation(tmp_path, straight, monkeypatch):
-    folder, batch = tmp_path / "stopped", engine.train.Feed.train_batch
+    folder, batch = tmp_path / "stopped", Feed.train_batch
     resident = type("once", (), {"left": 2})
 
     def interrupted(self, rows, _batch=engine.data.feed.Resident.batch):
@@ -94,7 +93,7 @@ def test_a_stop_during_evaluation_repeats_only_the_evaluation(tmp_path, straight
     monkeypatch.setattr(engine.data.feed.Resident, "batch", interrupted)
     assert command(*SMALL, "--epochs", 3, "--out", folder) == 143
     assert checkpoint.read(folder).step == 6 and not (folder / "metrics.csv").exists()
-    assert engine.train.Feed.train_batch is batch
+    assert Feed.train_batch is batch
     assert command("--resume", folder) == 0
     assert_same_run(straight, folder)
 
@@ -125,7 +124,7 @@ def test_sigusr1_saves_and_goes_on(tmp_path, straight, monkeypatch, capsys, step
 
 @pytest.mark.skipif(SAVE is None, reason="the system has no SIGUSR1")
 def test_sigusr1_before_there_is_something_to_save_and_in_evaluation(tmp_path, monkeypatch, capsys):
-    first_weights, score = engine.train.first_weights, engine.train.score
+    first_weights, score = engine.train.first_weights, session.score
 
     def signalled(inner):
         def outer(*arguments):
@@ -137,7 +136,7 @@ def test_sigusr1_before_there_is_something_to_save_and_in_evaluation(tmp_path, m
     assert command(*SMALL, "--epochs", 1, "--out", tmp_path / "first") == 0
     assert "SIGUSR1" not in capsys.readouterr().out
     monkeypatch.setattr(engine.train, "first_weights", first_weights)
-    monkeypatch.setattr(engine.train, "score", signalled(score))
+    monkeypatch.setattr(session, "score", signalled(score))
     assert command(*SMALL, "--epochs", 1, "--out", tmp_path / "second") == 0
     assert "saved as SIGUSR1 asked, step 6 of 6" in capsys.readouterr().out
 
@@ -145,12 +144,12 @@ def test_sigusr1_before_there_is_something_to_save_and_in_evaluation(tmp_path, m
 def test_a_second_signal_leaves_at_once(tmp_path, monkeypatch):
     """With the checkpoint of before, and nothing half written."""
     def hurried(self):
-        if engine.train.read_clock(self.net)[RATE] > 0:
+        if read_clock(self.net)[RATE] > 0:
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGTERM)
             raise AssertionError("the second signal was not heard")
 
-    monkeypatch.setattr(engine.train.Feed, "train_batch", hurried)
+    monkeypatch.setattr(Feed, "train_batch", hurried)
     assert command(*SMALL, "--init", "ortho", "--epochs", 1, "--out", tmp_path / "run") == 143
     assert checkpoint.read(tmp_path / "run").step == 0
     assert not list((tmp_path / "run").glob(".*"))
@@ -291,7 +290,7 @@ def test_epochs_end_where_they_did_and_cost_no_list():
 
     def ends(epochs, images=90, batch=16):
         s = SimpleNamespace(steps=round(epochs * images / batch), batch=batch)
-        return engine.train.epoch_ends(s, images)
+        return session.epoch_ends(s, images)
 
     assert list(ends(3)) == [6, 11, 17] and list(ends(2.5)) == [6, 11, 14]
     assert list(ends(0.5)) == [3] and list(ends(0)) == []
@@ -349,9 +348,9 @@ def test_a_run_older_than_a_setting_goes_on(tmp_path, straight, monkeypatch):
 
 
 def test_a_run_that_has_a_retired_setting_goes_on(tmp_path, straight, monkeypatch):
-    stopped = tmp_path / "stopped"
+    stopped, as_dict = tmp_path / "stopped", Settings.as_dict
     with monkeypatch.context() as older:
-        older.setattr(Settings, "as_dict", lambda s: asdict(s) | dict.fromkeys(RETIRED, False))
+        older.setattr(Settings, "as_dict", lambda s: as_dict(s) | {"guard": False})
         stop_at(older, 8)
         assert command(*SMALL, "--epochs", 3, "--out", stopped) == 143
     assert json.loads((stopped / runs.RUN).read_text())["settings"]["guard"] is False
@@ -408,14 +407,14 @@ def test_several_runs_are_finished_after_a_stop(tmp_path, capsys):
     three = [*SMALL, "--epochs", 1, "--runs", 3, "--out"]
     assert command(*three, whole) == 0
     with pytest.MonkeyPatch.context() as patch:
-        train_batch = engine.train.Feed.train_batch
+        train_batch = Feed.train_batch
 
         def interrupted(self):
-            if self.net.seed == 4 and engine.train.read_clock(self.net)[RATE] > 0:
+            if self.net.seed == 4 and read_clock(self.net)[RATE] > 0:
                 os.kill(os.getpid(), signal.SIGTERM)
             train_batch(self)
 
-        patch.setattr(engine.train.Feed, "train_batch", interrupted)
+        patch.setattr(Feed, "train_batch", interrupted)
         capsys.readouterr()
         assert command(*three, stopped) == 143
     assert capsys.readouterr().out.splitlines()[-1].endswith(f"--resume {stopped}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.run import checkpoint
 
-SETTINGS = {"seed": 1, "net": "small", "act": "relu", "head": "softmax", "optimizer": "sgd"}
+SETTINGS = {"seed": 1, "net": "small", "act": "relu", "loss": "softmax", "optimizer": "sgd"}
 DATA = {"name": "synthetic", "fingerprint": "ab" * 32}
 
 

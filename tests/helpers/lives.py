@@ -74,6 +74,7 @@ class Lives:
 def serve(library: str, folder: Path) -> None:
     """The process of `Lives`: an order a line on standard input, an End a line on standard output.
     """
+    import engine.cli.messages
     import engine.run.checkpoint  # nobody needs it here, and every life does
     import engine.train
     from helpers.nets import tiny
@@ -81,8 +82,9 @@ def serve(library: str, folder: Path) -> None:
 
     NETS["tiny"] = Model(tiny, (8, 8, 3))
     engine.train.load_data = functools.cache(engine.train.load_data)
+    engine.run.session.load_data = engine.train.load_data
     engine.train.load_data("synthetic", None, 90, size=(8, 8, 3), wanted="cifar10",
-                           report=engine.train.mutter)
+                           report=engine.cli.messages.log_line)
     faults = ctypes.CDLL(library)
     for line in sys.stdin:
         order = json.loads(line)
@@ -125,10 +127,9 @@ def live(order: dict, faults, files: dict[str, Path]) -> None:
 def command(arguments: list[str]) -> int:
     from engine.cli.command import run_command
     from engine.train import main
-    from kernels import DeviceError
 
     try:
-        return run_command("engine.train", lambda: main(arguments), (DeviceError,))
+        return run_command("engine.train", lambda: main(arguments))
     except SystemExit as stopped:
         return stopped.code
 
@@ -158,7 +159,7 @@ def watched(faults, kill) -> dict[str, list[float]]:
 
     timed(engine.train, "first_weights", "lsuv")
     timed(engine.train.Net, "backward", "training")
-    timed(engine.train, "score", "evaluation")
+    timed(engine.run.session, "score", "evaluation")
     timed(engine.run.checkpoint, "save", "checkpoint")
     return times
 

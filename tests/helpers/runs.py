@@ -13,10 +13,10 @@ import pytest
 
 import engine.train
 from engine.cli.command import run_command
+from engine.data.feed import Feed, read_clock
 from engine.run import checkpoint
 from engine.run import folder as runs
 from engine.run.lock import LOCK
-from kernels import DeviceError
 from kernels.clock import FIRST, RATE, STEP
 
 SMALL = ["--net", "tiny", "--data", "synthetic", "--limit", "90", "--batch", "16", "--device",
@@ -26,24 +26,23 @@ SMALL = ["--net", "tiny", "--data", "synthetic", "--limit", "90", "--batch", "16
 def command(*arguments) -> int:
     """engine.train with these arguments -> its exit code."""
     try:
-        return run_command("engine.train", lambda: engine.train.main([str(a) for a in arguments]),
-                           (DeviceError,))
+        return run_command("engine.train", lambda: engine.train.main([str(a) for a in arguments]))
     except SystemExit as stopped:
         return stopped.code
 
 
 def stop_at(monkeypatch, step: int, number=signal.SIGTERM):
     """Send this process a signal in the middle of `step`, once."""
-    train_batch, calls = engine.train.Feed.train_batch, []
+    train_batch, calls = Feed.train_batch, []
 
     def interrupted(self):
-        clock = engine.train.read_clock(self.net)
+        clock = read_clock(self.net)
         if self.net.batch == 16 and clock[STEP] == step and clock[RATE] > 0 and not calls:
             calls.append(step)
             os.kill(os.getpid(), number)
         train_batch(self)
 
-    monkeypatch.setattr(engine.train.Feed, "train_batch", interrupted)
+    monkeypatch.setattr(Feed, "train_batch", interrupted)
 
 
 def metrics(folder):

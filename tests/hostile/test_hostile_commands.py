@@ -20,7 +20,7 @@ import engine.evaluate
 import engine.export
 import engine.train
 import lsuv.__main__
-from engine.cli import settings
+from engine.cli import options
 from engine.cli.command import run_command
 from engine.data import synthetic
 from engine.errors import InputError
@@ -67,7 +67,7 @@ def end(command: str, arguments: list[str]) -> int:
     """The exit code. Whatever else than --help leaves a command by an exception is a defect."""
     try:
         with in_time():
-            return run_command(command, lambda: MAIN[command](arguments), (DeviceError,))
+            return run_command(command, lambda: MAIN[command](arguments))
     except SystemExit as stopped:
         assert stopped.code == 0 and {"-h", "--help"} & set(arguments)
         return 0
@@ -95,7 +95,7 @@ WORDS = ["", " ", "-", "--", "-1", "0", "1", "1.0", "1e3", "nan", "inf", "-inf",
          "{}", "--net", "--help=1", "-hx", "--=", "~", "~nobody", ".", "..", "/", "/dev/null",
          "/proc/self/mem", "file", "empty", "images", "run", "all", "run/run.json", "a/" * 2000]
 VALUES = {  # what may work, by option; every option is given WORDS too
-    "net": [*NETS], "act": ["maxout", "relu", "vlrelu", "tanh"], "head": ["softmax", "svm"],
+    "net": [*NETS], "act": ["maxout", "relu", "vlrelu", "tanh"], "loss": ["softmax", "svm"],
     "init": ["lsuv", "ortho", "xavier", "msra", "original"], "lsuv_mode": ["same", "fresh"],
     "lsuv_batch": ["8", "60", "61"], "lsuv_tol": ["0.05", "1"], "lsuv_max_iter": ["1", "0"],
     "lsuv_pre": ["ortho", "gaussian", "lsuv"], "lsuv_normalise": ["output", "input"],
@@ -118,7 +118,7 @@ BOUNDED = {"lsuv_batches": {"1", "0", "x", "-1"}, "lsuv_max_iter": {"1", "0", "x
 def options_of(command: str) -> list[str]:
     if command in OF_A_RUN:
         return OF_A_RUN[command]
-    parser = lsuv.__main__.parser() if command == "lsuv" else settings.train_parser(
+    parser = lsuv.__main__.make_parser() if command == "lsuv" else options.train_parser(
         engine.train.KNOWN, "")
     return [action.dest for action in parser._actions if action.nargs is None
             and action.option_strings]

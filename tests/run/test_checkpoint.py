@@ -19,6 +19,7 @@ from engine.cli.settings import MOST_EPOCHS
 from engine.errors import InputError, RunError
 from engine.run import checkpoint
 from engine.run import folder as runs
+from engine.run.files import write_json
 from helpers.checkpoints import DATA, SETTINGS, save
 from helpers.hostile import flipped
 from helpers.nets import scramble, small_net
@@ -189,7 +190,7 @@ def test_what_a_run_may_write_is_what_is_read_again(tmp_path):
     runs.write_metrics(tmp_path, rows)
     assert len(runs.read_metrics(tmp_path)) == MOST_EPOCHS
     with pytest.raises(RunError, match="fewer classes"):
-        runs.write_json(tmp_path / runs.RUN, {"classes": ["x" * 250] * 20_000})
+        write_json(tmp_path / runs.RUN, {"classes": ["x" * 250] * 20_000})
     assert not (tmp_path / runs.RUN).exists()
 
 

@@ -15,6 +15,7 @@ import pytest
 import engine.train
 from engine.errors import InputError
 from engine.run import folder as runs
+from engine.run.files import write_json
 from engine.run.lock import LOCK, hold
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the system has no flock")
@@ -85,7 +86,7 @@ def test_training_and_resuming_want_the_folder_alone(tmp_path, holder):
     engine.train.main([*RUN, "--out", str(tmp_path)])
     assert not (tmp_path / LOCK).exists()
     record = runs.read_run(tmp_path)
-    runs.write_json(tmp_path / runs.RUN, record | {"result": None})
+    write_json(tmp_path / runs.RUN, record | {"result": None})
     with hold(tmp_path, pytest.fail), pytest.raises(InputError, match="is writing this run"):
         engine.train.main(["--resume", str(tmp_path)])
 

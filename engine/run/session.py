@@ -1,0 +1,423 @@
+"""A run from its first weights to its last line: begun, watched, saved, stopped, resumed, repeated.
+
+engine/train.py has the loop; here is what stands around it, so that it can be read. A `Session` is
+the run as it stands between two steps. Nothing of the rooms above is imported: a command hands over
+what a session needs of them as `Work`.
+
+Read next: engine/run/folder.py, where it all is kept.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.cli import options
+from engine.cli.command import Signals
+from engine.cli.messages import epoch_line, last_line, log_line, print_line, print_settings
+from engine.cli.progress import ProgressBar
+from engine.cli.settings import MAY_CHANGE, Known, Settings
+from engine.data import NAMES
+from engine.data import load as load_data
+from engine.data.feed import Feed, read_clock, zero_sums
+from engine.diagnosis import first_not_finite
+from engine.errors import InputError, NotFinite, RunError
+from engine.net import Net
+from engine.optimizers import Optimizer
+from engine.run import checkpoint
+from engine.run import folder as run_folder
+from engine.run.files import NoRoom, plain, sweep, write_json
+from engine.run.lock import hold
+from engine.schedules import rates
+from engine.scoring import Scores, need_statistics, score
+from kernels.clock import CORRECT_SUM, FINITE, LOSS_SUM, SEEN, STEP, new_clock
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a command hands over of the rooms that a session does not import.
+
+    assemble(settings, data, ops) -> net, feed, optimizer. first_weights(settings, net, feed) ->
+    report. train(session) -> whether it came to the end."""
+
+    known: Known
+    ops_for: Callable
+    assemble: Callable[[Settings, Any, Any], tuple[Net, Feed, Optimizer]]
+    first_weights: Callable[[Settings, Net, Feed], Any]
+    train: Callable[["Session"], bool]
+
+
+@dataclass
+class Progress:
+    """What a run has done so far, beside its weights: all that a checkpoint's `progress` holds."""
+
+    clock: np.ndarray = field(default_factory=new_clock)  # with the unfinished epoch's sums
+    rows: list[dict] = field(default_factory=list)  # of metrics.csv
+    images: int = 0  # trained on
+    training: float = 0.0  # seconds of training, without evaluation
+    epoch_training: float = 0.0  # of them in the unfinished epoch
+    epoch_images: int = 0
+    seconds: float = 0.0  # of everything
+
+    def count(self, clock: np.ndarray, batch: int, seconds: float) -> None:
+        """Take up the steps from the last count to this clock, which took so many seconds."""
+        images = int(clock[STEP] - self.clock[STEP]) * batch
+        self.clock = clock
+        self.images, self.epoch_images = self.images + images, self.epoch_images + images
+        self.training, self.epoch_training = self.training + seconds, self.epoch_training + seconds
+
+    def as_dict(self) -> dict:
+        return {**vars(self), "clock": [float(value).hex() for value in self.clock]}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Progress":
+        """What `as_dict` gave, as `run_folder.need_progress` has seen it."""
+        clock = np.array([float.fromhex(value) for value in values["clock"]])
+        return cls(**{**values, "clock": clock})
+
+
+class Epoch(NamedTuple):
+    """Its number from 1 on, the first step that is left of it, and the step behind its last."""
+
+    number: int
+    first: int
+    end: int
+
+
+def epoch_ends(s: Settings, images: int) -> Iterator[int]:
+    """The step after which each epoch is over: batches run on across epochs, the last may be short.
+    """
+    epoch = end = 0
+    while end < s.steps:
+        epoch += 1
+        end = min(s.steps, round(epoch * images / s.batch))
+        yield end
+
+
+class Session:
+    """A run as it stands: net, data, optimizer, folder, and what has been done.
+
+    `asked` is what signals have asked for. Used as a context it shows its progress."""
+
+    def __init__(self, s: Settings, net: Net, feed: Feed, optimizer: Optimizer, folder: Path,
+                 progress: Progress, asked: Signals):
+        self.settings, self.net, self.feed, self.optimizer = s, net, feed, optimizer
+        self.folder, self.progress, self.asked = folder, progress, asked
+        self.before, self.began = progress.seconds, time.perf_counter()
+        self.show = ProgressBar(s.steps, int(progress.clock[STEP]))
+
+    def __enter__(self) -> "Session":
+        self.show.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.show.__exit__(*error)
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, those before it was stopped included."""
+        return self.before + time.perf_counter() - self.began
+
+    def epochs(self) -> Iterator[Epoch]:
+        """The epochs that are not finished. There is a checkpoint before the first step."""
+        if self.progress.clock[STEP] == 0:
+            self.save()
+        ends = epoch_ends(self.settings, self.feed.train.count)
+        done = len(self.progress.rows)
+        for number, end in enumerate(islice(ends, done, None), done + 1):
+            yield Epoch(number, int(self.progress.clock[STEP]), end)
+
+    def steps(self, epoch: Epoch) -> Iterator[int]:
+        """The epoch's steps, until it is over, a signal asks to stop or the clock is latched; at
+        the end the clock is read and counted. RunError names step, epoch and layer where a loss or
+        gradient is not finite.
+
+        Between two steps it saves, if a signal asks for that, and about once a second shows where
+        the run is."""
+        self.start = looked = time.perf_counter()
+        for step in range(epoch.first, epoch.end):
+            yield step
+            if self.asked.stop():
+                break
+            if self.asked.save:
+                self.count(epoch)
+                self.save()
+                self.start = looked = time.perf_counter()
+            elif time.perf_counter() - looked > 1:
+                clock, looked = read_clock(self.net), time.perf_counter()
+                if not clock[FINITE]:
+                    break
+                images = (clock[STEP] - self.progress.clock[STEP]) * self.settings.batch
+                self.show.step(int(clock[STEP]), epoch.number, clock[LOSS_SUM] / clock[SEEN],
+                               images / (looked - self.start))
+        self.count(epoch)
+
+    def count(self, epoch: Epoch) -> None:
+        """Take up the steps done since the last count."""
+        self.net.ops.synchronize()
+        clock, seconds = read_clock(self.net), time.perf_counter() - self.start
+        if not clock[FINITE]:  # that step is repeated, looking
+            where = first_not_finite(self.net, self.feed)
+            raise NotFinite(f"loss or gradient is not finite at step {int(clock[STEP])} (epoch "
+                            f"{epoch.number}): first seen in {where}; {self.advice()}")
+        self.progress.count(clock, self.settings.batch, seconds)
+
+    def score(self) -> Scores | None:
+        """Of the test set; None if a signal asks to stop."""
+        return None if self.asked.stop() else score(self.net, self.feed, self.asked.stop)
+
+    def finished(self, epoch: Epoch, tested: Scores) -> None:
+        """An epoch is over: a row in metrics.csv, a line, a checkpoint."""
+        self.require_finite(tested, f"after step {epoch.end} (epoch {epoch.number})")
+        s, past = self.settings, self.progress
+        past.seconds, clock = self.seconds, past.clock
+        row = {"epoch": epoch.number, "step": epoch.end,
+               "lr": float(rates(s.policy, epoch.end - 1, 1)[0]),
+               "train_loss": clock[LOSS_SUM] / clock[SEEN],
+               "train_accuracy": clock[CORRECT_SUM] / clock[SEEN],
+               "test_loss": tested.loss, "test_accuracy": tested.accuracy,
+               "images_per_second": past.epoch_images / max(past.epoch_training, 1e-9),
+               "seconds": past.seconds}
+        past.rows.append(row)
+        run_folder.write_metrics(self.folder, past.rows)
+        self.show.step(epoch.end, epoch.number, row["train_loss"], row["images_per_second"])
+        self.show.line(epoch_line(row, s.epochs))
+        zero_sums(clock)
+        past.epoch_training, past.epoch_images = 0.0, 0
+        self.save()
+
+    def save(self) -> None:
+        self.progress.seconds = self.seconds
+        step, s, data = int(self.progress.clock[STEP]), self.settings, self.feed.data
+        checkpoint.save(self.folder, self.net, self.optimizer, step=step,
+                        epoch=step * s.batch / self.feed.train.count, settings=s.as_dict(),
+                        data=run_folder.describe(data), mean_image=data.mean_image,
+                        progress=self.progress.as_dict())
+        if self.asked.save:
+            self.asked.save = False
+            self.show.line(f"saved as SIGUSR1 asked, step {step} of {s.steps}")
+
+    def require_finite(self, tested: Scores, when: str) -> None:
+        """NotFinite where the test set shows what training has not met yet."""
+        if not np.isfinite(tested.loss):
+            raise NotFinite(f"test loss is not finite {when}: first seen in {tested.where}; "
+                            f"{self.advice()}")
+
+    def advice(self) -> str:
+        s, saved = self.settings, checkpoint.read(self.folder)
+        clip = f"--clip ({s.clip:g})" if s.clip else "set --clip 1"
+        return (f"lower --lr ({s.lr:g}) or {clip}, or try another --init ({s.init}); the last good "
+                f"checkpoint is {saved.path}, step {saved.step}")
+
+
+def new_run(work: Work, s: Settings, origins: dict, data, ops, folder: Path,
+            seeds: dict | None = None) -> dict:
+    """Initialise and train in a new folder -> the run's record, as run.json holds it.
+
+    seeds: what runs.json holds where this is one of several runs; it is written beside the folder.
+    """
+    net, feed, optimizer = work.assemble(s, data, ops)
+    if not s.steps:
+        need_statistics(net)  # the untrained net is going to be scored
+    record = {"settings": s.as_dict(), "origins": origins, "data": run_folder.describe(data),
+              "parameters": net.parameters, "device": ops.name, "device_description":
+              ops.description, "versions": run_folder.versions(),
+              "started": time.strftime("%Y-%m-%d %H:%M:%S%z"), "failure": None, "result": None}
+    files = {folder.parent / run_folder.SEEDS: seeds} if seeds is not None else {}
+    with run_folder.made(folder), hold(folder, print_line):
+        run_folder.new_folder(folder)  # that another one has not begun there meanwhile
+        sweep(folder)
+        with run_folder.begun(files | {folder / run_folder.RUN: record}), \
+                failure_recorded(folder, record):
+            report = work.first_weights(s, net, feed)
+        print_report(s, net, report, folder)
+        return finish(work, Session(s, net, feed, optimizer, folder, Progress(), Signals()), record)
+
+
+def resumed_run(work: Work, s: Settings, origins: dict, data, ops, folder: Path,
+                record: dict) -> dict:
+    """Continue the run in `folder` from its checkpoint -> its record, which was `record`."""
+    with hold(folder, print_line):
+        sweep(folder)
+        print_line(f"resuming {folder}")
+        threads = record["settings"].get("threads")
+        if ops.name != record["device"]:
+            print_rounding(f"on device {record['device']}", f"on {ops.name}")
+        elif isinstance(threads, int) and threads != s.threads:
+            print_rounding(f"with {threads} thread{'s' if threads > 1 else ''}",
+                           f"with {s.threads}")
+        elif ops.description != record.get("device_description", ops.description):
+            print_rounding(f"on {record['device_description']}", f"on {ops.description}")
+        net, feed, optimizer = work.assemble(s, data, ops)
+        record |= {"settings": s.as_dict(), "origins": origins, "device": ops.name,
+                   "device_description": ops.description, "failure": None}
+        if run_folder.untrained(folder):  # killed as it began: its first weights are made again
+            with failure_recorded(folder, record):
+                report = work.first_weights(s, net, feed)
+            print_report(s, net, report, folder)
+            progress = Progress()
+        else:
+            saved = checkpoint.read(folder, print_line)
+            checkpoint.refuse_others(saved, s.as_dict(), run_folder.describe(data))
+            checkpoint.restore(saved, net, optimizer)
+            ops.prefer(saved.plans)
+            checkpoint.set_aside(folder, saved)
+            ends = epoch_ends(s, feed.train.count)
+            progress = Progress.from_dict(
+                run_folder.need_progress(saved.progress, saved.step, ends, saved.path))
+            run_folder.write_metrics(folder, progress.rows)
+            print_line(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
+        return finish(work, Session(s, net, feed, optimizer, folder, progress, Signals()), record)
+
+
+def finish(work: Work, run: Session, record: dict) -> dict:
+    """Train to the end, write the result into run.json, print the last line -> the record.
+
+    A run that was stopped ends in SystemExit 130 or 143."""
+    s, progress, folder, asked = run.settings, run.progress, run.folder, run.asked
+    quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    with asked.open(), quiet, failure_recorded(folder, record, progress):
+        with run:
+            done = work.train(run)
+        tested = None
+        if done and not progress.rows:  # --epochs 0: the untrained net
+            tested = run.score()
+            done = tested is not None
+        if not done:
+            print_line(f"stopped at step {int(progress.clock[STEP])} of {s.steps} and saved; "
+                       "continue with python -m engine.train --resume "
+                       f"{run_folder.to_resume(folder)}")
+            raise SystemExit(asked.exit_code)
+        if tested is None:
+            accuracy, loss = progress.rows[-1]["test_accuracy"], progress.rows[-1]["test_loss"]
+        else:
+            run.require_finite(tested, "before training")
+            accuracy, loss = tested.accuracy, tested.loss
+        record["result"] = {
+            "test_accuracy": accuracy, "test_error": 1 - accuracy,
+            "test_loss": loss, "epochs": s.epochs, "steps": s.steps,
+            "images_per_second": progress.images / progress.training if progress.training else 0.0,
+            "training_seconds": progress.training, "seconds": progress.seconds,
+            "device": run.net.ops.name, "data": run.feed.data.name,
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S%z")}
+        record = plain(record)
+        write_json(folder / run_folder.RUN, record)
+    print_line(last_line(record["result"]))
+    if asked.stop():  # too late for this run, and in time for the seeds that would follow
+        raise SystemExit(asked.exit_code)
+    return record
+
+
+@contextmanager
+def failure_recorded(folder: Path, record: dict, progress: Progress | None = None):
+    """Where a RunError ends the context, run.json says so: "failure" with its kind, the step and
+    the text. One on a full disk says how to go on."""
+    try:
+        yield
+    except RunError as error:
+        step = int(progress.clock[STEP]) if progress else 0
+        failure = {"kind": error.kind, "step": step, "text": str(error)}
+        with suppress(RunError, OSError):
+            write_json(folder / run_folder.RUN, {**record, "failure": failure})
+        if isinstance(error, NoRoom):
+            raise NoRoom(f"{error}, then go on with --resume {run_folder.to_resume(folder)}"
+                         ) from error
+        raise
+
+
+def seed_runs(work: Work, s: Settings, origins: dict, data, ops, out: Path, count: int) -> None:
+    """`count` runs, of seeds s.seed, s.seed + 1, ..., each in a folder of `out`, and their mean.
+
+    A run that is there already is continued, or taken as it is if it is complete."""
+    sweep(out)
+    series: dict = {"settings": s.as_dict(), "origins": origins, "runs": count, "result": None}
+    results = []
+    for k in range(count):
+        one, folder = replace(s, seed=s.seed + k), out / f"seed{s.seed + k}"
+        print_line(f"run {k + 1} of {count}, seed {one.seed}, {folder}")
+        if (folder / run_folder.RUN).exists():
+            record = run_folder.read_run(folder)
+            run_folder.refuse_other_data(record, data, folder)
+            if record["result"] is None:
+                record = resumed_run(work, one, origins, data, ops, folder, record)
+            else:
+                print_line(f"{folder} is complete")
+        else:
+            record = new_run(work, one, origins, data, ops, run_folder.new_folder(folder), series)
+        results.append(record["result"])
+    series |= {"result": summarise(results), "results": results}
+    write_json(out / run_folder.SEEDS, series)
+    print_line(last_line(series["result"]))
+
+
+def summarise(results: list[dict]) -> dict:
+    """Mean and spread (sample standard deviation) of several results -> the result of the mean."""
+    accuracy = np.array([result["test_accuracy"] for result in results])
+    losses = [float("nan") if r["test_loss"] is None else r["test_loss"] for r in results]
+    mean, spread = float(accuracy.mean()), float(accuracy.std(ddof=1))
+    print_line(f"{len(results)} runs: test accuracy mean {mean:.4f}  spread {spread:.4f}  "
+               f"min {accuracy.min():.4f}  max {accuracy.max():.4f}")
+    return {"test_accuracy": mean, "test_error": 1 - mean, "spread": spread,
+            "test_loss": float(np.mean(losses)),
+            "images_per_second": float(np.mean([r["images_per_second"] for r in results])),
+            **{key: results[-1][key] for key in ("epochs", "device", "data")}}
+
+
+def resume(work: Work, args) -> None:
+    """Continue what is in args.resume: a run, or a folder of several with runs.json in it."""
+    folder = Path(args.resume)
+    several = (folder / run_folder.SEEDS).exists()
+    where = folder / (run_folder.SEEDS if several else run_folder.RUN)
+    record = run_folder.read_seeds(folder) if several else run_folder.read_run(folder)
+    changed = {name: getattr(args, name) for name in MAY_CHANGE if getattr(args, name) is not None}
+    for name in changed.keys() & {"data", "data_dir"}:
+        if changed[name] not in NAMES:
+            changed[name] = options.absolute(changed[name])
+    if args.device in ("numpy", "cuda"):
+        changed.setdefault("threads", None)  # those of another device
+    s = Settings.from_dict(record["settings"] | changed, where, work.known)
+    if record["result"] is not None:
+        sweep(folder)
+        print_line(f"{folder} is complete; to train longer start a new run with more --epochs")
+        print_line(last_line(record["result"]))
+        return
+    ops = work.ops_for(s.device, s.threads, s.precision, not s.nondeterministic)
+    s = replace(s, threads=ops.threads)
+    data = data_of(s, work.known.nets[s.net].in_shape)
+    origins = {**record["origins"], **dict.fromkeys(changed, "command line")}
+    s.must_fit(data, where)
+    if not several:
+        run_folder.refuse_other_data(record, data, folder)
+    print_settings(s, origins, data, ops)
+    if several:
+        seed_runs(work, s, origins, data, ops, folder, record["runs"])
+    else:
+        resumed_run(work, s, origins, data, ops, folder, record)
+
+
+def data_of(s: Settings, in_shape: tuple[int, ...]):
+    """The data set of a run that has begun. InputError names the remedy where its folder of images
+    lies elsewhere now."""
+    if s.data not in NAMES and not Path(s.data).is_dir():
+        raise InputError(f"the run's images were in {s.data}, and there is no such folder; give "
+                         "their new place with --data FOLDER")
+    return load_data(s.data, s.data_dir, s.limit, size=in_shape, report=log_line)
+
+
+def print_report(s: Settings, net: Net, report, folder: Path) -> None:
+    """What the initialiser did: in a line, and layer by layer in init.json."""
+    for note in report.notes:
+        print_line(f"note: {note}")
+    print_line(f"init {s.init}: {len(report.layers())} layers with weights, {net.parameters:,} "
+               f"parameters, {report.seconds:.2f} s; {folder / run_folder.INIT} has every layer")
+    write_json(folder / run_folder.INIT, report.as_dict())
+
+
+def print_rounding(before: str, now: str) -> None:
+    print_line(f"note: the run began {before}; {now} it continues equal up to rounding, not bit "
+               "for bit")
