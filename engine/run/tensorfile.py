@@ -83,6 +83,6 @@ def tensor(file: BufferedReader, entry: Entry) -> np.ndarray:
     """One array of the open file, in the machine's byte order. ValueError if it is cut short."""
     array = np.empty(entry.shape, TYPES[entry.dtype])
     file.seek(entry.start)
-    if file.readinto(array) != array.nbytes:
+    if file.readinto(array.data) != array.nbytes:
         raise ValueError("a tensor is cut short")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
