@@ -3,8 +3,10 @@
 Read next: engine/cli/command.py.
 """
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -47,7 +49,8 @@ SYNTHETIC = ("--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--
     (["--limit", "0"], "--limit 0"), (["--runs", "0"], "--runs 0"),
     (["--threads", "0"], "--threads 0"), (["--threads", "100000"], "must be in [1, 1024]"),
     (["--seed", str(2**64 - 1), "--runs", "2"], "beyond 2^64"),
-    (["--net", "fitnet_mnist", "--momentum", "0.5", "--summary"], "no momentum"),
+    (["--net", "fitnet_mnist", "--momentum", "0.5", "--summary"],
+     "optimizer rmsprop has none, but rho, delta, decay, clip"),
     ([*SYNTHETIC, "--batch", "32", "--epochs", "1e10"], "--epochs 1e+10 is 2e+10 steps"),
     ([*SYNTHETIC, "--batch", "32", "--epochs", "1e300"], "fewer than 2^31"),
     ([*SYNTHETIC, "--batch", "1" + "0" * 400], "more than the 64 training images"),
@@ -172,7 +175,7 @@ def test_only_a_full_disk_wants_room(number, remedy, tmp_path, monkeypatch):
     def fail(descriptor):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(runs.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(RunError, match=os.strerror(number)) as error:
         write_json(tmp_path / "init.json", {})
     assert ("make room" in str(error.value)) == (remedy is not None)
@@ -217,12 +220,23 @@ def test_the_commands_run_as_programs(tmp_path):
         assert done.stderr.startswith(f"{module}: error: ") and done.stderr.count("\n") == 1
 
 
+def test_the_package_lists_the_commands():
+    done = subprocess.run([sys.executable, "-m", "engine"], capture_output=True, text=True)
+    commands = re.findall(r"python -m (\S+)", done.stdout)
+    assert done.returncode == 0 and len(commands) == len(set(commands)) > 10
+    for name in commands:
+        assert importlib.util.find_spec(name) is not None, name
+
+
 def test_help_and_summary(capsys):
     for main in (engine.train.main, engine.evaluate.main, engine.export.main):
         with pytest.raises(SystemExit) as stopped:
             main(["--help"])
         assert stopped.value.code == 0
-    assert "fitnet4-bn-before" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "fitnet4-bn-before" in out
+    groups = re.findall(r"^(\w+):$", out.split("usage: engine.evaluate")[0], re.M)
+    assert groups == ["options", "net", "initialisation", "data", "training", "device", "run"]
     assert train(*SYNTHETIC, "--batch", "32", "--act", "relu", "--summary") == 0
     out = capsys.readouterr().out
     assert "128,102" in out and "conv11" in out

@@ -488,11 +488,11 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_last_checkpoint(tmp_path, mo
             raise OSError(28, "No space left on device")
         fsync(descriptor)
 
-    monkeypatch.setattr(runs.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     assert command(*SMALL, "--epochs", 3, "--out", tmp_path / "run") == 1
     error = capsys.readouterr().err
     assert "No space left on device" in error and "--resume" in error and error.count("\n") == 1
-    monkeypatch.setattr(runs.os, "fsync", fsync)
+    monkeypatch.setattr(os, "fsync", fsync)
     assert not list((tmp_path / "run").glob(".*"))
     assert command("--resume", tmp_path / "run") == 0
 

@@ -31,13 +31,13 @@ def command(*arguments) -> int:
         return stopped.code
 
 
-def stop_at(monkeypatch, step: int, number=signal.SIGTERM):
+def stop_at(monkeypatch, step: int, number=signal.SIGTERM, batch: int = 16):
     """Send this process a signal in the middle of `step`, once."""
     train_batch, calls = Feed.train_batch, []
 
     def interrupted(self):
         clock = read_clock(self.net)
-        if self.net.batch == 16 and clock[STEP] == step and clock[RATE] > 0 and not calls:
+        if self.net.batch == batch and clock[STEP] == step and clock[RATE] > 0 and not calls:
             calls.append(step)
             os.kill(os.getpid(), number)
         train_batch(self)
