@@ -57,7 +57,7 @@ DEPENDENCIES = [
     "pooch>=1.8",        # data sets: one download, checked against pinned hashes
     "Pillow>=10",        # images of a folder
     "rich>=13",          # progress bar
-    "filelock>=3.16",    # one writer a run folder, on every system
+    "filelock>=4.3",     # one writer a run folder, on every system; it follows no link
     *ONEDNN,
 ]
 # What the build needs: oneDNN's header, in the same version, and the library to link against.

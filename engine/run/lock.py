@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -49,6 +49,8 @@ def hold(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         (folder / WRITER).unlink(missing_ok=True)
+        with suppress(PermissionError):  # of a system that removes no file in use
+            path.unlink(missing_ok=True)  # a waiter that has it open sees that it is gone
         lock.release()
 
 

@@ -233,7 +233,7 @@ def new_run(work: Work, s: Settings, origins: dict, data, ops, folder: Path,
         run_folder.new_folder(folder)  # that another one has not begun there meanwhile
         sweep(folder)
         with run_folder.begun(files | {folder / run_folder.RUN: record}), \
-                failure_recorded(folder, record):
+                failure_recorded(folder, record, net):
             report = work.first_weights(s, net, feed)
         print_report(s, net, report, folder)
         return finish(work, Session(s, net, feed, optimizer, folder, Progress(), Signals()), record)
@@ -257,7 +257,7 @@ def resumed_run(work: Work, s: Settings, origins: dict, data, ops, folder: Path,
         record |= {"settings": s.as_dict(), "origins": origins, "device": ops.name,
                    "device_description": ops.description, "failure": None}
         if run_folder.untrained(folder):  # killed as it began: its first weights are made again
-            with failure_recorded(folder, record):
+            with failure_recorded(folder, record, net):
                 report = work.first_weights(s, net, feed)
             print_report(s, net, report, folder)
             progress = Progress()
@@ -281,7 +281,7 @@ def finish(work: Work, run: Session, record: dict) -> dict:
     A run that was stopped ends in SystemExit 130 or 143."""
     s, progress, folder, asked = run.settings, run.progress, run.folder, run.asked
     quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-    with asked.open(), quiet, failure_recorded(folder, record, progress):
+    with asked.open(), quiet, failure_recorded(folder, record, run.net):
         with run:
             done = work.train(run)
         tested = None
@@ -314,14 +314,13 @@ def finish(work: Work, run: Session, record: dict) -> dict:
 
 
 @contextmanager
-def failure_recorded(folder: Path, record: dict, progress: Progress | None = None):
+def failure_recorded(folder: Path, record: dict, net: Net):
     """Where a RunError ends the context, run.json says so: "failure" with its kind, the step and
     the text. One on a full disk says how to go on."""
     try:
         yield
     except RunError as error:
-        step = int(progress.clock[STEP]) if progress else 0
-        failure = {"kind": error.kind, "step": step, "text": str(error)}
+        failure = {"kind": error.kind, "step": int(read_clock(net)[STEP]), "text": str(error)}
         with suppress(RunError, OSError):
             write_json(folder / run_folder.RUN, {**record, "failure": failure})
         if isinstance(error, NoRoom):
@@ -387,8 +386,8 @@ def resume(work: Work, args) -> None:
         print_line(last_line(record["result"]))
         return
     ops = work.ops_for(s.device, s.threads, s.precision, not s.nondeterministic)
-    s = replace(s, threads=ops.threads)
     data = data_of(s, work.known.nets[s.net].in_shape)
+    s = replace(s, threads=ops.threads, mirror=data.mirror if s.mirror is None else s.mirror)
     origins = {**record["origins"], **dict.fromkeys(changed, "command line")}
     s.must_fit(data, where)
     if not several:

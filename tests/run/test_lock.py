@@ -113,7 +113,7 @@ for _ in range(5):
 """
     started = [subprocess.Popen([sys.executable, "-c", work, str(tmp_path)]) for _ in range(10)]
     assert [process.wait() for process in started] == [0] * 10
-    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
