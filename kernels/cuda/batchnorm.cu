@@ -12,106 +12,34 @@
 // (columns.cuh): no division and no other load an element. Blocks leave sums for each part of the
 // rows, and a second kernel merges those of a channel in float64.
 //
-// Variance has to survive a mean far from zero: a part sums x - pivot and its square. The pivot of
-// a channel is the median of the part's first, middle and last value: one of the numbers, near
-// their mean unless two of the three lie far off; so one outlier can't spoil it. What the sum of
-// squares about the mean loses grows with (pivot - mean)^2 / variance.
-//
 // Read next: variance.cu.
 
 #include "clock.cuh"
-#include "columns.cuh"
-#include "reduce.cuh"
+#include "moments.cuh"
 
 // -- forward --------------------------------------------------------------------------------------
 
-// The median; a NaN counts as none of them, and spoils the sums later.
-__device__ inline float median(float a, float b, float c) {
-    return fmaxf(fminf(a, b), fminf(fmaxf(a, b), c));
-}
-
-// The medians of a part's first, middle and last row, of this thread's channels.
-template <bool WIDE>
-__device__ inline Pack<VECTOR> pivots(const real* __restrict__ x, const Matrix& m,
-                                     const Share& own) {
-    Pack<VECTOR> pivot = {};
-    if (own.channels) {
-        const real* first = x + own.offset - own.row * m.C;
-        const int64 last = min(m.height, m.rows - own.part * m.height) - 1;
-        pivot = load_channels<WIDE>(first, own.channels);
-        const Pack<VECTOR> b = load_channels<WIDE>(first + last / 2 * m.C, own.channels);
-        const Pack<VECTOR> c = load_channels<WIDE>(first + last * m.C, own.channels);
-#pragma unroll
-        for (int k = 0; k < VECTOR; ++k) pivot.v[k] = median(pivot.v[k], b.v[k], c.v[k]);
-    }
-    return pivot;
-}
-
-template <bool WIDE>
-__device__ void moments(const real* __restrict__ x, float* __restrict__ partial, const Matrix& m,
-                        float* smem) {
-    for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
-        const Share own = share(m, task);
-        const uint4 bits = packed(pivots<WIDE>(x, m, own));  // in bfloat16 half the registers
-        Pack<VECTOR> sum = {}, squares = {};
-#pragma unroll WIDE ? 4 : 1
-        for (int turn = 0; turn < own.turns; ++turn) {
-            const int64 at = own.offset + turn * own.step;
-            const Pack<VECTOR> value = load_channels<WIDE>(x + at, own.channels);
-            const Pack<VECTOR> pivot = unpack(bits);
-#pragma unroll
-            for (int k = 0; k < VECTOR; ++k) {
-                const float d = value.v[k] - pivot.v[k];
-                sum.v[k] += d;
-                squares.v[k] += d * d;
-            }
-        }
-        store_part(partial, unpack(bits), m, own);
-        sum_rows(sum, m, own.row, smem);
-        store_part(partial + m.C * m.parts, sum, m, own);
-        sum_rows(squares, m, own.row, smem);
-        store_part(partial + 2 * m.C * m.parts, squares, m, own);
-    }
-}
-
-// partial (3, C, parts): pivot, sum of x - pivot, sum of its square.
 KERNEL batchnorm_moments(const real* x, float* partial, int64 rows, int64 C, int64 across,
                          int64 tiles, int64 height, int64 parts) {
     __shared__ float smem[VECTOR * THREADS];
     const Matrix m = {rows, C, across, tiles, height, parts};
     if (wide(C, x)) {
-        moments<true>(x, partial, m, smem);
+        moments<true, Pack<VECTOR>>(x, partial, m, smem);
     } else {
-        moments<false>(x, partial, m, smem);
+        moments<false, Pack<VECTOR>>(x, partial, m, smem);
     }
 }
 
-// A block a channel: the mean of all, then each part's squares about it. Chan, Golub and LeVeque,
-// "Updating formulae ... for computing sample variances" (1979), for all parts at once.
+// A block a channel.
 KERNEL batchnorm_merge(const float* __restrict__ partial, float* __restrict__ mean,
                        float* __restrict__ rstd, int64 rows, int64 C, int64 height, int64 parts,
                        double eps) {
     __shared__ double smem[WARP];
     for (int64 c = blockIdx.x; c < C; c += gridDim.x) {
-        const float* pivots = partial + c * parts;
-        const float *sums = pivots + C * parts, *squares = sums + C * parts;
-        double total = 0;
-        for (int64 part = threadIdx.x; part < parts; part += THREADS) {
-            const double count = double(min(height, rows - part * height));
-            total += count * pivots[part] + sums[part];
-        }
-        const double centre = block_sum(total, smem) / double(rows);
-        double M2 = 0;
-        for (int64 part = threadIdx.x; part < parts; part += THREADS) {
-            const double count = double(min(height, rows - part * height));
-            const double away = pivots[part] - centre;
-            M2 += squares[part] + away * (2.0 * sums[part] + count * away);
-        }
-        M2 = block_sum(M2, smem);
-        if (threadIdx.x == 0) {  // rounding can leave M2 of equal numbers a hair below zero
-            const double variance = M2 < 0 ? 0 : M2 / double(rows);
-            mean[c] = float(centre);
-            rstd[c] = float(1.0 / sqrt(variance + eps));
+        const Moments of = merged(partial + c * parts, 1, C, rows, height, parts, smem);
+        if (threadIdx.x == 0) {
+            mean[c] = float(of.mean);
+            rstd[c] = float(1.0 / sqrt(of.variance + eps));
         }
     }
 }

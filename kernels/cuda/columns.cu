@@ -6,7 +6,7 @@
 // reads. A second kernel adds the parts of each channel, one number for `height` rows, which are 4
 // or more: of all but the smallest matrices 1/4 of the elements at most.
 //
-// Read next: batchnorm.cu.
+// Read next: moments.cuh.
 
 #define BLOCKS 4
 #include "columns.cuh"

@@ -91,11 +91,13 @@ __device__ inline Pack<VECTOR> statistics(const float* of, const Share& own) {
     return pack;
 }
 
-// Sums of `values` over the rows of threads, in pairs; the threads of row 0 have them. `smem` is
-// shared memory of VECTOR * THREADS elements. All threads must call, and may use it again at once.
-__device__ inline void sum_rows(Pack<VECTOR>& values, const Matrix& m, int row, float* smem) {
+// Sums of `values`, VECTOR numbers, over the rows of threads, in pairs; the threads of row 0 have
+// them. `smem` is shared memory of VECTOR * THREADS numbers. All threads must call, and may use it
+// again at once.
+template <class Values, class Number>
+__device__ inline void sum_rows(Values& values, const Matrix& m, int row, Number* smem) {
     const int across = int(m.across), down = THREADS / across;
-    float* own = smem + threadIdx.x;
+    Number* own = smem + threadIdx.x;
 #pragma unroll
     for (int k = 0; k < VECTOR; ++k) own[k * THREADS] = values.v[k];
     __syncthreads();
@@ -114,7 +116,8 @@ __device__ inline void sum_rows(Pack<VECTOR>& values, const Matrix& m, int row, 
 }
 
 // The threads of row 0 write a part's numbers: to (C, parts), whose rows the merges read.
-__device__ inline void store_part(float* to, const Pack<VECTOR>& values, const Matrix& m,
+template <class Values, class Number>
+__device__ inline void store_part(Number* to, const Values& values, const Matrix& m,
                                   const Share& own) {
     if (own.row == 0) {
 #pragma unroll

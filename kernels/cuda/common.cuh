@@ -7,7 +7,7 @@
 //
 // The conventions of all kernels:
 // * A kernel has the name of its operation; one of several, the name of its operation and what it
-//   does of it (variance_tiles, clip_sums). Parameters are pointers, int64 and double, no others,
+//   does of it (variance_moments, clip_sums). Parameters are pointers, int64 and double, no others,
 //   and every number of elements is an int64.
 // * THREADS threads a block, loops with a grid's stride: any grid gives the right result.
 // * Kernels that stream activations access 128 bits at a time where `wide` says that they can, and

@@ -35,7 +35,6 @@ ACCESS_BYTES = 16                   # of an access of VECTOR elements, as in com
 SLAB = 64                           # numbers whose sum a thread makes alone, in float32
 MOST_PARTS = 1024                   # blocks that share a sum over all of an array
 MATRIX_TASKS = 512                  # tasks of a matrix: one wave of blocks on an H100 (4 * 132)
-TILE = 8192                         # values of a tile of `variance`: 32 a thread
 LONGEST = 1 << 30                   # a pooling's axes are shorter: their places fit 32 bits
 CHUNK = 2048                        # values whose rows a block of `lrn_backward` takes at a time
 # What a kernel noted: {code in common.cuh: words for (value, bound, step)}.
@@ -453,16 +452,14 @@ class CudaOps(NumpyOps):
     @checked
     def variance(self, x, groups):
         checks.variance(x, groups)
-        channels = x.shape[-1]
-        # One group is one long run, which may end in the midst of no row.
-        rows, C = (x.size // channels, channels // groups) if groups > 1 else (1, x.size)
-        tiles = -(-rows * C // TILE)
-        partial = self._workspace(16 * groups * tiles + 16 * groups)
-        result = partial[16 * groups * tiles:16 * groups * (tiles + 1)].view(np.float64)
-        self.launch("variance", "variance_tiles", x.dtype, min(groups * tiles, MOST_BLOCKS), x,
-                    partial, rows, C, groups, tiles)
+        blocks, shape = _matrix_grid(x)
+        rows, C, _, _, height, parts = shape
+        end = 24 * C * parts
+        partial = self._workspace(end + 16 * groups)
+        result = partial[end:end + 16 * groups].view(np.float64)
+        self.launch("variance", "variance_moments", x.dtype, blocks, x, partial, *shape)
         self.launch("variance", "variance_merge", x.dtype, min(groups, MOST_BLOCKS), partial,
-                    result, rows, C, groups, tiles)
+                    result, rows, C, groups, height, parts)
         mean, variance = self.tohost(result).reshape(2, groups)
         return mean, variance
 

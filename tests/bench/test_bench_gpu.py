@@ -43,7 +43,7 @@ if planted and tool != {blind!r}:
     print(f"========= Invalid write at planted_{{tool}}+0x70")
     code = 99
 if {finds!r} == tool and not planted:
-    print("========= Error: Race reported between Write access at variance_tiles+0x10")
+    print("========= Error: Race reported between Write access at variance_moments+0x10")
     code = 99
 sys.exit(code)
 """

@@ -34,7 +34,7 @@ WIDE = {
     "tanh_backward": (2, 1), "sigmoid_forward": (1, 1), "sigmoid_backward": (2, 1), "add": (2, 1),
     "dropout": (1, 1), "batchnorm_moments": (4, 0), "batchnorm_forward": (1, 1),
     "batchnorm_products": (4, 0), "batchnorm_backward": (2, 1), "batchnorm_inference": (1, 1),
-    "column_sums": (4, 0), "variance_tiles": (4, 0), "gather": (0, 1), "clip_sums": (4, 0),
+    "column_sums": (4, 0), "variance_moments": (4, 0), "gather": (0, 1), "clip_sums": (4, 0),
     "sgd_step": (2, 2), "rmsprop_step": (2, 2), "cast": (1, 0),
 }
 
