@@ -158,7 +158,7 @@ def windows(layer: Layer, shape, size: int, stride: int, pad: int = 0) -> dict:
     which never wins a maximum and is left out of a mean; what `ceil_mode` does with a window that
     starts in the padding has changed from one operator set and runtime to the next."""
     ends = [(count - 1) * stride + size - n - pad
-            for n, count in zip(shape[:2], layer.out_shape[:2])]
+            for n, count in zip(shape[:2], layer.out_shape[:2], strict=True)]
     return {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [pad, pad, *ends]}
 
 
@@ -217,7 +217,7 @@ def total(graph: Graph, layer: Sum, x: str, shape) -> str:
 
 
 # By exact type: a subclass computes something else than the class it is made from.
-FORMS: dict[type, Callable[[Graph, Layer, str, tuple], str]] = {
+FORMS: dict[type, Callable[..., str]] = {
     Conv: conv, Linear: linear, Maxout: maxout, MaxPool: maxpool, AvgPool: avgpool,
     Flatten: flatten, GlobalMaxPool: global_maxpool, GlobalAvgPool: global_avgpool, PReLU: prelu,
     LeakyReLU: leaky, ReLU: leaky, VLReLU: leaky, Tanh: namesake, Sigmoid: namesake, LRN: lrn,

@@ -212,7 +212,7 @@ class Maxout(Layer):
             raise InputError(f"maxout with dropout {drop} and no pooling: put a Dropout({drop}) "
                              "behind it")
         self.pieces, self.pool, self.drop = pieces, pool, drop
-        self.stride = pool if stride is None else stride
+        self.stride = (pool or 0) if stride is None else stride
 
     def setup(self, plan, in_shape):
         *space, channels = in_shape

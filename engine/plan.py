@@ -28,7 +28,6 @@ Read next: engine/layers.py, whose every `setup` talks to this.
 import weakref
 from dataclasses import dataclass, field
 from math import prod
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -98,7 +97,7 @@ class Arenas:
     gradients: Array
     segments: Array
 
-    def __init__(self, ops, dtype, gradient_dtype):
+    def __init__(self, ops: Any, dtype: Any, gradient_dtype: Any):
         self.ops, self.dtype, self.gradient_dtype = ops, dtype, gradient_dtype
         self.params: dict[str, Param] = {}
         self.state_shapes: dict[str, tuple[int, ...]] = {}
@@ -237,7 +236,8 @@ class Plan:
 
     def _kept(self, name: str, tensor: Array) -> Array:
         """The tensor, which the layer takes along should its net give it up."""
-        self.layer.place.tensors[name] = tensor
+        if self.layer.place is not None:
+            self.layer.place.tensors[name] = tensor
         return tensor
 
     def target(self, name: str, shape: tuple[int, ...] = (), dtype=np.int32,
@@ -249,7 +249,7 @@ class Plan:
             self.need((tuple(shape), dtype, classes is None) ==
                       (first.shape, first.dtype, first.classes is None), f"another loss has {name} "
                       f"too, {first.dtype} {first.shape} an image; give them another name")
-            classes = classes and min(classes, first.classes)
+            classes = min(filter(None, (classes, first.classes)), default=None)
         self.context.wanted[name] = Target(name, tuple(shape), dtype, classes)
         if self.context.binding and name not in targets:
             targets[name] = self.ops.zeros((self.batch, *shape), dtype)
@@ -322,4 +322,5 @@ class Plan:
 
 def is_whole(value, least: int = 1) -> bool:
     """Whether `value` is a whole number from `least` on; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    return (isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            and int(value) >= least)

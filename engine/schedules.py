@@ -24,6 +24,7 @@ Read next: engine/data/__init__.py.
 
 from math import isfinite
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -48,8 +49,9 @@ def rates(policy: dict, first: int, count: int) -> np.ndarray:
     or the first step whose rate is no finite number of 0 or more."""
     kind = check(policy)
     t = np.arange(first, first + count, dtype=np.float64)
-    rate, gamma, power = policy["rate"], policy.get("gamma"), policy.get("power")
-    size, total, warmup = policy.get("size"), policy.get("total"), policy.get("warmup", 0)
+    numbers: dict[str, Any] = dict.fromkeys(("gamma", "power", "size", "total", "warmup"), 0)
+    rate, gamma, power, size, total, warmup = (
+        (numbers | policy)[key] for key in ("rate", *numbers))
     with np.errstate(all="ignore"):  # what is not finite is named
         if kind == "fixed":
             factor = np.ones(count)

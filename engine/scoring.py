@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.data.feed import Feed, read_clock, write_clock, zero_sums
 from engine.diagnosis import first_in_forward
 from engine.errors import InputError
-from engine.data.feed import Feed, read_clock, write_clock, zero_sums
 from kernels.clock import FINITE, LOSS_SUM, SEEN
 
 
@@ -80,7 +80,7 @@ def table(confusion: np.ndarray, classes: list[str]) -> str:
         column = max(6, len(str(confusion.max())) + 1)
         lines.append("confusion: a row is the true class, a column the predicted one")
         lines.append(" " * width + "".join(f"{name[: column - 1]:>{column}}" for name in classes))
-        for name, row in zip(classes, confusion):
+        for name, row in zip(classes, confusion, strict=True):
             lines.append(f"{name:<{width}}" + "".join(f"{n:>{column}}" for n in row))
     else:
         wrong = confusion - np.diag(np.diag(confusion))

@@ -13,8 +13,19 @@ the nets are trained.
 """
 
 from engine.containers import Residual
-from engine.layers import (BatchNorm, Conv, Dropout, Layer, Linear, Maxout, MaxPool, ReLU, Sigmoid,
-                           Tanh, VLReLU)
+from engine.layers import (
+    BatchNorm,
+    Conv,
+    Dropout,
+    Layer,
+    Linear,
+    Maxout,
+    MaxPool,
+    ReLU,
+    Sigmoid,
+    Tanh,
+    VLReLU,
+)
 
 ACTS = {"relu": ReLU, "vlrelu": VLReLU, "tanh": Tanh, "sigmoid": Sigmoid, "maxout": Maxout}
 CONV_PIECES, LINEAR_PIECES = 2, 5  # of maxout; Goodfellow et al. 2013 as in the authors' files
@@ -48,14 +59,16 @@ def fitnet(groups: tuple[tuple[int, ...], ...], act: str, classes: int, dropout:
     return [*net, *conv, *phi, *dropped(rate), Linear(classes, name="clf")]
 
 
-def unit(kind: type, width: int, act: str, name: str,
-         norm: str | None) -> tuple[list[Layer], list[Layer]]:
+def unit(kind: type[Conv] | type[Linear], width: int, act: str, name: str, norm: str | None,
+         bias_decay: float = 0.0) -> tuple[list[Layer], list[Layer]]:
     """A layer with weights, and its activation, as two lists; batch norm on the side asked for."""
+    phi: Layer
     if act == "maxout":
         pieces = CONV_PIECES if kind is Conv else LINEAR_PIECES
-        linear, phi = kind(width, pieces=pieces, name=name), Maxout(pieces)
+        linear = kind(width, pieces=pieces, bias_decay=bias_decay, name=name)
+        phi = Maxout(pieces)
     else:
-        linear, phi = kind(width, name=name), ACTS[act]()
+        linear, phi = kind(width, bias_decay=bias_decay, name=name), ACTS[act]()
     before = [BatchNorm(name=f"bn_{name}")] if norm == "before" else []
     after = [BatchNorm(name=f"bn_{name}")] if norm == "after" else []
     return [linear, *before], [phi, *after]
@@ -106,7 +119,6 @@ def fitnet_mnist(act: str, classes: int, dropout: bool = True) -> list[Layer]:
     net: list[Layer] = []
     for g, (width, size, drop) in enumerate(((16, 4, 0), (16, 4, 0), (12, 2, 0.3)), 1):
         for c in (1, 2):
-            conv, phi = unit(Conv, width, act, f"conv{g}{c}", None)
-            conv[0].bias_decay = 1.0
+            conv, phi = unit(Conv, width, act, f"conv{g}{c}", None, bias_decay=1.0)
             net += conv + (phi if c == 1 else pooled(phi, size, 2, drop if dropout else 0))
     return [*net, Linear(classes, name="clf", bias_decay=1.0)]

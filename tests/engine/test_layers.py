@@ -215,7 +215,7 @@ def test_a_maxout_that_drops_out_is_the_two_layers(ops):
     """The same masks, and so the same bits after some steps and outside training; a layer less."""
     found = []
     for fused in (True, False):
-        def pooled(*options, drop):
+        def pooled(*options, drop, fused=fused):
             return [Maxout(*options, drop=drop)] if fused else [Maxout(*options), Dropout(drop)]
 
         net = Net([Dropout(0.1), Conv(6, pieces=2, name="a"), *pooled(2, 3, 2, drop=0.3),
@@ -336,10 +336,14 @@ def test_every_layer_with_weights_has_a_gradient_and_a_visit_behind_exits_and_br
     assert sorted(back) == sorted(names) and back[0] == "clf" and back[-1] == "a"
     assert all(p.gradient.any() for p in net.named_params().values())
     for stop in names:
-        found = []
-        assert net.forward(True, lambda layer, x: found.append(layer.name) or (
-            STOP if layer.name == stop else None)) is STOP
-        assert found == names[:names.index(stop) + 1]
+        visited = []
+
+        def until(layer, x, stop=stop, visited=visited):
+            visited.append(layer.name)
+            return STOP if layer.name == stop else None
+
+        assert net.forward(True, until) is STOP
+        assert visited == names[:names.index(stop) + 1]
 
 
 def test_branches_are_the_chains_side_by_side():

@@ -123,7 +123,7 @@ def test_the_report_tells_the_truth_about_the_weights():
     report = lsuv(net, batches)
     assert [row.weight_std_before for row in report.rows] == pytest.approx(stds, rel=1e-5)
     for layer in net.weighted():
-        for row, rows in zip(report.layers()[layer.name], piece_rows(layer)):
+        for row, rows in zip(report.layers()[layer.name], piece_rows(layer), strict=True):
             assert row.weight_std_after == pytest.approx(layer.W[rows].std(), rel=1e-5)
             scaled = row.scale * row.weight_std_before
             assert row.weight_std_after == pytest.approx(scaled, rel=1e-5)
@@ -146,7 +146,7 @@ def test_every_attempt_scales_the_layer_it_measured(mode, batches):
     feed()
     for name, (variance,) in output_variances(net).items():
         assert abs(variance - 1) < 0.25, name  # another batch of 64
-    assert all(np.array_equal(layer.b, b) for layer, b in zip(net.weighted(), biases))
+    assert all(np.array_equal(layer.b, b) for layer, b in zip(net.weighted(), biases, strict=True))
 
 
 def test_fresh_takes_a_new_batch_for_every_measurement():
@@ -168,10 +168,15 @@ def test_several_batches_pool_to_the_variance_of_all_of_them():
         replay.__init__(net)
         for _ in range(4):
             replay()
-            net.forward(True, lambda at, x: at is layer and (z.append(at.forward(x, True).copy())
-                                                             or STOP) or None)
+
+            def before(at, x, layer=layer, z=z):
+                if at is layer:
+                    z.append(at.forward(x, True).copy())
+                    return STOP
+
+            net.forward(True, before)
         z = np.concatenate(z).astype(np.float64)
-        for row, rows in zip(report.layers()[layer.name], piece_rows(layer)):
+        for row, rows in zip(report.layers()[layer.name], piece_rows(layer), strict=True):
             assert row.variance_after == pytest.approx(z[..., rows].var(), rel=1e-5)
             assert row.mean == pytest.approx(z[..., rows].mean(), abs=1e-5)
             assert row.variance_after == pytest.approx(1, abs=1e-3)

@@ -97,7 +97,7 @@ def test_ten_steps_give_the_same_losses_on_every_device(name, act, ops):
         net = make(name, act, batch=2, ops=device)
         rng, rates = np.random.default_rng(0), device.asarray(np.full(11, 2e-4))
 
-        def next_batch():
+        def next_batch(net=net, rng=rng):
             net.x[...] = rng.normal(0, 1, net.x.shape)
             net.labels[...] = rng.integers(0, 10, 2)
 
