@@ -19,7 +19,7 @@ from ml_dtypes import bfloat16
 from bench.common.ours import moved
 from kernels.checks import pooled
 from kernels.clock import FIRST, RATE, STEP, new_clock
-from kernels.contract import OPERATIONS, Operation
+from kernels.contract import ACTIVATION, DTYPES, OPERATIONS, Operation
 from kernels.philox import WEIGHTS
 from kernels.reference import NumpyOps
 
@@ -57,18 +57,12 @@ class Case:
         """{name: host array or number} in the order of the signature, float32 and, where the
         contract has it, bfloat16; the weights of a product in bf16 hold what bfloat16 can, so that
         their rounding is no difference. peers: also the arguments that only a peer needs."""
-        found = {}
-        for name, value in self.make().items():
-            if name not in self.contract.arguments and not peers:
-                continue
-            value = value.array() if isinstance(value, Out) else value
-            if precision == "bf16" and getattr(value, "dtype", None) == np.float32:
-                if self.contract.activation(name):
-                    value = value.astype(bfloat16)
-                elif name == "W":
-                    value = value.astype(bfloat16).astype(np.float32)
-            found[name] = value
-        return found
+        values = {name: value for name, value in self.make().items()
+                  if peers or name in self.contract.arguments}
+        arguments = built(self.op, values, bfloat16 if precision == "bf16" else np.float32)
+        if precision == "bf16" and "W" in arguments:
+            arguments["W"] = arguments["W"].astype(bfloat16).astype(np.float32)
+        return arguments
 
     def has(self, precision: str) -> bool:
         """Whether the operation is another one in this precision."""
@@ -80,6 +74,21 @@ class Case:
             return 4 * arguments["rows"] * arguments["cols"]
         again = sum(arguments[name].nbytes for name in self.contract.updated)
         return moved(self.op, list(arguments.values())) + again
+
+
+def built(op: str, values: dict, dtype) -> dict:
+    """{name: array or number} of an operation: for every array and `Out` a new array, floats in
+    `dtype`, or where that is bfloat16 and the contract has float32, in float32."""
+    arguments = {}
+    for name, value in values.items():
+        kind = OPERATIONS[op].dtypes.get(name, DTYPES.get(name))  # a peer's argument is of no table
+        if isinstance(value, Out):
+            value = value.array()
+        if isinstance(value, np.ndarray) and kind in (np.float32, ACTIVATION):
+            narrow = dtype != bfloat16 or kind is ACTIVATION
+            value = value.astype(dtype if narrow else np.float32)
+        arguments[name] = value
+    return arguments
 
 
 def randn(*shape: int) -> np.ndarray:

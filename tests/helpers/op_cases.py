@@ -1,6 +1,6 @@
-"""The arguments with which tests/kernels/test_ops.py calls every operation: CASES[operation] is a list of
-argument tuples, in the order of the operation's signature, on shapes that leave remainders
-everywhere and with more elements than a tile or a thread takes. `Out` stands for a result buffer.
+"""The arguments with which tests/kernels/test_ops.py calls every operation: CASES[operation] is a
+list of argument tuples, in the order of the operation's signature, on shapes that leave remainders
+everywhere and with more elements than a tile or a thread takes. bench/common/cases.py builds them.
 
 Read next: tests/kernels/test_ops.py.
 """
@@ -8,11 +8,11 @@ Read next: tests/kernels/test_ops.py.
 import inspect
 
 import numpy as np
-from ml_dtypes import bfloat16
 
+from bench.common.cases import Out, built, randn
 from kernels.checks import pooled
 from kernels.clock import CLIP, FINITE, FIRST, RATE, SIZE, STEP, new_clock
-from kernels.contract import ACTIVATION, OPERATIONS
+from kernels.contract import OPERATIONS
 from kernels.reference import NumpyOps
 
 REFERENCE = NumpyOps()
@@ -21,19 +21,13 @@ METHODS = [name for name, _ in inspect.getmembers(NumpyOps, inspect.isfunction)
 SEED = 2 ** 63 + 5
 
 
-class Out:
-    """A result buffer of this shape and dtype, full of what no operation writes."""
-
-    def __init__(self, *shape, dtype=np.float32):
-        self.shape, self.dtype = shape, dtype
+def out(*shape, dtype=np.float32):
+    """A result's buffer."""
+    return Out(shape, dtype)
 
 
 def which(*shape):
-    return Out(*shape, dtype=np.uint8)
-
-
-def randn(*shape):
-    return np.random.default_rng(shape).standard_normal(shape).astype(np.float32)
+    return out(*shape, dtype=np.uint8)
 
 
 def shuffled(*shape):
@@ -71,18 +65,18 @@ for N, H, W, C, K, R, S, stride, pad, groups in [
     x, w, b = randn(N, H, W, C), randn(K, R, S, C // groups), randn(K)
     Ho, Wo = (H + 2 * pad - R) // stride + 1, (W + 2 * pad - S) // stride + 1
     dy, options = randn(N, Ho, Wo, K), (stride, pad, groups)
-    CASES["conv_forward"].append((x, w, b, Out(N, Ho, Wo, K), *options))
-    CASES["conv_backward_data"].append((dy, w, Out(*x.shape), *options))
-    CASES["conv_backward_filter"].append((x, dy, Out(*w.shape), Out(K), *options))
+    CASES["conv_forward"].append((x, w, b, out(N, Ho, Wo, K), *options))
+    CASES["conv_backward_data"].append((dy, w, out(*x.shape), *options))
+    CASES["conv_backward_filter"].append((x, dy, out(*w.shape), out(K), *options))
 # x and dy of more than 13 MiB, which device cpu takes in three chunks
 CASES["conv_backward_filter"].append((randn(9, 64, 64, 64), randn(9, 64, 64, 96),
-                                      Out(96, 1, 1, 64), Out(96), 1, 0, 1))
+                                      out(96, 1, 1, 64), out(96), 1, 0, 1))
 
 for N, F, K in [(7, 45, 3), (1, 1, 1), (130, 257, 10), (0, 5, 3)]:
     x, w, dy = randn(N, F), randn(K, F), randn(N, K)
-    CASES["linear_forward"].append((x, w, randn(K), Out(N, K)))
-    CASES["linear_backward_data"].append((dy, w, Out(N, F)))
-    CASES["linear_backward_filter"].append((x, dy, Out(K, F), Out(K)))
+    CASES["linear_forward"].append((x, w, randn(K), out(N, K)))
+    CASES["linear_backward_data"].append((dy, w, out(N, F)))
+    CASES["linear_backward_filter"].append((x, dy, out(K, F), out(K)))
 
 # Without a bias: b is None, and db.
 for name, place, first in [("conv_forward", 2, 2), ("conv_backward_filter", 3, 2),
@@ -94,9 +88,9 @@ for shape, P in [((7, 9, 11, 5), 2), ((7, 9, 11, 5), 3), ((7, 33), 1), ((1, 1), 
                  ((9, 16, 16, 48), 2), ((9, 16, 16, 21), 5)]:
     wide = (*shape[:-1], shape[-1] * P)
     won = np.random.default_rng(P).integers(0, P, shape, np.uint8)
-    CASES["maxout_forward"] += [(fill(*wide), Out(*shape), which(*shape), P)
+    CASES["maxout_forward"] += [(fill(*wide), out(*shape), which(*shape), P)
                                 for fill in (shuffled, ties)]
-    CASES["maxout_backward"].append((randn(*shape), won, Out(*wide), P))
+    CASES["maxout_backward"].append((randn(*shape), won, out(*wide), P))
 
 for N, H, W, C, size, stride, pad in [
     (7, 9, 11, 5, 2, 2, 0), (7, 9, 11, 5, 3, 2, 0), (7, 9, 11, 5, 4, 2, 0), (3, 8, 8, 35, 8, 8, 0),
@@ -112,8 +106,8 @@ for N, H, W, C, size, stride, pad in [
     for fill in (shuffled, ties):
         x, y, won = fill(N, H, W, C), np.zeros(thin, np.float32), np.zeros(thin, np.uint8)
         REFERENCE.maxpool_forward(x, y, won, *options)
-        CASES["maxpool_forward"].append((x, Out(*thin), which(*thin), *options))
-        CASES["maxpool_backward"].append((randn(*thin), won, Out(N, H, W, C), *options))
+        CASES["maxpool_forward"].append((x, out(*thin), which(*thin), *options))
+        CASES["maxpool_backward"].append((randn(*thin), won, out(N, H, W, C), *options))
 
 for N, H, W, C, size, stride in [
     (7, 9, 11, 5, 2, 2), (7, 9, 11, 5, 3, 2), (3, 14, 14, 33, 5, 3), (3, 7, 7, 35, 7, 7),
@@ -121,18 +115,18 @@ for N, H, W, C, size, stride in [
     (3, 9, 11, 8, 3, 2), (2, 7, 9, 8, 7, 7),
 ]:
     thin = (N, pooled(H, size, stride), pooled(W, size, stride), C)
-    CASES["avgpool_forward"].append((randn(N, H, W, C), Out(*thin), size, stride))
-    CASES["avgpool_backward"].append((randn(*thin), Out(N, H, W, C), size, stride))
+    CASES["avgpool_forward"].append((randn(N, H, W, C), out(*thin), size, stride))
+    CASES["avgpool_backward"].append((randn(*thin), out(N, H, W, C), size, stride))
 
 for N, H, W, C in [(7, 9, 11, 5), (3, 8, 8, 35), (1, 1, 1, 1), (2, 20, 21, 3), (0, 4, 4, 2),
                    (3, 7, 7, 40), (2, 1, 300, 17)]:
-    CASES["global_avgpool_forward"].append((randn(N, H, W, C), Out(N, C)))
-    CASES["global_avgpool_backward"].append((randn(N, C), Out(N, H, W, C)))
+    CASES["global_avgpool_forward"].append((randn(N, H, W, C), out(N, C)))
+    CASES["global_avgpool_backward"].append((randn(N, C), out(N, H, W, C)))
     for fill in (shuffled, ties):
         x, y, won = fill(N, H, W, C), np.zeros((N, C), np.float32), np.zeros((N, C), np.int32)
         REFERENCE.global_maxpool_forward(x, y, won)
-        CASES["global_maxpool_forward"].append((x, Out(N, C), Out(N, C, dtype=np.int32)))
-        CASES["global_maxpool_backward"].append((randn(N, C), won, Out(N, H, W, C)))
+        CASES["global_maxpool_forward"].append((x, out(N, C), out(N, C, dtype=np.int32)))
+        CASES["global_maxpool_backward"].append((randn(N, C), won, out(N, H, W, C)))
 
 for shape, size, alpha, beta, k in [
     ((7, 9, 11, 5), 5, 1e-4, 0.75, 1.0), ((7, 9, 11, 5), 3, 0.7, 0.75, 2.0),
@@ -142,15 +136,15 @@ for shape, size, alpha, beta, k in [
 ]:
     options = (size, alpha, beta, k)
     x, dy = 2 * randn(*shape), randn(*shape)[::-1].copy()
-    CASES["lrn_forward"].append((x, Out(*shape), *options))
-    CASES["lrn_backward"].append((dy, x, Out(*shape), *options))
+    CASES["lrn_forward"].append((x, out(*shape), *options))
+    CASES["lrn_backward"].append((dy, x, out(*shape), *options))
 
 for shape, C, first in [((7, 9, 11, 5), 2, 1), ((7, 9, 11, 5), 5, 0), ((3, 67), 33, 34),
                         ((1, 1), 1, 0), ((0, 5), 2, 3), ((9, 16, 16, 48), 17, 31),
                         ((5, 7, 32), 16, 8), ((3, 4, 32), 8, 5)]:
     x, whole = randn(*shape[:-1], C), randn(*shape)
     CASES["concat_forward"].append((x, whole, first))
-    CASES["concat_backward"].append((whole, Out(*x.shape), first))
+    CASES["concat_backward"].append((whole, out(*x.shape), first))
 
 for N, H, W, C, P, size, stride in [
     (7, 9, 11, 5, 2, 2, 2), (7, 9, 11, 5, 3, 3, 2), (3, 13, 13, 16, 2, 4, 2),
@@ -163,8 +157,8 @@ for N, H, W, C, P, size, stride in [
         x, y, won = fill(N, H, W, P * C), np.zeros(thin, np.float32), np.zeros(thin, np.uint8)
         REFERENCE.maxout_pool_forward(x, y, won, P, size, stride)
         options = (P, size, stride)
-        CASES["maxout_pool_forward"].append((x, Out(*thin), which(*thin), *options))
-        CASES["maxout_pool_backward"].append((randn(*thin), won, Out(*x.shape), *options))
+        CASES["maxout_pool_forward"].append((x, out(*thin), which(*thin), *options))
+        CASES["maxout_pool_backward"].append((randn(*thin), won, out(*x.shape), *options))
 
 for N, H, W, C, P, size, stride in [
     (7, 9, 11, 5, 2, 2, 2), (7, 9, 11, 5, 3, 3, 2), (3, 13, 13, 16, 2, 4, 2),
@@ -180,51 +174,51 @@ for N, H, W, C, P, size, stride in [
             more = (SEED, layer, clock(step))
             REFERENCE.maxout_pool_dropout_forward(x, y, won, *options, *more)
             CASES["maxout_pool_dropout_forward"].append(
-                (x, Out(*thin), which(*thin), *options, *more))
+                (x, out(*thin), which(*thin), *options, *more))
             CASES["maxout_pool_dropout_backward"].append(
-                (randn(*thin), won, Out(*x.shape), *options))
+                (randn(*thin), won, out(*x.shape), *options))
 
 for shape in [(7, 9, 11, 5), (1, 1), (0, 3), (67,), (5, 64, 211)]:
     x, dy, y = 3 * randn(*shape), randn(*shape)[::-1].copy(), randn(*shape)
     for slope in (0.0, 0.333):
-        CASES["leaky_forward"].append((x, Out(*shape), slope))
-        CASES["leaky_backward"].append((dy, y, Out(*shape), slope))
+        CASES["leaky_forward"].append((x, out(*shape), slope))
+        CASES["leaky_backward"].append((dy, y, out(*shape), slope))
     for name, result in (("tanh", np.tanh(x)), ("sigmoid", 1 / (1 + np.exp(-x)))):
-        CASES[f"{name}_forward"].append((x, Out(*shape)))
-        CASES[f"{name}_backward"].append((dy, result, Out(*shape)))
+        CASES[f"{name}_forward"].append((x, out(*shape)))
+        CASES[f"{name}_backward"].append((dy, result, out(*shape)))
     for drop, layer, step in ((0.2, 3, 7), (0.0, 0, 0), (0.999, 65535, 2 ** 32 - 1)):
         options = (drop, SEED, layer, clock(step))
-        CASES["dropout_forward"].append((x, Out(*shape), *options))
-        CASES["dropout_backward"].append((dy, Out(*shape), *options))
-    CASES["add"].append((x, dy, Out(*shape)))
+        CASES["dropout_forward"].append((x, out(*shape), *options))
+        CASES["dropout_backward"].append((dy, out(*shape), *options))
+    CASES["add"].append((x, dy, out(*shape)))
 
 for shape in [(7, 9, 11, 5), (2, 1), (300, 257), (9, 16, 16, 48)]:
     C, x = shape[-1], 2 * randn(*shape) + 1
     mean, rstd, weight = randn(C), 1 / (1 + abs(randn(C))), np.float32([2.5])
-    CASES["batchnorm_forward"].append((x, Out(*shape), Out(C), Out(C), 1e-5))
-    CASES["batchnorm_backward"].append((randn(*shape), x, rstd, Out(*shape)))
+    CASES["batchnorm_forward"].append((x, out(*shape), out(C), out(C), 1e-5))
+    CASES["batchnorm_backward"].append((randn(*shape), x, rstd, out(*shape)))
     for now in (clock(), np.where(np.arange(SIZE) == FINITE, 0, clock())):
         CASES["batchnorm_running"].append(
             (mean, rstd, mean[::-1].copy(), 2 * rstd, weight, x.size // C, 0.95, 1e-5, now))
-    CASES["batchnorm_inference"].append((x, Out(*shape), mean, 2 * rstd, weight, 1e-5))
+    CASES["batchnorm_inference"].append((x, out(*shape), mean, 2 * rstd, weight, 1e-5))
 
 for shape in [(7, 9, 11, 5), (2, 1), (300, 257), (9, 16, 16, 48), (0, 3)]:
     C, x, dy = shape[-1], 2 * randn(*shape) + 1, randn(*shape)[::-1].copy()
     scale, shift = 1 + randn(C), randn(C)[::-1].copy()
-    CASES["scale_forward"].append((x, scale, shift, Out(*shape)))
-    CASES["prelu_forward"].append((x, shift, Out(*shape)))
-    for dx in (Out(*shape), None):
-        CASES["scale_backward"].append((dy, x, scale, dx, Out(C), Out(C)))
-        CASES["prelu_backward"].append((dy, x, shift, dx, Out(C)))
+    CASES["scale_forward"].append((x, scale, shift, out(*shape)))
+    CASES["prelu_forward"].append((x, shift, out(*shape)))
+    for dx in (out(*shape), None):
+        CASES["scale_backward"].append((dy, x, scale, dx, out(C), out(C)))
+        CASES["prelu_backward"].append((dy, x, shift, dx, out(C)))
 
 for N, K in [(7, 5), (1, 1), (0, 3), (130, 10), (257, 101)]:
     scores, truth = 3 * randn(N, K), labels(N, K)
     prob = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
-    CASES["softmax"].append((scores, Out(N, K)))
+    CASES["softmax"].append((scores, out(N, K)))
     for name, argument, *options in [("softmax_loss", prob, 0.0), ("softmax_loss", prob, 0.1),
                                      ("hinge_loss", scores), ("squared_hinge_loss", scores)]:
-        CASES[f"{name}_forward"].append((scores, truth, Out(N, K), clock(), *options))
-        CASES[f"{name}_backward"] += [(argument, truth, Out(N, K), weight, *options)
+        CASES[f"{name}_forward"].append((scores, truth, out(N, K), clock(), *options))
+        CASES[f"{name}_backward"] += [(argument, truth, out(N, K), weight, *options)
                                       for weight in (1.0, 0.3)]
 
 CASES["variance"] = [(x, groups) for groups in (1, 2, 5) for x in (
@@ -242,7 +236,7 @@ for M, N, H, W, C, pad, move in [(11, 7, 9, 11, 5, 3, 2), (3, 1, 1, 1, 1, 0, 0),
         CASES["gather"].append((
             rng.integers(0, 256, (M, H, W, C), np.uint8), rng.integers(0, 10, M).astype(np.int32),
             100 + randn(M), 0.02 + 0.001 * randn(M), randn(H + 2 * pad, W + 2 * pad, C), order,
-            Out(N, H, W, C), Out(N, dtype=np.int32), clock(), SEED, pad, move, mirror, input_scale,
+            out(N, H, W, C), out(N, dtype=np.int32), clock(), SEED, pad, move, mirror, input_scale,
             augment))
 
 for size in (1, 67, 50001):
@@ -274,19 +268,9 @@ def off_alignment(values):
 def arguments(name, number, dtype):
     """{argument: value} of a case, new arrays, float arrays in `dtype`; with dtype bfloat16 those
     that may be it, the others float32."""
-    result = {}
-    contract = OPERATIONS[name]
-    for key, value in zip(contract.arguments, CASES[name][number], strict=True):
-        if isinstance(value, Out):
-            fill = np.nan if value.dtype == np.float32 else 251
-            value = np.full(value.shape, fill, value.dtype)
-        if isinstance(value, np.ndarray):
-            if contract.dtypes[key] in (np.float32, ACTIVATION):
-                narrow = dtype != bfloat16 or contract.activation(key)
-                value = value.astype(dtype if narrow else np.float32)
-            value = off_alignment(value)
-        result[key] = value
-    return result
+    values = dict(zip(OPERATIONS[name].arguments, CASES[name][number], strict=True))
+    return {key: off_alignment(value) if isinstance(value, np.ndarray) else value
+            for key, value in built(name, values, dtype).items()}
 
 
 def run(ops, name, number, dtype=np.float32):

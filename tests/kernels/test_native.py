@@ -23,7 +23,7 @@ from ml_dtypes import bfloat16
 
 from helpers.devices import DEVICES
 from helpers.length import often
-from helpers.op_cases import CASES, REFERENCE, Out, arguments, clock, randn, run, which
+from helpers.op_cases import CASES, REFERENCE, arguments, clock, out, randn, run, which
 from helpers.tolerances import assert_close
 from kernels import philox
 from kernels.clock import NORM, STEP
@@ -310,36 +310,36 @@ def test_a_count_of_threads_has_a_range(count):
 
 NONE = np.zeros((0, 4), np.float64)
 SMALLEST = [
-    ("maxout_forward", randn(3, 0), Out(3, 0), which(3, 0), 2),
-    ("maxout_backward", randn(3, 0), np.zeros((3, 0), np.uint8), Out(3, 0), 2),
-    ("maxpool_forward", randn(2, 4, 4, 0), Out(2, 2, 2, 0), which(2, 2, 2, 0), 2, 2, 0),
-    ("maxpool_backward", randn(2, 2, 2, 0), np.zeros((2, 2, 2, 0), np.uint8), Out(2, 4, 4, 0), 2,
+    ("maxout_forward", randn(3, 0), out(3, 0), which(3, 0), 2),
+    ("maxout_backward", randn(3, 0), np.zeros((3, 0), np.uint8), out(3, 0), 2),
+    ("maxpool_forward", randn(2, 4, 4, 0), out(2, 2, 2, 0), which(2, 2, 2, 0), 2, 2, 0),
+    ("maxpool_backward", randn(2, 2, 2, 0), np.zeros((2, 2, 2, 0), np.uint8), out(2, 4, 4, 0), 2,
      2, 0),
-    ("maxout_pool_forward", randn(2, 4, 4, 0), Out(2, 2, 2, 0), which(2, 2, 2, 0), 2, 2, 2),
-    ("maxout_pool_backward", randn(2, 2, 2, 0), np.zeros((2, 2, 2, 0), np.uint8), Out(2, 4, 4, 0),
+    ("maxout_pool_forward", randn(2, 4, 4, 0), out(2, 2, 2, 0), which(2, 2, 2, 0), 2, 2, 2),
+    ("maxout_pool_backward", randn(2, 2, 2, 0), np.zeros((2, 2, 2, 0), np.uint8), out(2, 4, 4, 0),
      2, 2, 2),
-    ("maxout_pool_dropout_forward", randn(2, 4, 4, 0), Out(2, 2, 2, 0), which(2, 2, 2, 0), 2, 2, 2,
+    ("maxout_pool_dropout_forward", randn(2, 4, 4, 0), out(2, 2, 2, 0), which(2, 2, 2, 0), 2, 2, 2,
      0.2, 1, 2, clock()),
     ("maxout_pool_dropout_backward", randn(2, 2, 2, 0), np.zeros((2, 2, 2, 0), np.uint8),
-     Out(2, 4, 4, 0), 2, 2, 2, 0.2),
-    ("avgpool_forward", randn(2, 4, 4, 0), Out(2, 2, 2, 0), 2, 2),
-    ("avgpool_backward", randn(2, 2, 2, 0), Out(2, 4, 4, 0), 2, 2),
-    ("lrn_forward", randn(3, 0), Out(3, 0), 5, 1.0, 0.75, 1.0),
-    ("lrn_backward", randn(3, 0), randn(3, 0), Out(3, 0), 5, 1.0, 0.75, 1.0),
+     out(2, 4, 4, 0), 2, 2, 2, 0.2),
+    ("avgpool_forward", randn(2, 4, 4, 0), out(2, 2, 2, 0), 2, 2),
+    ("avgpool_backward", randn(2, 2, 2, 0), out(2, 4, 4, 0), 2, 2),
+    ("lrn_forward", randn(3, 0), out(3, 0), 5, 1.0, 0.75, 1.0),
+    ("lrn_backward", randn(3, 0), randn(3, 0), out(3, 0), 5, 1.0, 0.75, 1.0),
     ("concat_forward", randn(3, 0), randn(3, 5), 5),
-    ("concat_backward", randn(3, 5), Out(3, 0), 5),
+    ("concat_backward", randn(3, 5), out(3, 0), 5),
     # An image without rows, all of whose windows are padding.
-    ("conv_forward", randn(2, 0, 5, 3), randn(4, 2, 2, 3), randn(4), Out(2, 1, 6, 4), 1, 1, 1),
-    ("conv_backward_data", randn(2, 1, 6, 4), randn(4, 2, 2, 3), Out(2, 0, 5, 3), 1, 1, 1),
-    ("conv_backward_filter", randn(2, 0, 5, 3), randn(2, 1, 6, 4), Out(4, 2, 2, 3), Out(4), 1, 1,
+    ("conv_forward", randn(2, 0, 5, 3), randn(4, 2, 2, 3), randn(4), out(2, 1, 6, 4), 1, 1, 1),
+    ("conv_backward_data", randn(2, 1, 6, 4), randn(4, 2, 2, 3), out(2, 0, 5, 3), 1, 1, 1),
+    ("conv_backward_filter", randn(2, 0, 5, 3), randn(2, 1, 6, 4), out(4, 2, 2, 3), out(4), 1, 1,
      1),
-    ("batchnorm_forward", randn(1, 1), Out(1, 1), Out(1), Out(1), 1e-5),
-    ("batchnorm_backward", randn(1, 1), randn(1, 1), abs(randn(1)), Out(1, 1)),
+    ("batchnorm_forward", randn(1, 1), out(1, 1), out(1), out(1), 1e-5),
+    ("batchnorm_backward", randn(1, 1), randn(1, 1), abs(randn(1)), out(1, 1)),
     ("batchnorm_running", randn(1), 1 + abs(randn(1)), randn(1), randn(1), randn(1), 1, 0.9, 1e-5,
      clock()),
-    ("batchnorm_inference", randn(1, 1), Out(1, 1), randn(1), abs(randn(1)), np.ones(1, np.float32),
+    ("batchnorm_inference", randn(1, 1), out(1, 1), randn(1), abs(randn(1)), np.ones(1, np.float32),
      1e-5),
-    ("batchnorm_inference", randn(0, 3), Out(0, 3), randn(3), abs(randn(3)), np.ones(1, np.float32),
+    ("batchnorm_inference", randn(0, 3), out(0, 3), randn(3), abs(randn(3)), np.ones(1, np.float32),
      1e-5),
     ("variance", randn(1, 1), 1), ("variance", randn(1), 1),
     ("clip", randn(0), 1.0, clock()),
@@ -347,13 +347,13 @@ SMALLEST = [
     ("sgd_step", randn(3), randn(3), randn(3), NONE, clock(), 0.9, 0.1),
     ("rmsprop_step", randn(0), randn(0), randn(0), NONE, clock(), 0.9, 1e-4, 0.1),
     ("gather", np.zeros((0, 4, 4, 3), np.uint8), np.zeros(0, np.int32), randn(0), randn(0),
-     randn(4, 4, 3), np.full((3, 2), -1, np.int32), Out(2, 4, 4, 3), Out(2, dtype=np.int32),
+     randn(4, 4, 3), np.full((3, 2), -1, np.int32), out(2, 4, 4, 3), out(2, dtype=np.int32),
      clock(), 1, 0, 0, True, 1.0, True),
     ("gather", np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int32), randn(2), randn(2),
-     randn(6, 6, 3), np.zeros((3, 0), np.int32), Out(0, 4, 4, 3), Out(0, dtype=np.int32), clock(),
+     randn(6, 6, 3), np.zeros((3, 0), np.int32), out(0, 4, 4, 3), out(0, dtype=np.int32), clock(),
      1, 1, 1, True, 1.0, True),
     ("gather", np.zeros((2, 4, 4, 0), np.uint8), np.ones(2, np.int32), randn(2), randn(2),
-     randn(6, 6, 0), np.zeros((3, 2), np.int32), Out(2, 4, 4, 0), Out(2, dtype=np.int32), clock(),
+     randn(6, 6, 0), np.zeros((3, 2), np.int32), out(2, 4, 4, 0), out(2, dtype=np.int32), clock(),
      1, 1, 1, True, 1.0, True),
 ]
 
@@ -421,7 +421,7 @@ def in_a_child(work):
 @pytest.mark.parametrize("at_the_end", [True, False])
 def test_nothing_beyond_an_array_is_touched(dtype, at_the_end, monkeypatch):
     """Every operation on every case, and a convolution whose output is written past the caches."""
-    wide = randn(24, 64, 64, 16), randn(64, 3, 3, 16), randn(64), Out(24, 64, 64, 64), 1, 1, 1
+    wide = randn(24, 64, 64, 16), randn(64, 3, 3, 16), randn(64), out(24, 64, 64, 64), 1, 1, 1
     monkeypatch.setitem(CASES, "conv_forward", [*CASES["conv_forward"], wide])
 
     def work(say):
