@@ -1,6 +1,6 @@
 """Where a NaN comes from: a latched step once more, with visitors that look.
 
-Read next: engine/containers.py for the visitors.
+Read next: kernels/clock.py, whose flag is the first to know.
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,7 @@
 Both carry one line that names the value and the remedy. The command lines print it without a
 traceback; from Python they are ordinary exceptions.
 
-Read next: engine/train.py, where they are caught.
+Read next: kernels/errors.py, those of the devices.
 """
 
 import difflib

@@ -4,7 +4,7 @@
     python -m engine.evaluate RUN --device numpy --data-dir /data
     python -m engine.evaluate RUN --data FOLDER    # its folder of images, where that lies now
 
-Read next: engine/predict.py, the same from Python on images of one's own.
+Read next: engine/scoring.py, then engine/predict.py, the same from Python on images of one's own.
 """
 
 import sys

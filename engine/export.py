@@ -17,7 +17,7 @@ installed its scores are compared with our own.
 ONNX's operators, of set 17 here: https://onnx.ai/onnx/operators/. What a layer becomes stands in
 `FORMS`, one function a type; a layer's author who wants the layer exported adds a line there.
 
-Read next: engine/run/checkpoint.py.
+Read next: tests/engine/test_export.py, which runs what is written.
 """
 
 import json

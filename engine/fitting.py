@@ -10,7 +10,7 @@ Images are floating-point (N, H, W, C) and go in as they are: normalise and augm
 A NaN or an infinity among them is refused; one that comes up in training ends it, with the name of
 the layer.
 
-Read next: engine/train.py, which adds a data set on the device, checkpoints and signals.
+Read next: engine/README.md.
 """
 
 import time

@@ -16,7 +16,7 @@ them up, and hand them to the new one, which they bring their weights and statis
 The old net keeps its copy of the numbers, and runs no more. Of a net that is gone (`del old`) the
 layers are free as well.
 
-Read next: engine/losses.py, then engine/train.py.
+Read next: engine/losses.py, where the gradients begin.
 """
 
 import numpy as np

@@ -22,7 +22,7 @@ author writes it once, and a new batch size is the second run with other buffers
 * Up to the first layer that has a parameter or a state nobody wants an input gradient, and from it
   on everything is run backward.
 
-Read next: engine/layers.py, whose every `setup` talks to this.
+Read next: engine/containers.py, where a list of layers becomes a layer.
 """
 
 import weakref

@@ -5,7 +5,8 @@
 
 Everything it needs is in the run folder; the data set is not.
 
-Read next: engine/export.py, the same for other programs.
+Read next: engine/export.py, the same for other programs, and engine/fitting.py, nets and arrays of
+one's own.
 """
 
 from types import SimpleNamespace

@@ -19,7 +19,7 @@ With t the step (an update's number, from 0):
 `warmup: n` multiplies the first n steps of any policy by (t + 1) / n. Formulas as in Caffe's
 `GetLearningRate`; cosine as in Loshchilov & Hutter 2017 without restarts.
 
-Read next: engine/data/__init__.py.
+Read next: engine/data/feed.py, which brings the batches.
 """
 
 from math import isfinite

@@ -1,6 +1,6 @@
 """How good a net is on the test set: loss, accuracy, confusion table.
 
-Read next: engine/evaluate.py, the command line around it.
+Read next: engine/diagnosis.py, who is to blame for a score that is none.
 """
 
 from collections.abc import Callable

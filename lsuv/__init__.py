@@ -7,7 +7,7 @@
 
 `initialise` does what its name says for any of the initialisers, and returns the same report.
 
-Read next: lsuv/fillers.py.
+Read next: lsuv/algorithm.py.
 """
 
 from lsuv.algorithm import LsuvError, initialise, lsuv, measure

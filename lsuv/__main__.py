@@ -8,7 +8,7 @@
 LSUV scales the weights on the first training batch of the run that engine.train would make of the
 same options; every other initialiser is only measured on it. Nothing is trained.
 
-Read next: engine/train.py, which trains from here.
+Read next: lsuv/README.md.
 """
 
 import argparse

@@ -21,7 +21,7 @@ On device cpu the sums of a forward pass and of a variance are taken in an order
 depend on the number of threads, so the weights of every net of models/ are the same bits for any.
 (oneDNN may cut otherwise a convolution's sum of thousands of terms on images of a few pixels.)
 
-Read next: lsuv/report.py.
+Read next: lsuv/fillers.py, what stands in the weights before.
 """
 
 import time

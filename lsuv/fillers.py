@@ -21,7 +21,7 @@ float32; a gain other than 1 multiplies them after that.)
 
 An orthonormal matrix has orthonormal rows where outputs <= fan_in, else orthonormal columns.
 
-Read next: lsuv/algorithm.py.
+Read next: lsuv/report.py, what an initialiser tells of its work.
 """
 
 from collections.abc import Iterable

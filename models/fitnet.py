@@ -8,8 +8,7 @@ and FitResNet-4 have no public file: they follow the paper's Table 1 and text.
 Parameters (10 classes): FitNet-4 2,742,102 with maxout, 1,276,806 otherwise; FitNet-1 348,694 and
 128,102; FitResNet-4 2,765,174 and 1,288,342; FitNet-MNIST 21,426.
 
-Read next: models/caffenet.py, engine/layers.py for what a layer does, models/recipes.py for how
-the nets are trained.
+Read next: engine/layers.py for what a layer does, models/recipes.py for how the nets are trained.
 """
 
 from engine.containers import Residual

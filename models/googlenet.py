@@ -5,8 +5,7 @@ Szegedy et al. 2015 as BVLC's public file has it (`models/bvlc_googlenet` of the
 Parameters with 1,000 classes: 13,378,280 with the auxiliary classifiers, as it is trained, and
 6,998,552 without.
 
-Read next: engine/containers.py for Branches and AuxiliaryClassifier, models/recipes.py for how the
-nets are trained.
+Read next: tests/models/test_imagenet.py.
 """
 
 from engine.containers import AuxiliaryClassifier, Branches

@@ -15,7 +15,7 @@ CaffeNet's and GoogLeNet's `paper` is BVLC's solver file (GoogLeNet's the quick 
 million images of ImageNet; their crops come out of 256 x 256, so they move by 14 and 16 pixels.
 Their `fast` is ours, for a folder of some thousand images, and no rate was searched.
 
-Read next: engine/schedules.py for the policies.
+Read next: models/caffenet.py.
 """
 
 from dataclasses import dataclass, replace

@@ -1,14 +1,16 @@
 """The order of reading: "Read next" leads through every room, and every link leads somewhere.
 
 A module's docstring, or the comment at the head of a kernel's file, ends with "Read next:" and the
-files to go on with. From each entrance these are roads that fork and never meet: whoever follows
-them comes to no file twice, and from all entrances together to every file there is.
+files to go on with. These are roads that fork: from the entrances they lead to every file there is,
+inside a room to none twice, and never round.
 
 Read next: tests/test_readme.py.
 """
 
 import ast
+import functools
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,10 +19,9 @@ import pytest
 from helpers.programs import ROOT
 
 ROOMS = ("engine", "kernels", "lsuv", "models", "bench")
-# Where one may begin: the four of README.md, and every room's own door.
+# Where one may begin, as README.md says; and at every door, a package's __init__.py or __main__.py.
 ENTRANCES = ("engine/train.py", "lsuv/__init__.py", "kernels/cuda/common.cuh",
-             "kernels/cpu/native/module.cpp", "engine/__init__.py", "kernels/__init__.py",
-             "models/__init__.py", "bench/__init__.py")
+             "kernels/cpu/native/module.cpp")
 NAMES = re.compile(r"[\w./-]+\.(?:py|cuh?|cpp|c|h|md)\b")
 
 
@@ -45,35 +46,52 @@ def read_next(path: Path) -> list[Path]:
     return targets
 
 
+@functools.cache
 def source(*rooms: str) -> set[Path]:
     return {path for room in rooms for path in (ROOT / room).rglob("*")
             if path.suffix in (".py", ".cu", ".cuh", ".cpp", ".h") and path.is_file()}
 
 
-def follow(entrance: str, rooms: tuple[str, ...]) -> dict[Path, Path]:
-    """Every file of these rooms on the roads from an entrance, and the file that led to it."""
-    begin, files = ROOT / entrance, source(*rooms)
-    reached, ahead = {begin: begin}, [begin]
+@functools.cache
+def roads() -> dict[Path, list[Path]]:
+    """Every file of the rooms, and those that it names to be read next."""
+    return {path: [target for target in read_next(path) if target in source(*ROOMS)]
+            for path in sorted(source(*ROOMS))}
+
+
+def doors() -> set[Path]:
+    return {ROOT / name for name in ENTRANCES} | {
+        path for path in source(*ROOMS) if path.name in ("__init__.py", "__main__.py")}
+
+
+def short(paths) -> list[str]:
+    return [str(path.relative_to(ROOT)) for path in paths]
+
+
+@pytest.mark.parametrize("room", ["kernels", "lsuv", "models"])
+def test_the_roads_lead_to_every_file_of_a_room(room):
+    reached = ahead = doors()
     while ahead:
-        path = ahead.pop()
-        for target in read_next(path):
-            if target in files:
-                assert target not in reached, (
-                    f"{entrance}: {target.relative_to(ROOT)} is next for both "
-                    f"{reached[target].relative_to(ROOT)} and {path.relative_to(ROOT)}")
-                reached[target] = path
-                ahead.append(target)
-    return reached
+        ahead = {target for path in ahead for target in roads()[path]} - reached
+        reached = reached | ahead
+    assert not short(sorted(source(room) - reached))
 
 
-@pytest.mark.parametrize("room", ["kernels"])
-def test_the_roads_through_a_room_lead_to_all_of_it(room):
-    reached = set()
-    for entrance in ENTRANCES:
-        if (ROOT / entrance).is_relative_to(ROOT / room):
-            reached |= follow(entrance, (room,)).keys()
-    lost = {str(path.relative_to(ROOT)) for path in source(room) - reached}
-    assert not lost
+@pytest.mark.parametrize("room", ["kernels", "lsuv", "models"])
+def test_a_file_is_next_for_one_of_its_room(room):
+    """And for any number of doors and of other rooms."""
+    for target in source(room):
+        before = [path for path in sorted(source(room) - doors()) if target in roads()[path]]
+        assert len(before) <= 1, f"{short([target])} is next for {short(before)}"
+
+
+def test_no_road_leads_round():
+    files = source("kernels", "lsuv", "models")
+    try:
+        TopologicalSorter({path: files & set(ahead) for path, ahead in roads().items()
+                           if path in files}).prepare()
+    except CycleError as error:
+        pytest.fail(" <- ".join(short(error.args[1])))
 
 
 def test_what_is_to_be_read_next_is_there():

@@ -4,7 +4,7 @@ Exit codes: 0 done; 2 bad input; 1 a failure during a run; 130 and 143 stopped b
 What the user can correct is one line on standard error. Any other exception keeps its traceback,
 because it is a defect.
 
-Read next: engine/cli/settings.py.
+Read next: engine/errors.py, what becomes such a line.
 """
 
 import argparse

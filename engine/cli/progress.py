@@ -1,7 +1,7 @@
 """What a run shows while it works: a bar with loss, images/s and time left on a terminal, plain
 lines elsewhere.
 
-Read next: engine/run/folder.py, what a run leaves behind.
+Read next: tests/engine/test_cli_errors.py, what is said of wrong words.
 """
 
 import sys

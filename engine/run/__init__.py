@@ -1,4 +1,4 @@
 """What a run leaves behind, and what keeps it safe.
 
-Read next: engine/run/folder.py.
+Read next: engine/run/session.py.
 """

@@ -13,7 +13,7 @@ itself. A file is written beside the old one, flushed, renamed; the old one stay
 checkpoint.previous.safetensors. Reading verifies all of it and falls back to the predecessor, and
 says so. A state with a NaN in it is never saved.
 
-Read next: engine/train.py.
+Read next: engine/evaluate.py, which looks at what a run has left.
 """
 
 import errno

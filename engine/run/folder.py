@@ -3,7 +3,7 @@
 run.json is there before the first checkpoint is. `--runs` makes a folder of such folders, seed0,
 seed1, ..., and runs.json in it says which they are.
 
-Read next: engine/run/checkpoint.py.
+Read next: engine/run/files.py, how files are read and written here.
 """
 
 import errno

@@ -4,7 +4,7 @@ engine/train.py has the loop; here is what stands around it, so that it can be r
 the run as it stands between two steps. Nothing of the rooms above is imported: a command hands over
 what a session needs of them as `Work`.
 
-Read next: engine/run/folder.py, where it all is kept.
+Read next: engine/run/lock.py, and engine/run/folder.py, where it all is kept.
 """
 
 import time

@@ -9,7 +9,7 @@ writes these files. Read here, a forged header is refused before anything is mad
 tensor is as large as its bytes in the file, every byte of the file belongs to one, and no array is
 larger than the file. Nothing of a file is executed.
 
-Read next: engine/data/cache.py and engine/run/checkpoint.py, which read such files.
+Read next: engine/run/checkpoint.py, which keeps tensors so.
 """
 
 import math
