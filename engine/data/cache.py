@@ -14,7 +14,7 @@ Anything else is a note, and the file is made anew. Deleting it is always safe; 
 can't be written (XDG_CACHE_HOME=/dev/null turns the cache off) a set is computed every time. A set
 under a limit is another set, and quick to make: it is never cached.
 
-Read next: engine/data/__init__.py, which puts it all together.
+Read next: tests/data/test_cache.py.
 """
 
 import hashlib

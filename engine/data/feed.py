@@ -5,7 +5,8 @@ normalises straight into `net.x`. Which images a step sees is a pure function of
 image n of the run is place n mod N of permutation n div N, so batches run on across epochs and a
 resumed run needs nothing but its step number.
 
-Read next: kernels/philox.py for the permutation, engine/train.py for the loop.
+Read next: kernels/philox.py for the permutation, engine/data/__init__.py, where the images come
+from.
 """
 
 import numpy as np
