@@ -11,6 +11,7 @@ from.
 
 import numpy as np
 
+from engine.errors import InputError
 from kernels.clock import CORRECT_SUM, FINITE, FIRST, LOSS_SUM, RATE, SEEN, STEP
 from kernels.philox import permutation
 
@@ -59,6 +60,9 @@ class Resident:
     W + 2 pad, C) float32. input_scale: factor on every input."""
 
     def __init__(self, net, split, mean_image: np.ndarray, pad: int, input_scale: float):
+        if list(net.wanted) != ["labels"]:
+            raise InputError(f"the net's loss wants {', '.join(net.wanted)}, and a data set has "
+                             "labels alone; train it with engine.fit")
         constant = net.ops.constant
         self.net, self.pad, self.input_scale = net, pad, input_scale
         self.count = len(split.images)
@@ -110,7 +114,7 @@ class Feed:
         return self.net.ops.asarray(np.ascontiguousarray(rates, np.float64))
 
     def train_batch(self) -> None:
-        """The training batch of the clock's step, augmented, into net.x and net.labels."""
+        """The training batch of the clock's step, augmented, into net.x and net.targets."""
         self.train.gather(self.order, self.move, self.mirror, augment=True)
 
     def first_batches(self):
