@@ -1,4 +1,4 @@
 """Benches: each checks what it times, prints a table, and writes JSON with machine and versions.
 
-Read next: bench/step.py.
+Read next: bench/step.py; bench/paper/__init__.py for the paper, bench/gpu/__init__.py for a GPU.
 """

@@ -3,6 +3,7 @@
     python -m bench.init
     python -m bench.init --shapes 9216x4096,500x128 --nets fitnet4 --repeats 5
     python -m bench.init --full --json bench/results/init.json
+    python -m bench.init --device cuda
 
 Single matrices, then all the matrices of the paper's Table 6: FitNet-4 (maxout, a matrix a piece),
 CaffeNet, GoogLeNet with its side exits; and LSUV whole (fill and pass), for FitNet-4 at batch 128,
@@ -11,6 +12,9 @@ are another machine's. The result is checked first: it must be the reference's m
 orthonormal at every size, or nothing is timed. The makers take turns; seconds are medians, ratio is
 theirs / ours, error is max |Q'Q - I| in float64. An SVD of the largest matrices takes minutes, and
 only --full waits for it.
+
+A matrix is timed from the call to its end, which the host waits for: cuSOLVER's verdict on a GPU is
+read by the host, so that is how a user meets it. Beside a GPU only PyTorch takes part, on it.
 
 Read next: bench/peers/orthonormal.py, the makers.
 """
@@ -27,15 +31,16 @@ import numpy as np
 import models
 from bench.common.contest import Contestant, Refused, Setting, close
 from bench.common.machine import write
-from bench.paper_tables import TABLE_6
+from bench.paper.printed import TABLE_6
+from bench.peers import torch_missing
 from bench.peers.orthonormal import QUICK_SVD, available
 from engine.cli.command import run_command
 from engine.data import FOLDER, Dataset, Raw, build, load
-from engine.errors import InputError, RunError, choose
 from engine.data.feed import Feed
+from engine.errors import InputError, RunError, choose
 from engine.losses import SoftmaxLoss
 from engine.net import Net
-from kernels import DeviceError, ops_for
+from kernels import ops_for
 from kernels.orthonormal import orthonormal
 from kernels.philox import WEIGHTS
 from lsuv import initialise
@@ -104,7 +109,7 @@ def compare(what: str, shapes, makers, repeats: int, full: bool) -> list[dict]:
     for _ in range(repeats):
         for maker in chosen:
             times[maker.name].append(maker.ask("matrices", shapes)[0])
-    seconds = {name: statistics.median(found) for name, found in times.items()}
+    seconds = {name: statistics.median(turns) for name, turns in times.items()}
     return [{"name": name, "what": what, "seconds": seconds[name],
              "ratio": seconds[name] / seconds["ours"], "error": errors[name]} for name in seconds]
 
@@ -145,39 +150,39 @@ def measure(ops, shapes, nets, threads: int, repeats: int = 3, full: bool = Fals
     print(f"{'matrix or net':<24}{'by':<20}{'seconds':>11}{'ratio':>9}{'error':>10}")
     rows: list[dict] = []
 
-    def add(*found):
-        rows.extend(found)
-        show(found)
+    def add(*new):
+        rows.extend(new)
+        show(new)
 
     makers: list[Contestant] = []
     try:
-        for name in ("ours", *available()):
+        for name in ("ours", *available(ops.name)):
             makers.append(Contestant(name, MAKER, Setting(threads, ops.name), by=name))
         for m, n in shapes:
             add(*compare(f"{m}x{n}", [(m, n)], makers, repeats, full))
         for net in nets:
-            found = compare(net, shapes_of_net(net), makers, repeats, full)
-            add(*found, paper_row(net, TABLE_6[net][0], found[0]["seconds"]))
+            each = compare(net, shapes_of_net(net), makers, repeats, full)
+            add(*each, paper_row(net, TABLE_6[net][0], each[0]["seconds"]))
     except Refused as error:
         raise RunError(f"a maker of matrices failed: {error}") from error
     finally:
         close(makers)
     for net in nets:
         images = noise(net) if models.NETS[net].data == FOLDER else data
-        found = lsuv_row(ops, net, images, repeats)
-        add(found, paper_row(found["what"], TABLE_6[net][1], found["seconds"]))
+        lsuv = lsuv_row(ops, net, images, repeats)
+        add(lsuv, paper_row(lsuv["what"], TABLE_6[net][1], lsuv["seconds"]))
     return rows
 
 
 def shapes_of(text: str) -> list[tuple[int, int]]:
     """"9216x4096,500x128" -> [(9216, 4096), (500, 128)]."""
-    found = []
+    shapes = []
     for part in filter(None, text.split(",")):
         sizes = part.split("x")
         if len(sizes) != 2 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
             raise InputError(f"--shapes {part!r} is not ROWSxCOLS, such as 500x128")
-        found.append((int(sizes[0]), int(sizes[1])))
-    return found
+        shapes.append((int(sizes[0]), int(sizes[1])))
+    return shapes
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -203,10 +208,10 @@ def main(argv: list[str] | None = None) -> int:
     print(f"device {ops.name}: {ops.description}; every maker in a process of its own, "
           f"threads {threads}")
     peers = {}
-    if "torch orthogonal_" in available():
-        peers["torch"] = metadata.version("torch")
+    if why := torch_missing(ops.name):
+        print(f"{why}: orthogonal_ is left out")
     else:
-        print("torch is not installed: orthogonal_ is left out")
+        peers["torch"] = metadata.version("torch")
     rows = measure(ops, shapes, nets, threads, options.repeats, options.full, data)
     write(options.json, ops, rows, threads=threads, peers=peers)
     return 0

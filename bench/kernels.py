@@ -2,15 +2,16 @@
 
     python -m bench.kernels
     python -m bench.kernels --only conv_forward,maxout_forward --precision fp32
+    python -m bench.kernels --device cuda
     python -m bench.kernels --json bench/results/kernels.json
 
 On the shapes of FitNet-4 at its batch of 128 and FitNet-MNIST at 64. Each operation is checked
 first, against the reference in float64 on the same arguments: a wrong one ends the bench, and
-nothing after it is timed. Then the contestants take turns (bench/common/contest.py), each in a process of
-its own: ours; oneDNN's convolutions alone, where ours are Winograd's; the reference itself in
-float32, where a call takes less than two seconds; and PyTorch's own operation for the same
-(bench/peers/torch_ops.py), where it has one. A figure is the median of the rounds, a round the mean of as
-many calls as fill its share of --seconds.
+nothing after it is timed. Then the contestants take turns (bench/common/contest.py), each in a
+process of its own: ours; oneDNN's convolutions alone, where ours are Winograd's; the reference
+itself in float32, where a call takes less than two seconds; and PyTorch's own operation for the
+same (bench/peers/torch_ops.py), where it has one. A figure is the median of the rounds, a round the
+mean of as many calls as fill its share of --seconds.
 
 GB/s: what must be moved at least, every array read or written once, over the time; its share is of
 copying 256 MiB by NumPy with as many threads. The same arguments are used again and again, so
@@ -21,23 +22,26 @@ can exceed too, since operations are counted as the plain convolution's. Both ce
 in the same run. The error of ours and of oneDNN's is the largest difference from float64, as a part
 of the largest value.
 
+On a GPU ours alone are timed, by the device's own events, between their neighbours in a CUDA graph
+and with a cold cache; the copy is one from device to device (bench/gpu/timer.py).
+
 Read next: bench/common/cases.py.
 """
 
-import importlib.util
 import os
 import statistics
 import sys
 from importlib import metadata
 
-from bench.common.contest import Contestant, Refused, Setting, close, one_round
-from bench.common.calls import called, errors, widened
-from bench.common.cases import REFERENCE, Case, cases
+from bench.common.calls import TF32_LIMIT, errors
+from bench.common.cases import Case, cases
+from bench.common.contest import Contestant, Place, Refused, Setting, close, compete
 from bench.common.machine import write
 from bench.common.ours import CONVOLUTIONS, ceilings
+from bench.peers import torch_missing
 from engine.cli.command import Parser, run_command
 from engine.errors import InputError, RunError, choose
-from kernels import DeviceError, ops_for
+from kernels import ops_for
 
 CALLS, TORCH = "bench.common.calls:Calls", "bench.peers.torch_ops:TorchCalls"
 ROUNDS = 5
@@ -67,23 +71,22 @@ def chosen(only: str | None, small: bool) -> list[tuple[int, Case]]:
     """The cases of the operations that were asked for, with their numbers."""
     every = list(enumerate(cases(small)))
     known = list(dict.fromkeys(case.op for _, case in every))
-    wanted = [choose("operation", name, known) for name in (only or "").split(",") if name]
-    return [(number, case) for number, case in every if not wanted or case.op in wanted]
+    names = [choose("operation", name, known) for name in (only or "").split(",") if name]
+    return [(number, case) for number, case in every if not names or case.op in names]
 
 
 def start(setting: Setting, small: bool) -> list[Contestant]:
-    """Ours first, then those that there are."""
-    found = [("ours", CALLS, setting, {})]
+    """Ours first, then those that there are; beside a GPU none, since these are a CPU's."""
+    kinds = [("ours", CALLS, setting, {})]
     if setting.device == "cpu":
-        found.append((DIRECT, CALLS, setting, {"direct": True}))
-    if setting.device != "numpy":
-        found.append(("numpy", CALLS, Setting(setting.threads, "numpy"), {}))
-    if importlib.util.find_spec("torch"):
-        found.append(("torch", TORCH, setting, {}))
+        kinds.append((DIRECT, CALLS, setting, {"direct": True}))
+        kinds.append(("numpy", CALLS, Setting(setting.threads, "numpy"), {}))
+    if setting.device != "cuda" and not torch_missing(setting.device):
+        kinds.append(("torch", TORCH, setting, {}))
     contestants: list[Contestant] = []
     try:
-        for name, kind, told, more in found:
-            contestants.append(Contestant(name, kind, told, small=small, **more))
+        for name, kind, own, options in kinds:
+            contestants.append(Contestant(name, kind, own, small=small, **options))
     except BaseException:
         close(contestants)
         raise
@@ -93,14 +96,13 @@ def start(setting: Setting, small: bool) -> list[Contestant]:
 def check(ops, case: Case, precision: str) -> tuple[dict[str, float], int]:
     """({ours, and of a convolution oneDNN's: largest error}, bytes of the case); RunError where
     one of them is wrong."""
-    arguments = case.arguments(precision)
-    wanted = called(REFERENCE, case.op, widened(arguments))
-    found = {"ours": max(errors(ops, case, arguments, wanted).values())}
+    arguments, devices = case.arguments(precision), {"ours": ops}
     if ops.name == "cpu" and case.op in CONVOLUTIONS:
         from kernels.cpu.ops import CpuOps
 
-        found[DIRECT] = max(errors(CpuOps(direct=True), case, arguments, wanted).values())
-    return found, case.bytes(arguments)
+        devices[DIRECT] = CpuOps(direct=True)
+    coarsest = TF32_LIMIT if precision == "tf32" else 0.0
+    return errors(case, arguments, devices, coarsest), case.bytes(arguments)
 
 
 def takes_part(contestant: Contestant, number: int, case: Case, precision: str) -> bool:
@@ -113,25 +115,28 @@ def takes_part(contestant: Contestant, number: int, case: Case, precision: str) 
             and (contestant.name != "numpy" or contestant.ask("run", 1) < SLOWEST))
 
 
-def compete(contestants: list[Contestant], number: int, case: Case, precision: str,
-            seconds: float) -> dict[str, float]:
+def timed(contestants: list[Contestant], number: int, case: Case, precision: str,
+          seconds: float) -> dict[str, float]:
     """{contestant: median seconds of a call}, ours first."""
-    running = []
-    for contestant in contestants:
-        try:
-            if takes_part(contestant, number, case, precision):
-                contestant.warm("run", 1, seconds / ROUNDS)
-                running.append(contestant)
-        except Refused as error:
-            raise RunError(f"{case.op} ({case.text}) by {contestant.name}: {error}") from error
-    for _ in range(ROUNDS):
-        for name, why in one_round(running, "run").items():
-            raise RunError(f"{case.op} ({case.text}) by {name}: {why}")
-    return {c.name: statistics.median(c.turns["run"]) for c in running}
+    try:
+        places = [Place(c.name, c, "run") for c in contestants
+                  if takes_part(c, number, case, precision)]
+        compete(places, ROUNDS, 1, seconds / ROUNDS)
+    except (Refused, RunError) as error:
+        raise RunError(f"{case.op} ({case.text}): {error}") from error
+    return {place.name: statistics.median(place.turns) for place in places}
+
+
+def measured(ops, contestants: list[Contestant], number: int, case: Case, precision: str,
+             seconds: float, limits: dict[str, float]) -> list[dict]:
+    """A row a contestant: the case is checked, then timed."""
+    largest, size = check(ops, case, precision)
+    return rows_of(case, precision, timed(contestants, number, case, precision, seconds), size,
+                   largest, limits)
 
 
 def rows_of(case: Case, precision: str, seconds: dict[str, float], size: int,
-            found: dict[str, float], limits: dict[str, float]) -> list[dict]:
+            largest: dict[str, float], limits: dict[str, float]) -> list[dict]:
     """A row a contestant: ratio is its seconds over ours."""
     rows = []
     for name, took in seconds.items():
@@ -143,7 +148,7 @@ def rows_of(case: Case, precision: str, seconds: dict[str, float], size: int,
             share = rate["gflops"] / limits["product_gflops"]
         rows.append({"name": name, "op": case.op, "case": case.text, "precision": precision,
                      "seconds": took, "bytes": size, **rate, "share": share,
-                     "ratio": took / seconds["ours"], "error": found.get(name)})
+                     "ratio": took / seconds["ours"], "error": largest.get(name)})
     return rows
 
 
@@ -170,19 +175,18 @@ def line(rows: list[dict]) -> str:
 
 def measure(ops, chosen_cases: list[tuple[int, Case]], precisions: list[str], threads: int,
             seconds: float, small: bool) -> tuple[list[dict], dict[str, dict[str, float]]]:
-    """(every row, {precision: ceilings}); a case's line is printed as it is found."""
+    """(every row, {precision: ceilings}); a case's line is printed as it is there."""
     limits = {precision: ceilings(ops, precision, threads) for precision in precisions}
     rows: list[dict] = []
     contestants = start(Setting(threads, ops.name), small)
     try:
         print(head())
         for number, case in chosen_cases:
-            for precision in (p for p in precisions if case.has(p)):
-                found, size = check(ops, case, precision)
-                took = compete(contestants, number, case, precision, seconds)
-                new = rows_of(case, precision, took, size, found, limits[precision])
-                print(line(new), flush=True)
-                rows += new
+            for precision in filter(case.has, precisions):
+                of_case = measured(ops, contestants, number, case, precision, seconds,
+                                   limits[precision])
+                print(line(of_case), flush=True)
+                rows += of_case
     finally:
         close(contestants)
     return rows, limits
@@ -190,21 +194,27 @@ def measure(ops, chosen_cases: list[tuple[int, Case]], precisions: list[str], th
 
 def main(arguments: list[str] | None = None) -> int:
     options = options_of(arguments)
-    wanted = chosen(options.only, options.small)
+    asked = chosen(options.only, options.small)
     known = "fp32" if options.precision == "both" else options.precision
     ops = ops_for(options.device, options.threads, known)
     precisions = list(ops.precisions) if options.precision == "both" else [known]
     threads = ops.threads or os.cpu_count() or 1
     print(f"device {ops.name}: {ops.description}; every contestant in a process of its own, "
           f"threads {threads}, {' and '.join(precisions)}")
-    peers = {"torch": metadata.version("torch")} if importlib.util.find_spec("torch") else {}
-    if not peers:
+    peers = {}
+    if ops.name == "cuda":
+        print("beside a GPU nobody else is timed; an orthonormal matrix, whose end the host waits "
+              "for, is bench.init's")
+        asked = [(number, case) for number, case in asked if case.op != "orthonormal"]
+    elif torch_missing(ops.name):
         print("torch is not installed: its column is left out")
-    rows, limits = measure(ops, wanted, precisions, threads, options.seconds, options.small)
-    for precision, found in limits.items():
-        print(f"{precision}: copy {found['copy_gbs']:.1f} GB/s, matrix product "
-              f"{found['product_gflops']:.0f} GFLOP/s, convolution "
-              f"{found['convolution_gflops']:.0f} GFLOP/s")
+    else:
+        peers = {"torch": metadata.version("torch")}
+    rows, limits = measure(ops, asked, precisions, threads, options.seconds, options.small)
+    for precision, ceiling in limits.items():
+        print(f"{precision}: copy {ceiling['copy_gbs']:.1f} GB/s, matrix product "
+              f"{ceiling['product_gflops']:.0f} GFLOP/s, convolution "
+              f"{ceiling['convolution_gflops']:.0f} GFLOP/s")
     print("x: the peer's seconds over ours, at equal precision; NumPy's is the reference's.")
     write(options.json, ops, rows, peers=peers, threads=threads, ceilings=limits,
           small=options.small)

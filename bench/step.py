@@ -2,13 +2,17 @@
 
     python -m bench.step --net fitnet4 --against torch
     python -m bench.step --net fitnet_mnist --precision bf16 --against torch --json step.json
+    python -m bench.step --device cuda --precision tf32 --against torch
 
 Our step is checked first: three steps on a few images give the reference's losses. Then the
-contestants take turns, each in a process of its own (bench/common/contest.py): ours, our convolutions
-alone (the bound: a step can't be faster), the same convolutions all by oneDNN (what a step of any
-engine on that library can't beat), and PyTorch's modes. A turn is --steps training steps, or
-as many as fill --seconds, and the figures are medians over --rounds rounds; a ratio is ours over
-the peer's in images/s, round by round. Then the same for evaluation.
+contestants take turns, each in a process of its own (bench/common/contest.py): ours, our
+convolutions alone (the bound: a step can't be faster), on a CPU the same convolutions all by oneDNN
+(what a step of any engine on that library can't beat), and PyTorch's modes. A turn is --steps
+training steps, or as many as fill --seconds, and the figures are medians over --rounds rounds; a
+ratio is ours over the peer's in images/s, round by round. Then the same for evaluation.
+
+On a GPU our step is replayed as a CUDA graph, and PyTorch runs eager, in channels_last, and by
+torch.compile(mode="max-autotune"), which uses CUDA graphs too, with its batch on the GPU.
 
 Both train the same net by the `fast` recipe at equal precision with softmax cross entropy. Ours
 gathers and augments its batch from the uint8 data set within the step; PyTorch's batch lies in
@@ -21,44 +25,51 @@ large matrix product and a large direct convolution in that precision (Winograd'
 fewer of them, and goes beyond that ceiling); GB/s of the rest, against a copy of 256 MiB by NumPy
 with as many threads (bytes of the arrays that an op is handed; what lies in the cache can be faster
 than memory). Both ceilings are measured in the same run.
+On a GPU the copy is one from device to device, and an op's time has its launch and the wait for its
+end in it: what a kernel takes by itself, bench.kernels says.
 
 The guard is what a step does lest a NaN or an infinity go on unseen: the loss op looks at every
 score, and `clip` takes the norm of the whole gradient, also where the recipe clips nothing. Its
 figure is the time of these two ops, all that they do, over our median step: so it is at most that.
 (Once a second the host reads the clock, 16 numbers.)
 
-Read next: bench/common/contest.py.
+Read next: bench/common/__init__.py.
 """
 
-import importlib.util
 import os
 import statistics
 import sys
 
 import models
-from bench.common.contest import Contestant, Entry, Refused, close, one_round
+from bench.common.contest import Contestant, Entry, Place, Refused, close, compete
 from bench.common.machine import write
 from bench.common.ours import CONVOLUTIONS, check
+from bench.peers import torch_missing
 from engine.cli.command import Parser, run_command
 from engine.data import FOLDER
 from engine.errors import InputError, RunError
-from kernels import DeviceError, ops_for
+from kernels import ops_for
 from models.recipes import recipe
 
 OURS = ("ours", "bench.common.ours:Ours", {})
 BOUNDS = (("convolutions alone", "bench.common.ours:Convolutions", {}),
           ("convolutions by oneDNN", "bench.common.ours:Convolutions", {"direct": True}))
 TORCH = "bench.peers.torch_nets:Torch"
-PEERS = {"torch": {
+CPU_MODES = {
     "torch eager": {},
     "torch eager amax": {"way": "amax"},
     "torch eager max": {"way": "max"},
     "torch eager channels_last": {"channels_last": True},
     "torch compile": {"compiled": True},
     "torch compile channels_last": {"channels_last": True, "compiled": True},
-}}
+}
+GPU_MODES = {
+    "torch eager": {"channels_last": True, "device": "cuda"},
+    "torch compile": {"channels_last": True, "device": "cuda", "compiled": True,
+                      "mode": "max-autotune"},
+}
 GUARD = ("softmax_loss_forward", "clip")  # the ops that look for what is not finite
-REMEDY = "pip install torch==2.13.0 (its build for the CPU will do), or leave --against out"
+REMEDY = "pip install torch==2.13.0 (a CPU needs no more than its build), or leave --against out"
 
 
 def options_of(arguments: list[str] | None):
@@ -66,9 +77,9 @@ def options_of(arguments: list[str] | None):
     timed = [name for name, model in models.NETS.items() if model.data != FOLDER]
     parser.add_argument("--net", default="fitnet4", choices=timed)
     parser.add_argument("--act", default="maxout", choices=models.ACTS)
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "tf32", "bf16"))
     parser.add_argument("--batch", type=int, default=None, help="images; default the recipe's")
-    parser.add_argument("--against", default=None, choices=PEERS, help="a peer; default none")
+    parser.add_argument("--against", default=None, choices=["torch"], help="a peer; default none")
     parser.add_argument("--data", default="auto", help="data set of our step (auto)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=None)
@@ -80,25 +91,26 @@ def options_of(arguments: list[str] | None):
     for name in ("steps", "rounds"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: give at least 1")
-    if options.against and importlib.util.find_spec(options.against) is None:
-        raise InputError(f"--against {options.against}: it is not installed; {REMEDY}")
     return options
 
 
-def peers_of(options) -> dict[str, dict]:
-    """{name: options} of the peer's modes; the ways to write a maxout only where there is one."""
-    modes = PEERS[options.against] if options.against else {}
-    return {n: m for n, m in modes.items() if options.act == "maxout" or "way" not in m}
+def peers_of(device: str, act: str) -> dict[str, dict]:
+    """{name: options} of PyTorch's modes; the ways to write a maxout only where there is one."""
+    modes = GPU_MODES if device == "cuda" else CPU_MODES
+    return {name: mode for name, mode in modes.items() if act == "maxout" or "way" not in mode}
 
 
-def start(entry: Entry, peers: dict[str, dict]) -> tuple[list[Contestant], dict[str, str]]:
+def start(entry: Entry, peers: dict[str, dict],
+          bounds=BOUNDS) -> tuple[list[Contestant], dict[str, str]]:
     """The contestants, ours and the bounds first, and {peer that could not start: why}."""
-    contestants = [Contestant(name, kind, entry, **more) for name, kind, more in (OURS, *BOUNDS)]
+    contestants: list[Contestant] = []
     left: dict[str, str] = {}
     try:
-        for name, modes in peers.items():
+        for name, kind, options in (OURS, *bounds):
+            contestants.append(Contestant(name, kind, entry, **options))
+        for name, mode in peers.items():
             try:
-                contestants.append(Contestant(name, TORCH, entry, **modes))
+                contestants.append(Contestant(name, TORCH, entry, **mode))
             except Refused as error:
                 left[name] = str(error)
     except BaseException:
@@ -107,64 +119,63 @@ def start(entry: Entry, peers: dict[str, dict]) -> tuple[list[Contestant], dict[
     return contestants, left
 
 
+def same_net(ours: Contestant, peers: list[Contestant]) -> tuple[dict, dict[str, str]]:
+    """(our facts, the peers' versions); RunError for a peer with another net than ours."""
+    facts, versions = ours.ask("facts"), {}
+    for peer in peers:
+        its = peer.ask("facts")
+        versions |= its["versions"]
+        if its["parameters"] != facts["parameters"]:
+            raise RunError(f"{peer.name} has {its['parameters']} parameters, ours "
+                           f"{facts['parameters']}: not the same net, so nothing to compare")
+    return facts, versions
+
+
 def report(line: str) -> None:
     """Progress, which is no part of the result: compiling and the rounds take minutes."""
     print(line, file=sys.stderr, flush=True)
 
 
-def compete(contestants: list[Contestant], phase: str, options, left: dict[str, str]) -> None:
-    """Warm up, then the rounds; who fails is put into `left`. RunError where we fail."""
-    for contestant in contestants:
-        try:
-            contestant.warm(phase, options.steps, options.seconds)
-            report(f"{contestant.name}: warm for {phase}, {contestant.steps[phase]} steps a turn")
-        except Refused as error:
-            left[contestant.name] = str(error)
-    running = [c for c in contestants if c.name not in left]
-    for number in range(options.rounds):
-        left |= one_round([c for c in running if c.name not in left], phase)
-        report(f"{phase}: round {number + 1} of {options.rounds}")
-    for name, *_ in (OURS, *BOUNDS):
-        if name in left:
-            raise RunError(f"{name}: {left[name]}")
-
-
 def main(arguments: list[str] | None = None) -> int:
     options = options_of(arguments)
     ops = ops_for(options.device, options.threads, options.precision)
+    why = torch_missing(ops.name) if options.against else None
+    if why:
+        raise InputError(f"--against {options.against}: {why}; {REMEDY}")
     entry = Entry(options.net, options.act,
                   options.batch or recipe(options.net, options.act, "lsuv").batch,
                   options.precision, ops.threads or os.cpu_count() or 1, ops.name, options.data)
     check(ops, entry)
     print(f"{entry.net} {entry.act}, batch {entry.batch}, {entry.precision}, {ops.description}")
-    contestants, left = start(entry, peers_of(options))
+    bounds = BOUNDS[:1] if ops.name == "cuda" else BOUNDS
+    contestants, left = start(entry, peers_of(ops.name, entry.act) if options.against else {},
+                              bounds)
     try:
-        return measure(contestants, left, ops, entry, options)
+        ours, *others = contestants
+        return measure(ours, others[:len(bounds)], others[len(bounds):], left, ops, entry, options)
     except Refused as error:
         raise RunError(str(error)) from error
     finally:
         close(contestants)
 
 
-def measure(contestants, left: dict[str, str], ops, entry: Entry, options) -> int:
-    ours, *rest = contestants
-    bounds, peers = rest[:len(BOUNDS)], rest[len(BOUNDS):]
-    facts = ours.ask("facts")
-    versions: dict[str, str] = {}
-    for peer in peers:
-        found = peer.ask("facts")
-        versions |= found["versions"]
-        if found["parameters"] != facts["parameters"]:
-            raise RunError(f"{peer.name} has {found['parameters']} parameters, ours "
-                           f"{facts['parameters']}: not the same net, so nothing to compare")
+def measure(ours: Contestant, bounds: list[Contestant], peers: list[Contestant],
+            left: dict[str, str], ops, entry: Entry, options) -> int:
+    facts, versions = same_net(ours, peers)
     shared = {"net": entry.net, "act": entry.act, "batch": entry.batch,
               "precision": entry.precision}
     rows = []
-    compete(contestants, "train", options, left)
-    peaks = {c.name: c.ask("peak_mb") for c in [ours, *peers] if c.name not in left}
-    rows += [row(c, ours, shared, "train", peaks) for c in [ours, *peers] if c.name not in left]
-    compete([c for c in [ours, *peers] if c.name not in left], "test", options, left)
-    rows += [row(c, ours, shared, "test", peaks) for c in [ours, *peers] if c.name not in left]
+    for phase in ("train", "test"):
+        places = [Place(ours.name, ours, phase),
+                  *(Place(bound.name, bound, phase) for bound in bounds if phase == "train"),
+                  *(Place(peer.name, peer, phase, peer=True) for peer in peers
+                    if peer.name not in left)]
+        left |= compete(places, options.rounds, options.steps, options.seconds, report=report)
+        raced = [p for p in places if p.contestant not in bounds and p.name not in left]
+        if phase == "train":
+            peaks = {place.name: place.contestant.ask("peak_mb") for place in raced}
+        rows += [row(place, places[0], shared) | {"phase": phase, "peak_mb": peaks[place.name]}
+                 for place in raced]
     rows += [{"name": name, **shared, "phase": "train", "error": why}
              for name, why in left.items()]
     rows += [bound_row(c, ours, shared) for c in bounds]
@@ -183,18 +194,14 @@ def measure(contestants, left: dict[str, str], ops, entry: Entry, options) -> in
     return 0
 
 
-def row(contestant: Contestant, ours: Contestant, shared: dict, phase: str,
-        peaks: dict[str, float]) -> dict:
-    """A contestant's figures in a phase: medians over the rounds."""
-    turns = contestant.turns[phase]
-    ratios = [theirs / mine for theirs, mine in zip(turns, ours.turns[phase])]
-    own = contestant is ours
-    seconds = statistics.median(turns)
-    return {"name": contestant.name, **shared, "phase": phase, "seconds": seconds,
+def row(place: Place, ours: Place, shared: dict) -> dict:
+    """A place's figures: medians over the rounds; ratio: ours over theirs, in images/s."""
+    ratios = [theirs / mine for theirs, mine in zip(place.turns, ours.turns, strict=True)]
+    seconds = statistics.median(place.turns)
+    return {"name": place.name, **shared, "seconds": seconds,
             "images_per_second": shared["batch"] / seconds,
-            "ratio": None if own else statistics.median(ratios),
-            "ratios": None if own else [min(ratios), max(ratios)],
-            "peak_mb": peaks.get(contestant.name)}
+            "ratio": None if place is ours else statistics.median(ratios),
+            "ratios": None if place is ours else [min(ratios), max(ratios)]}
 
 
 def bound_row(bound: Contestant, ours: Contestant, shared: dict) -> dict:
@@ -203,7 +210,8 @@ def bound_row(bound: Contestant, ours: Contestant, shared: dict) -> dict:
     seconds = statistics.median(turns)
     return {"name": bound.name, **shared, "phase": "train", "seconds": seconds,
             "images_per_second": shared["batch"] / seconds,
-            "share": statistics.median(a / b for a, b in zip(turns, ours.turns["train"]))}
+            "share": statistics.median(a / b for a, b in zip(turns, ours.turns["train"],
+                                                             strict=True))}
 
 
 def op_rows(profile: dict, step: float, ceilings: dict[str, float]) -> list[dict]:

@@ -68,7 +68,7 @@ def short(paths) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths]
 
 
-@pytest.mark.parametrize("room", ["engine", "kernels", "lsuv", "models"])
+@pytest.mark.parametrize("room", ["engine", "kernels", "lsuv", "models", "bench"])
 def test_the_roads_lead_to_every_file_of_a_room(room):
     reached = ahead = doors()
     while ahead:
@@ -77,7 +77,7 @@ def test_the_roads_lead_to_every_file_of_a_room(room):
     assert not short(sorted(source(room) - reached))
 
 
-@pytest.mark.parametrize("room", ["engine", "kernels", "lsuv", "models"])
+@pytest.mark.parametrize("room", ["engine", "kernels", "lsuv", "models", "bench"])
 def test_a_file_is_next_for_one_of_its_room(room):
     """And for any number of doors and of other rooms."""
     for target in source(room):
@@ -86,7 +86,7 @@ def test_a_file_is_next_for_one_of_its_room(room):
 
 
 def test_no_road_leads_round():
-    files = source("engine", "kernels", "lsuv", "models")
+    files = source(*ROOMS)
     try:
         TopologicalSorter({path: files & set(ahead) for path, ahead in roads().items()
                            if path in files}).prepare()

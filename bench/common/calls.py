@@ -6,12 +6,13 @@ Read next: bench/peers/torch_ops.py, the peer.
 import ctypes
 import sys
 import time
+from functools import partial
 
 import numpy as np
 from ml_dtypes import bfloat16
 
+from bench.common.cases import REFERENCE, Case, cases
 from bench.common.contest import Setting
-from bench.common.cases import Case, cases
 from bench.common.ours import ops_of
 from engine.errors import RunError
 
@@ -22,18 +23,18 @@ TF32_LIMIT = 2.0**-9                # of a product whose factors were rounded to
 
 
 def called(ops, op: str, arguments: dict) -> dict[str, np.ndarray]:
-    """{name: host array} of everything that the operation was given or returned, afterwards."""
-    given = {name: ops.asarray(value) if isinstance(value, np.ndarray) else value
-             for name, value in arguments.items()}
-    returned = getattr(ops, op)(*given.values())
+    """{name: host array} of everything that the operation was handed or returned, afterwards."""
+    handed = {name: ops.asarray(value) if isinstance(value, np.ndarray) else value
+              for name, value in arguments.items()}
+    returned = getattr(ops, op)(*handed.values())
     ops.synchronize()
-    found = {name: ops.tohost(value) for name, value in given.items()
+    after = {name: ops.tohost(value) for name, value in handed.items()
              if isinstance(arguments[name], np.ndarray)}
     if returned is not None:
         returned = returned if isinstance(returned, tuple) else (returned,)
-        found |= {f"result {i}": value if isinstance(value, np.ndarray) else ops.tohost(value)
+        after |= {f"result {i}": value if isinstance(value, np.ndarray) else ops.tohost(value)
                   for i, value in enumerate(returned)}
-    return found
+    return after
 
 
 def widened(arguments: dict) -> dict:
@@ -43,22 +44,27 @@ def widened(arguments: dict) -> dict:
             for name, value in arguments.items()}
 
 
-def errors(ops, case: Case, arguments: dict, wanted: dict,
-           coarsest: float = 0.0) -> dict[str, float]:
-    """{array: its largest difference from `wanted`, as a part of its largest value; of the clock,
-    whose values have nothing in common, a part of each}.
+def errors(case: Case, arguments: dict, devices: dict, coarsest: float = 0.0) -> dict[str, float]:
+    """{name of a device: the largest difference of any result from the reference in float64, as a
+    part of the array's largest value, or, of the clock, whose values have nothing in common, of
+    each}. devices: {name: its operations}. coarsest: what a float may differ by in any case.
 
-    RunError where one is beyond LIMIT, and NaN is. coarsest: what a float may differ by in any
-    case."""
-    found = {}
-    for name, got in called(ops, case.op, arguments).items():
-        found[name] = difference(got, wanted[name], name == "clock")
-        limit = max(LIMIT[got.dtype], coarsest) if got.dtype in LIMIT else 0
-        if not found[name] <= limit:
-            raise RunError(f"{case.op} ({case.text}) on device {ops.name}: {name} differs from the "
-                           f"reference by {found[name]:.2g} of its largest value, more than "
-                           f"{limit:.2g}; a wrong kernel is not timed, run tests/kernels/test_ops.py")
-    return found
+    RunError where a difference is beyond LIMIT, and NaN is."""
+    expected = called(REFERENCE, case.op, widened(arguments))
+    largest = {}
+    for device, ops in devices.items():
+        each = []
+        for name, got in called(ops, case.op, arguments).items():
+            error = difference(got, expected[name], name == "clock")
+            limit = max(LIMIT[got.dtype], coarsest) if got.dtype in LIMIT else 0
+            if not error <= limit:
+                raise RunError(f"{case.op} ({case.text}) on device {ops.name}: {name} differs from "
+                               f"the reference by {error:.2g} of its largest value, more than "
+                               f"{limit:.2g}; a wrong kernel is not timed, run "
+                               "tests/kernels/test_ops.py")
+            each.append(error)
+        largest[device] = max(each)
+    return largest
 
 
 def difference(got: np.ndarray, want: np.ndarray, each: bool = False) -> float:
@@ -69,32 +75,41 @@ def difference(got: np.ndarray, want: np.ndarray, each: bool = False) -> float:
 
 class Calls:
     """The contestant that calls a device's operations: ours, the reference, or oneDNN's
-    convolutions alone (direct)."""
+    convolutions alone (direct). On device cuda they are timed as bench/gpu/timer.py says."""
 
     def __init__(self, setting: Setting, small: bool, direct: bool = False):
-        self.cases, self.ops = cases(small), ops_of(setting)
-        if direct:
-            from kernels.cpu.ops import CpuOps
-
-            self.ops = CpuOps(setting.threads, direct=True)
+        self.cases, self.small, self.ops = cases(small), small, ops_of(setting, direct)
         keep_memory()
 
     def prepare(self, number: int, precision: str) -> bool:
         """Make the arguments of a case; whether there is something to time."""
         case = self.cases[number]
-        arguments = case.arguments(precision).values()
-        self.given = [self.ops.asarray(a) if isinstance(a, np.ndarray) else a for a in arguments]
-        self.call = getattr(self.ops, case.op)
+        arguments = case.arguments(precision)
+        if self.ops.name == "cuda":
+            from bench.gpu.timer import operation
+
+            self.run = operation(self.ops, case.op, list(arguments.values()),
+                                 case.bytes(arguments), self.small).seconds
+        else:
+            handed = [self.ops.asarray(a) if isinstance(a, np.ndarray) else a
+                      for a in arguments.values()]
+            self.run = partial(seconds_of, self.ops, getattr(self.ops, case.op), handed)
         return True
 
-    def run(self, count: int) -> float:
-        """Seconds of a call, the mean over `count`."""
-        call, given = self.call, self.given
-        start = time.perf_counter()
-        for _ in range(count):
-            call(*given)
-        self.ops.synchronize()
-        return (time.perf_counter() - start) / count
+    def copy_gbs(self, nbytes: int) -> float:
+        """Of device cuda: GB/s of a copy that moves so many bytes, timed the same way."""
+        from bench.gpu.timer import copy_gbs
+
+        return copy_gbs(self.ops, nbytes, self.small)
+
+
+def seconds_of(ops, call, arguments: list, count: int) -> float:
+    """Seconds of a call, the mean over `count`."""
+    start = time.perf_counter()
+    for _ in range(count):
+        call(*arguments)
+    ops.synchronize()
+    return (time.perf_counter() - start) / count
 
 
 def keep_memory() -> None:

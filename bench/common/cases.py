@@ -65,7 +65,9 @@ class Case:
         return arguments
 
     def has(self, precision: str) -> bool:
-        """Whether the operation is another one in this precision."""
+        """Whether the operation is another one in this precision; TF32 is of products alone."""
+        if precision == "tf32":
+            return self.op.startswith(("conv", "linear"))
         return precision == "fp32" or any(map(self.contract.activation, self.contract.arguments))
 
     def bytes(self, arguments: dict) -> int:

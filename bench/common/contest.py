@@ -3,8 +3,8 @@
 Two OpenMP runtimes in one process fight over the cores, and a process has one peak of memory. So
 each contestant is built and warmed up in a process of its own and then sleeps on a pipe; the parent
 wakes one after the other for a few steps, round after round, and whatever else the machine does in
-the meantime falls on all of them alike. bench/step.py, bench/init.py and bench/kernels.py all time
-this way.
+the meantime falls on all of them alike. bench.step, bench.init, bench.kernels and bench.gpu all
+time this way.
 
 Read next: bench/common/ours.py, our contestants.
 """
@@ -14,10 +14,13 @@ import multiprocessing
 import os
 import pathlib
 import resource
+import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+
+from engine.errors import RunError
 
 RATE = 1e-5  # learning rate while timing: a net that trains for long on little stays where it is
 
@@ -52,6 +55,19 @@ class Refused(Exception):
     """What a contestant raised, in one line."""
 
 
+class Deadline:
+    """Seconds that something may take."""
+
+    def __init__(self, seconds: float = float("inf")):
+        self.end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        return max(0.0, self.end - time.monotonic())
+
+    def over(self) -> bool:
+        return self.left() == 0
+
+
 class Contestant:
     """A process that holds one contestant, with `entry.threads` threads.
 
@@ -77,10 +93,8 @@ class Contestant:
     def ask(self, call: str, *arguments, within: float | None = None):
         """The result of a method of the contestant; this process sleeps until it is there. within:
         Refused after so many seconds."""
-        try:
+        with suppress(OSError):  # it is gone; `answer` says how
             self.pipe.send((call, arguments))
-        except OSError:
-            pass  # it is gone; `answer` says how
         return self.answer(within)
 
     def answer(self, within: float | None = None):
@@ -108,15 +122,60 @@ class Contestant:
         self.turns[phase].append(self.ask(phase, self.steps[phase]))
 
     def close(self) -> None:
-        try:
+        with suppress(OSError):  # it is gone already
             self.pipe.send(None)
-        except OSError:
-            pass  # it is gone already
         self.process.join(10)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
         self.pipe.close()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A contestant in one phase, under the name of its row. peer: it may leave; ours may not."""
+
+    name: str
+    contestant: Contestant
+    phase: str
+    peer: bool = False
+
+    @property
+    def turns(self) -> list[float]:
+        """Seconds a step, of every round."""
+        return self.contestant.turns[self.phase]
+
+
+def compete(places: list[Place], rounds: int, steps: int, seconds: float,
+            deadline: Deadline | None = None,
+            report: Callable[[str], None] = lambda line: None) -> dict[str, str]:
+    """Warm all up, then the rounds, one place after the other -> {peer that left: why}.
+
+    A turn is `steps` steps, or as many as fill `seconds`. deadline: of a peer's first step, which
+    may be a compiler's. RunError where one of ours fails. A peer that leaves is ended, so that it
+    does nothing while the others are timed."""
+    left: dict[str, str] = {}
+
+    def tried(place: Place, call: Callable[..., None], *arguments) -> None:
+        try:
+            call(place.phase, *arguments)
+        except Refused as error:
+            if not place.peer:
+                raise RunError(f"{place.name}: {error}") from error
+            left[place.name] = str(error)
+            place.contestant.close()
+            report(f"{place.name} is left out: {error}")
+
+    for place in places:
+        within = max(deadline.left(), 1.0) if deadline and place.peer else None
+        tried(place, place.contestant.warm, steps, seconds, within)
+        report(f"{place.name}: warm for {place.phase}")
+    for number in range(rounds):
+        for place in places:
+            if place.name not in left:
+                tried(place, place.contestant.turn)
+        report(f"round {number + 1} of {rounds}")
+    return left
 
 
 @contextmanager
@@ -148,8 +207,8 @@ def serve(pipe, kind: str, entry: Setting | Entry, options: dict) -> None:
         pipe.send((True, None))
         while (order := pipe.recv()) is not None:
             call, arguments = order
-            called = peak_mb if call == "peak_mb" else getattr(contestant, call)
-            pipe.send((True, called(*arguments)))
+            method = peak_mb if call == "peak_mb" else getattr(contestant, call)
+            pipe.send((True, method(*arguments)))
     except (EOFError, KeyboardInterrupt):
         pass  # the parent is gone, or goes
     except Exception as error:
@@ -172,21 +231,12 @@ def mean_seconds(call, times: int, synchronize=lambda: None) -> float:
 def peak_mb() -> float:
     """The most memory that this process has had resident, in 10^6 bytes.
 
-    On Linux VmHWM: getrusage's peak there begins with that of the process that started this one."""
+    On Linux VmHWM: getrusage's peak there begins with that of the process that started this one,
+    and is in units of 1,024 bytes; on macOS in bytes."""
     try:
         status = pathlib.Path("/proc/self/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024 / 1e6
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-
-
-def one_round(contestants: list[Contestant], phase: str) -> dict[str, str]:
-    """A turn for each, one contestant after the other -> {name: why it left}."""
-    left: dict[str, str] = {}
-    for contestant in contestants:
-        try:
-            contestant.turn(phase)
-        except Refused as error:
-            left[contestant.name] = str(error)
-    return left
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -1,6 +1,6 @@
 """What a number was measured on: processor, threads, versions, date.
 
-Read next: bench/report.py, which prints it beside every table.
+Read next: bench/runs.py.
 """
 
 import datetime
@@ -8,7 +8,9 @@ import json
 import os
 import pathlib
 import platform
-from importlib import metadata
+from contextlib import suppress
+
+from engine.run.folder import versions
 
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
 
@@ -18,29 +20,19 @@ def machine(ops, peers: dict[str, str]) -> dict[str, str]:
 
     peers: {package: version} of the other software that took part."""
     model = platform.processor() or platform.machine()
-    try:
+    with suppress(OSError, StopIteration):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    packages = ["numpy", "onednn-cpu-gomp"]
-    if ops.name == "cuda":
-        packages += ["cupy-cuda13x", "cupy-cuda12x", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12",
-                     "nvidia-cudnn-frontend"]
-    versions = {}
-    for name in packages:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    versions |= peers
+    software = {name: version for name, version in versions().items() if version != "not installed"}
+    python, system = software.pop("python"), software.pop("system")
     return {
         "processor": model,
         "cores": str(os.cpu_count()),
         "device": ops.name,
         "description": ops.description,
-        "python": platform.python_version(),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "python": python,
+        "system": system,
+        "versions": ", ".join(f"{name} {version}" for name, version in (software | peers).items()),
         "date": datetime.date.today().isoformat(),
     }
 

@@ -1,6 +1,6 @@
 """What a number was measured on, where that is a GPU: its name, size, clocks and software.
 
-Read next: bench/gpu/timer.py.
+Read next: bench/gpu/sanitizer.py.
 """
 
 import re
@@ -41,11 +41,11 @@ def driver_facts(bus: str) -> dict:
     if program:
         done = subprocess.run([program, f"--id={bus}", f"--query-gpu={','.join(ASKED.values())}",
                                "--format=csv,noheader,nounits"], capture_output=True, text=True)
-        found = [value.strip() for value in done.stdout.split(",")]
-        if done.returncode == 0 and len(found) == len(ASKED):
+        answers = [value.strip() for value in done.stdout.split(",")]
+        if done.returncode == 0 and len(answers) == len(ASKED):
             values = [value if name == "driver" else _number(value)
-                      for name, value in zip(ASKED, found)]
-    return dict(zip(ASKED, values))
+                      for name, value in zip(ASKED, answers, strict=True)]
+    return dict(zip(ASKED, values, strict=True))
 
 
 def slug(name: str) -> str:
@@ -53,16 +53,16 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def lines(found: dict) -> list[str]:
+def lines(gpu: dict) -> list[str]:
     """The facts for the reader."""
     def known(name: str, unit: str) -> str:
-        return "unknown" if found[name] is None else f"{found[name]:g} {unit}"
+        return "unknown" if gpu[name] is None else f"{gpu[name]:g} {unit}"
 
-    return [f"{found['name']}, compute capability {found['capability']}, "
-            f"{found['multiprocessors']} multiprocessors, {found['memory_gb']:.1f} GB "
-            f"({found['free_gb']:.1f} free), L2 {found['l2_bytes'] / 1e6:.0f} MB",
-            f"driver {found['driver'] or 'unknown'}, CUDA {found['cuda_runtime']} (driver's "
-            f"{found['cuda_driver']}), CuPy {found['cupy']}, cuDNN {found['cudnn']}",
+    return [f"{gpu['name']}, compute capability {gpu['capability']}, "
+            f"{gpu['multiprocessors']} multiprocessors, {gpu['memory_gb']:.1f} GB "
+            f"({gpu['free_gb']:.1f} free), L2 {gpu['l2_bytes'] / 1e6:.0f} MB",
+            f"driver {gpu['driver'] or 'unknown'}, CUDA {gpu['cuda_runtime']} (driver's "
+            f"{gpu['cuda_driver']}), CuPy {gpu['cupy']}, cuDNN {gpu['cudnn']}",
             f"clocks now: SM {known('sm_clock_mhz', 'MHz')} of at most "
             f"{known('most_sm_clock_mhz', 'MHz')}, memory {known('memory_clock_mhz', 'MHz')}; "
             f"power limit {known('power_limit_w', 'W')}, {known('temperature_c', 'degrees')}"]

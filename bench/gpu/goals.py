@@ -2,7 +2,7 @@
 
 Until a file of bench.gpu holds a figure, a goal is a goal and no result: "not measured".
 
-Read next: bench/report.py, which puts them into README.
+Read next: bench/README.md.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ PRECISIONS = ("tf32", "bf16", "fp32")  # the one of the last goal first
 
 @dataclass(frozen=True)
 class Goal:
-    """what: the quantity; wanted and found in words; met: None where nothing was measured."""
+    """what: the quantity; wanted and measured in words; met: None where nothing was measured."""
 
     what: str
     wanted: str
-    found: str = ""
+    measured: str = ""
     met: bool | None = None
 
     @property
@@ -30,7 +30,7 @@ class Goal:
         return {None: "not measured", True: "met", False: "not met"}[self.met]
 
     def as_dict(self) -> dict:
-        return {"what": self.what, "wanted": self.wanted, "found": self.found,
+        return {"what": self.what, "wanted": self.wanted, "measured": self.measured,
                 "verdict": self.verdict}
 
 
@@ -43,12 +43,14 @@ def goals(rows: list[dict]) -> list[Goal]:
 
 def against(name: str, words: str, factor: float, rows: list[dict]) -> list[Goal]:
     """Ours over the peer's, in images a second, in each precision."""
-    found = {row["precision"]: row["ratio"] for row in rows
-             if row["section"] == "steps" and (row["name"], row["net"]) == (name, NET)}
-    goal = [(f"FitNet-4's step against {words}, {precision}", f"at least {factor:g} x", precision)
-            for precision in PRECISIONS]
-    return [Goal(what, wanted, f"{found[precision]:.2f} x", found[precision] >= factor)
-            if precision in found else Goal(what, wanted) for what, wanted, precision in goal]
+    ratios = {row["precision"]: row["ratio"] for row in rows
+              if row["section"] == "steps" and (row["name"], row["net"]) == (name, NET)}
+    each = []
+    for precision in PRECISIONS:
+        what, ratio = f"FitNet-4's step against {words}, {precision}", ratios.get(precision)
+        measured = ("", None) if ratio is None else (f"{ratio:.2f} x", ratio >= factor)
+        each.append(Goal(what, f"at least {factor:g} x", *measured))
+    return each
 
 
 def bandwidth(rows: list[dict]) -> Goal:
@@ -92,10 +94,10 @@ def estimate(rows: list[dict]) -> float | None:
     return None
 
 
-def table(found: list[Goal]) -> list[str]:
+def table(goals: list[Goal]) -> list[str]:
     """The goals as lines."""
-    rows = [("goal", "wanted", "measured", ""), *((g.what, g.wanted, g.found, g.verdict)
-                                                  for g in found)]
-    widths = [max(map(len, column)) + 2 for column in zip(*rows)]
-    return ["".join(f"{text:<{width}}" for text, width in zip(row, widths)).rstrip()
+    rows = [("goal", "wanted", "measured", ""),
+            *((g.what, g.wanted, g.measured, g.verdict) for g in goals)]
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    return ["".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
             for row in rows]

@@ -2,7 +2,7 @@
 // our kernels must find these. Each is called with an x that nobody has written, a y of zeros, and
 // one block of as many threads as either has elements, 256.
 //
-// Read next: goals.py.
+// Read next: bench/gpu/goals.py.
 
 #define KERNEL extern "C" __global__ void
 

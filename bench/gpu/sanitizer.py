@@ -18,17 +18,18 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import metadata
 
+from bench.common.contest import Deadline
 from bench.gpu.small import TOOLS
-from bench.gpu.timer import Deadline
 
 PROGRAM = "compute-sanitizer"
 WHEEL = "nvidia-cuda-sanitizer-api"  # has it too, and needs no toolkit
 MARK = "========="                  # what the lines of a tool begin with
 REPORT = re.compile(r"Invalid|Uninitialized|Error: Race|Barrier error|Program hit")
 FOUND = 99                          # its exit code where the program ended well and it found errors
-MORE = {"memcheck": ["--report-api-errors", "no"]}  # CuPy raises those itself
+OPTIONS = {"memcheck": ["--report-api-errors", "no"]}  # CuPy raises those itself
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -36,33 +37,31 @@ def program() -> str | None:
     """Where compute-sanitizer is; None if it is not installed."""
     toolkits = (os.environ.get("CUDA_PATH"), os.environ.get("CUDA_HOME"), "/usr/local/cuda")
     places = [pathlib.Path(toolkit, "bin", PROGRAM) for toolkit in toolkits if toolkit]
-    try:
+    with suppress(metadata.PackageNotFoundError):
         places += [pathlib.Path(file.locate()) for file in metadata.files(WHEEL) or []
                    if file.name == PROGRAM]
-    except metadata.PackageNotFoundError:
-        pass
-    found = [str(place) for place in places if os.access(place, os.X_OK)]
-    return shutil.which(PROGRAM) or (found[0] if found else None)
+    return shutil.which(PROGRAM) or next(
+        (str(place) for place in places if os.access(place, os.X_OK)), None)
 
 
 def measure(deadline: Deadline,
             report: Callable[[str], None]) -> tuple[list[dict], list[str]]:
     """(a row a tool, what was left out). Nothing is timed any more: the tools run together."""
-    found = program()
-    if found is None:
+    tool = program()
+    if tool is None:
         return [], [f"{PROGRAM} (not installed: pip install {WHEEL}, or a CUDA toolkit)"]
     with ThreadPoolExecutor(len(TOOLS)) as pool:
-        rows = list(pool.map(lambda tool: one(found, tool, deadline), TOOLS))
+        rows = list(pool.map(lambda name: one(tool, name, deadline), TOOLS))
     for row in rows:
         report(line(row))
     return rows, []
 
 
-def one(found: str, tool: str, deadline: Deadline) -> dict:
+def one(program: str, tool: str, deadline: Deadline) -> dict:
     """A tool's row. clean: nothing found in our run; control: the planted bug found; why: what it
     said, where one of them is not so."""
     start = time.monotonic()
-    command = [found, "--tool", tool, "--error-exitcode", str(FOUND), *MORE.get(tool, []),
+    command = [program, "--tool", tool, "--error-exitcode", str(FOUND), *OPTIONS.get(tool, []),
                sys.executable, "-m", "bench.gpu.small"]
     code, said = run([*command, "--planted", tool], deadline)
     control = bool(code) and any(text.startswith(MARK) and f"planted_{tool}" in text
@@ -71,7 +70,7 @@ def one(found: str, tool: str, deadline: Deadline) -> dict:
     code, said = run([*command, *(["--products"] if tool == "memcheck" else [])], deadline)
     if code != 0:
         why = f"exit code {code}, {ends(code, said)}"
-    return {"section": "sanitizer", "name": tool, "clean": code == 0, "control": control,
+    return {"name": tool, "clean": code == 0, "control": control,
             "why": why, "seconds": time.monotonic() - start}
 
 

@@ -8,7 +8,7 @@ and without CuPy's pool: an array is an allocation of its own, so that what lies
 nobody's. --products: also what is cuDNN's and cuSOLVER's, and some steps of a small net, recorded
 and replayed. --planted: nothing but a bug that this tool must find (planted.cu).
 
-Read next: planted.cu.
+Read next: bench/gpu/planted.cu.
 """
 
 import argparse
@@ -17,12 +17,12 @@ import sys
 
 import numpy as np
 
-from bench.common.contest import Entry
 from bench.common.cases import cases, odd_cases
+from bench.common.contest import Entry
 from bench.common.ours import Step
 from engine.cli.command import run_command
 from engine.data import load
-from kernels import DeviceError, ops_for
+from kernels import ops_for
 
 THREADS = 256
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")

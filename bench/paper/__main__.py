@@ -24,17 +24,25 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.paper import claims, curves, grids, imagenet, page, plots, statistics, timing, updates
-from bench.paper.figure import Figure
-from bench.paper.rows import NOT_RUN, VERDICTS, Row
-from bench.paper.study import (FOLDER, ROWS, Cell, Study, damaged, kept_json, on_record, record,
-                               run)
-from engine.run import folder as runs
-from engine.run.files import write_json
+from bench.paper import (
+    claims,
+    figure1,
+    figure2_3,
+    figure4_5,
+    page,
+    table2_to_7,
+    table6,
+    table8_to_10,
+)
+from bench.paper.page import plots
+from bench.paper.page.figure import Figure
+from bench.paper.rows import FAILED, NOT_RUN, VERDICTS, Row
+from bench.paper.study import FOLDER, ROWS, Cell, Study, damaged, kept_json, on_record, record, run
 from engine.cli.command import Parser, run_command
-from engine.errors import InputError, choose
 from engine.cli.messages import print_line
-from kernels import DEVICES, DeviceError
+from engine.errors import InputError, choose
+from engine.run.files import write_json
+from kernels import DEVICES
 from models.recipes import KINDS
 
 
@@ -48,39 +56,39 @@ class Experiment:
 
 
 EXPERIMENTS = {  # the cheapest first: the order of `all`
-    "table8": Experiment(statistics.table8),
-    "table9": Experiment(statistics.table9),
-    "table10": Experiment(statistics.table10),
-    "table6": Experiment(timing.table6),
-    "figure1": Experiment(updates.figure1, updates.draw),
+    "table8": Experiment(table8_to_10.table8),
+    "table9": Experiment(table8_to_10.table9),
+    "table10": Experiment(table8_to_10.table10),
+    "table6": Experiment(table6.table6),
+    "figure1": Experiment(figure1.figure1, figure1.draw),
     "claims": Experiment(claims.claims),
-    "section51": Experiment(grids.section51),
-    "table2": Experiment(grids.table2),
-    "table3": Experiment(grids.table3),
-    "figure2": Experiment(curves.figure2, curves.draw2),
-    "table5": Experiment(grids.table5),
-    "figure3": Experiment(curves.figure3, curves.draw3),
-    "table7": Experiment(grids.table7),
-    "table4": Experiment(grids.table4),
-    **{name: Experiment(partial(imagenet.cells_of, figure=name),
-                        partial(imagenet.draw, figure=name), folder=True)
-       for name in imagenet.NETS},
+    "section51": Experiment(table2_to_7.section51),
+    "table2": Experiment(table2_to_7.table2),
+    "table3": Experiment(table2_to_7.table3),
+    "figure2": Experiment(figure2_3.figure2, figure2_3.draw2),
+    "table5": Experiment(table2_to_7.table5),
+    "figure3": Experiment(figure2_3.figure3, figure2_3.draw3),
+    "table7": Experiment(table2_to_7.table7),
+    "table4": Experiment(table2_to_7.table4),
+    **{name: Experiment(partial(figure4_5.cells_of, figure=name),
+                        partial(figure4_5.draw, figure=name), folder=True)
+       for name in figure4_5.NETS},
 }
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def seconds_of(text: str) -> float:
     """"20m" -> 1200.0; a number alone is minutes. InputError."""
-    found = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([smh]?)", text)
-    value = float(found[1]) * UNITS[found[2] or "m"] if found else math.nan
+    parts = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([smh]?)", text)
+    value = float(parts[1]) * UNITS[parts[2] or "m"] if parts else math.nan
     if not 0 < value < math.inf:
         raise InputError(f"--budget {text!r}: a time such as 90s, 20m or 2h")
     return value
 
 
 def parser() -> Parser:
-    found = Parser(prog="bench.paper", description=__doc__.split("\n\nWhatever")[0])
-    add = found.add_argument
+    parser = Parser(prog="bench.paper", description=__doc__.split("\n\nWhatever")[0])
+    add = parser.add_argument
     add("what", nargs="+", metavar="TABLE", help=", ".join((*EXPERIMENTS, "all", "report")))
     add("--data-dir", metavar="DIR", help="where the data sets' files are")
     add("--data", metavar="FOLDER", help="the images of figure4 and figure5")
@@ -100,7 +108,7 @@ def parser() -> Parser:
     add("--json", metavar="FILE", help="write the rows there, a list")
     add("--folder", metavar="DIR", help=f"where cells, runs and rows are kept (default: {FOLDER})")
     add("--out", metavar="DIR", help="of report: where the page goes (default: --folder)")
-    return found
+    return parser
 
 
 def check(args) -> None:
@@ -129,14 +137,14 @@ def check(args) -> None:
 
 
 def study_of(args) -> Study:
-    given = {name: getattr(args, name) for name in (
+    options = {name: getattr(args, name) for name in (
         "device", "threads", "data_dir", "data", "seeds", "recipe", "epochs", "precision", "batch",
         "only") if getattr(args, name) is not None}
     if args.folder is not None:
-        given["folder"] = Path(args.folder)
+        options["folder"] = Path(args.folder)
     if args.budget is not None:
-        given["budget"] = seconds_of(args.budget)
-    return Study(**given)
+        options["budget"] = seconds_of(args.budget)
+    return Study(**options)
 
 
 def chosen(args) -> list[str]:
@@ -144,9 +152,9 @@ def chosen(args) -> list[str]:
     that was not given."""
     names = []
     for name in args.what:
-        more = [name] if name != "all" else [
+        each = [name] if name != "all" else [
             key for key, e in EXPERIMENTS.items() if args.data is not None or not e.folder]
-        names += [key for key in more if key not in names and key != "report"]
+        names += [key for key in each if key not in names and key != "report"]
     return names
 
 
@@ -170,7 +178,7 @@ def measure(study: Study, name: str) -> list[Row]:
 def none_such(study: Study, names: list[str]) -> InputError:
     """What --only could have named."""
     blank = [row for name in names for cell in EXPERIMENTS[name].cells(study) for row in cell.blank]
-    rows, columns = (", ".join(dict.fromkeys(map(repr, found))) for found in (
+    rows, columns = (", ".join(dict.fromkeys(map(repr, names))) for names in (
         (row.row for row in blank), (row.column for row in blank)))
     return InputError(f"--only {' '.join(study.only)} names no cell of {', '.join(names)}; rows "
                       f"{rows}; columns {columns}")
@@ -204,21 +212,22 @@ def report(study: Study, out: Path) -> None:
     page.write(rows, figures, out, {
         "machine": study.machine, "date": study.today,
         "again": "python -m bench.paper all"})
-    print_line(f"{out / 'report.html'}, report.md, rows.json: {len(rows)} cells, {len(figures)} figures")
+    print_line(f"{out / 'report.html'}, report.md, rows.json: {len(rows)} cells, "
+               f"{len(figures)} figures")
 
 
 def with_blanks(study: Study, rows: list[dict]) -> list[dict]:
     """The rows, and those of every table and figure that were never run, in the page's order."""
-    found = []
+    every = []
     for name in page.TABLES:
         e = EXPERIMENTS[name]
-        blank = (imagenet.unmeasured(study, name) if e.folder and study.data is None else
+        blank = (figure4_5.unmeasured(study, name) if e.folder and study.data is None else
                  [row for cell in e.cells(study) for row in cell.blank])
         there = {(row["row"], row["column"]): row for row in rows if row["table"] == name}
         for row in blank:
-            found.append(there.pop((row.row, row.column), row.as_dict()))
-        found += there.values()
-    return found
+            every.append(there.pop((row.row, row.column), row.as_dict()))
+        every += there.values()
+    return every
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -244,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
         print_line("the budget is over; the same command goes on where it stopped")
     if "report" in args.what:
         report(study, Path(args.out) if args.out is not None else study.folder)
-    return 0
+    return 1 if any(row.verdict == FAILED for row in rows) else 0
 
 
 if __name__ == "__main__":

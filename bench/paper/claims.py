@@ -10,18 +10,18 @@ The first three are differences of FitNet-1's test accuracy, in points, between 
 their seeds. In the authors' `fresh` mode every measurement is of a new mini-batch; in `same` mode
 one division is exact, and neither tolerance nor iterations play a part.
 
-Read next: lsuv/algorithm.py.
+Read next: bench/paper/figure1.py.
 """
 
 import statistics
 from dataclasses import dataclass
 
 from bench.paper import training
+from bench.paper.printed import ACTS, NC
 from bench.paper.rows import CUT, NO_VALUE, OFF, OK, OTHER, Row, mean_and_spread
-from bench.paper.statistics import BATCH, fitnet4
 from bench.paper.study import Cell, Progress, Study
+from bench.paper.table8_to_10 import BATCH, fitnet4
 from bench.paper.training import Run, plan, settings_options, train
-from bench.paper_tables import ACTS, NC
 from lsuv import initialise
 
 SEEDS = 3
@@ -75,7 +75,7 @@ def difference(study: Study, claim: Claim) -> Cell:
             "rerun": study.command("claims", *settings_options(study, seeds))}
 
     def measure(progress: Progress) -> list[Row]:
-        found = []
+        outcomes = []
         for number in range(2 * seeds):
             seed, planned = number // 2, pair[number % 2]
 
@@ -83,9 +83,9 @@ def difference(study: Study, claim: Claim) -> Cell:
                 progress.say(f"seed {number // 2}, {line}",
                              (number + min(epoch / planned.epochs, 1)) / (2 * seeds))
 
-            found.append(train(study, planned, seed, report))
-        begun = [o for o in found if o is not None and (o.epochs or o.failed)]
-        both = [(a, b) for a, b in zip(found[::2], found[1::2])
+            outcomes.append(train(study, planned, seed, report))
+        begun = [o for o in outcomes if o is not None and (o.epochs or o.failed)]
+        both = [(a, b) for a, b in zip(outcomes[::2], outcomes[1::2], strict=True)
                 if a is not None and b is not None and a.finished and b.finished]
         if not begun:
             return blank

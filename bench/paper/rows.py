@@ -1,6 +1,6 @@
 """A cell of a table as data: the paper's value, ours, and what the difference is worth.
 
-Read next: bench/paper/study.py, which fills the rows.
+Read next: bench/paper/printed.py, the paper's own numbers.
 """
 
 import math
@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 OK, OFF, TYPO = "ok", "off", "typo"
 CUT, OTHER, NOT_RUN, NO_VALUE = "cut short", "other recipe", "not run", "no value"
+FAILED = "failed"
 AGREES, DIFFERS = "convergence agrees", "convergence differs"
 MISSING = "–"
 TIMES = ("s", "ms", "min", "h", "seconds", "minutes", "hours")
@@ -19,6 +20,7 @@ VERDICTS = {
     CUT: "trained for fewer epochs than the recipe has: not the full result, and not judged",
     OTHER: "a whole run, of another recipe than the paper's: not judged",
     NOT_RUN: "there is nothing yet; its command measures it",
+    FAILED: "the program ended with an error, which a note names: no result",
     NO_VALUE: "the paper prints no value to judge by",
     AGREES: "trains where the paper's trains, or fails to converge where it fails",
     DIFFERS: "trains where the paper's fails to converge, or fails where it trains",

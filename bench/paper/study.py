@@ -5,25 +5,25 @@ FOLDER/cells/DEVICE, a trained one in a run folder of its own, so whatever is fi
 again; FOLDER/rows has the rows of each table for the report. A cell whose settings differ has
 another name, so nothing is mixed up.
 
-Read next: bench/paper/statistics.py, the tables that train nothing.
+Read next: bench/paper/rows.py.
 """
 
 import datetime
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
 from bench.common.machine import machine
-from bench.paper.rows import CUT, NOT_RUN, OTHER, Row, line
-from engine.run import folder as runs
-from engine.run.files import write_json
+from bench.paper.rows import CUT, FAILED, NOT_RUN, OTHER, Row, line
+from engine.cli.messages import log_line, print_line
 from engine.data import load
 from engine.data.download import MissingData
-from engine.errors import InputError
-from engine.cli.messages import log_line, print_line
+from engine.errors import InputError, RunError
+from engine.run import folder as runs
+from engine.run.files import write_json
 from kernels import ops_for
 
 FOLDER = Path("runs") / "paper"
@@ -176,7 +176,8 @@ class Progress:
             seconds = spent / worked * remaining
             beyond = ", more than the budget" if seconds > self.left() else ""
             rest = f"  [{minutes(seconds)} left{beyond}]"
-        print_line(f"{self.number}/{self.count} {self.cell.title}{': ' if text else ''}{text}{rest}")
+        colon = ": " if text else ""
+        print_line(f"{self.number}/{self.count} {self.cell.title}{colon}{text}{rest}")
 
 
 def minutes(seconds: float) -> str:
@@ -190,6 +191,7 @@ def run(study: Study, cells: list[Cell],
         keep: Callable[[list[Row]], None] = lambda rows: None) -> list[Row]:
     """Measure what is not there yet, in order, while there is time -> every row.
 
+    A cell that ends in a RunError has it as its note and is no result; the next one is measured.
     keep(rows) is given each cell's as soon as they are there."""
     cells = [cell for cell in cells if any(map(study.wanted, cell.blank))]
     progress, found = Progress(cells, lambda: study.left), []
@@ -199,9 +201,12 @@ def run(study: Study, cells: list[Cell],
         if rows is None and cell.key is not None and study.left <= 0:
             rows = cell.blank
         elif rows is None:
-            rows = cell.measure(progress)
-            if cell.key is not None:
-                study.keep(cell.key, rows)
+            try:
+                rows = cell.measure(progress)
+                if cell.key is not None:
+                    study.keep(cell.key, rows)
+            except RunError as error:
+                rows = [replace(row, verdict=FAILED, note=str(error)) for row in cell.blank]
         progress.end()
         rows = [row for row in rows if study.wanted(row)]
         for row in rows:
@@ -212,7 +217,7 @@ def run(study: Study, cells: list[Cell],
 
 
 def worth(verdict: str) -> int:
-    return {NOT_RUN: 0, CUT: 1, OTHER: 2}.get(verdict, 3)
+    return {NOT_RUN: 0, FAILED: 0, CUT: 1, OTHER: 2}.get(verdict, 3)
 
 
 def on_record(folder: Path, table: str) -> list[dict]:

@@ -8,7 +8,7 @@ A run has failed to converge, n/c, if its loss stopped being finite, or if at it
 accuracy is at most twice that of guessing (20 % of ten classes, 2 % of a hundred), or, of two
 classes, halfway from guessing to perfect.
 
-Read next: bench/paper/grids.py, the tables made of such cells.
+Read next: bench/paper/claims.py.
 """
 
 import hashlib
@@ -22,21 +22,18 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import models
-from bench.paper.rows import (AGREES, CUT, DIFFERS, NO_VALUE, OFF, OK, OTHER, Row,
-                              mean_and_spread)
+from bench.paper.printed import NC
+from bench.paper.rows import AGREES, CUT, DIFFERS, NO_VALUE, OFF, OK, OTHER, Row, mean_and_spread
 from bench.paper.study import Cell, Progress, Study
-from bench.paper_tables import NC
-from engine.run import checkpoint
-from engine.run import folder as runs
-from engine.run.files import write_atomic
 from engine.data import NAMES
-from engine.errors import InputError, RunError
+from engine.errors import InputError, NotFinite, RunError
 from engine.losses import SoftmaxLoss
 from engine.net import Net
+from engine.run import checkpoint
+from engine.run import folder as runs
 from kernels import ops_for
 from models.recipes import recipe
 
-FAILED = "failed.txt"               # in a run folder: why it can't go on
 GUESSING = 2                        # times the accuracy of guessing is still n/c
 # How far our mean may be from the paper's single run: in points, or two standard errors of ours.
 POINTS = {"cifar10": 0.5, "cifar100": 1.0, "mnist": 0.1}
@@ -51,7 +48,7 @@ class Run:
     act: str
     init: str
     data: str = "cifar10"
-    head: str = "softmax"
+    loss: str = "softmax"
     optimizer: str | None = None
     more: tuple[tuple[str, object], ...] = ()
     share: float = 1.0  # of the recipe's epochs
@@ -81,7 +78,7 @@ class Planned:
         """The run folder's name: the settings, each in its place."""
         r = self.run
         more = [f"{key.replace('_', '-')}-{value}" for key, value in r.more]
-        parts = [r.net, r.act, r.init, *(["svm"] if r.head == "svm" else []),
+        parts = [r.net, r.act, r.init, *([] if r.loss == "softmax" else [r.loss]),
                  *([r.optimizer] if r.optimizer else []), *more, slug(r.data), self.kind,
                  *([] if self.whole and r.share == 1 else [f"{self.epochs:g}ep"]),
                  *([] if self.precision == "fp32" else [self.precision])]
@@ -92,7 +89,7 @@ class Planned:
         """engine.train's, without seed, folder, device."""
         r = self.run
         found = ["--net", r.net, "--act", r.act, "--init", r.init, "--data", r.data, "--loss",
-                 r.head, "--recipe", self.kind, "--precision", self.precision]
+                 r.loss, "--recipe", self.kind, "--precision", self.precision]
         if r.optimizer:
             found += ["--optimizer", r.optimizer]
         if not (self.whole and r.share == 1):
@@ -106,7 +103,7 @@ class Planned:
         """The settings in a line."""
         r = self.run
         more = [f"{key.replace('_', '-')} {value}" for key, value in r.more]
-        return ", ".join([r.net, r.act, r.init, r.head, *([r.optimizer] if r.optimizer else []),
+        return ", ".join([r.net, r.act, r.init, r.loss, *([r.optimizer] if r.optimizer else []),
                           *more, Path(r.data).name, f"{self.kind} recipe", self.precision])
 
 
@@ -132,7 +129,8 @@ def plan(study: Study, run: Run) -> Planned:
 
 @dataclass
 class Outcome:
-    """What a run folder holds. rows: of metrics.csv."""
+    """What a run folder holds. rows: of metrics.csv. failed: of a run that can't go on because its
+    loss is not finite, the line that says so, else empty."""
 
     folder: Path
     record: dict
@@ -169,9 +167,10 @@ def outcome(folder: Path) -> Outcome | None:
     """None where no run has begun."""
     if not (folder / runs.RUN).exists():
         return None
-    failed = folder / FAILED
-    return Outcome(folder, runs.read_run(folder), runs.read_metrics(folder),
-                   failed.read_text() if failed.exists() else "")
+    record = runs.read_run(folder)
+    failure = record.get("failure") or {}
+    failed = failure["text"] if failure.get("kind") == NotFinite.kind else ""
+    return Outcome(folder, record, runs.read_metrics(folder), failed)
 
 
 def folder_of(study: Study, planned: Planned, seed: int) -> Path:
@@ -225,18 +224,17 @@ def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
         reader.join()
         process.stderr.close()
     message = errors[-1].strip().removesuffix(", or take --data synthetic") if errors else ""
-    if code == 1 and "not finite" in message:
-        write_atomic(folder / FAILED, (message + "\n").encode())
-    elif code != 0 and not (over and code in (143, -signal.SIGTERM)):
-        raise (InputError if code == 2 else RunError)(
-            f"{planned.name} seed {seed}: {message or f'ended with exit code {code}'}")
-    return outcome(folder)
+    there = outcome(folder)
+    if code == 0 or (over and code in (143, -signal.SIGTERM)) or (there and there.failed):
+        return there
+    raise (InputError if code == 2 else RunError)(
+        f"{planned.name} seed {seed}: {message or f'ended with exit code {code}'}")
 
 
 def check(there: Outcome, planned: Planned, seed: int) -> None:
     """InputError where the folder holds another run than its name says."""
     r, settings = planned.run, there.record["settings"]
-    wanted = {"net": r.net, "act": r.act, "init": r.init, "loss": r.head, "recipe": planned.kind,
+    wanted = {"net": r.net, "act": r.act, "init": r.init, "loss": r.loss, "recipe": planned.kind,
               "precision": planned.precision, "seed": seed, "limit": None}
     for key, value in {**wanted, **dict(r.more)}.items():
         if settings.get(key, value) != value:
@@ -267,14 +265,14 @@ def cell(study: Study, table: str, row: str, column: str, paper, run: Run, seeds
             f"seed{'s' if seeds > 1 else ''}", "rerun": rerun}
 
     def measure(progress: Progress) -> list[Row]:
-        found = []
+        outcomes = []
         for seed in range(seeds):
             def report(line, epoch, seed=seed):
                 progress.say(f"seed {seed}, {line}",
                              (seed + min(epoch / planned.epochs, 1)) / seeds)
 
-            found.append(train(study, planned, seed, report))
-        return [summary(study, table, row, column, paper, unit, planned, found, more, note)]
+            outcomes.append(train(study, planned, seed, report))
+        return [summary(study, table, row, column, paper, unit, planned, outcomes, more, note)]
 
     return Cell(None, f"{table} {row}, {column}", seeds * planned.epochs
                 * multiply_adds(run.net, run.act), measure,
@@ -292,9 +290,9 @@ def settings_options(study: Study, seeds: int) -> list[str]:
 
 
 def summary(study: Study, table: str, row: str, column: str, paper, unit: str, planned: Planned,
-            found: list[Outcome | None], more: dict, note: str = "") -> Row:
+            outcomes: list[Outcome | None], more: dict, note: str = "") -> Row:
     """The row of a cell's runs, one a seed; None or no epoch where a run has nothing yet."""
-    begun = [o for o in found if o is not None and (o.epochs or o.failed)]
+    begun = [o for o in outcomes if o is not None and (o.epochs or o.failed)]
     if not begun:
         return study.row(table, row, column, paper, unit, **more)
     scored = [o for o in begun if o.rows or o.failed]
@@ -302,12 +300,12 @@ def summary(study: Study, table: str, row: str, column: str, paper, unit: str, p
     values = [100 * (1 - o.accuracy if unit == "% error" else o.accuracy) for o in good]
     ours, spread = mean_and_spread(values) if values else (NC if scored else None, None)
     notes = [note] if note else []
-    if len(begun) < len(found):
-        notes.append(f"{len(begun)} of {len(found)} seeds")
+    if len(begun) < len(outcomes):
+        notes.append(f"{len(begun)} of {len(outcomes)} seeds")
     if good and len(good) < len(scored):
         notes.append(f"{len(scored) - len(good)} of {len(scored)} seeds n/c")
-    notes += sorted({o.failed.split(": ", 1)[-1].split(";")[0].strip() for o in begun if o.failed})
-    done = len(begun) == len(found) and all(o.finished or o.failed for o in begun)
+    notes += sorted({o.failed.split(";")[0] for o in begun if o.failed})
+    done = len(begun) == len(outcomes) and all(o.finished or o.failed for o in begun)
     return study.row(
         table, row, column, paper, unit, **{
             **more, "ours": ours, "spread": spread, "seeds": values,

@@ -7,15 +7,17 @@ as it is of ours. Every maker ends with float32.
     numpy svd            numpy.linalg.svd in float64, U or V': what the authors of LSUV do
     torch orthogonal_    torch.nn.init.orthogonal_ in float32, where torch is installed
 
-Read next: bench/common/contest.py, which asks the contestants in turn.
+Beside a GPU PyTorch alone takes part, with its matrix on the GPU.
+
+Read next: bench/common/machine.py.
 """
 
-import importlib.util
 import time
 
 import numpy as np
 
 from bench.common.contest import Setting
+from bench.peers import torch_missing
 from kernels import ops_for
 from kernels.philox import WEIGHTS
 
@@ -25,10 +27,10 @@ PEERS = ("numpy qr", "numpy svd", "torch orthogonal_")
 QUICK_SVD = 1.5e10
 
 
-def available() -> list[str]:
-    """The peers that this machine has."""
-    return [name for name in PEERS
-            if name != "torch orthogonal_" or importlib.util.find_spec("torch")]
+def available(device: str) -> list[str]:
+    """The peers that this machine has beside this device of ours."""
+    names = PEERS[:-1] if device != "cuda" else ()
+    return [*names, *([] if torch_missing(device) else PEERS[-1:])]
 
 
 def orthonormality_error(Q: np.ndarray) -> float:
@@ -52,19 +54,23 @@ def numpy_svd(rows: int, cols: int, seed: int) -> np.ndarray:
     return (U if rows >= cols else V).astype(np.float32)
 
 
-def torch_orthogonal(threads: int):
+def torch_orthogonal(threads: int, device: str):
     import torch
 
     torch.set_num_threads(threads)
 
     def make(rows, cols, seed):
         torch.manual_seed(seed)
-        return torch.nn.init.orthogonal_(torch.empty(rows, cols))
+        Q = torch.nn.init.orthogonal_(torch.empty(rows, cols, device=device))
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return Q
     return make
 
 
 def maker(name: str, device: str, threads: int):
-    """(make(rows, cols, seed) -> matrix, tohost(matrix) -> float32 array). device: of `ours`."""
+    """(make(rows, cols, seed) -> matrix, tohost(matrix) -> float32 array). device: ours; PyTorch's
+    is a GPU where ours is."""
     if name == "ours":
         ops = ops_for(device, threads if device == "cpu" else None)
 
@@ -74,7 +80,8 @@ def maker(name: str, device: str, threads: int):
             return Q
         return make, ops.tohost
     if name == "torch orthogonal_":
-        return torch_orthogonal(threads), lambda Q: Q.numpy()
+        own = "cuda" if device == "cuda" else "cpu"
+        return torch_orthogonal(threads, own), lambda Q: Q.cpu().numpy()
     return {"numpy qr": numpy_qr, "numpy svd": numpy_svd}[name], np.asarray
 
 

@@ -8,7 +8,7 @@ SGD, gradients set to None, activations in place, three ways of writing a maxout
 lies in memory as floats. It has glibc's allocator, as `pip install torch` leaves it. On a GPU: that
 batch on it, cuDNN's benchmark mode, and torch.compile in the mode that is asked for.
 
-Read next: bench/common/contest.py, which asks the contestants in turn.
+Read next: bench/kernels.py, which times single operations.
 """
 
 import warnings
@@ -19,10 +19,23 @@ from torch import nn
 
 import models
 from bench.common.contest import RATE, Entry, mean_seconds
-from engine.containers import Branches, AuxiliaryClassifier, Residual
+from engine.containers import AuxiliaryClassifier, Branches, Residual
 from engine.errors import RunError
-from engine.layers import (LRN, AvgPool, BatchNorm, Conv, Dropout, Layer, LeakyReLU, Linear, Maxout,
-                           MaxPool, Sigmoid, Tanh, pooled)
+from engine.layers import (
+    LRN,
+    AvgPool,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Layer,
+    LeakyReLU,
+    Linear,
+    Maxout,
+    MaxPool,
+    Sigmoid,
+    Tanh,
+    pooled,
+)
 from models.recipes import recipe
 
 CLASSES = 10
@@ -83,18 +96,18 @@ class TorchHead(nn.Module):
 def module(layers: list[Layer], in_shape: tuple[int, ...], way: str = "maximum") -> nn.Sequential:
     """The net of PyTorch's modules for `layers` on an input (H, W, C); its own input is NCHW, and
     a Linear over an image reads it in C, H, W order. ValueError for a layer without a peer."""
-    found, _ = walk(layers, tuple(in_shape), way)
-    return nn.Sequential(*found)
+    modules, _ = walk(layers, tuple(in_shape), way)
+    return nn.Sequential(*modules)
 
 
 def walk(layers: list[Layer], shape: tuple[int, ...],
          way: str) -> tuple[list[nn.Module], tuple[int, ...]]:
     """The modules, and the shape after them, (H, W, C) or (F,)."""
-    found: list[nn.Module] = []
+    modules: list[nn.Module] = []
     for layer in layers:
-        made, shape = peer(layer, shape, way)
-        found += made
-    return found, shape
+        its, shape = peer(layer, shape, way)
+        modules += its
+    return modules, shape
 
 
 def peer(layer: Layer, shape: tuple[int, ...],
@@ -104,9 +117,9 @@ def peer(layer: Layer, shape: tuple[int, ...],
         inner, after = walk(layer.chains[1].layers, shape, way)
         return [TorchResidual(nn.Sequential(*inner))], after
     if isinstance(layer, Branches):
-        found = [walk(chain.layers, shape, way) for chain in layer.chains]
-        after = (*found[0][1][:-1], sum(out[-1] for _, out in found))
-        return [TorchBranches([nn.Sequential(*inner) for inner, _ in found])], after
+        chains = [walk(chain.layers, shape, way) for chain in layer.chains]
+        after = (*chains[0][1][:-1], sum(out[-1] for _, out in chains))
+        return [TorchBranches([nn.Sequential(*inner) for inner, _ in chains])], after
     if isinstance(layer, AuxiliaryClassifier):
         inner, _ = walk(layer.layers, shape, way)
         return [TorchHead(nn.Sequential(*inner), layer.weight)], shape
@@ -119,16 +132,16 @@ def peer(layer: Layer, shape: tuple[int, ...],
         flat = [nn.Flatten()] if len(shape) == 3 else []
         return [*flat, decayed(nn.Linear(prod(shape), layer.outputs), layer)], (layer.outputs,)
     if isinstance(layer, Maxout):
-        found, shape = [TorchMaxout(layer.pieces, way)], (*shape[:-1], shape[-1] // layer.pieces)
+        modules, shape = [TorchMaxout(layer.pieces, way)], (*shape[:-1], shape[-1] // layer.pieces)
         if layer.pool:
-            more, shape = pooling(layer.pool, layer.stride, shape)
-            found += more
-        return [*found, *([nn.Dropout(layer.drop)] if layer.drop else [])], shape
+            pools, shape = pooling(layer.pool, layer.stride, shape)
+            modules += pools
+        return [*modules, *([nn.Dropout(layer.drop)] if layer.drop else [])], shape
     if isinstance(layer, MaxPool):
         return pooling(layer.size, layer.stride, shape, layer.pad)
     if isinstance(layer, AvgPool):
-        found = nn.AvgPool2d(layer.size, layer.stride, ceil_mode=True, count_include_pad=False)
-        return [found], (*pooled("", shape[:2], layer.size, layer.stride), shape[-1])
+        pool = nn.AvgPool2d(layer.size, layer.stride, ceil_mode=True, count_include_pad=False)
+        return [pool], (*pooled("", shape[:2], layer.size, layer.stride), shape[-1])
     if isinstance(layer, LRN):
         return [nn.LocalResponseNorm(*layer.constants)], shape
     if isinstance(layer, Dropout):

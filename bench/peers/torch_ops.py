@@ -10,7 +10,7 @@ Operations without a counterpart are left out: the running sums of batch normali
 PyTorch's forward), the one-against-all hinge, gather, advance, latch, and in bf16 optimizers of
 float32 weights with bfloat16 gradients and local response normalisation.
 
-Read next: bench/common/contest.py, which asks the contestants in turn.
+Read next: bench/init.py, which times initialisation.
 """
 
 import time
@@ -21,9 +21,9 @@ import torch
 from ml_dtypes import bfloat16
 from torch.nn import functional
 
-from bench.common.contest import Setting
 from bench.common.calls import keep_memory
 from bench.common.cases import Case, cases
+from bench.common.contest import Setting
 from kernels.clock import RATE
 
 aten = torch.ops.aten
@@ -36,9 +36,9 @@ def tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-def given_to(case: Case, precision: str) -> dict:
+def tensors_of(case: Case, precision: str) -> dict:
     """The case's arguments as tensors; images and filters as channels_last views."""
-    found = {}
+    tensors = {}
     for name, value in case.arguments(precision, peers=True).items():
         if isinstance(value, np.ndarray):
             value = tensor(value)
@@ -46,8 +46,8 @@ def given_to(case: Case, precision: str) -> dict:
                 value = value.permute(0, 3, 1, 2)
             if precision == "bf16" and name in ("W", "b") and value.dtype == torch.float32:
                 value = value.bfloat16()
-        found[name] = value
-    return found
+        tensors[name] = value
+    return tensors
 
 
 class Made:
@@ -60,9 +60,10 @@ class Made:
         """{our name: array in our layout, float32} of one call."""
         returned = self.call()
         returned = returned if isinstance(returned, tuple) else (returned,)
-        found = dict(zip(self.names, returned)) | {name: get() for name, get in self.after.items()}
+        values = dict(zip(self.names, returned, strict=False))
+        values |= {name: get() for name, get in self.after.items()}
         return {name: (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).detach().float()
-                .contiguous().numpy() for name, value in found.items()}
+                .contiguous().numpy() for name, value in values.items()}
 
 
 def call_of(case: Case, precision: str) -> Made | None:
@@ -70,7 +71,7 @@ def call_of(case: Case, precision: str) -> Made | None:
     make = COUNTERPARTS.get(case.op)
     if make is None or (precision == "bf16" and (case.op.endswith("_step") or "lrn" in case.op)):
         return None
-    return make(given_to(case, precision))
+    return make(tensors_of(case, precision))
 
 
 # -- convolution and fully connected --------------------------------------------------------------
@@ -296,8 +297,8 @@ def variance(g):
     x = x.view(-1, g["groups"], x.shape[-1] // g["groups"])
 
     def call():
-        found = torch.var_mean(x, (0, 2), correction=0)
-        return found[1], found[0]
+        variance, mean = torch.var_mean(x, (0, 2), correction=0)
+        return mean, variance
     return Made(call, "result 0", "result 1")
 
 
@@ -324,19 +325,19 @@ def segments(g):
 
 def sgd_step(g):
     """Its velocity does not hold the rate: ours over the rate."""
-    found = list(segments(g))
-    optimizer = torch.optim.SGD([group for _, _, group in found], momentum=g["momentum"],
+    parts = list(segments(g))
+    optimizer = torch.optim.SGD([group for _, _, group in parts], momentum=g["momentum"],
                                 fused=True)
-    for part, parameter, group in found:
+    for part, parameter, group in parts:
         optimizer.state[parameter]["momentum_buffer"] = g["v"][part] / group["lr"]
     return Made(optimizer.step, after={"w": lambda: g["w"]})
 
 
 def rmsprop_step(g):
-    found = list(segments(g))
-    optimizer = torch.optim.RMSprop([group for _, _, group in found], alpha=g["rho"],
+    parts = list(segments(g))
+    optimizer = torch.optim.RMSprop([group for _, _, group in parts], alpha=g["rho"],
                                     eps=g["delta"], foreach=True)
-    for part, parameter, _ in found:
+    for part, parameter, _ in parts:
         optimizer.state[parameter] = {"step": torch.zeros(()), "square_avg": g["s"][part]}
     return Made(optimizer.step, after={"w": lambda: g["w"], "s": lambda: g["s"]})
 

@@ -17,14 +17,14 @@ import sys
 import pytest
 
 from bench import report
-from bench.common.calls import called, errors, widened
-from bench.common.cases import REFERENCE, odd_cases
+from bench.common.calls import errors
+from bench.common.cases import odd_cases
+from bench.common.contest import Deadline
 from bench.gpu import __main__ as gpu
 from bench.gpu import facts as gpu_facts
 from bench.gpu import goals as gpu_goals
-from bench.gpu import kernels as gpu_kernels
 from bench.gpu import sanitizer as gpu_sanitizer
-from bench.gpu.timer import Deadline, Timer
+from bench.gpu.timer import sets
 from helpers.devices import DEVICES
 from helpers.programs import double_environment
 from kernels.contract import OPERATIONS
@@ -68,13 +68,13 @@ def sanitizer(folder, blind="", finds="") -> pathlib.Path:
     return folder
 
 
-def patched(text: str):
-    """The bench as a program that first changes something."""
-    code = ("import sys\nfrom bench.gpu import __main__, init, kernels, steps\n"
-            "from engine.cli.command import run_command\nfrom kernels import DeviceError\n" + text +
+def patched(text: str, bench: str = "gpu"):
+    """A bench as a program that first changes something."""
+    return ("import sys\nfrom bench import init, kernels, step\nfrom bench.common import ours\n"
+            "from bench.gpu import __main__ as gpu\n"
+            "from engine.cli.command import run_command\n" + text +
             "\nif __name__ == '__main__':\n"
-            "    sys.exit(run_command('bench.gpu', gpu.main))\n")
-    return code
+            f"    sys.exit(run_command('bench.{bench}', {bench}.main))\n")
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def whole(tmp_path_factory):
     # PyTorch's part, on the CPU; one of its modes can't be built.
     program.write_text(patched(
         "eager = {'channels_last': True}\n"
-        "gpu_steps.PEERS = {'torch eager': eager, 'torch compile': {**eager, 'mood': 'x'}}\n"
-        + "gpu_steps.no_peer = lambda: None" * TORCH))
+        "step.GPU_MODES = {'torch eager': eager, 'torch compile': {**eager, 'mood': 'x'}}\n"
+        + "gpu.torch_missing = lambda device: None" * TORCH))
     done = run("--quick", "--json", folder / "gpu.json", program=(program,),
                path=sanitizer(folder / "bin"))
     assert done.returncode == 0, done.stderr[-4000:]
@@ -166,16 +166,43 @@ def test_the_machine_and_the_gpu_stand_beside_the_figures(whole):
 def test_the_report_takes_its_figures_from_the_file(whole, tmp_path, monkeypatch):
     _, found = whole
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    assert "goals, not results" in report.gpus() and "at least 1.5 x" in report.gpus()
+    goals = report.part("goals")
+    assert "goals, not results" in goals and "at least 1.5 x" in goals and not report.part("gpu")
     (tmp_path / "gpu-double-of-a-gpu.json").write_text(json.dumps(found))
-    text = report.gpus()
-    assert "### On a GPU: Double of a GPU" in text and "goals, not results" not in text
+    text = report.part("gpu")
+    assert "## On a GPU: Double of a GPU" in text and not report.part("goals")
     ours, = (row for row in rows_of(found, "steps")
              if (row["name"], row["precision"]) == ("ours", "bf16"))
     assert f" {ours['images_per_second']:,.0f} |" in text
     for row in rows_of(found, "kernels"):
         assert f"| `{row['op']}` | {row['case']} | {row['precision']} |" in text
-    assert text in report.sections()
+    assert text in report.page() and "{{" not in text
+
+
+CEILINGS = "{'copy_gbs': 1.0, 'product_gflops': 1.0, 'convolution_gflops': 1.0}"
+
+
+def test_the_benches_take_device_cuda(tmp_path):
+    """Ours alone where there is no peer on a GPU; the sizes are to try it, the ceilings made up."""
+    def rows(bench, *arguments):
+        program, path = tmp_path / f"{bench}.py", tmp_path / f"{bench}.json"
+        program.write_text(patched(f"kernels.ceilings = ours.ceilings = lambda *_: {CEILINGS}",
+                                   bench))
+        done = run("--device", "cuda", *arguments, "--json", path, program=(program,))
+        assert done.returncode == 0, done.stderr[-4000:]
+        return json.loads(path.read_text())["rows"]
+
+    found = rows("kernels", "--small", "--seconds", "0", "--only", "add,conv_forward,variance")
+    assert {(row["name"], row["op"]) for row in found} == {
+        ("ours", op) for op in ("add", "conv_forward", "variance")}
+    assert {row["precision"] for row in found} == {"fp32", "bf16"}
+    assert all(row["seconds"] > 0 and row["error"] < 0.01 for row in found)
+    found = rows("step", "--net", "fitnet_mnist", "--data", "synthetic", "--batch", "2", "--steps",
+                 "1", "--seconds", "0", "--rounds", "1", "--precision", "tf32")
+    assert [row["name"] for row in found[:3]] == ["ours", "ours", "convolutions alone"]
+    assert found[0]["precision"] == "tf32" and "conv_forward" in {row["name"] for row in found}
+    found = rows("init", "--shapes", "9x4", "--nets", "", "--repeats", "1")
+    assert [(row["name"], row["what"]) for row in found] == [("ours", "9x4")]
 
 
 # -- what is refused, and what is left out --------------------------------------------------------
@@ -187,8 +214,8 @@ def wrong(self, a, b, y):
     right(self, a, b, y)
     y.fill(0)
 CudaOps.add = wrong
-for module in (gpu_kernels, gpu_init, gpu_steps):
-    module.measure = lambda *_: sys.exit('something was timed')
+for section in gpu.SECTIONS:
+    setattr(gpu.Bench, section, lambda *_: sys.exit('something was timed'))
 """
 
 
@@ -202,7 +229,7 @@ def test_a_wrong_kernel_stops_it_before_anything_is_timed(tmp_path):
 
 
 def test_a_section_that_fails_is_named_and_the_next_one_runs(tmp_path):
-    failing = ("def fails(*_): raise ValueError('planted')\ngpu_kernels.measure = fails")
+    failing = ("def fails(*_): raise ValueError('planted')\nkernels.measured = fails")
     done = run("--quick", "--only", "kernels,init", "--json", tmp_path / "gpu.json",
                program=("-c", patched(failing)))
     found = json.loads((tmp_path / "gpu.json").read_text())
@@ -212,21 +239,21 @@ def test_a_section_that_fails_is_named_and_the_next_one_runs(tmp_path):
 
 REFUSED = """
 from engine.errors import RunError
-right, error = gpu_steps.compare, gpu_kernels.error
+right, check = gpu.checks.compare, kernels.check
 def compare(ops, other, entry, *more):
     if entry.precision == {precision!r}:
         raise RunError('planted')
     return right(ops, other, entry, *more)
-gpu_steps.compare = compare
-def wrong(ops, case, arguments, *more):
+gpu.checks.compare = compare
+def wrong(ops, case, precision):
     if case.op == {op!r}:
         raise RunError('planted')
-    return error(ops, case, arguments, *more)
-def check(devices, report):
-    gpu_kernels.error = wrong           # from here on: at the sizes that are timed
-    return [{{'section': 'check', 'op': 'add', 'precision': 'fp32', 'error': 0.0}}]
-gpu_kernels.check = check
-gpu_steps.no_peer = lambda: 'planted'
+    return check(ops, case, precision)
+def operations(devices, report):
+    kernels.check = wrong               # from here on: at the sizes that are timed
+    return [{{'op': 'add', 'precision': 'fp32', 'error': 0.0}}]
+gpu.checks.operations = operations
+gpu.torch_missing = lambda device: 'planted'
 """
 
 
@@ -245,7 +272,7 @@ def test_what_was_wrong_is_not_timed(tmp_path, precision, op, sections, timed):
 
 
 def test_what_there_is_no_time_for_is_left_out_and_said(tmp_path):
-    late = ("from bench.gpu.timer import Deadline\nDeadline.left = lambda self: 0.0")
+    late = "from bench.common.contest import Deadline\nDeadline.left = lambda self: 0.0"
     done = run("--quick", "--only", "kernels,init,steps", "--json", tmp_path / "gpu.json",
                program=("-c", patched(late)))
     found = json.loads((tmp_path / "gpu.json").read_text())
@@ -316,12 +343,11 @@ def test_odd_cases_are_of_every_operation_and_right_on_every_device(ops):
     assert {case.op for case in found} == set(OPERATIONS)
     for case in found:
         for precision in filter(case.has, ops.precisions):
-            given = case.arguments(precision)
-            assert errors(ops, case, given, called(REFERENCE, case.op, widened(given)))
+            assert errors(case, case.arguments(precision), {"ours": ops}).keys() == {"ours"}
 
 
 def test_tf32_is_another_operation_for_products_alone():
-    names = {case.op for case in odd_cases() if gpu_kernels.differs(case, "tf32")}
+    names = {case.op for case in odd_cases() if case.has("tf32")}
     assert names == {op for op in OPERATIONS if op.startswith(("conv_", "linear"))}
 
 
@@ -347,15 +373,14 @@ def test_goals_are_met_or_not_by_what_was_measured():
         "our kernels that move 16 MiB or more, GB/s of a copy's": "met",
         "an orthonormal 9216x4096": "not met", "FitNet-4's 230 epochs in tf32": "met"}
     assert gpu_goals.estimate(rows) == 230 * 50_000 / 50_000
-    assert found["FitNet-4's 230 epochs in tf32"].found == "3.8 min (estimate)"
+    assert found["FitNet-4's 230 epochs in tf32"].measured == "3.8 min (estimate)"
     worse = gpu_goals.bandwidth([*rows, kernel(0.84)])
-    assert worse.verdict == "not met" and worse.found == "2 of 3, least 84% (add fp32)"
+    assert worse.verdict == "not met" and worse.measured == "2 of 3, least 84% (add fp32)"
 
 
 def test_a_cold_cache_wants_more_sets_of_smaller_arguments():
-    timer = object.__new__(Timer)
-    timer.l2_bytes = 50_000_000
-    assert [timer.sets(size) for size in (1, 10_000_000, 54_000_000, 10**9)] == [64, 13, 3, 2]
+    wanted = [sets(size, 50_000_000) for size in (1, 10_000_000, 54_000_000, 10**9)]
+    assert wanted == [64, 13, 3, 2]
 
 
 def test_the_drivers_own_words(tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from bench.common.contest import THREADS, Contestant, Setting
 from engine.cli.command import run_command
 from engine.errors import RunError
 from helpers.devices import DEVICES
-from kernels import DeviceError, ops_for
+from kernels import ops_for
 from kernels.clock import LOSS, NORM
 from kernels.contract import OPERATIONS
 from kernels.reference import NumpyOps
@@ -107,7 +107,7 @@ def changed(op: str, change):
     """The reference, with something done to the arguments of one operation after it."""
     def wrong(self, *arguments):
         found = getattr(NumpyOps, op)(self, *arguments)
-        change(dict(zip(OPERATIONS[op].arguments, arguments)))
+        change(dict(zip(OPERATIONS[op].arguments, arguments, strict=False)))
         return found
 
     return type("Wrong", (NumpyOps,), {op: wrong})()
@@ -158,7 +158,7 @@ def test_nothing_is_timed_after_a_wrong_kernel(monkeypatch, capsys):
     monkeypatch.setattr(bench, "ops_for", lambda *_: changed("add", negated("y")))
     monkeypatch.setattr(bench, "ceilings", lambda *_: {})
     monkeypatch.setattr(bench, "start", lambda *_: [])
-    monkeypatch.setattr(bench, "compete", lambda *_: pytest.fail("a wrong kernel was timed"))
+    monkeypatch.setattr(bench, "timed", lambda *_: pytest.fail("a wrong kernel was timed"))
     code = run_command("bench.kernels", lambda: bench.main(["--small", "--only", "add"]))
     said = capsys.readouterr().err
     assert code == 1 and said.count("\n") == 1
@@ -214,7 +214,7 @@ def test_rows(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "onednn direct" in said and "x NumPy" in said and "matrix product" in said
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    text = report.sections()
+    text = report.page()
     for op in {op for op, _ in wanted}:
         row, = (line for line in text.split("\n") if line.startswith(f"| `{op}` |"))
         shown = len(row.split(" | ")[2].split(" / "))
@@ -249,20 +249,10 @@ def test_the_bench_itself_never_imports_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-class Told:
-    """A contestant that says which numbers of threads its process was started with."""
-
-    def __init__(self, setting: Setting):
-        pass
-
-    def threads(self) -> list[str | None]:
-        return [os.environ.get(name) for name in THREADS]
-
-
 def test_every_contestant_has_the_settings_threads(monkeypatch):
     monkeypatch.setenv(THREADS[0], "7")
     monkeypatch.delenv(THREADS[1], raising=False)
-    told = Contestant("told", "test_bench_kernels:Told", Setting(3, "numpy"))
+    told = Contestant("told", "helpers.contestants:Told", Setting(3, "numpy"))
     try:
         assert told.ask("threads") == ["3"] * len(THREADS)
     finally:

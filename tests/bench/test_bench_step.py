@@ -5,6 +5,7 @@ Read next: bench/step.py.
 
 import importlib.util
 import json
+import types
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,17 @@ import pytest
 
 import models
 from bench import report, step
-from bench.common.contest import Contestant, Entry, Refused, peak_mb
+from bench.common import contest
+from bench.common.contest import (
+    Contestant,
+    Deadline,
+    Entry,
+    Place,
+    Refused,
+    close,
+    compete,
+    peak_mb,
+)
 from bench.common.ours import Convolutions, Recorder, check
 from engine.containers import Residual
 from engine.errors import InputError, RunError
@@ -51,8 +62,8 @@ def test_rows_of_our_step_alone(tmp_path, capsys, monkeypatch):
         assert (r["name"], r["phase"], r["batch"], r["precision"]) == ("ours", phase, 8, "fp32")
         assert r["ratio"] is None and r["peak_mb"] > 20
         assert r["images_per_second"] == pytest.approx(8 / r["seconds"])
-    assert alone["name"] == "convolutions alone" and 0 < alone["share"]
-    assert direct["name"] == "convolutions by oneDNN" and 0 < direct["share"]
+    assert alone["name"] == "convolutions alone" and alone["share"] > 0
+    assert direct["name"] == "convolutions by oneDNN" and direct["share"] > 0
     names = {r["name"] for r in ops}
     assert {"gather", "conv_forward", "conv_backward_data", "conv_backward_filter", "clip",
             "rmsprop_step", "advance"} <= names
@@ -62,7 +73,7 @@ def test_rows_of_our_step_alone(tmp_path, capsys, monkeypatch):
     assert found["guard"] == pytest.approx({"seconds": guard, "share": guard / ours["seconds"]})
     assert "convolutions alone" in capsys.readouterr().out
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    assert "| fitnet_mnist, maxout, fp32 | 8 |" in report.speed()
+    assert "| fitnet_mnist, maxout, fp32 | 8 |" in report.part("step")
 
 
 @pytest.mark.slow
@@ -70,7 +81,7 @@ def test_rows_against_pytorch(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     eager = {"torch eager": {}, "torch eager channels_last": {"channels_last": True},
              "torch odd": {"no such": "mode"}}
-    monkeypatch.setitem(step.PEERS, "torch", eager)
+    monkeypatch.setattr(step, "CPU_MODES", eager)
     found = rows_of(tmp_path, "--against", "torch")
     rows = [r for r in found["rows"] if r["name"].startswith("torch eager")]
     assert sorted((r["name"], r["phase"]) for r in rows) == [
@@ -82,7 +93,7 @@ def test_rows_against_pytorch(tmp_path, monkeypatch):
     assert "no such" in odd["error"] and "seconds" not in odd
     assert f"torch {torch.__version__}" in found["machine"]["versions"]
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    assert "(eager" in report.speed()
+    assert "(eager" in report.part("step")
 
 
 @pytest.mark.parametrize("op, result", [("conv_forward", 3), ("conv_backward_filter", 2),
@@ -131,13 +142,44 @@ def test_peak_memory_is_of_this_process_and_grows_with_it():
     assert peak_mb() > size / 1e6
 
 
+def test_where_there_is_no_proc_the_peak_is_getrusages_in_the_systems_unit(monkeypatch):
+    """1,024 bytes on Linux and bytes on macOS."""
+    def missing(self):
+        raise FileNotFoundError(self)
+
+    monkeypatch.setattr(contest.pathlib.Path, "read_text", missing)
+    monkeypatch.setattr(contest.resource, "getrusage",
+                        lambda who: types.SimpleNamespace(ru_maxrss=50_000_000))
+    for platform, megabytes in (("linux", 51_200), ("darwin", 50)):
+        monkeypatch.setattr(contest.sys, "platform", platform)
+        assert peak_mb() == megabytes
+
+
+def test_a_peer_that_fails_leaves_and_ours_may_not():
+    ours, late, weak = (Contestant(name, "helpers.contestants:Late", ENTRY, **options)
+                        for name, options in (("ours", {}), ("late", {"first": 30}),
+                                              ("weak", {"good": 3})))
+    try:
+        places = [Place("ours", ours, "train"), Place("late", late, "train", peer=True),
+                  Place("weak", weak, "train", peer=True)]
+        left = compete(places, 3, 1, 0.0, Deadline(0))
+        assert left == {"late": "no answer within 1 s", "weak": "RuntimeError: planted"}
+        assert not late.process.is_alive() and not weak.process.is_alive()
+        assert ours.turns["train"] == [1e-4] * 3
+        weak = Contestant("weak", "helpers.contestants:Late", ENTRY, good=3)
+        with pytest.raises(RunError, match="ours, launched: RuntimeError: planted"):
+            compete([Place("ours, launched", weak, "train")], 3, 1, 0.0)
+    finally:
+        close([ours, late, weak])
+
+
 def test_the_bound_makes_the_convolutions_of_a_step_and_nothing_else():
     bound = Convolutions(ENTRY)
     names = [call.__name__ for call, _ in bound.calls]
     assert names == (["conv_forward"] * 6
                      + ["conv_backward_filter", "conv_backward_data"] * 5
                      + ["conv_backward_filter"])
-    for call, arguments in bound.calls:
+    for _, arguments in bound.calls:
         assert len(arguments[0]) == ENTRY.batch and np.isfinite(arguments[0]).all()
 
 
@@ -223,9 +265,7 @@ def test_every_way_to_write_a_maxout_is_a_maxout(way, pieces):
 
 
 def test_the_ways_to_write_a_maxout_are_timed_only_where_there_is_one():
-    pytest.importorskip("torch")
-    names = {act: set(step.peers_of(step.options_of(["--act", act, "--against", "torch"])))
-             for act in ("maxout", "relu")}
+    names = {act: set(step.peers_of("cpu", act)) for act in ("maxout", "relu")}
     assert names["maxout"] - names["relu"] == {"torch eager amax", "torch eager max"}
 
 

@@ -19,28 +19,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import paper_tables
 from bench.paper import __main__ as command
 from bench.paper import (
     claims,
-    curves,
-    grids,
-    imagenet,
+    figure1,
+    figure2_3,
+    figure4_5,
     page,
+    printed,
     rows,
-    statistics,
-    steps,
     study,
-    timing,
+    table2_to_7,
+    table6,
+    table8_to_10,
     training,
-    updates,
 )
-from bench.paper.rows import AGREES, CUT, DIFFERS, NO_VALUE, NOT_RUN, OFF, OK, OTHER, TYPO
+from bench.paper.rows import AGREES, CUT, DIFFERS, FAILED, NO_VALUE, NOT_RUN, OFF, OK, OTHER, TYPO
 from bench.paper.study import Cell, Study
 from bench.paper.training import Planned, Run
 from engine.data import load
 from engine.data.download import MissingData
-from engine.errors import InputError
+from engine.errors import InputError, RunError
 from engine.fitting import batches
 from engine.layers import Conv, Linear, ReLU
 from engine.losses import SoftmaxLoss
@@ -66,16 +65,16 @@ def main(*arguments) -> int:
 # -- the paper's numbers --------------------------------------------------------------------------
 
 def test_the_ratio_row_of_table_10_is_that_of_its_own_cells():
-    for column in paper_tables.TABLE_10.values():
+    for column in printed.TABLE_10.values():
         ratio = column["ip1"] / column["conv11"]
-        assert column[paper_tables.RATIO] == pytest.approx(ratio, rel=0.04)
+        assert column[printed.RATIO] == pytest.approx(ratio, rel=0.04)
 
 
 def test_tables_have_as_many_cells_as_the_paper():
     count = {name: sum(len(column) for column in table.values()) for name, table in (
-        ("2", paper_tables.TABLE_2), ("3", paper_tables.TABLE_3), ("4", paper_tables.TABLE_4),
-        ("5", paper_tables.TABLE_5), ("8", paper_tables.TABLE_8), ("9", paper_tables.TABLE_9),
-        ("10", paper_tables.TABLE_10))}
+        ("2", printed.TABLE_2), ("3", printed.TABLE_3), ("4", printed.TABLE_4),
+        ("5", printed.TABLE_5), ("8", printed.TABLE_8), ("9", printed.TABLE_9),
+        ("10", printed.TABLE_10))}
     assert count == {"2": 10, "3": 23, "4": 20, "5": 6, "8": 72, "9": 72, "10": 76}
 
 
@@ -89,7 +88,7 @@ def test_table_8_by_command(tmp_path, capsys):
     found = json.loads(out.read_text())
     assert len(found) == 54 and all(list(row)[:9] == KEYS for row in found)
     assert {(r["column"], r["row"]) for r in found if r["verdict"] == TYPO} == \
-        paper_tables.TABLE_8_SLIPS.keys()
+        printed.TABLE_8_SLIPS.keys()
     assert sum(r["verdict"] == OK for r in found) == 51
     for row in found:
         assert row["ours"] == pytest.approx(np.mean(row["seeds"])) and len(row["seeds"]) == 2
@@ -101,7 +100,7 @@ def test_a_finished_cell_is_not_measured_again(tmp_path, monkeypatch):
                  tmp_path / "rows.json"]
     main(*arguments)
     first = (tmp_path / "rows.json").read_text()
-    monkeypatch.setattr(statistics, "fill", lambda *a: pytest.fail("measured again"))
+    monkeypatch.setattr(table8_to_10, "fill", lambda *a: pytest.fail("measured again"))
     main(*arguments)
     assert (tmp_path / "rows.json").read_text() == first
     with pytest.raises(pytest.fail.Exception):
@@ -151,10 +150,10 @@ def test_a_damaged_cell_names_the_file_and_the_remedy(tmp_path, text):
 def test_a_typo_is_what_the_filler_gives(tmp_path, monkeypatch):
     """A filler that is wrong in a typo's cell is off there, not excused."""
     s = small_study(tmp_path, only=["conv21:Xavier"])
-    real = statistics.filled_deviations
-    monkeypatch.setattr(statistics, "filled_deviations", lambda *a: {
+    real = table8_to_10.filled_deviations
+    monkeypatch.setattr(table8_to_10, "filled_deviations", lambda *a: {
         **real(*a), "conv21": [0.037]})
-    assert [r.verdict for r in study.run(s, statistics.table8(s))] == [OFF]
+    assert [r.verdict for r in study.run(s, table8_to_10.table8(s))] == [OFF]
 
 
 def test_gradient_variances_are_those_of_the_outputs(tmp_path, monkeypatch):
@@ -163,10 +162,10 @@ def test_gradient_variances_are_those_of_the_outputs(tmp_path, monkeypatch):
     data = load("synthetic", limit=40)
     layers = [Conv(4, name="conv11"), ReLU(), Linear(10, name="ip1")]
     net = Net(layers, SoftmaxLoss(), NumpyOps(), data.in_shape, 8)
-    feed = statistics.Feed(net, data, 2, 0.53)
-    monkeypatch.setattr(statistics, "fitnet4", lambda *a: (net, feed))
-    monkeypatch.setattr(statistics, "BATCHES", 1)
-    found, losses = statistics.gradient_variances(s, "msra", 1)
+    feed = table8_to_10.Feed(net, data, 2, 0.53)
+    monkeypatch.setattr(table8_to_10, "fitnet4", lambda *a: (net, feed))
+    monkeypatch.setattr(table8_to_10, "BATCHES", 1)
+    found, losses = table8_to_10.gradient_variances(s, "msra", 1)
     next_batch = feed.first_batches()
     next_batch()
     scores = net.forward(train=True)
@@ -190,15 +189,15 @@ def test_statistics_are_the_papers(tmp_path, table):
     assert [(r["table"], r["column"], r["row"]) for r in off] == (
         [("table8", "LSUV", "conv21")] if table == "table8" else [])
     for row in off:
-        again = paper_tables.TABLE_9["ReLU"][row["row"]]
-        assert rows.within(row["ours"], again, statistics.LSUV) == OK
+        again = printed.TABLE_9["ReLU"][row["row"]]
+        assert rows.within(row["ours"], again, table8_to_10.LSUV) == OK
 
 
 # -- a trained cell -------------------------------------------------------------------------------
 
 def every_run() -> list[Run]:
     s = Study(device="numpy")
-    found = [run for run in curves.RUNS_3.values()]
+    found = [run for run in figure2_3.RUNS_3.values()]
     found += [run for claim in claims.CLAIMS for run in (claim.base, claim.other)]
     caught: list[Run] = []
 
@@ -208,8 +207,8 @@ def every_run() -> list[Run]:
 
     for name in ("table2", "table3", "table4", "table5", "table7", "section51"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(grids, "cell", catch)
-            getattr(grids, name)(s)
+            patch.setattr(table2_to_7, "cell", catch)
+            getattr(table2_to_7, name)(s)
     return found + caught
 
 
@@ -240,7 +239,8 @@ def test_only_fitnet4_has_the_authors_two_exceptions():
 
 def test_half_the_iterations_are_half_of_every_step_of_the_rate():
     s = Study(device="numpy")
-    whole, half = (training.plan(s, curves.RUNS_3[name]) for name in ("BN after", "BN-half after"))
+    whole, half = (training.plan(s, figure2_3.RUNS_3[name])
+                   for name in ("BN after", "BN-half after"))
     assert half.epochs == whole.epochs / 2 == 115.2 and half.whole
     assert "--epochs" not in whole.arguments and "115.2" in half.arguments
 
@@ -368,6 +368,40 @@ def test_a_run_that_diverges_is_n_c_and_is_not_tried_again(tmp_path, monkeypatch
     assert study.run(s, [cell])[0].ours == "n/c"
 
 
+def test_an_lsuv_that_fails_is_an_error_of_its_cell_and_the_next_one_is_measured(tmp_path):
+    """LSUV says "not finite" too, before anything is trained: so nothing is n/c."""
+    s = small_study(tmp_path)
+    broken = Run("fitnet1", "relu", "lsuv", "synthetic", more=(*SMALL.more, ("input_scale", 3e38)))
+    cells = [training.cell(s, "section51", row, "ReLU", "trains", run)
+             for row, run in (("broken", broken), ("whole", SMALL))]
+    first, second = study.run(s, cells)
+    assert (first.ours, first.verdict) == (None, FAILED) and second.ours is not None
+    assert first.note.startswith("fitnet1-relu-lsuv-") and "are not finite" in first.note
+
+
+@pytest.mark.parametrize("failure, failed", [
+    ({"kind": "not finite", "step": 3, "text": "step 3: not finite"}, "step 3: not finite"),
+    ({"kind": "disk full", "step": 3, "text": "the checkpoint is not finite"}, ""), (None, "")])
+def test_what_failed_is_what_run_json_says(tmp_path, monkeypatch, failure, failed):
+    (tmp_path / runs.RUN).touch()
+    record = {"result": None} | ({} if failure is None else {"failure": failure})
+    monkeypatch.setattr(runs, "read_run", lambda folder: record)
+    assert training.outcome(tmp_path).failed == failed
+
+
+def test_a_cell_that_failed_makes_the_commands_exit_code_1(tmp_path, monkeypatch):
+    def fails(*a):
+        raise RunError("planted")
+
+    monkeypatch.setattr(table8_to_10, "filled_deviations", fails)
+    out = tmp_path / "rows.json"
+    assert main("table8", "--only", "*:MSRA", "--folder", tmp_path, "--json", out) == 1
+    assert {(r["verdict"], r["note"]) for r in json.loads(out.read_text())} == {
+        (FAILED, "planted")}
+    monkeypatch.undo()
+    assert main("table8", "--only", "*:MSRA", "--folder", tmp_path) == 0
+
+
 def test_a_training_that_fails_otherwise_is_one_line(tmp_path):
     s = small_study(tmp_path)
     run = Run("fitnet1", "relu", "lsuv", "synthetic", more=(("limit", 8), ("batch", 16)))
@@ -404,9 +438,26 @@ def test_a_claim_is_a_difference_between_paired_seeds(tmp_path, monkeypatch):
 def test_a_short_run_that_trains_shows_the_claim_of_section_5_1(tmp_path):
     row = small_study(tmp_path).row("section51", "LSUV, SGD", "ReLU", "trains", "%")
     for ours, verdict, claimed in ((60.0, CUT, AGREES), ("n/c", CUT, CUT), ("n/c", OTHER, OTHER),
-                                   ("n/c", DIFFERS, DIFFERS), (None, NOT_RUN, NOT_RUN)):
+                                   ("n/c", DIFFERS, DIFFERS), (None, NOT_RUN, NOT_RUN),
+                                   (None, FAILED, FAILED)):
         row.ours, row.verdict = ours, verdict
-        assert grids.claimed(row) == claimed
+        assert table2_to_7.claimed(row) == claimed
+
+
+def test_of_section_5_1_sigmoid_fails_to_converge_and_vlrelu_is_not_claimed(tmp_path):
+    """As the paper says of ReLU, maxout and tanh in the text, and of sigmoid in Table 3."""
+    cells = table2_to_7.section51(small_study(tmp_path))
+    papers = {row.column: row.paper for cell in cells for row in cell.blank}
+    assert papers == {"maxout": "trains", "ReLU": "trains", "tanh": "trains", "VLReLU": None,
+                      "sigmoid": "n/c"}
+    row = small_study(tmp_path).row("section51", "LSUV, SGD", "sigmoid", "n/c", "%")
+    for ours, verdict, claimed in (("n/c", OTHER, AGREES), ("n/c", AGREES, AGREES),
+                                   ("n/c", CUT, CUT), (60.0, CUT, DIFFERS)):
+        row.ours, row.verdict = ours, verdict
+        assert table2_to_7.claimed(row) == claimed
+    row = small_study(tmp_path).row("section51", "LSUV, SGD", "VLReLU", None, "%", ours=60.0,
+                                    verdict=CUT)
+    assert table2_to_7.claimed(row) == NO_VALUE
 
 
 # -- figures --------------------------------------------------------------------------------------
@@ -418,7 +469,7 @@ def test_walk_measures_every_update():
     labels = (np.arange(16) % 3).astype(np.int32)
     net = Net([Conv(4, name="a"), ReLU(), Linear(3, name="b")], SoftmaxLoss(), NumpyOps(),
               (6, 6, 3), 8)
-    for name, p in net.named_params().items():
+    for p in net.named_params().values():
         p.value[...] = rng.normal(size=p.shape) * 0.1
     next_batch = batches(net, images, labels)
     seen = []
@@ -428,15 +479,16 @@ def test_walk_measures_every_update():
             before = [p.value.copy() for n, p in net.named_params().items() if n.endswith(".W")]
             super().step()
             after = [p.value for n, p in net.named_params().items() if n.endswith(".W")]
-            moved = np.concatenate([np.abs(a - b).ravel() for a, b in zip(after, before)]).mean()
+            moved = np.concatenate([np.abs(a - b).ravel()
+                                    for a, b in zip(after, before, strict=True)]).mean()
             seen.append(moved / np.concatenate([np.abs(b).ravel() for b in before]).mean())
 
     feed = types.SimpleNamespace(
-        start=lambda clock, first, stop, table: statistics.Feed.start(feed, clock, first, stop,
+        start=lambda clock, first, stop, table: table8_to_10.Feed.start(feed, clock, first, stop,
                                                                       table),
         train_batch=next_batch, net=net,
         order_of=types.SimpleNamespace(images=lambda first, count: np.zeros(count, np.int32)))
-    losses, ratios = steps.walk(net, feed, Look(net), {"policy": "fixed", "rate": 0.1}, 4)
+    losses, ratios = figure1.walk(net, feed, Look(net), {"policy": "fixed", "rate": 0.1}, 4)
     assert len(losses) == 4 and all(map(math.isfinite, losses))
     assert ratios == pytest.approx(seen, rel=1e-5)
 
@@ -444,22 +496,22 @@ def test_walk_measures_every_update():
 def test_the_gain_nearest_the_band(tmp_path, monkeypatch):
     """By the first updates' median, on a log scale; a run that breaks off counts as it is."""
     s = small_study(tmp_path, only=["*:ReLU"])
-    ratios = dict(zip(updates.GAINS, (5e-5, 5e-5, 1e-4, 4e-4, 2e-3, 6e-2, 1.0)))
+    ratios = dict(zip(figure1.GAINS, (5e-5, 5e-5, 1e-4, 4e-4, 2e-3, 6e-2, 1.0), strict=True))
     for gain, ratio in ratios.items():
-        steps = {2.0: 0, 1.7: 5}.get(gain, updates.STEPS)
-        s.keep_series(updates.key_of("ReLU", gain), {
+        steps = {2.0: 0, 1.7: 5}.get(gain, figure1.STEPS)
+        s.keep_series(figure1.key_of("ReLU", gain), {
             "loss": [2.3] * steps, "ratio": [ratio] * min(steps, 10) + [1e-5] * (steps - 10),
             "date": "2026-01-01", "machine": "a machine"})
-    monkeypatch.setattr(updates, "walk", lambda *a: pytest.fail("walked again"))
-    s.keep_series(updates.key_of("ReLU", None), s.series(updates.key_of("ReLU", 1.4)))
-    found = {row.row: row for row in study.run(s, updates.figure1(s))}
+    monkeypatch.setattr(figure1, "walk", lambda *a: pytest.fail("walked again"))
+    s.keep_series(figure1.key_of("ReLU", None), s.series(figure1.key_of("ReLU", 1.4)))
+    found = {row.row: row for row in study.run(s, figure1.figure1(s))}
     ratios[2.0] = "n/c"
-    assert [found[updates.name_of(gain)].ours for gain in updates.GAINS] == list(ratios.values())
+    assert [found[figure1.name_of(gain)].ours for gain in figure1.GAINS] == list(ratios.values())
     best = found["gain nearest the band"]
     assert (best.ours, best.paper, best.verdict) == (1.4, 1.4, OK)
     assert "not finite after 5 steps" in found["gain 1.7"].note
-    figure = updates.draw(s)
-    assert figure.band[:2] == (0.001, 0.01) and len(figure.series) == len(updates.GAINS) + 1
+    figure = figure1.draw(s)
+    assert figure.band[:2] == (0.001, 0.01) and len(figure.series) == len(figure1.GAINS) + 1
 
 
 def test_a_budget_that_is_over_does_not_hide_what_is_there(tmp_path):
@@ -477,7 +529,7 @@ def test_a_budget_that_is_over_does_not_hide_what_is_there(tmp_path):
 @pytest.mark.parametrize("losses, step", [([2.3] * 40, None), ([2.3] * 20 + [1.0] * 20, 21),
                                           ([1.0] * 9, None)])
 def test_the_end_of_the_plateau(losses, step):
-    assert imagenet.left_plateau(losses, math.log(10)) == step
+    assert figure4_5.left_plateau(losses, math.log(10)) == step
 
 
 # -- the command ----------------------------------------------------------------------------------
@@ -583,7 +635,7 @@ def test_what_decides_a_cell_is_in_its_name(tmp_path):
     devices = [small_study(tmp_path, device=name, threads=None) for name in ("cpu", "numpy")
                if name == "numpy" or s.ops.name == "cpu"]
     assert len({d.cells for d in devices}) == len(devices)
-    for key in (curves.overhead_key, lambda study: timing.table6(study)[0].key):
+    for key in (figure2_3.overhead_key, lambda study: table6.table6(study)[0].key):
         names = set()
         for threads in (1, 2):
             one = small_study(tmp_path)
@@ -599,7 +651,7 @@ def test_time_left_is_at_the_pace_of_what_took_time(monkeypatch, capsys):
     monkeypatch.setattr(study.time, "monotonic", lambda: now[0])
     cells = [Cell(None, name, 1.0, None, []) for name in ("there", "slow", "next")]
     progress = study.Progress(cells, lambda: 5.0)
-    for cell, seconds in zip(cells, (0.0, 10.0, 0.0)):
+    for cell, seconds in zip(cells, (0.0, 10.0, 0.0), strict=True):
         progress.begin(cell)
         now[0] += seconds / 2
         if seconds:
@@ -616,8 +668,8 @@ def test_rows_are_on_record_as_soon_as_they_are_there(tmp_path, monkeypatch):
     def ends(*a):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(statistics, "by_lsuv", ends)
-    monkeypatch.setattr(statistics, "TABLE_8", {name: paper_tables.TABLE_8[name]
+    monkeypatch.setattr(table8_to_10, "by_lsuv", ends)
+    monkeypatch.setattr(table8_to_10, "TABLE_8", {name: printed.TABLE_8[name]
                                                 for name in ("Ortho", "LSUV")})
     with pytest.raises(KeyboardInterrupt):
         main("table8", "--seeds", 1, "--folder", tmp_path)

@@ -1,21 +1,23 @@
 """The report page says what the rows say, no more, in HTML and in Markdown; plots keep their data.
 
-Read next: bench/paper/page.py.
+Read next: bench/paper/page/__init__.py.
 """
 
 import csv
-import html.parser
 import itertools
 import json
 import re
 import sys
 from collections import Counter
+from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
-from bench.paper import grid, html_style, page, plots
-from bench.paper.figure import Figure, Series
+from bench.paper import page
+from bench.paper.page import html, plots
+from bench.paper.page.figure import Figure, Series
+from bench.paper.rows import VERDICTS, number
 from engine.errors import InputError
 
 HOSTILE = "<script>alert('x')</script> | a `b` *c* \"d\" & [e](https://example.org)\n# f"
@@ -61,8 +63,9 @@ FACTS = {"machine": "a machine", "date": "2026-01-02", "versions": {"numpy": "2.
          "commands": ["python -m bench.paper all"]}
 
 
-class Reader(html.parser.HTMLParser):
-    """Checks that tags are closed in order; collects each cell's text, addresses and ids."""
+class Reader(HTMLParser):
+    """Checks that tags are closed in order; collects the text of the cells behind the summary's,
+    addresses and ids."""
 
     VOID = {"meta", "img", "br"}
 
@@ -80,10 +83,14 @@ class Reader(html.parser.HTMLParser):
         self.ids += [named["id"]] if "id" in named else []
         if tag == "th":
             assert named["scope"] in ("row", "col")
-        if "cell" in named.get("class", "").split():
+        in_cell = any(cell for _, cell in self.open)
+        if tag == "br" and in_cell:
+            self.cells[-1] += " "
+        if tag == "td" and named == {} and self.tags["table"] > 1:
+            in_cell = True
             self.cells.append("")
         if tag not in self.VOID:
-            self.open.append((tag, "cell" in named.get("class", "").split()))
+            self.open.append((tag, in_cell))
 
     def handle_endtag(self, tag):
         assert self.open.pop()[0] == tag
@@ -118,12 +125,12 @@ def markdown_places(text: str) -> dict[tuple[str, str], str]:
     """(row, column without its unit) -> text, of all the tables but the summary."""
     return {(line[0].strip(), head.split(" (")[0].strip()): cell.strip()
             for first, _, *lines in markdown_tables(text)[1:] for line in lines
-            for head, cell in zip(first[1:], line[1:])}
+            for head, cell in zip(first[1:], line[1:], strict=True)}
 
 
 def test_every_row_stands_in_both_pages_with_its_numbers_and_verdict(tmp_path):
     web, markdown = written(tmp_path)
-    boxes = [" ".join(cell.split()) for cell in Reader(web).cells]
+    boxes = [text for cell in Reader(web).cells if (text := " ".join(cell.split()))]
     places = markdown_places(markdown)
     assert len(boxes) == len(ROWS)
     for found, (ours, paper, trained) in zip(ROWS, TEXTS, strict=True):
@@ -186,10 +193,10 @@ def test_a_run_that_ended_early_is_never_judged_and_says_how_far_it_came(tmp_pat
         for place in (box, markdown_places(markdown)["LSUV", "maxout"]):
             assert "after 3 of 230.4 epochs" in place and "cut short" in place
             assert "✓" not in place and "✗" not in place and "**" not in place
-        assert "partial" in web.split("</style>")[1]
+        assert "<strong>93.87" not in web
         assert "1 cell: 1 cut short." in web and "3 of 230.4 epochs: every cell" in web
     web, _ = written(tmp_path, [row()])
-    assert "partial" not in web.split("</style>")[1] and "1 cell: 1 ok." in web
+    assert "<strong>93.87 ± 0.12</strong>" in web and "1 cell: 1 ok." in web
 
 
 def test_the_summary_counts_every_verdict(tmp_path):
@@ -197,7 +204,7 @@ def test_the_summary_counts_every_verdict(tmp_path):
     heads = [head.strip().split(" ", 1)[-1] for head in summary[0]]
     total = [int(cell) for cell in summary[-1][1:]]
     counts = Counter(r["verdict"] for r in ROWS)
-    assert dict(zip(heads[2:], total[1:])) == counts
+    assert dict(zip(heads[2:], total[1:], strict=True)) == counts
     assert total[0] == len(ROWS) == sum(total[1:])
     assert sum(int(line[1]) for line in summary[2:-1]) == len(ROWS)
 
@@ -228,7 +235,8 @@ def test_a_unit_is_said_once(tmp_path):
 def test_two_rows_of_one_cell_both_stand(tmp_path):
     web, markdown = written(tmp_path, [row(), row(ours=86.5, verdict="other recipe", epochs=20)])
     place = markdown_places(markdown)["LSUV", "maxout"]
-    assert len(Reader(web).cells) == 2 and "93.87" in place and "86.50" in place
+    box, = Reader(web).cells
+    assert all("93.87" in text and "86.50" in text for text in (box, place))
 
 
 def test_a_bound_of_the_facts_takes_the_place_of_the_pages_own(tmp_path):
@@ -243,7 +251,7 @@ def test_a_bound_of_the_facts_takes_the_place_of_the_pages_own(tmp_path):
     (1234.5, "s", "1,234"), (254.63, "ratio", "254.6"), (0.0, "", "0"), (-2.5, "", "-2.5"),
     (float("nan"), "%", "not finite"), (None, "%", "–"), ("n/c", "%", "n/c"), (3, "", "3")])
 def test_a_number_has_the_digits_that_its_unit_deserves(value, unit, text):
-    assert grid.number(value, unit) == text
+    assert number(value, unit) == text
 
 
 def test_bad_rows_are_named_in_one_line(tmp_path):
@@ -264,13 +272,12 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("theme", [0, 1])
 def test_text_stands_out_from_every_ground(theme):
-    colours = {name: pair[theme] for name, pair in html_style.PAGE.items()}
-    pairs = [(colours[ink], colours[ground]) for ink in ("text", "quiet", "link")
-             for ground in ("ground", "head")]
-    for verdict in grid.VERDICTS:
-        ink, ground = html_style.VERDICT_COLOURS[verdict][theme]
-        pairs += [(ink, ground), *((colours[i], ground) for i in ("text", "quiet", "link"))]
-    for ink, ground in pairs:
+    themes = re.findall(r":root \{(.*?)\}", html.STYLE.read_text(), re.S)
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6});", themes[theme]))
+    pairs = [(ink, ground) for ink in ("text", "quiet", "link") for ground in ("ground", "head")]
+    pairs += [(name, f"{name}-ground") for name in (v.replace(" ", "-") for v in VERDICTS)]
+    assert len(themes) == 2 and {name for pair in pairs for name in pair} | {"line"} == set(colours)
+    for ink, ground in ((colours[ink], colours[ground]) for ink, ground in pairs):
         high, low = sorted((luminance(ink), luminance(ground)), reverse=True)
         assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground)
 
@@ -299,7 +306,8 @@ def test_a_figure_is_drawn_and_its_points_read_back(name, tmp_path):
     with table.open(newline="", encoding="utf-8") as file:
         head, *lines = csv.reader(file)
     assert head == ["panel", "series", figure.x_label, figure.y_label]
-    wanted = [(s.panel, s.label, x, y) for s in figure.series for x, y in zip(s.x, s.y)]
+    wanted = [(s.panel, s.label, x, y) for s in figure.series
+              for x, y in zip(s.x, s.y, strict=True)]
     assert [(p, s, float(x), repr(float(y))) for p, s, x, y in lines] == [
         (p, s, x, repr(float(y))) for p, s, x, y in wanted]
     with Image.open(picture) as drawn:
@@ -319,7 +327,7 @@ def test_lines_differ_without_colour_and_are_the_same_in_every_panel():
     assert len({(str(s["linestyle"]), s["marker"]) for s in styles}) == 35
     pytest.importorskip("matplotlib")
     canvas = plots.paint(FIGURES["panels"])
-    for lines in zip(*(axes.lines for axes in canvas.axes)):
+    for lines in zip(*(axes.lines for axes in canvas.axes), strict=True):
         assert len({(line.get_label(), line.get_linestyle(), line.get_marker())
                     for line in lines}) == 1
     assert len(canvas.legends) == 1 and not any(axes.get_legend() for axes in canvas.axes)

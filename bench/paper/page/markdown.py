@@ -1,16 +1,16 @@
-"""The report in Markdown, as code forges render it: the same sections, tables and numbers.
+"""The report in Markdown, as code forges render it, and as bench/paper/page/html.py does.
 
 Text is escaped, so that nothing in a row can end a cell or begin a tag; commands are code spans.
 A table's cell is one line with `<br>` between ours and the paper's.
 
-Read next: bench/paper/grid.py, where the numbers become text.
+Read next: bench/paper/page/html.py.
 """
 
 import re
 from html import escape
 
-from bench.paper.figure import Figure
-from bench.paper.grid import LABELS, SIGNS, Block, Cell, Section, counted
+from bench.paper.page.figure import Figure
+from bench.paper.page.grid import LABELS, SIGNS, Block, Cell, Section, counted
 from bench.paper.rows import MISSING, VERDICTS
 
 
@@ -20,7 +20,7 @@ def page(title: str, lead: str, sections: list[Section], facts: dict) -> str:
     if facts:
         parts.append("\n".join(f"* **{text(name.capitalize())}**: {fact(value)}"
                                for name, value in facts.items()))
-    parts += ["## All tables and figures", summary(sections), legend()]
+    parts += ['<a id="summary"></a>', "## All tables and figures", summary(sections), legend()]
     return "\n\n".join([*parts, *(section(s) for s in sections)]) + "\n"
 
 
@@ -87,7 +87,8 @@ def section(s: Section) -> str:
     if s.notes:
         parts.append("Notes\n\n" + "\n".join(f"{n}. {text(note)}"
                                              for n, note in enumerate(s.notes, 1)))
-    return "\n\n".join(part for part in [*parts, how(s)] if part)
+    parts += [how(s), "[Back to the summary](#summary)"]
+    return "\n\n".join(filter(None, parts))
 
 
 def grid(b: Block) -> str:
@@ -110,15 +111,15 @@ def box(b: Block, cell: Cell) -> str:
 
 def how(s: Section) -> str:
     """How to measure it again and what it was measured on; the cells' own facts unfold."""
-    parts = ["\n".join(f"* {LABELS[key]}: " + "; ".join(value(key, words) for words in found)
-                       for key, found in s.shared.items())]
+    parts = ["<br>\n".join(f"{LABELS[key]}: " + "; ".join(value(key, words) for words in texts)
+                           for key, texts in s.shared.items())]
     lines = [f"* **{text(name)}**: " + "; ".join(
         f"{text(LABELS.get(key, key).lower())} {value(key, words)}" for key, words in own.items())
         for name, own in s.particulars if own]
     if lines:
         parts.append("<details><summary>Cell by cell</summary>\n\n" + "\n".join(lines)
                      + "\n\n</details>")
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(filter(None, parts))
 
 
 def value(key: str, words: str) -> str:
@@ -126,6 +127,8 @@ def value(key: str, words: str) -> str:
 
 
 def figure(f: Figure) -> str:
+    """The picture; its description names the axes and the lines, for who can't see it."""
+    lines = ", ".join(dict.fromkeys(series.label for series in f.series))
     caption = f"{text(f.caption)} " if f.caption else ""
-    return (f"![{text(f.title)}]({f.name}.png)\n\n"
+    return (f"![{text(f'{f.title}: {f.y_label} against {f.x_label}; {lines}')}]({f.name}.png)\n\n"
             f"{caption}Its points: [{text(f.name)}.csv]({f.name}.csv).")

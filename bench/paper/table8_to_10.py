@@ -11,14 +11,14 @@ input scale of the `paper` recipe. Each cell is the mean over the seeds.
 Bounds are on the ratio ours / paper, whichever is larger. The authors' own two runs of LSUV with
 ReLU, in Tables 8 and 9, differ by up to 23 % in a cell, so no bound can be narrower than that.
 
-Read next: lsuv/algorithm.py, and bench/paper/grids.py for the tables that train.
+Read next: bench/paper/table6.py.
 """
 
 import numpy as np
 
+from bench.paper.printed import ACTS, INITS, RATIO, TABLE_8, TABLE_8_SLIPS, TABLE_9, TABLE_10
 from bench.paper.rows import OFF, OK, TYPO, Row, mean_and_spread, within
 from bench.paper.study import Cell, Study
-from bench.paper_tables import (ACTS, INITS, RATIO, TABLE_8, TABLE_8_SLIPS, TABLE_9, TABLE_10)
 from engine.data.feed import Feed, read_clock
 from engine.losses import SoftmaxLoss
 from engine.net import Net
@@ -49,53 +49,60 @@ def fitnet4(study: Study, act: str, seed: int) -> tuple[Net, Feed]:
 
 def lsuv_deviations(study: Study, act: str, seeds: int) -> tuple[dict[str, list[float]], float]:
     """{layer: weight deviation of each seed}, and the largest |variance - 1| of any output."""
-    found: dict[str, list[float]] = {}
+    deviations: dict[str, list[float]] = {}
     largest = 0.0
     for seed in range(seeds):
         net, feed = fitnet4(study, act, seed)
         report = initialise(net, "lsuv", feed.first_batches(), seed, act)
         for name, std in report.weight_std().items():
-            found.setdefault(name, []).append(std)
+            deviations.setdefault(name, []).append(std)
         largest = max(largest, report.largest_deviation)
-    return found, largest
+    return deviations, largest
 
 
 def filled_deviations(study: Study, init: str, seeds: int) -> dict[str, list[float]]:
     """The same of a filler that needs no data."""
     net = Net(build("fitnet4", "relu", 10), SoftmaxLoss(), study.ops, (32, 32, 3), 1)
-    found: dict[str, list[float]] = {}
+    deviations: dict[str, list[float]] = {}
     for seed in range(seeds):
         fill(net, init, seed, "relu")
         for layer in net.weighted():
             std = np.asarray(net.ops.tohost(layer.W), np.float64).std()
-            found.setdefault(layer.name, []).append(float(std))
-    return found
+            deviations.setdefault(layer.name, []).append(float(std))
+    return deviations
 
 
 def gradient_variances(study: Study, init: str, seeds: int) -> tuple[dict[str, list[float]],
                                                                      list[float]]:
     """{layer: variance of its output's gradient, a number a seed}, and each seed's first loss."""
-    found: dict[str, list[float]] = {}
+    variances: dict[str, list[float]] = {}
     losses = []
     for seed in range(seeds):
         net, feed = fitnet4(study, "relu", seed)
         initialise(net, init, feed.first_batches(), seed, "relu")
-        next_batch, sums, loss = feed.first_batches(), {}, 0.0
-
-        def after(layer):
-            variance = float(net.ops.variance(layer.dz, 1)[1][0])
-            sums[layer.name] = sums.get(layer.name, 0.0) + variance / BATCHES
-
-        for _ in range(BATCHES):
-            next_batch()
-            net.forward(train=True)
-            net.evaluate_loss()
-            loss += float(read_clock(net)[LOSS]) / BATCHES
-            net.backward(after)
+        sums, loss = first_gradients(net, feed)
         for name, variance in sums.items():
-            found.setdefault(name, []).append(variance)
+            variances.setdefault(name, []).append(variance)
         losses.append(loss)
-    return found, losses
+    return variances, losses
+
+
+def first_gradients(net: Net, feed: Feed) -> tuple[dict[str, float], float]:
+    """({layer: variance of its output's gradient}, the loss), the mean of BATCHES batches."""
+    next_batch, loss = feed.first_batches(), 0.0
+    variances: dict[str, float] = {}
+
+    def after(layer):
+        variance = float(net.ops.variance(layer.dz, 1)[1][0])
+        variances[layer.name] = variances.get(layer.name, 0.0) + variance / BATCHES
+
+    for _ in range(BATCHES):
+        next_batch()
+        net.forward(train=True)
+        net.evaluate_loss()
+        loss += float(read_clock(net)[LOSS]) / BATCHES
+        net.backward(after)
+    return variances, loss
 
 
 def judged(study: Study, table: str, column: str, paper: dict[str, float],
@@ -112,21 +119,21 @@ def judged(study: Study, table: str, column: str, paper: dict[str, float],
 
 
 def column_cell(study: Study, table: str, column: str, paper, unit: str, cost: float,
-                measure, more: tuple[str, ...] = ()) -> Cell:
-    """A cell of one column. measure(seeds) -> rows; more: rows beside the paper's."""
+                measure, extra: tuple[str, ...] = ()) -> Cell:
+    """A cell of one column. measure(seeds) -> rows; extra: rows beside the paper's."""
     seeds = study.seeds or SEEDS
     rerun = study.command(table, f"--seeds {seeds}")
     return Cell(f"{table}-{column}-{seeds}seeds", f"{table} {column}, {seeds} seeds", cost,
                 lambda progress: measure(seeds),
                 [*(study.row(table, layer, column, printed, unit, rerun=rerun)
                    for layer, printed in paper.items()),
-                 *(study.row(table, row, column, None, "loss", rerun=rerun) for row in more)])
+                 *(study.row(table, row, column, None, "loss", rerun=rerun) for row in extra)])
 
 
 def by_lsuv(study: Study, table: str, column: str, act: str, paper: dict[str, float],
             seeds: int) -> list[Row]:
-    found, largest = lsuv_deviations(study, act, seeds)
-    return judged(study, table, column, paper, found, "std",
+    deviations, largest = lsuv_deviations(study, act, seeds)
+    return judged(study, table, column, paper, deviations, "std",
                   lambda layer, ours, printed: within(ours, printed, bound_9(act, layer)),
                   f"FitNet-4, {act}, LSUV, CIFAR-10, batch {BATCH}, {seeds} seeds; every layer's "
                   f"output variance within {largest:.3f} of 1")
@@ -178,16 +185,17 @@ def table10(study: Study) -> list[Cell]:
 
     def measure(column, paper):
         def rows(seeds):
-            found, losses = gradient_variances(study, INITS[column], seeds)
-            found[RATIO] = [a / b for a, b in zip(found["ip1"], found["conv11"])]
+            variances, losses = gradient_variances(study, INITS[column], seeds)
+            variances[RATIO] = [last / first for last, first in zip(
+                variances["ip1"], variances["conv11"], strict=True)]
             settings = (f"FitNet-4, ReLU, {column}, CIFAR-10, {BATCHES} batches of {BATCH} a seed, "
                         f"{seeds} seeds, no update")
-            out = judged(study, "table10", column, paper, found, "variance", verdict(column),
+            out = judged(study, "table10", column, paper, variances, "variance", verdict(column),
                          settings)
             for row in out:
                 if row.row == RATIO:  # of the two cells above it, as the paper's is
                     row.unit = "ratio"
-                    row.ours = float(np.mean(found["ip1"]) / np.mean(found["conv11"]))
+                    row.ours = float(np.mean(variances["ip1"]) / np.mean(variances["conv11"]))
                     row.verdict = within(row.ours, row.paper, GRADIENT_WIDE)
             return [*out, first_loss(column, losses, settings)]
         return rows

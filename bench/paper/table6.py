@@ -1,10 +1,10 @@
-"""Table 6, seconds of initialisation, and how long an epoch takes on the machine alone.
+"""Table 6: seconds of initialisation.
 
 FitNet-4 is initialised on CIFAR-10; CaffeNet and GoogLeNet on made-up images, since how long it
 takes does not depend on what they show. The paper's seconds are another machine's, so a cell is ok
 where ours are not more.
 
-Read next: bench/step.py, which times a step beside PyTorch's.
+Read next: bench/paper/table2_to_7.py, the tables that train.
 """
 
 import statistics
@@ -14,20 +14,13 @@ import numpy as np
 
 import models
 from bench.init import made
+from bench.paper.printed import TABLE_6, TABLE_6_NAMES
 from bench.paper.rows import OFF, OK, Row
-from bench.paper.statistics import BATCH, fitnet4
 from bench.paper.study import Cell, Progress, Study
-from bench.paper_tables import TABLE_6, TABLE_6_NAMES
-from engine.data.feed import Feed, read_clock
-from engine.losses import SoftmaxLoss
-from engine.net import Net
-from engine.optimizers import optimizer_of
-from engine.train import one_step
+from bench.paper.table8_to_10 import BATCH, fitnet4
 from lsuv import fill, initialise
-from models.recipes import recipe
 
 REPEATS = 3
-ROUNDS, STEPS = 5, 3                # of a timed step: rounds over the nets, steps in a turn
 
 
 def table6(study: Study) -> list[Cell]:
@@ -85,28 +78,3 @@ def timed(ops, work) -> list[float]:
         ops.synchronize()
         seconds.append(time.perf_counter() - start)
     return seconds[1:]
-
-
-def seconds_per_epoch(study: Study, nets: tuple[str, ...], act: str,
-                      precision: str) -> dict[str, float]:
-    """{net: seconds of an epoch of CIFAR-10 at the median training step}, the nets in turn."""
-    data, times, turns = study.dataset("cifar10"), {net: [] for net in nets}, []
-    for name in nets:
-        settings = recipe(name, act, "lsuv")
-        net = Net(models.build(name, act, 10), SoftmaxLoss(), study.ops, data.in_shape,
-                  settings.batch, precision=precision)
-        fill(net, "ortho", 0, act)
-        feed = Feed(net, data, settings.move, settings.input_scale)
-        steps = (ROUNDS + 1) * STEPS
-        table = feed.start(read_clock(net), 0, steps, np.full(steps + 1, 1e-5))
-        turns.append((name, net, feed, optimizer_of(net, settings), table))
-    for number in range(ROUNDS + 1):
-        for name, net, feed, optimizer, table in turns:
-            for _ in range(STEPS):
-                start = time.perf_counter()
-                one_step(net, feed, optimizer, table)
-                net.ops.synchronize()
-                if number:  # the first round warms up
-                    times[name].append(time.perf_counter() - start)
-    steps = len(data.train) / turns[0][1].batch
-    return {name: steps * statistics.median(found) for name, found in times.items()}

@@ -4,15 +4,21 @@ The curves are those of the runs that the tables train, an epoch a point. Time i
 the seconds that an epoch of that net takes on the machine alone: what the runs themselves took says
 nothing where they shared the machine.
 
-Read next: bench/paper/timing.py.
+Read next: bench/paper/figure4_5.py.
 """
 
-from bench.paper.figure import Figure, Series
+import statistics
+import time
+
+from bench.common.contest import Entry
+from bench.common.ours import Step
+from bench.paper.page.figure import Figure, Series
+from bench.paper.printed import ACTS, INITS, TABLE_3
 from bench.paper.rows import Row, within
 from bench.paper.study import Cell, Progress, Study
-from bench.paper.timing import seconds_per_epoch, threads_of
+from bench.paper.table6 import threads_of
 from bench.paper.training import Run, cell, folder_of, multiply_adds, outcome, plan
-from bench.paper_tables import ACTS, INITS, TABLE_3
+from models.recipes import recipe
 
 ACT_3 = "relu"                      # the cheapest of the paper's
 RUNS_3 = {
@@ -23,6 +29,7 @@ RUNS_3 = {
     "BN-half after": Run("fitnet4-bn-after", ACT_3, "xavier", share=0.5),
 }
 OVERHEAD, AROUND = 30.0, 1.5        # % of an iteration, as the paper says; factor
+ROUNDS, STEPS = 5, 3                # of a timed step: rounds over the nets, steps in a turn
 
 
 def figure2(study: Study) -> list[Cell]:
@@ -84,6 +91,27 @@ def overhead(study: Study) -> Cell:
                 0.02 * multiply_adds("fitnet4", ACT_3), measure,
                 [study.row("figure3", "overhead", column, OVERHEAD, "% of a step", **more)
                  for column in columns])
+
+
+def seconds_per_epoch(study: Study, nets: tuple[str, ...], act: str,
+                      precision: str) -> dict[str, float]:
+    """{net: seconds of an epoch of CIFAR-10 at the median training step}, the nets in turn."""
+    data, batch = study.dataset("cifar10"), recipe(nets[0], act, "lsuv").batch
+    steps = {name: Step(study.ops, Entry(name, act, batch, precision, 1, study.ops.name, "cifar10",
+                                         "paper"), data) for name in nets}
+    times: dict[str, list[float]] = {name: [] for name in nets}
+    for step in steps.values():
+        step.start((ROUNDS + 1) * STEPS)
+    for number in range(ROUNDS + 1):
+        for name, step in steps.items():
+            for _ in range(STEPS):
+                start = time.perf_counter()
+                step()
+                study.ops.synchronize()
+                if number:  # the first round warms up
+                    times[name].append(time.perf_counter() - start)
+    return {name: len(data.train) / batch * statistics.median(seconds)
+            for name, seconds in times.items()}
 
 
 def draw3(study: Study) -> Figure | None:

@@ -4,7 +4,7 @@ arXiv 1511.06422; rows and columns are called as they are there. "n/c" is the pa
 converge". The cells of Tables 8 and 9 are cut off after three digits, not rounded; a maxout layer's
 number is the mean of its pieces.
 
-Read next: bench/paper/__main__.py and bench/init.py, which measure them.
+Read next: bench/paper/table8_to_10.py, the tables that train nothing.
 """
 
 from math import sqrt
@@ -56,6 +56,10 @@ TABLE_4 = {
     "Xavier": _row("n/c 92.48 93.34 89.62 n/c"),
     "MSRA": _row("n/c n/c n/c 88.59 n/c"),
 }
+
+# Of FitNet-1 the text of section 5.1 says that it trains with these activations, every optimizer
+# and initialisation. Sigmoid has no number there: it is n/c wherever Tables 3 and 4 have it.
+SECTION_51 = {"maxout": "trains", "ReLU": "trains", "tanh": "trains", "sigmoid": NC}
 
 # Batch-normalised FitNet-4, the norm before or after the activation. Accuracy in %.
 TABLE_5 = {

@@ -1,6 +1,6 @@
 """A figure as data: lines in panels, with what their axes mean.
 
-Read next: bench/paper/plots.py, which draws it.
+Read next: bench/paper/page/plots.py, which draws it.
 """
 
 import re

@@ -3,7 +3,7 @@
 The loss of every step of the first epoch, and the test accuracy of each epoch. The paper has
 ImageNet; any folder of images with train/CLASS and test/CLASS does.
 
-Read next: models/caffenet.py.
+Read next: bench/paper/page/__init__.py, which shows it all.
 """
 
 import math
@@ -12,18 +12,18 @@ import statistics
 import time
 from pathlib import Path
 
-from bench.paper.curves import curve
-from bench.paper.figure import Figure, Series
+from bench.paper.figure1 import walk
+from bench.paper.figure2_3 import curve
+from bench.paper.page.figure import Figure, Series
+from bench.paper.printed import NC
 from bench.paper.rows import CUT, NO_VALUE, OFF, OTHER, Row, within
-from bench.paper.steps import walk
 from bench.paper.study import Cell, Progress, Study
 from bench.paper.training import Run, cell, multiply_adds, plan, settings_options
-from bench.paper_tables import NC
+from engine.cli.messages import log_line
+from engine.cli.options import resolve, train_parser
 from engine.data import load
 from engine.errors import InputError
-from engine.cli.options import resolve, train_parser
 from engine.train import KNOWN, assemble, first_weights
-from engine.cli.messages import log_line
 
 FLAT = 0.98                         # of the loss of guessing: until there the loss is flat
 IMAGENET = 1000                     # classes: elsewhere the plateau is another one, not judged

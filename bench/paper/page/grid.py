@@ -1,23 +1,37 @@
 """The report's tables without any markup: rows of data -> sections of cells, each a few texts.
 
-Two pages are made of the same sections, so they can't differ in a number. A run that ended before
-its recipe is never judged here, whatever its row says, and always says how far it came.
+A run that ended before its recipe is never judged here, whatever its row says, and always says how
+far it came.
 
-Read next: bench/paper/html_page.py and bench/paper/markdown_page.py, which write them down.
+Read next: bench/paper/page/markdown.py, which writes them down.
 """
 
 from collections import Counter
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields
 
-from bench.paper.figure import Figure
-from bench.paper.rows import (AGREES, CUT, DIFFERS, NO_VALUE, NOT_RUN, OFF, OK, OTHER, TYPO,
-                              VERDICTS, Row, number, ours_of)
+from bench.paper.page.figure import Figure
+from bench.paper.rows import (
+    AGREES,
+    CUT,
+    DIFFERS,
+    FAILED,
+    NO_VALUE,
+    NOT_RUN,
+    OFF,
+    OK,
+    OTHER,
+    TYPO,
+    VERDICTS,
+    Row,
+    number,
+    ours_of,
+)
 from engine.errors import InputError, choose
 
 # The sign of each verdict beside its word.
-SIGNS = {OK: "✓", OFF: "✗", TYPO: "≠", CUT: "◔", OTHER: "△", NOT_RUN: "○", NO_VALUE: "–",
-         AGREES: "≈", DIFFERS: "≉"}
+SIGNS = {OK: "✓", OFF: "✗", TYPO: "≠", CUT: "◔", OTHER: "△", NOT_RUN: "○", FAILED: "!",
+         NO_VALUE: "–", AGREES: "≈", DIFFERS: "≉"}
 ALWAYS = (OK, OFF, TYPO, CUT, NOT_RUN)  # in the summary even where there is none
 LABELS = {"rerun": "Measure again", "settings": "What was run", "machine": "Machine",
           "date": "Date"}

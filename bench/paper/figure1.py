@@ -6,21 +6,26 @@ the first STEPS steps of the paper's recipe. A cell is the median ratio of the f
 what the initialisation itself decides, before the weights have moved. The gain nearest to the
 middle of the band is judged for ReLU.
 
-Read next: bench/paper/steps.py, which takes the steps.
+Read next: bench/paper/figure2_3.py.
 """
 
 import math
 import statistics
 from functools import partial
 
-from bench.paper.figure import Figure, Series
+import numpy as np
+
+from bench.paper.page.figure import Figure, Series
+from bench.paper.printed import ACTS, NC
 from bench.paper.rows import NO_VALUE, Row, within
-from bench.paper.statistics import fitnet4
-from bench.paper.steps import walk
 from bench.paper.study import Cell, Progress, Study
+from bench.paper.table8_to_10 import fitnet4
 from bench.paper.training import multiply_adds
-from bench.paper_tables import ACTS, NC
+from engine.data.feed import read_clock
 from engine.optimizers import optimizer_of
+from engine.schedules import rates
+from engine.train import one_step
+from kernels.clock import FINITE, LOSS
 from lsuv import fill, initialise
 from models.recipes import recipe
 
@@ -87,6 +92,42 @@ def walked(study: Study, act: str, gain: float | None) -> dict | None:
     if study.left <= 0:
         return None
     return {"loss": losses, "ratio": ratios, "date": study.today, "machine": study.machine}
+
+
+def walk(net, feed, optimizer, policy: dict, steps: int,
+         look: bool = True, until=lambda done: True) -> tuple[list[float], list[float]]:
+    """Train `steps` steps -> (losses, ratios), a number a step; fewer where the loss stops being
+    finite.
+
+    A ratio is mean |dW| / mean |W| of the step's update over all weights, biases left out: the
+    quantity of the paper's Figure 1. Without `look` there are none. until(steps done) is asked
+    before every step; False ends the walk."""
+    table = rates(policy, 0, steps + 1)
+    device_table = feed.start(read_clock(net), 0, steps, table)
+    losses, ratios = [], []
+    before = weights_of(net) if look else None
+    for step in range(steps):
+        if not until(step):
+            break
+        one_step(net, feed, optimizer, device_table)
+        clock = read_clock(net)
+        if not clock[FINITE]:
+            break
+        losses.append(float(clock[LOSS]))
+        if not look:
+            continue
+        after = weights_of(net)
+        ratios.append(float(np.abs(after - before).mean(dtype=np.float64)
+                            / np.abs(before).mean(dtype=np.float64)))
+        before = after
+    return losses, ratios
+
+
+def weights_of(net) -> np.ndarray:
+    """A copy of all weights, without biases."""
+    arena = net.ops.tohost(net.weights)
+    return np.concatenate([net.arenas.view(arena, name).reshape(-1)
+                           for name in net.named_params() if name.endswith(".W")])
 
 
 def first(found: dict) -> float:

@@ -3,14 +3,14 @@
 The lines are told apart without colour: each label has a dash, a marker and a grey of its own, the
 same in every panel. The legend stands below the panels, so that it covers no point.
 
-Read next: bench/paper/page.py, which puts the pictures on the report page.
+Read next: bench/paper/page/grid.py, where rows become tables.
 """
 
 import csv
 import io
 from pathlib import Path
 
-from bench.paper.figure import Figure
+from bench.paper.page.figure import Figure
 from engine.errors import InputError
 
 DPI = 110
@@ -51,7 +51,8 @@ def write_points(figure: Figure, path: Path) -> None:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["panel", "series", figure.x_label, figure.y_label])
         lines.writerows([series.panel, series.label, x, y]
-                        for series in figure.series for x, y in zip(series.x, series.y))
+                        for series in figure.series
+                        for x, y in zip(series.x, series.y, strict=True))
 
 
 def columns(panels: int) -> int:
@@ -87,7 +88,7 @@ def paint(figure: Figure):
     for axes in grid[len(figure.panels):]:
         axes.set_axis_off()
     handles: dict[str, object] = {}
-    for axes, panel in zip(grid, figure.panels):
+    for axes, panel in zip(grid, figure.panels, strict=False):
         frame(axes, figure, panel)
         for series in (s for s in figure.series if s.panel == panel and s.x):
             number = labels.index(series.label)
