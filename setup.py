@@ -55,7 +55,7 @@ DEPENDENCIES = [
     "ml_dtypes>=0.4",    # bfloat16 for NumPy; 0.4 is the first release for NumPy 2
     "safetensors>=0.4",  # checkpoints
     "pooch>=1.8",        # data sets: one download, checked against pinned hashes
-    "Pillow>=10",        # images of a folder
+    "Pillow>=10.1",      # images of a folder
     "rich>=13",          # progress bar
     "filelock>=4.3",     # one writer a run folder, on every system; it follows no link
     *ONEDNN,

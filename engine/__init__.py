@@ -29,6 +29,7 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     from dataclasses import replace
 
     from engine.cli.settings import Settings
+    from engine.data.preprocessing import Preprocessing
     from engine.errors import InputError
     from engine.losses import LOSSES
     from engine.net import Net
@@ -44,11 +45,9 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     saved = checkpoint.read(run, report)
     checkpoint.refuse_others(saved, record["settings"], record["data"])
     settings = replace(Settings.from_dict(saved.settings, saved.path, KNOWN), **other)
-    data, mean = need(saved.data, DESCRIPTION, saved.path), "data.mean_image"
-    height, width, channels = shape = NETS[settings.net].in_shape
-    padded = (height + 2 * data["pad"], width + 2 * data["pad"], channels)
-    if tuple(data["in_shape"]) != shape or mean not in saved.tensors \
-            or saved.tensors[mean].shape != padded \
+    data = need(saved.data, DESCRIPTION | Preprocessing.SAVED, saved.path)
+    shape = NETS[settings.net].in_shape
+    if tuple(data["in_shape"]) != shape \
             or not all(isinstance(name, str) for name in data["classes"]):
         raise InputError(f"{saved.path}: its data are not {settings.net}'s; put the run's own file "
                          "back")
@@ -58,7 +57,9 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     net = Net(layers, LOSSES[settings.loss](), ops, shape, min(settings.batch, BATCH),
               settings.seed, precision=settings.precision)
     checkpoint.restore(saved, net)
-    model = Predictor(net, data, saved.tensors[mean], settings.input_scale)
+    preprocessing = Preprocessing.restored(data, saved.tensors, shape, settings.input_scale,
+                                           saved.path)
+    model = Predictor(net, data, preprocessing)
     return model, record, saved, settings
 
 

@@ -61,6 +61,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint}known: {', '.join(known)}"
 
 
+def some(names: Iterable[str], most: int = 5) -> str:
+    """The first few of many names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def choose(kind: str, name: str, known: Iterable[str]) -> str:
     """`name` if it is known, else an InputError that names the nearest: a guard for every name."""
     known = list(known)

@@ -32,7 +32,7 @@ from engine.cli import options
 from engine.cli.command import Parser, run_command
 from engine.cli.messages import data_line, print_line
 from engine.containers import AuxiliaryClassifier, Branches, Chain, Residual, Sum
-from engine.data import preprocessing as preprocess
+from engine.data.preprocessing import SCALE
 from engine.errors import InputError, RunError
 from engine.layers import (
     LRN,
@@ -64,7 +64,7 @@ from engine.train import KNOWN
 MODEL = "model.onnx"  # in the run folder, unless --out
 # Operator set 17 with file format 8 is ONNX 1.12, of 2022: runtimes since then read it.
 OPSET, FORMAT = 17, 8
-COMPARED = 2  # random images whose scores are compared
+COMPARED = 4  # images whose scores are compared: random ones, a nearly flat one, a flat one
 APART = 1e-3  # of the largest score: more than this is no rounding
 
 
@@ -230,34 +230,49 @@ def preprocessed(graph: Graph, model: Predictor) -> str:
     the set's factor, or contrast-normalised; less the mean image's middle; times the input scale.
     """
     H, W, _ = model.in_shape
-    pad, factor = model.data["pad"], model.data["pixel_scale"]
+    how = model.preprocessing
     x = graph.node("Cast", ["images"], "input.pixels", to=graph.onnx.TensorProto.FLOAT)
-    if factor is None:
+    if how.pixel_scale is None:
         x = contrast(graph, x, int(np.prod(model.in_shape)))
     else:
-        x = graph.node("Mul", [x, graph.constant("input.pixel_scale", factor)], "input.scaled")
-    middle = graph.constant("input.mean_image", model.mean_image[pad:pad + H, pad:pad + W])
+        factor = graph.constant("input.pixel_scale", how.pixel_scale)
+        x = graph.node("Mul", [x, factor], "input.scaled")
+    middle = graph.constant("input.mean_image", how.mean_image[how.pad:how.pad + H,
+                                                               how.pad:how.pad + W])
     x = graph.node("Sub", [x, middle], "input.centred")
-    x = graph.node("Mul", [x, graph.constant("input.scale", model.input_scale)], "input.x")
+    x = graph.node("Mul", [x, graph.constant("input.scale", how.input_scale)], "input.x")
     return graph.node("Transpose", [x], "input.planes", perm=[0, 3, 1, 2])
 
 
 def contrast(graph: Graph, x: str, values: int) -> str:
     """Each image less its mean, and scaled to the norm of engine/data/preprocessing.py.
 
-    x is whole numbers, and so is its difference from the mean times `values`: float32 holds them
-    exactly up to 65,793 values an image, and the norm is as exact as its terms, however flat the
-    image. Divided by `values` it is 0 or above 0.7: below a half, the image is of one colour."""
+    Sums of pixels, and their differences from the mean times `values`, are whole numbers, which
+    int32 holds exactly up to 8,421,504 values an image; float32 alone up to 65,793. So the norm is
+    as exact as its terms, however flat the image: divided by `values` it is 0 or above 0.7, and
+    below a half the image is of one colour. The mean is rounded as evaluation rounds it: its whole
+    part and its fraction, which float32 holds, are added last."""
+    kinds = graph.onnx.TensorProto
     axes = graph.constant("input.axes", [1, 2, 3], np.int64)
-    count = graph.constant("input.values", values)
-    total = graph.node("ReduceSum", [x, axes], "input.sum")
-    spread = graph.node("Sub", [graph.node("Mul", [x, count], "input.wide"), total], "input.spread")
-    norm = graph.node("ReduceL2", [spread], "input.norm", axes=[1, 2, 3])
-    even = graph.node("Less", [norm, graph.constant("input.least", values / 2)], "input.even")
-    unit = graph.constant("input.unit", values * preprocess.SCALE)
+    whole = graph.constant("input.whole", values, np.int32)
+    pixels = graph.node("Cast", ["images"], "input.integers", to=kinds.INT32)
+    total = graph.node("ReduceSum", [pixels, axes], "input.sum")
+    wide = graph.node("Mul", [pixels, whole], "input.wide")
+    norm = graph.node("Cast", [graph.node("Sub", [wide, total], "input.difference")],
+                      "input.spread", to=kinds.FLOAT)
+    for axis in (3, 2, 1):  # short sums, which round less than one of all values
+        norm = graph.node("ReduceL2", [norm], f"input.norm{axis}", axes=[axis])
+    flat = graph.node("Less", [norm, graph.constant("input.least", values / 2)], "input.flat")
+    unit = graph.constant("input.unit", values * SCALE)
     ratio = graph.node("Div", [norm, unit], "input.ratio")
-    divisor = graph.node("Where", [even, graph.constant("input.one", 1), ratio], "input.divisor")
-    mean = graph.node("Div", [total, count], "input.mean")
+    divisor = graph.node("Where", [flat, graph.constant("input.one", 1), ratio], "input.divisor")
+    quotient = graph.node("Div", [total, whole], "input.quotient")
+    product = graph.node("Mul", [quotient, whole], "input.product")
+    rest = graph.node("Cast", [graph.node("Sub", [total, product], "input.remainder")],
+                      "input.rest", to=kinds.FLOAT)
+    fraction = graph.node("Div", [rest, graph.constant("input.values", values)], "input.fraction")
+    floor = graph.node("Cast", [quotient], "input.floor", to=kinds.FLOAT)
+    mean = graph.node("Add", [floor, fraction], "input.mean")
     shifted = graph.node("Sub", [x, mean], "input.shifted")
     return graph.node("Div", [shifted, divisor], "input.normalised")
 
@@ -292,12 +307,16 @@ def fix_batch(proto, batch: int) -> None:
 
 def difference(proto, model: Predictor) -> float | None:
     """How far onnxruntime's scores are from those of device numpy at most, in shares of the largest
-    of these; None where onnxruntime is not installed. The batch axis must be free."""
+    of these; None where onnxruntime is not installed. The batch axis must be free.
+
+    Two images are random; one is of one colour but for a single value, one of one colour."""
     try:
         import onnxruntime
     except ImportError:
         return None
     images = np.random.default_rng(0).integers(0, 256, (COMPARED, *model.in_shape), np.uint8)
+    images[-2:] = 201
+    images[-2].flat[0] += 1
     model.predict(images)  # all in one batch, so the net still has their input and scores
     net = model.net
     name = proto.graph.input[0].name
@@ -384,7 +403,7 @@ def main(argv: list[str] | None = None) -> int:
             print_line(f"{kind} {value.name}  {dtype} ({shape})")
     print_line("onnxruntime is not installed, so no scores were compared" if apart is None else
         f"onnxruntime's scores differ from ours by at most {apart:.1e} of the largest, on "
-        f"{COMPARED} random images")
+        f"{COMPARED} images, one of them of one colour")
     return 0
 
 

@@ -9,23 +9,22 @@ Read next: engine/export.py, the same for other programs, and engine/fitting.py,
 one's own.
 """
 
-from types import SimpleNamespace
-
 import numpy as np
 
-from engine.data import preprocessing as preprocess
-from engine.errors import InputError
+from engine.data.dataset import Split
 from engine.data.feed import Resident
+from engine.data.preprocessing import Preprocessing
+from engine.errors import InputError
 from engine.scoring import need_statistics
 
 
 class Predictor:
-    """A net with a run's weights. `classes`: names; `in_shape`: (H, W, C) of an image."""
+    """A net with a run's weights. `classes`: names; `in_shape`: (H, W, C) of an image; `data`: what
+    the run's record says of its data set."""
 
-    def __init__(self, net, data: dict, mean_image: np.ndarray, input_scale: float):
-        self.net, self.data, self.classes = net, data, data["classes"]
-        self.in_shape = tuple(data["in_shape"])
-        self.mean_image, self.input_scale = mean_image, input_scale
+    def __init__(self, net, data: dict, preprocessing: Preprocessing):
+        self.net, self.data, self.preprocessing = net, data, preprocessing
+        self.classes, self.in_shape = data["classes"], tuple(data["in_shape"])
         self.prob = net.ops.zeros((net.batch, net.classes), net.dtype)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
@@ -41,21 +40,12 @@ class Predictor:
         out = np.empty((len(images), self.net.classes), np.float32)
         if not len(images):
             return out
-        resident = Resident(self.net, self.normalised(images), self.mean_image, self.data["pad"],
-                            self.input_scale)
+        split = Split(images, np.full(len(images), -1, np.int32),
+                      *self.preprocessing.normalise(images))
+        resident = Resident(self.net, split, self.preprocessing)
         for first in range(0, len(images), self.net.batch):
             rows = np.arange(first, min(first + self.net.batch, len(images)))
             resident.batch(rows)
             self.net.ops.softmax(self.net.forward(train=False), self.prob)
             out[rows] = self.net.ops.tohost(self.prob)[: len(rows)]
         return out
-
-    def normalised(self, images: np.ndarray) -> SimpleNamespace:
-        """The images as a split, with the shift and scale of each."""
-        count, factor = len(images), self.data["pixel_scale"]
-        if factor is None:
-            shift, scale = preprocess.contrast(images)
-        else:
-            shift, scale = np.zeros(count, np.float32), np.full(count, factor, np.float32)
-        return SimpleNamespace(images=images, labels=np.full(count, -1, np.int32), shift=shift,
-                               scale=scale)

@@ -187,9 +187,9 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
     values["lr"] = pick("lr", recipe.policy["rate"], source)
     values["lsuv_batch"] = pick("lsuv_batch", values["batch"], "the batch")
     values["mirror"] = pick("mirror", data.mirror, f"data {data.name}")
-    if values["move"] > data.pad:
+    if values["move"] > data.preprocessing.pad:
         origins["move"] = f"{source}'s {values['move']}, cut to the border of data {data.name}"
-        values["move"] = data.pad
+        values["move"] = data.preprocessing.pad
     for name in ("batch", "lsuv_batch"):
         if values[name] > images:
             raise InputError(f"{option(name)} {values[name]} is more than the {images} training "

@@ -157,11 +157,11 @@ class Settings:
 
     def must_fit(self, data, where: str | Path) -> None:
         """InputError unless these settings, out of a file, are those of a run on this data set."""
-        images = len(data.train.images)
+        images, border = len(data.train.images), data.preprocessing.pad
         for name, fits, wanted in (
                 ("batch", self.batch <= images, f"at most the {images} training images"),
                 ("lsuv_batch", self.lsuv_batch <= images, f"at most the {images} training images"),
-                ("move", 0 <= self.move <= data.pad, f"from 0 to the border, {data.pad}"),
+                ("move", 0 <= self.move <= border, f"from 0 to the border, {border}"),
                 ("steps", self.steps == round(self.epochs * images / self.batch),
                  "epochs x images / batch")):
             if not fits:

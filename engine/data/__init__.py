@@ -4,19 +4,20 @@
     data = load("auto", wanted="mnist")
     data.train.images.shape, data.notes
 
-Read next: engine/data/dataset.py, what a Dataset holds.
+Read next: engine/data/download.py, where the official sets come from.
 """
 
 import os
 from pathlib import Path
 
-from engine.data import cache, cifar, download, mnist, synthetic
-from engine.data.dataset import Dataset, Raw, Split, build
+from engine.data import cifar, download, mnist, synthetic
+from engine.data.dataset import Dataset, Layout, Raw, Split, build
 from engine.errors import InputError, nearest
 
 __all__ = ["FOLDER", "NAMES", "Dataset", "Raw", "Split", "build", "load"]
 
-OFFICIAL = {"cifar10": cifar.CIFAR10, "cifar100": cifar.CIFAR100, "mnist": mnist.MNIST}
+OFFICIAL: dict[str, Layout] = {layout.name: layout for layout in
+                               (cifar.CIFAR10, cifar.CIFAR100, mnist.MNIST)}
 NAMES = ("auto", *OFFICIAL, "synthetic")
 FOLDER = "folder"  # what `auto` has for a net whose data no program may fetch
 
@@ -26,10 +27,10 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None,
          size: tuple[int, ...] | None = None, report=print) -> Dataset:
     """The data set `name`: auto, cifar10, cifar100, mnist, synthetic, or the path of a folder.
 
-    data_dir: searched first, before $LSUV_DATA_DIR and the cache folder; official sets only.
+    data_dir: where an official set lies, instead of $LSUV_DATA_DIR and the cache folder.
     limit: keep this many training and this many test images, classes taken in turn.
-    wanted: the official set that `auto` tries (cifar10 by default) before it takes synthetic, or
-    FOLDER, which `auto` can't find.
+    wanted: the official set that `auto` tries (cifar10 by default) before it takes synthetic,
+    unless a data_dir is given, or FOLDER, which `auto` can't find.
     size: (H, W) or (H, W, C) of a folder's or synthetic images; an official set has its own.
     report: called with a line before something is fetched.
     """
@@ -54,7 +55,7 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None,
     raw, notes = folder.read(root, size, limit)
     height, width = raw.train_images.shape[1:3]
     return build(name, raw, min(height, width) // 4, True, None,
-                 [f"data {name}: {note}" for note in notes])
+                 [f"data {name}: {note}" for note in notes], identity="/".join(raw.classes))
 
 
 def _auto(wanted: str, data_dir, limit, size, report) -> Dataset:
@@ -68,6 +69,8 @@ def _auto(wanted: str, data_dir, limit, size, report) -> Dataset:
     try:
         return _official(wanted, data_dir, limit, size, report)
     except download.MissingData as missing:
+        if data_dir is not None:
+            raise
         note = f"data synthetic: {wanted} {missing.why}; to train on {wanted}, {missing.remedy}"
         return _synthetic(limit, size or OFFICIAL[wanted].in_shape, [note])
 
@@ -83,15 +86,8 @@ def _official(name: str, data_dir, limit, size, report) -> Dataset:
         raise InputError(f"data {name}: images are {'x'.join(map(str, shape))}, not "
                          f"{'x'.join(map(str, size))}; choose another net or another data set")
     where = download.obtain(layout, data_dir, report)
-    reader = mnist if name == "mnist" else cifar
-
-    def make(*notes: str) -> Dataset:
-        return build(name, reader.read(where, layout), layout.pad, layout.mirror, limit,
-                     list(notes), layout.scale)
-
-    if limit is not None:
-        return make(f"data {name}: read from {where}")
-    return cache.load(layout, where, make)
+    return build(name, layout.read(where), layout.pad, layout.mirror, limit,
+                 [f"data {name}: read from {where}"], layout.pixel_scale)
 
 
 def _check(limit, size) -> None:

@@ -1,19 +1,19 @@
-"""What every data set becomes: uint8 images as they were, and what the gather needs to know.
+"""What every data set becomes: uint8 images as they were, and what makes a net's input of them.
 
-Normalising is left to the gather: (u - shift) * scale inside the image, 0 in the padding, minus the
-mean image, times the input scale. A data set is thus a quarter of the size of its float32 form and
-can stay on the device whole.
+Normalising is left to the gather on the device, so a data set is a quarter of the size of its
+float32 form and can stay on the device whole.
 
-Read next: engine/data/preprocessing.py, where shift, scale and the mean image come from.
+Read next: engine/data/__init__.py, which loads one by its name.
 """
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from engine.data import preprocessing as preprocess
+from engine.data.preprocessing import Preprocessing
 from engine.errors import InputError
 
 
@@ -25,6 +25,43 @@ class Raw(NamedTuple):
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """An official set: what its files are called, where they come from, how they are preprocessed.
+
+    folder: where its files lie in a data folder; others: where other programs put them. addresses:
+    where they are fetched, in turn, and `by_hand`, the files that a browser fetches. pad, mirror,
+    pixel_scale: as `build` takes them."""
+
+    name: str
+    folder: str
+    addresses: tuple[str, ...]
+    megabytes: int
+    classes: tuple[str, ...]
+    in_shape: tuple[int, int, int]
+    pad: int
+    mirror: bool
+    pixel_scale: float | None
+    others: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """File name to unpacked size in bytes."""
+        raise NotImplementedError
+
+    @property
+    def by_hand(self) -> tuple[str, ...]:
+        return self.addresses
+
+    def path(self, folder: Path, name: str) -> Path | None:
+        """A file under the first of its usual names that is there, or None."""
+        return folder / name if (folder / name).exists() else None
+
+    def read(self, folder: Path) -> Raw:
+        """The set that lies in `folder`; InputError names the file that is missing or damaged."""
+        raise NotImplementedError
 
 
 @dataclass(eq=False)
@@ -44,15 +81,14 @@ class Split:
 class Dataset:
     """Two splits and what they share.
 
-    mean_image is (H + 2 pad, W + 2 pad, C) float32 in normalised units; mirror says whether a
-    mirrored image still belongs to its class; notes are lines that a run prints before it starts.
+    mirror says whether a mirrored image still belongs to its class; notes are lines that a run
+    prints before it starts.
     """
 
     name: str
     train: Split
     test: Split
-    mean_image: np.ndarray
-    pad: int
+    preprocessing: Preprocessing
     mirror: bool
     classes: list[str]
     fingerprint: str
@@ -87,31 +123,23 @@ def check_labels(where: str, labels: np.ndarray, classes: int) -> None:
 
 
 def build(name: str, raw: Raw, pad: int, mirror: bool, limit: int | None, notes: list[str],
-          scale: float | None = None) -> Dataset:
-    """A Dataset of what a reader returned.
+          pixel_scale: float | None = None, identity: str | None = None) -> Dataset:
+    """A Dataset of what a reader returned, its preprocessing fitted on the training images.
 
-    With `scale` every pixel is u * scale and the mean image is zero (MNIST); without, images are
-    contrast-normalised and the mean image is the training images'.
-    """
+    pad and pixel_scale: see Preprocessing. identity: what the fingerprint names the set by, which
+    is `name` unless given."""
     (train_images, train_labels), (test_images, test_labels) = (
         _limited(images, labels, limit) for images, labels in (raw[0:2], raw[2:4]))
     if len(train_labels) < len(raw.train_labels) or len(test_labels) < len(raw.test_labels):
         notes = notes + [f"data {name}: limit {limit:,} keeps {len(train_labels):,} of "
                          f"{len(raw.train_labels):,} training and {len(test_labels):,} of "
                          f"{len(raw.test_labels):,} test images, classes taken in turn"]
-    if scale is None:
-        train = Split(train_images, train_labels, *preprocess.contrast(train_images))
-        test = Split(test_images, test_labels, *preprocess.contrast(test_images))
-        mean = preprocess.mean_image(train.images, train.shift, train.scale, pad)
-    else:
-        train, test = (Split(images, labels, np.zeros(len(labels), np.float32),
-                             np.full(len(labels), scale, np.float32))
-                       for images, labels in ((train_images, train_labels),
-                                              (test_images, test_labels)))
-        height, width, channels = train_images.shape[1:]
-        mean = np.zeros((height + 2 * pad, width + 2 * pad, channels), np.float32)
-    return Dataset(name, train, test, mean, pad, mirror, list(raw.classes),
-                   fingerprint(name, train, test, mean), train_images.shape[1:], notes)
+    preprocessing, (shift, scale) = Preprocessing.fit(train_images, pad, pixel_scale)
+    train = Split(train_images, train_labels, shift, scale)
+    test = Split(test_images, test_labels, *preprocessing.normalise(test_images))
+    return Dataset(name, train, test, preprocessing, mirror, list(raw.classes),
+                   fingerprint(name if identity is None else identity, train, test,
+                               preprocessing.mean_image), train_images.shape[1:], notes)
 
 
 def _limited(images: np.ndarray, labels: np.ndarray, limit: int | None):
@@ -121,17 +149,18 @@ def _limited(images: np.ndarray, labels: np.ndarray, limit: int | None):
     return images[chosen], labels[chosen]
 
 
-def fingerprint(name: str, train: Split, test: Split, mean: np.ndarray) -> str:
-    """16 hex digits of the SHA-256 over the name and every array that a result depends on.
+def fingerprint(identity: str, train: Split, test: Split, mean_image: np.ndarray) -> str:
+    """16 hex digits of the SHA-256 over a set's identity and every array that a result depends on.
 
-    The arrays are the same bits on every machine (see preprocess), so two runs with one fingerprint
-    have seen the same data.
+    The identity is the name of a set of ours, and of a folder the names of its classes: where the
+    folder lies, and what it is called, is not its content. The arrays are the same bits on every
+    machine (see Preprocessing), so two runs with one fingerprint have seen the same data.
     """
-    digest = hashlib.sha256(name.encode(errors="surrogatepass"))  # a folder's may be no text
+    digest = hashlib.sha256(identity.encode(errors="surrogatepass"))  # a name may be no text
     for split in (train, test):
         digest.update(repr(split.images.shape).encode())
-        digest.update(split.images)
+        digest.update(split.images.data)
         for array, form in ((split.labels, "<i4"), (split.shift, "<f4"), (split.scale, "<f4")):
-            digest.update(array.astype(form, copy=False))
-    digest.update(mean.astype("<f4", copy=False))
+            digest.update(array.astype(form, copy=False).data)
+    digest.update(mean_image.astype("<f4", copy=False).data)
     return digest.hexdigest()[:16]

@@ -1,31 +1,32 @@
 """Where the official sets lie, and how they are fetched when they lie nowhere.
 
-Looked for in: the given folder, $LSUV_DATA_DIR, the user's cache folder; in each, in the set's
-official subfolder, then directly. What is fetched is checked against pinned hashes and appears in
-the cache folder only when it is whole.
+Looked for in the folder that is given, and there alone; else in $LSUV_DATA_DIR and the user's cache
+folder, and what is in neither is fetched into the latter. What is fetched is checked against pinned
+hashes and appears there only when it is whole.
 
-Read next: engine/data/cache.py, which keeps what was read.
+Read next: engine/data/cifar.py, the first reader.
 """
 
 import gzip
 import hashlib
 import logging
 import os
-import shutil
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pooch
 
-from engine.data import cifar, mnist
-from engine.errors import InputError
+from engine.data.cifar import Cifar
+from engine.data.dataset import Layout
+from engine.data.mnist import Mnist
+from engine.errors import InputError, some
 
 TIMEOUT = 10  # seconds without an answer, or without a byte, after which fetching is given up
-Layout = cifar.Layout | mnist.Layout
 
 
 class MissingData(InputError):
@@ -37,58 +38,74 @@ class MissingData(InputError):
 
 
 def cache_folder() -> Path:
-    """Of fetched and of cached sets: ~/.cache/lsuv-engine on Linux, or under $XDG_CACHE_HOME."""
+    """Of fetched sets: ~/.cache/lsuv-engine on Linux, or under $XDG_CACHE_HOME."""
     return Path(pooch.os_cache("lsuv-engine"))
 
 
 def places(data_dir: str | os.PathLike | None) -> list[Path]:
     """The folders that are searched, in order, each once."""
-    candidates = [data_dir, os.environ.get("LSUV_DATA_DIR"), cache_folder()]
+    candidates = [data_dir] if data_dir else [os.environ.get("LSUV_DATA_DIR"), cache_folder()]
     return list(dict.fromkeys(Path(os.path.expanduser(place)) for place in candidates if place))
 
 
 def find(layout: Layout, data_dir: str | os.PathLike | None) -> Path | None:
     """The first folder that holds a file of the set, or None. One that holds some of the files only
-    is found too, so that reading it can name the missing one."""
+    will do, so that reading it can name the missing one."""
     for place in places(data_dir):
-        for folder in (place / layout.folder, place):
-            if any(os.path.isfile(folder / f"{name}{end}")
-                   for name in layout.sizes for end in layout.endings):
+        for folder in (*(place / name for name in (layout.folder, *layout.others)), place):
+            if any(layout.path(folder, name) for name in layout.sizes):
                 return folder
     return None
 
 
 def obtain(layout: Layout, data_dir: str | os.PathLike | None, report) -> Path:
-    """The folder of the set: found, or fetched into the cache folder. Raises MissingData."""
+    """The set's folder, where it lies or is fetched into the cache folder. Raises MissingData."""
     folder = find(layout, data_dir)
     if folder is not None:
         return folder
+    if data_dir is not None:
+        raise absent(layout, places(data_dir)[0])
     cache = cache_folder()
     reasons = []
-    for address in addresses(layout):
+    for address in layout.addresses:
         report(f"data {layout.name}: not on this machine, fetching {address} "
                f"({layout.megabytes} MB) into {cache}")
         try:
             return _fetch(layout, address, cache)
-        except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
+        except (OSError, EOFError, LookupError, ValueError, zlib.error,
+                tarfile.TarError) as error:
             reasons.append(_reason(address, error))
-    searched = ", ".join(str(place) for place in places(data_dir))
-    raise MissingData(layout.name,
-                      f"not found in {searched} and could not be fetched ({', '.join(reasons)})",
-                      f"fetch {' '.join(by_hand(layout))} by hand and unpack it so that "
-                      f"{layout.folder}/{next(iter(layout.sizes))} lies in one of these folders")
+    searched = places(data_dir)
+    raise MissingData(layout.name, f"not found in {', '.join(map(str, searched))}"
+                      f"{pickles(layout, searched)} and could not be fetched "
+                      f"({', '.join(reasons)})", by_hand(layout, "one of these folders"))
 
 
-def addresses(layout: Layout) -> tuple[str, ...]:
-    """Where to fetch it: the archive, or the mirrors' folders."""
-    return (layout.address,) if isinstance(layout, cifar.Layout) else layout.mirrors
+def by_hand(layout: Layout, where: str) -> str:
+    """The remedy of last resort."""
+    return (f"fetch {' '.join(layout.by_hand)} by hand and unpack it so that {layout.folder}/"
+            f"{next(iter(layout.sizes))} lies in {where}")
 
 
-def by_hand(layout: Layout) -> tuple[str, ...]:
-    """The same as files that a browser can fetch."""
-    if isinstance(layout, cifar.Layout):
-        return (layout.address,)
-    return tuple(f"{layout.mirrors[0]}{name}.gz" for name in layout.md5)
+def absent(layout: Layout, place: Path) -> MissingData:
+    """The error for a folder that was given and lacks the set: what lies there instead."""
+    try:
+        names = sorted(os.listdir(place))
+    except OSError as error:
+        raise InputError(f"data-dir {place}: can't be listed ({error.strerror})") from None
+    why = f"not in data-dir {place}, which " + (f"holds {some(names)}" if names else "is empty")
+    return MissingData(layout.name, why + pickles(layout, [place]),
+                       by_hand(layout, "it") + ", or leave --data-dir out")
+
+
+def pickles(layout: Layout, searched: list[Path]) -> str:
+    """Words on torchvision's version of a set, where it lies in one of these folders."""
+    if isinstance(layout, Cifar) and any(
+            place.name == layout.pickles or (place / layout.pickles).exists()
+            for place in searched):
+        return (f" ({layout.pickles} holds pickles, which can run any code and are never read; the "
+                "binary version has the same images)")
+    return ""
 
 
 def _fetch(layout: Layout, address: str, cache: Path) -> Path:
@@ -96,13 +113,16 @@ def _fetch(layout: Layout, address: str, cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".fetching-") as work:
         whole = Path(work) / layout.folder
-        whole.mkdir()
-        if isinstance(layout, cifar.Layout):
-            archive = _retrieve(address, f"sha256:{layout.sha256}", Path(work))
-            unpack_tar(archive, layout, whole)
-        else:
+        if isinstance(layout, Cifar):
+            members = [f"{layout.folder}/{name}" for name in layout.sizes]
+            _retrieve(address, Path(work), f"sha256:{layout.sha256}",
+                      pooch.Untar(members, extract_dir="."))
+            check_members(layout, whole)
+        elif isinstance(layout, Mnist):
+            whole.mkdir()
             for name in layout.md5:
-                unpack_gzip(_retrieve(f"{address}{name}.gz", None, Path(work)), layout, name, whole)
+                packed = _retrieve(f"{address}{name}.gz", Path(work))
+                (whole / name).write_bytes(unpacked(packed, layout, name))
         final = cache / layout.folder
         try:
             whole.rename(final)
@@ -112,15 +132,15 @@ def _fetch(layout: Layout, address: str, cache: Path) -> Path:
     return final
 
 
-def _retrieve(address: str, known_hash: str | None, folder: Path) -> Path:
+def _retrieve(address: str, folder: Path, known_hash: str | None = None, processor=None) -> Path:
     with _quiet():
-        return Path(pooch.retrieve(address, known_hash, fname=address.rpartition("/")[2],
-                                   path=folder,
-                                   downloader=pooch.HTTPDownloader(timeout=TIMEOUT)))
+        pooch.retrieve(address, known_hash, fname=address.rpartition("/")[2], path=folder,
+                       downloader=pooch.HTTPDownloader(timeout=TIMEOUT), processor=processor)
+    return folder / address.rpartition("/")[2]
 
 
 @contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """pooch logs each file to standard error; a run speaks for itself."""
     logger = pooch.get_logger()
     level = logger.level
@@ -131,34 +151,26 @@ def _quiet():
         logger.setLevel(level)
 
 
-def unpack_tar(archive: Path, layout: cifar.Layout, into: Path) -> None:
-    """Copies the known members, and no other, into `into`. ValueError if one is of another size.
-
-    Names in the archive are compared, never used as paths.
-    """
-    wanted = {f"{layout.folder}/{name}": (name, size) for name, size in layout.sizes.items()}
-    with tarfile.open(archive, "r:gz") as tar:
-        for member in tar:
-            if member.name not in wanted:
-                continue
-            name, size = wanted.pop(member.name)
-            if not member.isreg() or member.size != size:
-                raise ValueError(f"{member.name} in the archive has {member.size:,} bytes, "
-                                 f"expected {size:,}")
-            with tar.extractfile(member) as source, open(into / name, "wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-    if wanted:
-        raise ValueError(f"no {next(iter(wanted))} in the archive")
+def check_members(layout: Layout, folder: Path) -> None:
+    """ValueError unless the files of the set, each of its size, are all that was unpacked."""
+    for name, size in layout.sizes.items():
+        file = folder / name
+        if not file.is_file() or file.is_symlink() or file.stat().st_size != size:
+            raise ValueError(f"no {name} of {size:,} bytes in the archive")
+    if others := set(os.listdir(folder)) - set(layout.sizes):
+        raise ValueError(f"{some(others)} in the archive")
 
 
-def unpack_gzip(packed: Path, layout: mnist.Layout, name: str, into: Path) -> None:
-    """Unpacks one file of known size and MD5 into `into`; ValueError if it is another."""
+def unpacked(packed: Path, layout: Mnist, name: str) -> bytes:
+    """A packed file's content, of known size and MD5; ValueError if it is another.
+
+    The packed files have no known hash, so no more is unpacked than the file may hold."""
     with gzip.open(packed) as file:
         data = file.read(layout.sizes[name] + 1)
-    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if found != layout.md5[name]:
-        raise ValueError(f"{name} unpacked has MD5 {found}, expected {layout.md5[name]}")
-    (into / name).write_bytes(data)
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if md5 != layout.md5[name]:
+        raise ValueError(f"{name} unpacked has MD5 {md5}, expected {layout.md5[name]}")
+    return data
 
 
 def _reason(address: str, error: Exception) -> str:

@@ -5,12 +5,16 @@ normalises straight into `net.x`. Which images a step sees is a pure function of
 image n of the run is place n mod N of permutation n div N, so batches run on across epochs and a
 resumed run needs nothing but its step number.
 
-Read next: kernels/philox.py for the permutation, engine/data/__init__.py, where the images come
-from.
+Read next: kernels/philox.py for the permutation, engine/data/preprocessing.py for what else a batch
+is made of.
 """
+
+from dataclasses import replace
 
 import numpy as np
 
+from engine.data.dataset import Dataset, Split
+from engine.data.preprocessing import Preprocessing
 from engine.errors import InputError
 from kernels.clock import CORRECT_SUM, FINITE, FIRST, LOSS_SUM, RATE, SEEN, STEP
 from kernels.philox import permutation
@@ -54,30 +58,22 @@ class Order:
 
 
 class Resident:
-    """Images on the device, with what turns them into a net's input.
+    """A split's images on the device, with what turns them into a net's input."""
 
-    split: has images (M, H, W, C) uint8, labels, shift and scale (M,). mean_image: (H + 2 pad,
-    W + 2 pad, C) float32. input_scale: factor on every input."""
-
-    def __init__(self, net, split, mean_image: np.ndarray, pad: int, input_scale: float):
+    def __init__(self, net, split: Split, preprocessing: Preprocessing):
         if list(net.wanted) != ["labels"]:
             raise InputError(f"the net's loss wants {', '.join(net.wanted)}, and a data set has "
                              "labels alone; train it with engine.fit")
         constant = net.ops.constant
-        self.net, self.pad, self.input_scale = net, pad, input_scale
-        self.count = len(split.images)
+        self.net, self.preprocessing, self.count = net, preprocessing, len(split)
         self.images = constant(np.ascontiguousarray(split.images, np.uint8))
         self.labels = constant(np.ascontiguousarray(split.labels, np.int32))
-        self.shift = constant(np.ascontiguousarray(split.shift, np.float32))
-        self.scale = constant(np.ascontiguousarray(split.scale, np.float32))
-        self.mean_image = constant(np.ascontiguousarray(mean_image, np.float32))
+        self.arrays = preprocessing.on_device(net.ops, split.shift, split.scale)
 
     def gather(self, order, move: int = 0, mirror: bool = False, augment: bool = False) -> None:
         """Fill net.x and net.labels with the images that the clock's row of `order` names."""
-        net = self.net
-        net.ops.gather(self.images, self.labels, self.shift, self.scale, self.mean_image, order,
-                       net.x, net.labels, net.clock, net.seed, self.pad, move, mirror,
-                       self.input_scale, augment)
+        self.preprocessing.gather(self.net, self.images, self.labels, self.arrays, order, move,
+                                  mirror, augment)
 
     def batch(self, rows: np.ndarray) -> None:
         """Images `rows`, at most net.batch, as they are; the rest of the batch is padding with
@@ -96,11 +92,13 @@ class Feed:
     move: random crops move by up to this many pixels, of which the data set's border has as many.
     mirror: whether half of the training images are mirrored; None: as the data set says."""
 
-    def __init__(self, net, data, move: int, input_scale: float, mirror: bool | None = None):
+    def __init__(self, net, data: Dataset, move: int, input_scale: float,
+                 mirror: bool | None = None):
         self.net, self.data, self.move = net, data, move
         self.mirror = data.mirror if mirror is None else mirror
-        self.train = Resident(net, data.train, data.mean_image, data.pad, input_scale)
-        self.test = Resident(net, data.test, data.mean_image, data.pad, input_scale)
+        preprocessing = replace(data.preprocessing, input_scale=input_scale)
+        self.train, self.test = (Resident(net, split, preprocessing)
+                                 for split in (data.train, data.test))
         self.order_of = Order(net.seed, self.train.count)
 
     def start(self, clock: np.ndarray, first: int, stop: int, rates: np.ndarray):

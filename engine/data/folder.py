@@ -1,9 +1,11 @@
 """A folder of images: train/CLASS/*.png and test/CLASS/*.png, in the formats of FORMATS.
 
 Classes and files are taken in natural order (img2 before img10), so a label means the same on every
-machine. Names that start with a dot are skipped; anything else that is no image is an error, since
-a skipped image would be a silent change of the data. Links that lead out of the folder are refused,
-and so is a file that claims to be a picture of more pixels than its bytes can hold.
+machine. Pictures become what a viewer shows: turned as their EXIF orientation says, transparent
+ones over white. Names that start with a dot, and what operating systems and storage boxes leave
+behind, are passed over; anything else that is no image is an error, since a skipped image would be
+a silent change of the data. Links that lead out of the folder are refused, and so is a file that
+claims to be a picture of more pixels than its bytes can hold.
 
 Read next: engine/data/synthetic.py, the set that needs no files.
 """
@@ -12,13 +14,15 @@ import os
 import re
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from engine.data.dataset import Raw, keep
-from engine.errors import InputError
+from engine.errors import InputError, some
 from engine.run.files import open_regular
 
 MODES = {1: "L", 3: "RGB"}
@@ -28,6 +32,26 @@ LARGE = 1 << 21  # pixels that any file may claim to have: up to 40 MB of memory
 DENSEST = 1_032  # pixels of a larger image to a byte of its file: PNG packs 1,032 bytes into one
 BILEVEL = ("1", "P")  # a byte may have eight pixels
 DEEP = ("I", "F")  # more than eight bits a value: Pillow would clip them without a word
+# What makes a picture upright, by its EXIF orientation; 1 is upright.
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+         4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+         6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_90}
+# Of Windows, macOS, Synology, QNAP and Linux; what else they leave starts with a dot.
+LITTER = {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini",
+          "$recycle.bin", "recycler", "system volume information", "icon\r", "__macosx",
+          "network trash folder", "temporary items", "@eadir", "#recycle", "#snapshot", "@recycle",
+          "@recently-snapshot", "synoindex_media_info", "lost+found"}
+LITTER_ENDINGS = (":zone.identifier", ":encryptable", "@synoeastream", "@synoresource")
+Result = TypeVar("Result")
+
+
+class Unusable(InputError):
+    """An entry of the folder that can't be used: its path, why, and the remedy."""
+
+    def __init__(self, path: Path, reason: str, remedy: str):
+        super().__init__(f"{path}: {reason}; {remedy}")
+        self.path, self.reason = path, reason
 
 
 def natural(name: str):
@@ -37,23 +61,38 @@ def natural(name: str):
         name
 
 
+def litter(name: str) -> bool:
+    """Whether no person put a file or folder of that name here."""
+    name = name.casefold()
+    return name.startswith(".") or name in LITTER or name.endswith(LITTER_ENDINGS)
+
+
 def read(root: Path, size: tuple[int, ...] | None, limit: int | None) -> tuple[Raw, list[str]]:
     """The set and notes on it. `size` is (H, W) or (H, W, C) with C 1 or 3; by default the most
     common size of the images that `limit` keeps, in colour.
 
-    Grey, palette, CMYK and transparent images become RGB (grey if C is 1; transparency is dropped).
-    Only the kept images are read; images of another size are resized (Lanczos).
+    Grey, palette and CMYK images become RGB (grey if C is 1). Only the kept images are read; images
+    of another size are resized (Lanczos).
     """
-    splits = {split: _list(root, split) for split in ("train", "test")}
+    listing = Listing(root)
+    splits = {split: listing.classes(split) for split in ("train", "test")}
+    refuse(root, listing.problems)
     classes = list(splits["train"])
     if list(splits["test"]) != classes:
-        missing = sorted(set(classes) ^ set(splits["test"]))
-        raise InputError(f"{root}: train and test have different classes ({missing[0]!r} is in one "
-                         f"of them only); give both the same class folders")
+        alone = [f"{name!r} only in {split}" for split, other in (("train", "test"),
+                                                                  ("test", "train"))
+                 for name in splits[split] if name not in splits[other]]
+        raise InputError(f"{root}: train and test have different classes ({some(alone)}); give "
+                         f"both the same class folders")
     if len(classes) < 2:
         raise InputError(f"{root}: one class ({classes[0]!r}), expected two or more class folders "
                          f"in train and in test")
-    files, labels, notes = {}, {}, []
+    notes = []
+    if listing.litter:
+        notes.append(f"{sum(listing.litter.values()):,} entries that are no pictures of yours "
+                     f"passed over ({some(sorted(listing.litter))})")
+    files: dict[str, list[Path]] = {}
+    labels: dict[str, np.ndarray] = {}
     for split, by_class in splits.items():
         names = [path for paths in by_class.values() for path in paths]
         every = np.repeat(np.arange(len(classes), dtype=np.int32),
@@ -64,72 +103,94 @@ def read(root: Path, size: tuple[int, ...] | None, limit: int | None) -> tuple[R
             notes.append(f"limit {limit:,} keeps {len(chosen):,} of "
                          f"{len(names):,} {split} images, classes taken in turn")
     channels = size[2] if size is not None and len(size) == 3 else 3
-    sizes = Counter(_size(path) for paths in files.values() for path in paths)
-    if size is None:
-        height, width = max(sizes, key=lambda shape: (sizes[shape], -shape[0] * shape[1], shape))
-    else:
-        height, width = size[:2]
-    resized = sum(sizes.values()) - sizes[height, width]
-    if resized:
-        notes.append(f"{resized:,} of {sum(sizes.values()):,} images resized to "
-                     f"{height}x{width}")
-    images = {}
+    kept = [path for paths in files.values() for path in paths]
+    height, width = common_size(root, kept) if size is None else size[:2]
+    images: dict[str, np.ndarray] = {}
+    problems: list[Unusable] = []
+    done = Counter[str]()
     for split, paths in files.items():
         try:
             images[split] = np.empty((len(paths), height, width, channels), np.uint8)
         except MemoryError as error:
             raise InputError(f"{root}: {error}; give smaller images, or a limit") from None
-        for place, path in zip(images[split], paths):
-            place[...] = _pixels(path, height, width, channels)
+        for place, path in zip(images[split], paths, strict=True):
+            try:
+                place[...], changes = read_picture(path, height, width, channels)
+                done.update(changes)
+            except Unusable as error:
+                problems.append(error)
+    refuse(root, problems)
+    notes += [f"{done[change]:,} of {len(kept):,} images {change}" for change in sorted(done)]
     return Raw(images["train"], labels["train"], images["test"], labels["test"], classes), notes
 
 
-def _list(root: Path, split: str) -> dict[str, list[Path]]:
-    """Class name to files, both in natural order."""
-    top = root / split
-    if not os.path.isdir(top):
-        raise InputError(f"{root}: no folder {split!r}; expected train/CLASS/*.png and "
-                         f"test/CLASS/*.png")
-    _inside(root, top)
-    found = {}
-    for folder in _visible(root, top):
-        if not os.path.isdir(folder):
-            raise InputError(f"{folder}: a file beside the class folders; move it into one or "
-                             f"away")
-        found[folder.name] = _visible(root, folder)
-        if not found[folder.name]:
-            raise InputError(f"{folder}: no images of this class; add some or remove the folder")
-        for path in found[folder.name]:
-            if not os.path.isfile(path):
-                raise InputError(f"{path}: not a file; images lie directly in their class folder")
-    if not found:
-        raise InputError(f"{top}: no class folders; expected {split}/CLASS/*.png")
-    return found
+class Listing:
+    """What lies in a folder of images. problems: the entries that can't be used. litter: names that
+    were passed over, and how often."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.problems: list[Unusable] = []
+        self.litter = Counter[str]()
+
+    def classes(self, split: str) -> dict[str, list[Path]]:
+        """Class name to files, both in natural order."""
+        top = self.root / split
+        if not os.path.isdir(top):
+            raise InputError(f"{self.root}: no folder {split!r}; expected train/CLASS/*.png and "
+                             f"test/CLASS/*.png")
+        by_class: dict[str, list[Path]] = {}
+        for folder in self.entries(top) if self.inside(top) else ():
+            if not os.path.isdir(folder):
+                self.problems.append(Unusable(folder, "a file beside the class folders",
+                                              "move it into one or away"))
+                continue
+            paths = self.entries(folder)
+            by_class[folder.name] = [path for path in paths if os.path.isfile(path)]
+            self.problems += [Unusable(path, "not a file", "images lie directly in their class "
+                                       "folder") for path in paths if not os.path.isfile(path)]
+            if not paths:
+                self.problems.append(Unusable(folder, "no images of this class",
+                                              "add some or remove the folder"))
+        if not by_class and not self.problems:
+            raise InputError(f"{top}: no class folders; expected {split}/CLASS/*.png")
+        return by_class
+
+    def entries(self, folder: Path) -> list[Path]:
+        """What lies in a folder, without litter and links that lead out, in natural order."""
+        try:
+            names = os.listdir(folder)
+        except OSError as error:
+            raise InputError(f"{folder}: can't be listed ({error.strerror})") from None
+        self.litter.update(filter(litter, names))
+        paths = [folder / name for name in sorted(names, key=natural) if not litter(name)]
+        return [path for path in paths if self.inside(path)]
+
+    def inside(self, path: Path) -> bool:
+        """Whether it is no link that leads out, which is a problem."""
+        if not path.is_symlink():
+            return True
+        try:
+            inside = path.resolve().is_relative_to(self.root.resolve())
+        except (OSError, RuntimeError):  # a loop of links
+            inside = False
+        if not inside:
+            self.problems.append(Unusable(path, f"a link that leads out of {self.root}",
+                                          "copy the file instead"))
+        return inside
 
 
-def _visible(root: Path, folder: Path) -> list[Path]:
-    try:
-        names = [name for name in os.listdir(folder) if not name.startswith(".")]
-    except OSError as error:
-        raise InputError(f"{folder}: can't be listed ({error.strerror})") from None
-    paths = [folder / name for name in sorted(names, key=natural)]
-    for path in paths:
-        _inside(root, path)
-    return paths
+def refuse(root: Path, problems: list[Unusable]) -> None:
+    """One InputError for all of them, if there are any."""
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        each = (f"{problem.path.relative_to(root)} ({problem.reason})" for problem in problems)
+        raise InputError(f"{root}: {len(problems):,} entries can't be used: {some(each)}; repair, "
+                         f"move or remove them")
 
 
-def _inside(root: Path, path: Path) -> None:
-    if not path.is_symlink():
-        return
-    try:
-        inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError):  # a loop of links
-        inside = False
-    if not inside:
-        raise InputError(f"{path}: a link that leads out of {root}; copy the file instead")
-
-
-def _open(path: Path, use):
+def open_picture(path: Path, use: Callable[[Image.Image], Result]) -> Result:
     """use(image) of an opened file. Whatever a damaged file makes Pillow raise names the file: its
     format readers raise many kinds of exception, SyntaxError and struct.error among them."""
     try:
@@ -139,20 +200,19 @@ def _open(path: Path, use):
             with open_regular(path) as file, Image.open(file, formats=formats()) as image:
                 pixels, size = image.width * image.height, os.fstat(file.fileno()).st_size
                 if pixels > max(LARGE, DENSEST * size * (8 if image.mode in BILEVEL else 1)):
-                    raise InputError(f"{path}: {image.height:,}x{image.width:,} pixels in a file "
-                                     f"of {size:,} bytes; save a smaller image")
+                    raise Unusable(path, f"{image.height:,}x{image.width:,} pixels in a file of "
+                                   f"{size:,} bytes", "save a smaller image")
                 if image.mode.split(";")[0] in DEEP:
-                    raise InputError(f"{path}: more than 8 bits a value (mode {image.mode}); save "
-                                     f"it with 8")
+                    raise Unusable(path, f"more than 8 bits a value (mode {image.mode})",
+                                   "save it with 8")
                 return use(image)
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError(f"{path}: not a readable image (none of {', '.join(formats())}); repair "
-                         f"or remove it") from None
+        reason = f"none of {', '.join(formats())}"
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable image ({reason}); repair or remove it") from None
+    raise Unusable(path, f"not a readable image ({reason})", "repair or remove it")
 
 
 def formats() -> list[str]:
@@ -161,15 +221,53 @@ def formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _size(path: Path) -> tuple[int, int]:
-    return _open(path, lambda image: (image.height, image.width))
+def orientation(image: Image.Image) -> int:
+    """EXIF's. Damaged metadata say nothing, and make its readers raise many kinds of exception."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
 
 
-def _pixels(path: Path, height: int, width: int, channels: int) -> np.ndarray:
-    """(height, width, channels) uint8."""
-    def pixels(image):
+def upright(image: Image.Image) -> tuple[Image.Image, bool]:
+    """The picture as a viewer shows it, and whether that is not as it is stored."""
+    if image.format == "PNG":
+        image.load()  # its EXIF may lie behind the pixels
+    turn = TURNS.get(orientation(image))
+    image.load()
+    if turn is not None and image.format != "TIFF":  # which Pillow turns as it loads it
+        image = image.transpose(turn)
+    return image, turn is not None
+
+
+def common_size(root: Path, paths: list[Path]) -> tuple[int, int]:
+    """The height and width that most pictures have; of several the smallest."""
+    sizes = Counter[tuple[int, int]]()
+    problems: list[Unusable] = []
+    for path in paths:
+        try:
+            width, height = open_picture(path, lambda image: upright(image)[0].size)
+            sizes[height, width] += 1
+        except Unusable as error:
+            problems.append(error)
+    refuse(root, problems)
+    return max(sizes, key=lambda shape: (sizes[shape], -shape[0] * shape[1], shape))
+
+
+def read_picture(path: Path, height: int, width: int,
+                 channels: int) -> tuple[np.ndarray, list[str]]:
+    """(height, width, channels) uint8, and what was done to the picture besides decoding it."""
+    def pixels(image: Image.Image) -> tuple[np.ndarray, list[str]]:
+        image, turned = upright(image)
+        changes = ["turned upright, as their EXIF orientation says"] if turned else []
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            if image.getchannel("A").getextrema()[0] != 255:
+                changes.append("laid over white where they are transparent")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert(MODES[channels])
         if image.size != (width, height):
+            changes.append(f"resized to {height}x{width}")
             image = image.resize((width, height), Image.Resampling.LANCZOS)
-        return np.asarray(image, np.uint8).reshape(height, width, channels)
-    return _open(path, pixels)
+        return np.asarray(image, np.uint8).reshape(height, width, channels), changes
+    return open_picture(path, pixels)

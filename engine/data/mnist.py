@@ -1,4 +1,4 @@
-"""MNIST from its four IDX files, packed (.gz) or unpacked.
+"""MNIST from its four IDX files, packed (.gz) or unpacked, under any of their usual names.
 
 IDX: two zero bytes, 8 for unsigned bytes, the number of dimensions; each dimension as a big-endian
 32-bit word; then the values.
@@ -14,27 +14,27 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.data.dataset import Raw, check_labels
+from engine.data.dataset import Layout, Raw, check_labels
 from engine.errors import InputError
 from engine.run.files import open_regular
 
+IMAGES = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
+LABELS = ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte")
 SIDE = 28
 SCALE = 0.004  # the authors' factor on raw pixels: neither 1/256 nor 1/255
 
 
-@dataclass(frozen=True)
-class Layout:
+@dataclass(frozen=True, kw_only=True)
+class Mnist(Layout):
     """Official names; `md5` is of the unpacked files (the packed ones differ from host to host)."""
 
-    name: str
-    folder: str
-    counts: tuple[int, int]
-    mirrors: tuple[str, ...]
-    megabytes: int
+    counts: tuple[int, int]  # training and test images
     md5: dict[str, str]
-    endings = ("", ".gz")  # of a file's name on disk
-    in_shape, pad, mirror, scale = (SIDE, SIDE, 1), 0, False, SCALE  # as `dataset.build` takes them
-    classes = tuple("0123456789")
+    classes: tuple[str, ...] = tuple("0123456789")
+    in_shape: tuple[int, int, int] = (SIDE, SIDE, 1)
+    pad: int = 0
+    mirror: bool = False
+    pixel_scale: float | None = SCALE
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Dimensions that the file must declare."""
@@ -43,14 +43,32 @@ class Layout:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """File name to unpacked size in bytes."""
         return {name: 4 + 4 * len(self.shape(name)) + int(np.prod(self.shape(name)))
                 for name in self.md5}
 
+    @property
+    def by_hand(self) -> tuple[str, ...]:
+        return tuple(f"{self.addresses[0]}{name}.gz" for name in self.md5)
 
-MNIST = Layout(
-    name="mnist", folder="mnist", counts=(60_000, 10_000),
-    mirrors=("https://ossci-datasets.s3.amazonaws.com/mnist/",
+    def path(self, folder: Path, name: str) -> Path | None:
+        """Unpacked before packed, the official name before that which 7-Zip and Kaggle give."""
+        names = [f"{stem}{end}" for stem in (name, name.replace("-idx", ".idx"))
+                 for end in ("", ".gz")]
+        return next((folder / one for one in names
+                     if (folder / one).exists() and not (folder / one).is_dir()), None)
+
+    def read(self, folder: Path) -> Raw:
+        images = [read_file(folder, name, self)[..., None] for name in IMAGES]
+        labels = [read_file(folder, name, self).astype(np.int32) for name in LABELS]
+        for name, values in zip(LABELS, labels, strict=True):
+            check_labels(str(folder / name), values, len(self.classes))
+        return Raw(images[0], labels[0], images[1], labels[1], list(self.classes))
+
+
+MNIST = Mnist(
+    name="mnist", folder="mnist", others=("MNIST/raw", "raw"),  # torchvision's
+    counts=(60_000, 10_000),
+    addresses=("https://ossci-datasets.s3.amazonaws.com/mnist/",
              "https://storage.googleapis.com/cvdf-datasets/mnist/"), megabytes=12,
     md5={"train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
          "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -58,34 +76,21 @@ MNIST = Layout(
          "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637"})
 
 
-def read(folder: Path, layout: Layout = MNIST) -> Raw:
-    """The set that lies in `folder`; InputError names the file that is missing or damaged."""
-    splits = []
-    for prefix in ("train", "t10k"):
-        images = read_file(folder, f"{prefix}-images-idx3-ubyte", layout)[..., None]
-        labels = read_file(folder, f"{prefix}-labels-idx1-ubyte", layout).astype(np.int32)
-        check_labels(str(folder / f"{prefix}-labels-idx1-ubyte"), labels, len(layout.classes))
-        splits += [images, labels]
-    return Raw(*splits, list(layout.classes))
-
-
-def read_file(folder: Path, name: str, layout: Layout = MNIST) -> np.ndarray:
+def read_file(folder: Path, name: str, layout: Mnist = MNIST) -> np.ndarray:
     """The array of one file, uint8, of exactly the official dimensions."""
-    path = folder / name
     expected = layout.sizes[name]
-    again = f"fetch it again from {layout.mirrors[0]}{name}.gz"
+    again = f"fetch it again from {layout.addresses[0]}{name}.gz"
+    path = layout.path(folder, name)
+    if path is None:
+        raise InputError(f"{folder / name}: not there, packed (.gz) or unpacked, and mnist needs "
+                         f"it; {again}")
     try:
-        if not path.exists():
-            path = folder / f"{name}.gz"
-        with open_regular(path) as raw:
-            file = gzip.open(raw) if path.suffix == ".gz" else raw
+        with open_regular(path) as raw, \
+                (gzip.open(raw) if path.suffix == ".gz" else raw) as file:
             data = file.read(expected + 1)
             if len(data) > expected:
                 raise InputError(f"{path}: more than {expected:,} bytes, expected {expected:,}; "
                                  f"{again}")
-    except FileNotFoundError:
-        raise InputError(f"{folder / name}: not there, packed (.gz) or unpacked, and mnist needs "
-                         f"it; {again}") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: can't be read ({error}); {again}") from None
     shape = layout.shape(name)
@@ -94,8 +99,8 @@ def read_file(folder: Path, name: str, layout: Layout = MNIST) -> np.ndarray:
         raise InputError(f"{path}: starts with {data[:4].hex() or 'nothing'}, expected "
                          f"{head[:4].hex()} (IDX, {len(shape)} dimensions of bytes); {again}")
     if data[4:len(head)] != head[4:]:
-        found = [int.from_bytes(data[i:i + 4], "big") for i in range(4, len(head), 4)]
-        raise InputError(f"{path}: dimensions {found}, expected {list(shape)}; {again}")
+        declared = [int.from_bytes(data[i:i + 4], "big") for i in range(4, len(head), 4)]
+        raise InputError(f"{path}: dimensions {declared}, expected {list(shape)}; {again}")
     if len(data) != expected:
         raise InputError(f"{path}: {len(data):,} bytes, expected {expected:,}; {again}")
     return np.frombuffer(data, np.uint8, offset=len(head)).reshape(shape).copy()

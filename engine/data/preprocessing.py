@@ -1,17 +1,102 @@
-"""Global contrast normalisation and the mean image, on uint8 images, in chunks.
+"""Preprocessing: what makes a net's input of uint8 images, in training, `predict` and ONNX alike.
 
+Global contrast normalisation or one factor on every pixel, a mean image, a factor on every input.
 Sums are taken in float64 in one fixed order, and those of pixels and their squares are whole
 numbers, so exact: shift, scale and mean image are the same bits on every machine.
 
-Read next: engine/data/cifar.py, the first reader.
+One that is added touches three files. Here it is found (`fit`), saved (`description`, `tensors`,
+`restored`) and applied on the device (`gather`); engine/export.py writes it into ONNX
+(`preprocessed`); a set asks for it in its layout, such as engine/data/cifar.py's. ZCA whitening
+would be a field `whitening`, (H*W*C, H*W*C) float32, which `gather` multiplies with the rows of its
+batch by `linear_forward`, and ONNX by a Gemm.
+
+Read next: engine/data/dataset.py, what is preprocessed.
 """
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
+from engine.errors import InputError
+
 SCALE = 55.0  # norm of a normalised image: a standard deviation of 0.992 at 32 x 32 x 3 values
 CHUNK = 64  # images converted to float64 at a time: stays in cache
+MEAN_IMAGE = "data.mean_image"  # the tensor's name in a checkpoint
+
+
+@dataclass(eq=False)
+class Preprocessing:
+    """(u - shift) * scale inside an image and 0 in its border, less the mean image, times
+    `input_scale`.
+
+    pad: the border's width in pixels. pixel_scale: scale of every image, with shift 0; None:
+    each image has those of its own contrast. mean_image: (H + 2 pad, W + 2 pad, C) float32, in
+    normalised units. input_scale is a setting of the run; the rest belongs to the data set."""
+
+    pad: int
+    pixel_scale: float | None
+    mean_image: np.ndarray
+    input_scale: float = 1.0
+
+    # Of what `description` gives, as `engine.run.folder.need` checks it.
+    SAVED = {"pad": int, "pixel_scale": (int, float, type(None))}
+
+    @classmethod
+    def fit(cls, images: np.ndarray, pad: int, pixel_scale: float | None = None
+            ) -> tuple["Preprocessing", tuple[np.ndarray, np.ndarray]]:
+        """Of training images (M, H, W, C) uint8 -> (it, what `normalise` gives for these images).
+
+        The mean image of images with a `pixel_scale` is zero."""
+        height, width, channels = images.shape[1:]
+        mean = np.zeros((height + 2 * pad, width + 2 * pad, channels), np.float32)
+        found = cls(pad, pixel_scale, mean)
+        shift, scale = found.normalise(images)
+        if pixel_scale is None:
+            found.mean_image = mean_image(images, shift, scale, pad)
+        return found, (shift, scale)
+
+    def normalise(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shift and scale, each (M,) float32, of images (M, H, W, C) uint8."""
+        if self.pixel_scale is None:
+            return contrast(images)
+        return (np.zeros(len(images), np.float32),
+                np.full(len(images), self.pixel_scale, np.float32))
+
+    def description(self) -> dict:
+        """The numbers that a run's record of its data holds."""
+        return {"pad": self.pad, "pixel_scale": self.pixel_scale}
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """What a checkpoint holds beside them, by name."""
+        return {MEAN_IMAGE: np.ascontiguousarray(self.mean_image, np.float32)}
+
+    @classmethod
+    def restored(cls, description: dict, tensors: dict[str, np.ndarray],
+                 in_shape: tuple[int, int, int], input_scale: float, where) -> "Preprocessing":
+        """What `description` and `tensors` gave, out of the file `where`. InputError for a mean
+        image that is missing, or not that of images of in_shape (H, W, C)."""
+        pad, (height, width, channels) = description["pad"], in_shape
+        mean = tensors.get(MEAN_IMAGE)
+        padded = (height + 2 * pad, width + 2 * pad, channels)
+        if pad < 0 or mean is None or mean.shape != padded:
+            raise InputError(f"{where}: its {MEAN_IMAGE} has shape {getattr(mean, 'shape', None)}, "
+                             f"and this net's images want {padded}; put the run's own file back")
+        return cls(pad, description["pixel_scale"], mean, input_scale)
+
+    def on_device(self, ops, shift: np.ndarray, scale: np.ndarray) -> tuple:
+        """What `gather` reads beside the images whose shift and scale these are."""
+        return tuple(ops.constant(np.ascontiguousarray(values, np.float32))
+                     for values in (shift, scale, self.mean_image))
+
+    def gather(self, net, images, labels, arrays: tuple, order, move: int, mirror: bool,
+               augment: bool) -> None:
+        """Fill net.x and net.labels with the images that the clock's row of `order` names.
+
+        images, labels, arrays (of `on_device`) and order are on the device."""
+        net.ops.gather(images, labels, *arrays, order, net.x, net.labels, net.clock, net.seed,
+                       self.pad, move, mirror, self.input_scale, augment)
 
 
 def contrast(images: np.ndarray, norm: float = SCALE) -> tuple[np.ndarray, np.ndarray]:
@@ -47,12 +132,12 @@ def mean_image(images: np.ndarray, shift: np.ndarray, scale: np.ndarray, pad: in
     return mean
 
 
-def _chunks(images: np.ndarray):
+def _chunks(images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(first, float64 (n, H*W*C)) over all images; the array is reused from chunk to chunk."""
     flat = images.reshape(len(images), -1)
-    room = np.empty((min(CHUNK, len(flat)), flat.shape[1]))
+    buffer = np.empty((min(CHUNK, len(flat)), flat.shape[1]))
     for first in range(0, len(flat), CHUNK):
         part = flat[first:first + CHUNK]
-        chunk = room[:len(part)]
+        chunk = buffer[:len(part)]
         chunk[...] = part
         yield first, chunk

@@ -6,7 +6,7 @@ convolutional net 93 % after an epoch and 99 % after four. The shapes are their 
 so mirroring is a fair augmentation. All numbers come from Philox words, and only correctly rounded
 arithmetic is used: the set is the same bits on every machine.
 
-Read next: engine/data/download.py, where the official sets come from.
+Read next: tests/data/test_data.py, what becomes of damaged sets.
 """
 
 import numpy as np

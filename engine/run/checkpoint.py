@@ -5,7 +5,7 @@
     conv11.b                       (outputs,)
     optimizer.momentum.conv11.W    the optimizer's memory of that tensor, in the same layout
     bn_conv11.mean                 running statistics
-    data.mean_image                (H + 2 pad, W + 2 pad, C): with it `predict` needs no data set
+    data.mean_image                (H + 2 pad, W + 2 pad, C): with `data`, `predict` needs no data set
 
 The header's metadata holds step, seed, settings, data set, progress, versions, how the
 device computes each convolution (`plans`), and a SHA-256 of every tensor and of the metadata
@@ -119,16 +119,17 @@ def restore(saved: Saved, net, optimizer=None) -> None:
 
 
 def save(folder: Path, net, optimizer, *, step: int, epoch: float, settings: dict, data: dict,
-         mean_image: np.ndarray, progress: dict) -> Path:
+         data_tensors: dict[str, np.ndarray], progress: dict) -> Path:
     """Write RUN/checkpoint.safetensors; the one that stood there becomes its predecessor.
 
+    data, data_tensors: the data set's description, and the tensors of its preprocessing.
     RunError if a tensor is not finite or the disk is full; the old files are then untouched."""
     tensors = collect(net, optimizer)
     for name, value in tensors.items():
         if not np.isfinite(value).all():
             raise RunError(f"{name} is not finite at step {step}; nothing is saved over the last "
                            f"good checkpoint, {folder / CHECKPOINT}; lower --lr, or set --clip")
-    tensors["data.mean_image"] = np.ascontiguousarray(mean_image, np.float32)
+    tensors |= data_tensors
     metadata = {"format": f"{FORMAT} {VERSION}", "step": str(step), "epoch": repr(float(epoch)),
                 "seed": str(settings["seed"])}
     metadata |= {key: json.dumps(plain(value)) for key, value in

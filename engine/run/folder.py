@@ -51,8 +51,7 @@ RECORD = {"settings": dict, "origins": dict, "data": dict, "device": str,
 DATA = {"name": str, "fingerprint": str}
 SERIES = {"settings": dict, "origins": dict, "runs": int, "result": (dict, type(None))}
 # Of a checkpoint's data, where images are to be preprocessed as that was.
-DESCRIPTION = {**DATA, "classes": list, "in_shape": list, "pad": int,
-               "pixel_scale": (*NUMBER, type(None))}
+DESCRIPTION = {**DATA, "classes": list, "in_shape": list}
 # Of a checkpoint's progress, and of a row of metrics in it.
 PROGRESS = {"clock": list, "rows": list, "images": int, "training": NUMBER,
             "epoch_training": NUMBER, "epoch_images": int, "seconds": NUMBER}
@@ -245,14 +244,12 @@ def read_metrics(folder: Path) -> list[dict]:
 
 
 def describe(data) -> dict:
-    """What a checkpoint and run.json say of a data set: enough to preprocess new images as it did.
-
-    pixel_scale: the factor on every pixel where a set is not contrast-normalised per image."""
-    fixed = not data.train.shift.any() and np.ptp(data.train.scale) == 0
+    """What a checkpoint and run.json say of a data set: with the tensors of its preprocessing it is
+    enough to preprocess new images alike."""
     return {"name": data.name, "fingerprint": data.fingerprint, "classes": data.classes,
-            "in_shape": list(data.in_shape), "pad": data.pad, "mirror": data.mirror,
-            "train_images": len(data.train.images), "test_images": len(data.test.images),
-            "pixel_scale": float(data.train.scale[0]) if fixed else None, "notes": data.notes}
+            "in_shape": list(data.in_shape), **data.preprocessing.description(),
+            "mirror": data.mirror, "train_images": len(data.train.images),
+            "test_images": len(data.test.images), "notes": data.notes}
 
 
 def versions() -> dict[str, str]:

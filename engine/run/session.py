@@ -196,7 +196,7 @@ class Session:
         step, s, data = int(self.progress.clock[STEP]), self.settings, self.feed.data
         checkpoint.save(self.folder, self.net, self.optimizer, step=step,
                         epoch=step * s.batch / self.feed.train.count, settings=s.as_dict(),
-                        data=run_folder.describe(data), mean_image=data.mean_image,
+                        data=run_folder.describe(data), data_tensors=data.preprocessing.tensors(),
                         progress=self.progress.as_dict())
         if self.asked.save:
             self.asked.save = False

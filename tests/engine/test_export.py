@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from engine.containers import (
     Residual,
     Sum,
 )
+from engine.data.preprocessing import Preprocessing
 from engine.errors import InputError
 from engine.layers import (
     LRN,
@@ -135,8 +137,8 @@ def shown(layers, shape, batch: int = 7):
     last = net.weighted()[-1]
     last.W[...], last.b[...] = np.eye(size), 0
     net.x[...] = np.random.default_rng(1).normal(0, 2, net.x.shape)
-    data = {"classes": [], "in_shape": shape, "pad": 0, "pixel_scale": 1.0}
-    proto = export.model_of(onnx, Predictor(net, data, np.zeros(shape), 1.0), bare=True)
+    data, preprocessing = {"classes": [], "in_shape": shape}, Preprocessing(0, 1.0, np.zeros(shape))
+    proto = export.model_of(onnx, Predictor(net, data, preprocessing), bare=True)
     assert all(t.data_type != onnx.TensorProto.DOUBLE for t in proto.graph.initializer)
     onnx.checker.check_model(proto, full_check=True)
     x = np.ascontiguousarray(net.x.transpose(0, 3, 1, 2), np.float32)
@@ -261,18 +263,20 @@ def run_of(folder, base, name: str, act: str, contrast: bool, classes: int = 10,
     record["settings"] |= {"net": name, "act": act, "batch": 7, "input_scale": 0.53, **settings}
     record["data"] |= {"in_shape": list(shape), "pad": pad, "pixel_scale": None if contrast else
                        1 / 256, "classes": [f"class {k}" for k in range(classes)]}
-    mean = rng.uniform(-0.5, 0.5, (shape[0] + 2 * pad, shape[1] + 2 * pad, shape[2]))
+    preprocessing = Preprocessing(
+        pad, record["data"]["pixel_scale"],
+        rng.uniform(-0.5, 0.5, (shape[0] + 2 * pad, shape[1] + 2 * pad, shape[2])), 0.53)
     net = Net(build(name, act, classes), SoftmaxLoss(), ops_for("auto"), shape, 7)
     fill(net, "lsuv", seed=seed)
     if states:
         for key, state in net.named_state().items():
             state[...] = rng.uniform(-0.2 if key.endswith(".mean") else 0.5, 1.5, state.shape)
-        Predictor(net, record["data"], mean, 0.53).predict(images_for(shape))
+        Predictor(net, record["data"], preprocessing).predict(images_for(shape))
         net.forward(train=False, before=told_apart)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / runs.RUN, record)
     checkpoint.save(folder, net, SGD(net), step=0, epoch=0, settings=record["settings"],
-                    data=record["data"], mean_image=mean, progress={})
+                    data=record["data"], data_tensors=preprocessing.tensors(), progress={})
     return folder
 
 
@@ -331,7 +335,7 @@ def test_net(name, act, trained, tmp_path):
 def test_imagenet_net(name, act, trained, tmp_path):
     if not often(name == "googlenet", True):
         pytest.skip("large: --full exports it")
-    check_run(run_of(tmp_path, trained, name, act, contrast=False, classes=13))
+    check_run(run_of(tmp_path, trained, name, act, contrast=True, classes=13))
 
 
 @needs_onnx
@@ -341,6 +345,45 @@ def test_imagenet_net(name, act, trained, tmp_path):
 def test_heads_and_preprocessing(head, contrast, seed, trained, tmp_path):
     check_run(run_of(tmp_path, trained, "fitnet_mnist", "maxout", contrast, 5, seed, head=head,
                      input_scale=0.25))
+
+
+@needs_onnx
+@pytest.mark.parametrize("shape", [(1, 1, 3), (28, 28, 1), (32, 32, 3), (224, 224, 3),
+                                   (227, 227, 3)])
+def test_contrast_is_exact_however_large_and_flat(shape):
+    """A picture of one colour becomes zero, one with a single other value what evaluation makes of
+    it; 154,587 values of a pixel have a sum that float32 does not hold."""
+    preprocessing = Preprocessing(0, None, np.zeros(shape, np.float32))
+    graph = export.Graph(onnx, {})
+    last = export.preprocessed(graph, SimpleNamespace(in_shape=shape, preprocessing=preprocessing))
+    tensor, kinds = onnx.helper.make_tensor_value_info, onnx.TensorProto
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes, "input", [tensor("images", kinds.UINT8, ["N", *shape])],
+            [tensor(last, kinds.FLOAT, ["N", shape[2], *shape[:2]])],
+            [onnx.numpy_helper.from_array(v, name) for name, v in graph.constants.items()]),
+        ir_version=export.FORMAT, opset_imports=[onnx.helper.make_opsetid("", export.OPSET)])
+    run = session(proto.SerializeToString()).run
+    rng = np.random.default_rng(0)
+    for colour in (0, 1, 77, 201, 254, 255):
+        images = np.full((4, *shape), colour, np.uint8)
+        images[1].flat[shape[1] // 2] = colour - 1 if colour == 255 else colour + 1
+        images[2:] = rng.integers(0, 256, (2, *shape))
+        got = run([last], {"images": images})[0].transpose(0, 2, 3, 1)
+        shift, scale = preprocessing.normalise(images)
+        assert not got[0].any()
+        np.testing.assert_allclose(got, (images - shift[:, None, None, None])
+                                   * scale[:, None, None, None], rtol=5e-6, atol=1e-6)
+
+
+@needs_onnx
+def test_a_picture_of_one_colour_is_among_those_compared(trained, tmp_path, capsys, monkeypatch):
+    constant = export.Graph.constant
+    monkeypatch.setattr(export.Graph, "constant", lambda graph, name, value, *kind: constant(
+        graph, name, 0 if name == "input.least" else value, *kind))  # so that it is no longer seen
+    folder = run_of(tmp_path / "run", trained, "fitnet_mnist", "relu", True)
+    assert command(folder) == 1
+    assert "differ by nan of the largest" in one_line(capsys)
 
 
 @needs_onnx
@@ -369,7 +412,7 @@ def test_the_file_says_what_it_is(trained, capsys):
     assert f"wrote {trained / 'model.onnx'}, {len(first):,} bytes" in out
     assert "input images  uint8 (N, 28, 28, 1)" in out
     assert "output probabilities  float32 (N, 10)" in out
-    assert "of the largest, on 2 random images" in out
+    assert "of the largest, on 4 images, one of them of one colour" in out
     proto = onnx.load_model_from_string(first)
     assert (proto.ir_version, proto.opset_import[0].version) == (8, 17)
     about, record = {p.key: p.value for p in proto.metadata_props}, runs.read_run(trained)

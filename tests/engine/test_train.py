@@ -263,8 +263,8 @@ def test_move_is_cut_to_the_border_and_stored_so(tmp_path, monkeypatch, capsys):
 
     def narrow(*arguments, **named):
         data = load(*arguments, **named)
-        data.pad, cut = 3, data.pad - 3
-        data.mean_image = data.mean_image[cut:-cut, cut:-cut]
+        border, cut = data.preprocessing, data.preprocessing.pad - 3
+        border.pad, border.mean_image = 3, border.mean_image[cut:-cut, cut:-cut]
         return data
 
     monkeypatch.setattr(engine.train, "load_data", narrow)

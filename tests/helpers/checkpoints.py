@@ -11,11 +11,12 @@ from engine.run import checkpoint
 
 SETTINGS = {"seed": 1, "net": "small", "act": "relu", "loss": "softmax", "optimizer": "sgd"}
 DATA = {"name": "synthetic", "fingerprint": "ab" * 32}
+MEAN = {"data.mean_image": np.zeros((5, 6, 2), np.float32)}
 
 
 def save(folder, net, optimizer, step: int, data=DATA, settings=SETTINGS):
     return checkpoint.save(folder, net, optimizer, step=step, epoch=step / 2, settings=settings,
-                           data=data, mean_image=np.zeros((5, 6, 2)), progress={"rows": step})
+                           data=data, data_tensors=MEAN, progress={"rows": step})
 
 
 def parts(path):

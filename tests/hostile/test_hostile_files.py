@@ -22,7 +22,7 @@ import engine.train
 from engine.cli import messages
 from engine.cli.command import run_command
 from engine.cli.settings import Settings
-from engine.data import cache, load
+from engine.data import load
 from engine.errors import LONGEST, InputError, RunError, printable
 from engine.run import checkpoint
 from engine.run import folder as runs
@@ -47,7 +47,6 @@ BROKEN = os.fsdecode(b"\xffa\nb\x1b[31m")  # no text, a line's end, and a termin
 def small(monkeypatch, tmp_path):
     monkeypatch.delenv("LSUV_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "SETTLED", 0.0)
     for name, layout in (("cifar10", SMALL10), ("mnist", SMALL_MNIST)):
         monkeypatch.setitem(engine.data.OFFICIAL, name, layout)
 
@@ -124,17 +123,6 @@ def test_no_reader_of_a_run_waits_for_what_is_no_file(tmp_path, odd):
         odd(tmp_path / "run" / name)
     with in_time(), pytest.raises(InputError, match="no checkpoint to load"):
         checkpoint.read(tmp_path / "run")
-
-
-@pytest.mark.parametrize("odd", ODD)
-def test_the_cache_is_made_anew_in_spite_of_what_is_no_file(tmp_path, odd):
-    home = forge_cifar(tmp_path, SMALL10)
-    cache.cache_folder().mkdir(parents=True)
-    odd(cache.cache_folder() / "cifar10.safetensors")
-    with in_time():
-        data = load("cifar10", home)
-    assert len(data.notes) == 1 and data.notes[0].isprintable()
-    assert ("(Is a directory)" if odd is folder_of_that_name else "now cached") in data.notes[0]
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -277,21 +265,17 @@ def run_module(*arguments):
         cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"})
 
 
-def test_a_cache_folder_whose_name_is_no_text(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / BROKEN))
-    home = forge_cifar(tmp_path, SMALL10)
-    first, hit = load("cifar10", home), load("cifar10", home)
-    assert "now cached in" in first.notes[0] and "(cached in" in hit.notes[0]
-    assert first.fingerprint == hit.fingerprint
-
-
-def test_a_folder_name_belongs_to_the_fingerprint(tmp_path):
+def test_a_fingerprint_is_of_the_contents(tmp_path):
+    """Of pixels, labels and the classes' names; not of the folder's name and place."""
     root = forge_folder(tmp_path / "pets")
-    found = {load(str(root)).fingerprint}
-    for name in ("pet", os.fsdecode(b"\xff"), "\udcfe", "猫"):
+    fingerprint = load(str(root)).fingerprint
+    for name in ("pet", os.fsdecode(b"\xff"), "\udcfe", "猫", "deep/er"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         root = root.rename(tmp_path / name)
-        found.add(load(str(root)).fingerprint)
-    assert len(found) == 5
+        assert load(str(root)).fingerprint == fingerprint
+    for split in ("train", "test"):
+        (root / split / "dog").rename(root / split / "dug")
+    assert load(str(root)).fingerprint != fingerprint
 
 
 # --- a run and its data --------------------------------------------------------------------------
@@ -373,7 +357,8 @@ def test_a_checkpoint_whose_progress_is_no_runs(begun, capsys):
     data = load(s["settings"]["data"], size=(32, 32, 3))
     net, _, optimizer = engine.train.assemble(known, data, engine.train.ops_for("numpy"))
     checkpoint.save(folder, net, optimizer, step=0, epoch=0.0, settings=s["settings"],
-                    data=s["data"], mean_image=data.mean_image, progress={"clock": ["x"]})
+                    data=s["data"], data_tensors=data.preprocessing.tensors(),
+                    progress={"clock": ["x"]})
     assert train("--resume", str(folder)) == 2
     error = capsys.readouterr().err
     assert "rows, seconds, training; it was written by another version" in error

@@ -31,10 +31,9 @@ MNIST = dataclasses.replace(SMALL_MNIST, counts=(11, 10))
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
-    """Small sets, read from their files every time."""
+    """Small sets."""
     monkeypatch.delenv("LSUV_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
-    monkeypatch.setattr(engine.data.cache, "SETTLED", float("inf"))
     for name, layout in (("cifar10", CIFAR10), ("cifar100", CIFAR100), ("mnist", MNIST)):
         monkeypatch.setitem(engine.data.OFFICIAL, name, layout)
 
@@ -49,7 +48,7 @@ def bits(size: int, count: int, seed: int = 0) -> np.ndarray:
 def content(data) -> list[bytes]:
     """All that a run sees of a set."""
     return [array.tobytes() for split in (data.train, data.test) for array in vars(split).values()
-            ] + [data.mean_image.tobytes()]
+            ] + [data.preprocessing.mean_image.tobytes()]
 
 
 # --- checkpoint ----------------------------------------------------------------------------------

@@ -240,8 +240,8 @@ def test_damaged_images(place, data, kind):
     path.write_bytes(data.draw(damaged(PICTURES[kind])))
     try:
         with in_time():
-            pixels = folder._pixels(path, 8, 8, 3)
-            assert min(folder._size(path)) > 0
+            pixels, _ = folder.read_picture(path, 8, 8, 3)
+            assert min(folder.common_size(place, [path])) > 0
     except InputError as error:
         assert_one_line(error, path)
     else:
@@ -281,10 +281,11 @@ def test_folders_of_any_names_and_things(place, data):
     except InputError as error:
         assert_one_line(error, printable(str(root)))
         return
-    assert sorted(found.classes) == sorted(name for name in classes if not name.startswith("."))
-    assert np.isfinite(found.train.scale).all() and np.isfinite(found.mean_image).all()
-    assert found.fingerprint == dataset.fingerprint(found.name, found.train, found.test,
-                                                    found.mean_image)
+    assert sorted(found.classes) == sorted(name for name in classes if not folder.litter(name))
+    mean = found.preprocessing.mean_image
+    assert np.isfinite(found.train.scale).all() and np.isfinite(mean).all()
+    assert found.fingerprint == dataset.fingerprint("/".join(found.classes), found.train,
+                                                    found.test, mean)
 
 
 def test_the_forgeries_are_varied(whole):

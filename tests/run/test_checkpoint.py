@@ -20,7 +20,7 @@ from engine.errors import InputError, RunError
 from engine.run import checkpoint
 from engine.run import folder as runs
 from engine.run.files import write_json
-from helpers.checkpoints import DATA, SETTINGS, save
+from helpers.checkpoints import DATA, MEAN, SETTINGS, save
 from helpers.hostile import flipped
 from helpers.nets import scramble, small_net
 
@@ -185,7 +185,7 @@ def test_what_a_run_may_write_is_what_is_read_again(tmp_path):
     rows = [row] * MOST_EPOCHS
     net, optimizer = small_net()
     checkpoint.save(tmp_path, net, optimizer, step=1, epoch=1.0, settings=SETTINGS, data=DATA,
-                    mean_image=np.zeros((5, 6, 2)), progress={"rows": rows})
+                    data_tensors=MEAN, progress={"rows": rows})
     assert checkpoint.read(tmp_path).progress == {"rows": rows}
     runs.write_metrics(tmp_path, rows)
     assert len(runs.read_metrics(tmp_path)) == MOST_EPOCHS

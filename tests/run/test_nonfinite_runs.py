@@ -391,7 +391,7 @@ def test_a_mean_image_that_is_not_finite_ends_a_run_before_it_begins(tmp_path, c
 
     def spoilt_data(*arguments, **named):
         data = load(*arguments, **named)
-        data.mean_image[20, 20] = np.nan
+        data.preprocessing.mean_image[20, 20] = np.nan
         return data
 
     planting(lambda *parts: None)
