@@ -92,7 +92,7 @@ def test_rooms_import_only_what_their_floor_allows():
     assert checked > 50
 
 
-@pytest.mark.parametrize("room", ["models"])
+@pytest.mark.parametrize("room", ["engine", "lsuv", "models"])
 def test_no_import_runs_upwards(room):
     for name, path in modules().items():
         if name.split(".")[0] == room and not is_command(name):

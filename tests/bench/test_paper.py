@@ -46,6 +46,7 @@ from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
 from engine.run import folder as runs
+from helpers.length import often
 from kernels.reference import NumpyOps
 from models.recipes import recipe
 
@@ -180,11 +181,14 @@ def test_gradient_variances_are_those_of_the_outputs(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif("LSUV_DATA_DIR" not in os.environ, reason="needs CIFAR-10 in $LSUV_DATA_DIR")
-@pytest.mark.parametrize("table", ["table8", "table9", "table10"])
-def test_statistics_are_the_papers(tmp_path, table):
-    """Five seeds; the one cell that is off is one whose second run in the paper agrees with us."""
+@pytest.mark.parametrize("table, column", [("table8", "*"), ("table9", "maxout"),
+                                           ("table10", "LSUV")])
+def test_statistics_are_the_papers(tmp_path, table, column):
+    """Five seeds; the one cell that is off is one whose second run in the paper agrees with us.
+    Every column with --full: the others of the last two take two minutes."""
     out = tmp_path / "rows.json"
-    main(table, "--seeds", 5, "--json", out, "--folder", tmp_path)
+    main(table, "--only", f"*:{often(column, '*')}", "--seeds", 5, "--json", out, "--folder",
+         tmp_path)
     off = [r for r in json.loads(out.read_text()) if r["verdict"] not in (OK, TYPO)]
     assert [(r["table"], r["column"], r["row"]) for r in off] == (
         [("table8", "LSUV", "conv21")] if table == "table8" else [])

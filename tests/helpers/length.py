@@ -6,6 +6,6 @@ Read next: tests/conftest.py, which sets it.
 full = False
 
 
-def often(short: int, long: int) -> int:
-    """How many times a test tries: `long` with --full, else `short`."""
+def often(short, long):
+    """How many times a test tries, or what: `long` with --full, else `short`."""
     return long if full else short

@@ -57,7 +57,7 @@ def test_killed_programs(tmp_path):
     """The same with a program of its own each time, and one of the paper's nets."""
     command = [sys.executable, "-m", "engine.train"]
     arguments = ["--net", "fitnet_mnist", "--data", "synthetic", "--limit", "256", "--batch", "16",
-                 "--epochs", "12", "--recipe", "fast", "--out"]
+                 "--epochs", "6", "--recipe", "fast", "--out"]
     straight, start = tmp_path / "straight", time.perf_counter()
     subprocess.run([*command, *arguments, straight], check=True, stdout=subprocess.DEVNULL)
     length, want, rng, kills = time.perf_counter() - start, whole(straight), random.Random(0), 0

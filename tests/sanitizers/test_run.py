@@ -6,6 +6,7 @@ Read next: tests/sanitizers/run.py.
 
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -38,3 +39,10 @@ def test_with_a_compiler_but_no_sanitizer_it_fails(tmp_path, arguments, name):
     compiler.chmod(0o755)
     status, _, said = sanitizers(tmp_path, *arguments)
     assert status == 1 and said.startswith(f"sanitizers: {compiler} has no {name}; install it")
+
+
+def test_the_tests_that_it_names_are_there():
+    script = runpy.run_path(str(RUN))
+    named = [word.split("::")[0] for word in script["NATIVE"] + script["THREADS"]
+             if word.startswith("tests/")]
+    assert len(named) > 10 and not [name for name in named if not (script["ROOT"] / name).is_file()]
