@@ -22,14 +22,13 @@ With t the step (an update's number, from 0):
 Read next: engine/data/feed.py, which brings the batches.
 """
 
-from math import isfinite
 from numbers import Real
-from typing import Any
 
 import numpy as np
 
 from engine.errors import InputError, choose
 
+LARGEST = 1e300  # a part of a policy is smaller
 NEEDS = {
     "fixed": (),
     "step": ("gamma", "size"),
@@ -49,21 +48,20 @@ def rates(policy: dict, first: int, count: int) -> np.ndarray:
     or the first step whose rate is no finite number of 0 or more."""
     kind = check(policy)
     t = np.arange(first, first + count, dtype=np.float64)
-    numbers: dict[str, Any] = dict.fromkeys(("gamma", "power", "size", "total", "warmup"), 0)
     rate, gamma, power, size, total, warmup = (
-        (numbers | policy)[key] for key in ("rate", *numbers))
+        float(policy.get(key, 0)) for key in ("rate", "gamma", "power", "size", "total", "warmup"))
     with np.errstate(all="ignore"):  # what is not finite is named
         if kind == "fixed":
             factor = np.ones(count)
         elif kind == "step":
-            factor = np.power(float(gamma), t // size)
+            factor = np.power(gamma, t // size)
         elif kind == "exp":
-            factor = np.power(float(gamma), t)
+            factor = np.power(gamma, t)
         elif kind == "inv":
             factor = (1 + gamma * t) ** -power
         elif kind == "multistep":
-            drops = np.searchsorted(np.sort(policy["steps"]), t, side="right")
-            factor = np.power(float(gamma), drops.astype(float))
+            drops = np.searchsorted(np.sort(np.array(policy["steps"], float)), t, side="right")
+            factor = np.power(gamma, drops.astype(float))
         elif kind == "poly":
             factor = np.maximum(1 - t / total, 0) ** power
         elif kind == "sigmoid":
@@ -95,7 +93,8 @@ def check(policy: dict) -> str:
         if key == "steps" and not isinstance(value, (list, tuple)):
             raise InputError(f"rate policy {kind!r}: steps {value!r:.80} is no list of steps")
         for number in value if key == "steps" else [value]:
-            if isinstance(number, bool) or not (isinstance(number, Real) and isfinite(number)):
+            if (isinstance(number, bool) or not isinstance(number, Real)
+                    or not -LARGEST < number < LARGEST):
                 raise InputError(f"rate policy {kind!r}: {key} {value!r:.80} is no number")
     if not policy["rate"] > 0:
         raise InputError(f"rate {policy['rate']:g} must be above 0")

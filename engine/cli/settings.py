@@ -13,8 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import numpy as np
-
 from engine.errors import InputError, choose
 from engine.losses import LOSSES
 from engine.optimizers import OPTIMIZERS
@@ -149,7 +147,8 @@ class Settings:
                                  f"{getattr(kind, '__name__', kind)}; put the run's own file back")
         try:
             check_values(values, known)
-            check_policy(values["policy"], values["steps"])
+            for step in (0, max(values["steps"] - 1, 0)):
+                rates(values["policy"], step, 1)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         hyper = {name: values.pop(name) for name in OPTIMIZERS[values["optimizer"]].options}
@@ -180,24 +179,6 @@ def of_kind(value, kind) -> bool:
     if isinstance(value, float) and not math.isfinite(value):
         return False
     return isinstance(value, kind) or (kind is float and isinstance(value, int))
-
-
-def check_policy(policy: dict, steps: int) -> None:
-    """InputError unless a rate policy out of a file has a rate at the first and the last step."""
-    for name, value in policy.items():
-        values = value if name == "steps" and isinstance(value, list) else [value]
-        if not all(isinstance(v, str) if name == "policy" else of_kind(v, float) for v in values):
-            raise InputError(f"its rate policy has {name} {value!r:.80}, which is no number")
-    try:
-        with np.errstate(all="ignore"):
-            first, last = (rates(policy, step, 1)[0] for step in (0, max(steps - 1, 0)))
-    except InputError:
-        raise
-    except (ArithmeticError, TypeError, ValueError) as error:
-        raise InputError(f"its rate policy does not work: {error}") from None
-    if not all(math.isfinite(rate) and rate >= 0 for rate in (first, last)):
-        raise InputError(f"its rate policy begins with {first:g} and ends with {last:g}, which are "
-                         "no rates")
 
 
 def defaults(given: dict, known: Known) -> dict:

@@ -55,3 +55,11 @@ def test_errors_name_the_policy_and_what_it_lacks():
         rates({"policy": "cosin", "rate": 1}, 0, 1)
     with pytest.raises(InputError, match="'step' needs gamma, size"):
         rates({"policy": "step", "rate": 1}, 0, 1)
+
+
+@pytest.mark.parametrize("number", [10**400, float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize("key", ["rate", "gamma", "size", "warmup"])
+def test_what_a_file_may_hold_in_place_of_a_number_is_refused(key, number):
+    policy = {"policy": "step", "rate": 0.1, "gamma": 0.5, "size": 3, "warmup": 0}
+    with pytest.raises(InputError, match=f"rate policy 'step': {key} .* is no number"):
+        rates(policy | {key: number}, 0, 3)

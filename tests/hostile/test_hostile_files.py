@@ -333,13 +333,14 @@ def test_a_series_is_of_one_data_set(tmp_path, capsys):
     ({"lsuv_batch": 9}, "lsuv_batch is 9"), ({"move": 1000}, "from 0 to the border, 8"),
     ({"move": -1}, "move is -1"), ({"steps": 10**9}, "must be epochs x images / batch"),
     ({"steps": -1}, "--steps -1"), ({"steps": 10**30}, "steps is 1000"),
-    ({"momentum": -1}, "--momentum -1"), ({"lr": 10**400}, "lr is 1000"), ({"batch": 2**64}, "batch is"),
-    ({"policy": {"policy": "fixed", "rate": [0.1]}}, "has rate [0.1], which is no number"),
-    ({"policy": {"policy": "step", "rate": 0.1, "gamma": 0.1, "size": 0}}, "which are no rates"),
-    ({"policy": {"policy": "fixed", "rate": -0.1}}, "which are no rates"),
-    ({"policy": {"policy": "exp", "rate": 0.1, "gamma": 10**400}}, "has gamma 1000"),
-    ({"policy": {"policy": "multistep", "rate": 0.1, "gamma": 0.1, "steps": 7}}, "does not work"),
-    ({"policy": {"policy": ["fixed"], "rate": 0.1}}, "has policy ['fixed']")])
+    ({"momentum": -1}, "--momentum -1"), ({"lr": 10**400}, "lr is 1000"),
+    ({"batch": 2**64}, "batch is"),
+    ({"policy": {"policy": "fixed", "rate": [0.1]}}, "rate [0.1] is no number"),
+    ({"policy": {"policy": "step", "rate": 0.1, "gamma": 0.1, "size": 0}}, "gives nan at step 0"),
+    ({"policy": {"policy": "fixed", "rate": -0.1}}, "rate -0.1 must"),
+    ({"policy": {"policy": "exp", "rate": 0.1, "gamma": 10**400}}, "gamma 1000"),
+    ({"policy": {"policy": "multistep", "rate": 0.1, "gamma": 0.1, "steps": 7}}, "is no list"),
+    ({"policy": {"policy": ["fixed"], "rate": 0.1}}, "unknown rate policy ['fixed']")])
 def test_settings_out_of_a_file_that_fit_no_run(begun, settings, said, capsys):
     folder = begun[0]
     unfinished(folder, **settings)
