@@ -29,13 +29,15 @@ class Operation:
     """arguments: in the order of the signature. dtypes: {array: its type}, see DTYPES.
 
     written: results, written whole, whatever stood there. updated: read and written. partial:
-    written in part. elementwise: an element of a result depends on the same element of the
-    operands, so a result may be an operand's whole array; any other shares no memory."""
+    written in part. optional: may be None. elementwise: an element of a result depends on the same
+    element of the operands, so a result may be an operand's whole array; any other shares no
+    memory."""
 
     arguments: tuple[str, ...]
     written: tuple[str, ...]
     updated: tuple[str, ...]
     partial: tuple[str, ...]
+    optional: tuple[str, ...]
     elementwise: bool
     dtypes: dict[str, Any]
 
@@ -50,19 +52,20 @@ class Operation:
 
 
 def _op(arguments: str, written: str = "", updated: str = "", partial: str = "",
-        elementwise: bool = False, **dtypes: Any) -> Operation:
+        optional: str = "", elementwise: bool = False, **dtypes: Any) -> Operation:
     names, known = tuple(arguments.split()), DTYPES | dtypes
     return Operation(names, tuple(written.split()), tuple(updated.split()), tuple(partial.split()),
-                     elementwise, {name: known[name] for name in names if name in known})
+                     tuple(optional.split()), elementwise,
+                     {name: known[name] for name in names if name in known})
 
 
 OPERATIONS = {
-    "conv_forward": _op("x W b y stride pad groups", "y"),
+    "conv_forward": _op("x W b y stride pad groups", "y", optional="b"),
     "conv_backward_data": _op("dy W dx stride pad groups", "dx"),
-    "conv_backward_filter": _op("x dy dW db stride pad groups", "dW db"),
-    "linear_forward": _op("x W b y", "y"),
+    "conv_backward_filter": _op("x dy dW db stride pad groups", "dW db", optional="db"),
+    "linear_forward": _op("x W b y", "y", optional="b"),
     "linear_backward_data": _op("dy W dx", "dx"),
-    "linear_backward_filter": _op("x dy dW db", "dW db"),
+    "linear_backward_filter": _op("x dy dW db", "dW db", optional="db"),
     "maxout_forward": _op("x y which pieces", "y which"),
     "maxout_backward": _op("dy which dx pieces", "dx"),
     "maxpool_forward": _op("x y which size stride pad", "y which"),
@@ -85,7 +88,7 @@ OPERATIONS = {
     "leaky_forward": _op("x y slope", "y", elementwise=True),
     "leaky_backward": _op("dy y dx slope", "dx", elementwise=True),
     "prelu_forward": _op("x slope y", "y", slope=np.float32),
-    "prelu_backward": _op("dy x slope dx dslope", "dx dslope", slope=np.float32),
+    "prelu_backward": _op("dy x slope dx dslope", "dx dslope", optional="dx", slope=np.float32),
     "tanh_forward": _op("x y", "y", elementwise=True),
     "tanh_backward": _op("dy y dx", "dx", elementwise=True),
     "sigmoid_forward": _op("x y", "y", elementwise=True),
@@ -99,7 +102,7 @@ OPERATIONS = {
                              updated="running_mean running_var weight", weight=np.float32),
     "batchnorm_inference": _op("x y running_mean running_var weight eps", "y", weight=np.float32),
     "scale_forward": _op("x scale shift y", "y"),
-    "scale_backward": _op("dy x scale dx dscale dshift", "dx dscale dshift"),
+    "scale_backward": _op("dy x scale dx dscale dshift", "dx dscale dshift", optional="dx"),
     "softmax": _op("scores prob", "prob"),
     "softmax_loss_forward": _op("scores labels prob clock smoothing", "prob", "clock"),
     "softmax_loss_backward": _op("prob labels dscores weight smoothing", "dscores"),

@@ -12,6 +12,7 @@ Read next: bench/common/calls.py, which calls an operation with them.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from ml_dtypes import bfloat16
@@ -116,17 +117,18 @@ def cases(small: bool = False) -> list[Case]:
     N, mnist, imagenet = (2, 2, 2) if small else (128, 64, 32)
     return [
         *conv(N, 32, 32, 64), *conv(N, 16, 80, 160), *conv(N, 8, 128, 256),
-        *conv(mnist, 28, 16, 32),
-        *linear(N, 128, 2500), *linear(N, 500, 10),
+        *conv(mnist, 28, 16, 32), *conv(N, 8, 128, 256, bias=False),
+        *linear(N, 128, 2500), *linear(N, 500, 10), *linear(N, 500, 10, bias=False),
         *maxout((N, 32, 32), 32, 2), *maxout((N,), 500, 5),
         *pool(N, 32, 48, 2, 2), *pool(mnist, 28, 16, 4, 2), *pool(imagenet, 55, 96, 3, 2),
         *pool(imagenet, 28, 192, 3, 1, 1),
         *average(imagenet, 14, 512, 5, 3), *average(imagenet, 7, 1024, 7, 7),
+        *global_pool(imagenet, 7, 1024),
         *lrn((imagenet, 27, 27, 96)), *concat((imagenet, 28, 28, 256), 64, 128),
         *maxout_pool(N, 32, 48, 2, 2, 2), *maxout_pool(mnist, 28, 16, 2, 4, 2),
         *maxout_pool(N, 32, 48, 2, 2, 2, drop=True),
         *elementwise((N, 32, 32, 32)), *dropout((N, 16, 16, 48)),
-        *batchnorm((N, 32, 32, 32)), *loss(N, 10),
+        *batchnorm((N, 32, 32, 32)), *channelwise((N, 32, 32, 32)), *loss(N, 10),
         variance((N, 32, 32, 64), 2), variance((N, 8, 8, 256), 2),
         *((orthonormal(8, 20), orthonormal(20, 8)) if small else
           (orthonormal(500, 128), orthonormal(128, 1152))),
@@ -138,48 +140,56 @@ def cases(small: bool = False) -> list[Case]:
 def odd_cases() -> list[Case]:
     """Every operation on sizes that leave a remainder wherever something is divided."""
     return [
-        *conv(3, 9, 5, 7), *linear(7, 45, 3), *maxout((7, 9, 11), 5, 3),
+        *conv(3, 9, 5, 7), *linear(7, 45, 3), *maxout((7, 9, 11), 5, 3), *global_pool(7, 9, 5),
         *pool(7, 11, 5, 3, 2), *pool(3, 14, 37, 3, 1, 1), *average(3, 14, 33, 5, 3),
         *lrn((3, 9, 67)), *concat((7, 9, 11), 2, 5), *maxout_pool(3, 13, 5, 3, 3, 2),
         *maxout_pool(3, 13, 5, 2, 3, 2, drop=True), *elementwise((7, 9, 11, 5)),
-        *dropout((7, 9, 11, 5)), *batchnorm((7, 9, 11, 5)), *loss(131, 11),
+        *dropout((7, 9, 11, 5)), *batchnorm((7, 9, 11, 5)), *channelwise((7, 9, 11, 5)), *loss(131, 11),
         variance((7, 9, 11, 10), 5), orthonormal(67, 43), orthonormal(43, 97),
         gather(11, 7, 9, 5, pad=3, move=2), *optimisation(22, 67),
     ]
 
 
-def conv(N: int, size: int, C: int, K: int) -> list[Case]:
-    """3x3 with a border of 1. He's scale: results of order one, as in a net."""
+def conv(N: int, size: int, C: int, K: int, bias: bool = True) -> list[Case]:
+    """3x3 with a border of 1. He's scale: results of order one, as in a net. Without a bias the two
+    passes that have one otherwise."""
     shape, filters, out = (N, size, size, C), (K, 3, 3, C), (N, size, size, K)
     text, flops = f"{times(*shape)} to {K}, 3x3", 2.0 * math.prod(out) * 9 * C
+    text += "" if bias else ", no bias"
     options = {"stride": 1, "pad": 1, "groups": 1}
 
     def weights():
         return randn(*filters) * np.float32(math.sqrt(2 / (9 * C)))
 
-    return [
+    made = [
         Case("conv_forward", text, lambda: {
-            "x": randn(*shape), "W": weights(), "b": randn(K), "y": Out(out), **options}, flops),
+            "x": randn(*shape), "W": weights(), "b": randn(K) if bias else None, "y": Out(out),
+            **options}, flops),
         Case("conv_backward_data", text, lambda: {
             "dy": randn(*out), "W": weights(), "dx": Out(shape), **options}, flops),
         Case("conv_backward_filter", text, lambda: {
-            "x": randn(*shape), "dy": randn(*out), "dW": Out(filters), "db": Out((K,)),
-            **options}, flops)]
+            "x": randn(*shape), "dy": randn(*out), "dW": Out(filters),
+            "db": Out((K,)) if bias else None, **options}, flops)]
+    return made if bias else made[::2]
 
 
-def linear(N: int, F: int, K: int) -> list[Case]:
+def linear(N: int, F: int, K: int, bias: bool = True) -> list[Case]:
     text, flops = f"{times(N, F)} to {K}", 2.0 * N * F * K
+    text += "" if bias else ", no bias"
 
     def weights():
         return randn(K, F) * np.float32(math.sqrt(1 / F))
 
-    return [
+    made = [
         Case("linear_forward", text, lambda: {
-            "x": randn(N, F), "W": weights(), "b": randn(K), "y": Out((N, K))}, flops),
+            "x": randn(N, F), "W": weights(), "b": randn(K) if bias else None,
+            "y": Out((N, K))}, flops),
         Case("linear_backward_data", text, lambda: {
             "dy": randn(N, K), "W": weights(), "dx": Out((N, F))}, flops),
         Case("linear_backward_filter", text, lambda: {
-            "x": randn(N, F), "dy": randn(N, K), "dW": Out((K, F)), "db": Out((K,))}, flops)]
+            "x": randn(N, F), "dy": randn(N, K), "dW": Out((K, F)),
+            "db": Out((K,)) if bias else None}, flops)]
+    return made if bias else made[::2]
 
 
 def maxout(places: tuple[int, ...], C: int, P: int) -> list[Case]:
@@ -213,6 +223,21 @@ def average(N: int, size: int, C: int, window: int, stride: int) -> list[Case]:
     return [
         Case("avgpool_forward", text, lambda: {"x": randn(*wide), "y": Out(thin), **options}),
         Case("avgpool_backward", text, lambda: {"dy": randn(*thin), "dx": Out(wide), **options})]
+
+
+def global_pool(N: int, size: int, C: int) -> list[Case]:
+    wide, text = (N, size, size, C), times(N, size, size, C)
+
+    def forward():
+        return {"x": randn(*wide), "y": Out((N, C)), "which": Out((N, C), np.int32)}
+
+    return [
+        Case("global_maxpool_forward", text, forward),
+        Case("global_maxpool_backward", text,
+             lambda: backward("global_maxpool", forward(), (N, C), wide)),
+        Case("global_avgpool_forward", text, lambda: {"x": randn(*wide), "y": Out((N, C))}),
+        Case("global_avgpool_backward", text, lambda: {
+            "dy": randn(N, C), "dx": Out(wide), "x": randn(*wide)})]
 
 
 def lrn(shape: tuple[int, ...]) -> list[Case]:
@@ -320,6 +345,25 @@ def batchnorm(shape: tuple[int, ...]) -> list[Case]:
             "x": randn(*shape), "y": Out(shape), **statistics(), "eps": eps})]
 
 
+def channelwise(shape: tuple[int, ...]) -> list[Case]:
+    text, C = times(*shape), shape[-1]
+
+    def gradient():
+        return {"dy": randn(*shape)[::-1].copy(), "x": randn(*shape)}
+
+    return [
+        Case("scale_forward", text, lambda: {
+            "x": randn(*shape), "scale": 1 + randn(C), "shift": randn(C)[::-1].copy(),
+            "y": Out(shape)}),
+        Case("scale_backward", text, lambda: {
+            **gradient(), "scale": 1 + randn(C), "dx": Out(shape), "dscale": Out((C,)),
+            "dshift": Out((C,))}),
+        Case("prelu_forward", text, lambda: {
+            "x": randn(*shape), "slope": randn(C), "y": Out(shape)}),
+        Case("prelu_backward", text, lambda: {
+            **gradient(), "slope": randn(C), "dx": Out(shape), "dslope": Out((C,))})]
+
+
 def loss(N: int, K: int) -> list[Case]:
     text = times(N, K)
 
@@ -327,20 +371,24 @@ def loss(N: int, K: int) -> list[Case]:
         odds = np.exp(randn(N, K))
         return odds / odds.sum(axis=1, keepdims=True)
 
-    def forward():
-        return {"scores": randn(N, K), "labels": labels(N, K), "prob": Out((N, K)),
-                "clock": clock()}
+    def forward(**options):
+        return lambda: {"scores": randn(N, K), "labels": labels(N, K), "prob": Out((N, K)),
+                        "clock": clock(), **options}
 
-    def backward(name, values):
+    def backward(name, values, **options):
         return lambda: {name: values(), "labels": labels(N, K), "dscores": Out((N, K)),
-                        "weight": 1.0}
+                        "weight": 1.0, **options}
+
+    def scores():
+        return randn(N, K)
 
     return [
         Case("softmax", text, lambda: {"scores": randn(N, K), "prob": Out((N, K))}),
-        Case("softmax_loss_forward", text, forward),
-        Case("softmax_loss_backward", text, backward("prob", prob)),
-        Case("hinge_loss_forward", text, forward),
-        Case("hinge_loss_backward", text, backward("scores", lambda: randn(N, K)))]
+        *(Case(f"softmax_loss_{way}", text + (f", smoothing {smoothing}" if smoothing else ""),
+               make(smoothing=smoothing)) for smoothing in (0.0, 0.1) for way, make in (
+                   ("forward", forward), ("backward", partial(backward, "prob", prob)))),
+        *(Case(f"{name}_loss_{way}", text, make) for name in ("hinge", "squared_hinge")
+          for way, make in (("forward", forward()), ("backward", backward("scores", scores))))]
 
 
 def variance(shape: tuple[int, ...], groups: int) -> Case:
@@ -383,6 +431,7 @@ def optimisation(biases: int, size: int) -> list[Case]:
     return [
         Case("clip", str(size), lambda: {"g": randn(size), "limit": 1.0, "clock": clock()}),
         Case("sgd_step", str(size), step("v", momentum=0.9, decay=5e-4)),
+        Case("nesterov_step", str(size), step("v", momentum=0.9, decay=5e-4)),
         Case("rmsprop_step", str(size), step("s", rho=0.9, delta=1e-8, decay=5e-4)),
         Case("advance", "391 rates",
              lambda: {"clock": clock(), "rates": np.linspace(0.01, 0, 391)}),

@@ -7,7 +7,7 @@ graph that was made before. What it draws, a dropout's mask or a matrix, has PyT
 numbers; its maxima keep no winner, which its maxout's backward finds again.
 
 Operations without a counterpart are left out: the running sums of batch normalisation (part of
-PyTorch's forward), the one-against-all hinge, gather, advance, latch, and in bf16 optimizers of
+PyTorch's forward), the one-against-all hinges, gather, advance, latch, and in bf16 optimizers of
 float32 weights with bfloat16 gradients and local response normalisation.
 
 Read next: bench/init.py, which times initialisation.
@@ -93,8 +93,9 @@ def conv_backward_data(g):
 
 
 def conv_backward_filter(g):
-    call = conv_backward(g, g["x"], g["dW"], [False, True, True])
-    return Made(lambda: call()[1:], "dW", "db")
+    bias = g["db"] is not None
+    call = conv_backward(g, g["x"], g["dW"], [False, True, bias])
+    return Made(lambda: call()[1:2 + bias], *["dW", "db"][:1 + bias])
 
 
 def linear_forward(g):
@@ -106,6 +107,8 @@ def linear_backward_data(g):
 
 
 def linear_backward_filter(g):
+    if g["db"] is None:
+        return Made(lambda: torch.mm(g["dy"].t(), g["x"]), "dW")
     return Made(lambda: (torch.mm(g["dy"].t(), g["x"]), g["dy"].sum(0)), "dW", "db")
 
 
@@ -125,11 +128,16 @@ def maxout_forward(g):
     return Made(lambda: largest(g["x"], g["pieces"]), "y")
 
 
+def gradients(of, inputs, dy):
+    """Autograd's gradients of a graph that stands."""
+    inputs = [value.detach().requires_grad_() for value in inputs]
+    y = of(*inputs)
+    return lambda: torch.autograd.grad(y, inputs, dy, retain_graph=True)
+
+
 def gradient(of, x, dy):
-    """Autograd's gradient of a graph that stands."""
-    x = x.detach().requires_grad_()
-    y = of(x)
-    return lambda: torch.autograd.grad(y, x, dy, retain_graph=True)[0]
+    call = gradients(of, [x], dy)
+    return lambda: call()[0]
 
 
 def maxout_backward(g):
@@ -183,6 +191,26 @@ def avgpool_forward(g):
 def avgpool_backward(g):
     call = aten.avg_pool2d_backward
     return Made(lambda: call(g["dy"], g["dx"], *averages(g)), "dx")
+
+
+def global_max(x):
+    return functional.adaptive_max_pool2d(x, 1).flatten(1)
+
+
+def global_maxpool_forward(g):
+    return Made(lambda: global_max(g["x"]), "y")
+
+
+def global_maxpool_backward(g):
+    return Made(gradient(global_max, g["x"], g["dy"]), "dx")
+
+
+def global_avgpool_forward(g):
+    return Made(lambda: g["x"].mean((2, 3)), "y")
+
+
+def global_avgpool_backward(g):
+    return Made(gradient(lambda x: x.mean((2, 3)), g["x"], g["dy"]), "dx")
 
 
 # -- normalisation across channels, and concatenation ---------------------------------------------
@@ -275,6 +303,33 @@ def batchnorm_inference(g):
     return Made(lambda: functional.batch_norm(g["x"], mean, variance, eps=g["eps"]), "y")
 
 
+# -- what is learned for each channel -------------------------------------------------------------
+
+def scaled(x, scale, shift):
+    return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
+
+
+def scale_forward(g):
+    scale, shift = (g[name].to(g["x"].dtype) for name in ("scale", "shift"))
+    return Made(lambda: scaled(g["x"], scale, shift), "y")
+
+
+def scale_backward(g):
+    scale = g["scale"].to(g["x"].dtype)
+    call = gradients(scaled, [g["x"], scale, torch.zeros_like(scale)], g["dy"])
+    return Made(call, "dx", "dscale", "dshift")
+
+
+def prelu_forward(g):
+    slope = g["slope"].to(g["x"].dtype)
+    return Made(lambda: functional.prelu(g["x"], slope), "y")
+
+
+def prelu_backward(g):
+    call = gradients(functional.prelu, [g["x"], g["slope"].to(g["x"].dtype)], g["dy"])
+    return Made(call, "dx", "dslope")
+
+
 # -- losses and statistics ------------------------------------------------------------------------
 
 def softmax(g):
@@ -283,13 +338,15 @@ def softmax(g):
 
 def softmax_loss_forward(g):
     truth = g["labels"].long()
-    return Made(lambda: functional.cross_entropy(g["scores"], truth), "loss")
+    return Made(lambda: functional.cross_entropy(g["scores"], truth,
+                                                 label_smoothing=g["smoothing"]), "loss")
 
 
 def softmax_loss_backward(g):
     scores, truth = g["prob"].log().to(g["dscores"].dtype), g["labels"].long()
     one = torch.ones((), dtype=scores.dtype)
-    return Made(gradient(lambda x: functional.cross_entropy(x, truth), scores, one), "dscores")
+    return Made(gradient(lambda x: functional.cross_entropy(
+        x, truth, label_smoothing=g["smoothing"]), scores, one), "dscores")
 
 
 def variance(g):
@@ -323,14 +380,18 @@ def segments(g):
                                 "weight_decay": decay * g["decay"]}
 
 
-def sgd_step(g):
+def sgd_step(g, nesterov=False):
     """Its velocity does not hold the rate: ours over the rate."""
     parts = list(segments(g))
     optimizer = torch.optim.SGD([group for _, _, group in parts], momentum=g["momentum"],
-                                fused=True)
+                                nesterov=nesterov, fused=True)
     for part, parameter, group in parts:
         optimizer.state[parameter]["momentum_buffer"] = g["v"][part] / group["lr"]
     return Made(optimizer.step, after={"w": lambda: g["w"]})
+
+
+def nesterov_step(g):
+    return sgd_step(g, nesterov=True)
 
 
 def rmsprop_step(g):
@@ -348,12 +409,15 @@ COUNTERPARTS = {make.__name__: make for make in (
     maxout_forward, maxout_backward, maxpool_forward, maxpool_backward,
     maxout_pool_forward, maxout_pool_backward,
     maxout_pool_dropout_forward, maxout_pool_dropout_backward, avgpool_forward, avgpool_backward,
+    global_maxpool_forward, global_maxpool_backward,
+    global_avgpool_forward, global_avgpool_backward,
     lrn_forward, lrn_backward, concat_forward, concat_backward,
     leaky_forward, leaky_backward, tanh_forward, tanh_backward, sigmoid_forward, sigmoid_backward,
     dropout_forward, dropout_backward, add,
     batchnorm_forward, batchnorm_backward, batchnorm_inference,
+    scale_forward, scale_backward, prelu_forward, prelu_backward,
     softmax, softmax_loss_forward, softmax_loss_backward,
-    variance, orthonormal, clip, sgd_step, rmsprop_step)}
+    variance, orthonormal, clip, sgd_step, nesterov_step, rmsprop_step)}
 
 
 class TorchCalls:

@@ -104,6 +104,18 @@ class CpuOps(NumpyOps):
     def avgpool_backward(self, dy, dx, size, stride):
         _native.avgpool_backward(dy, dx, size, stride)
 
+    def global_maxpool_forward(self, x, y, which):
+        _native.global_maxpool_forward(x, y, which)
+
+    def global_maxpool_backward(self, dy, which, dx):
+        _native.global_maxpool_backward(dy, which, dx)
+
+    def global_avgpool_forward(self, x, y):
+        _native.global_avgpool_forward(x, y)
+
+    def global_avgpool_backward(self, dy, dx):
+        _native.global_avgpool_backward(dy, dx)
+
     # -- normalisation across channels, and concatenation -----------------------------------------
 
     def lrn_forward(self, x, y, size, alpha, beta, k):
@@ -125,6 +137,12 @@ class CpuOps(NumpyOps):
 
     def leaky_backward(self, dy, y, dx, slope):
         _native.leaky_backward(dy, y, dx, slope)
+
+    def prelu_forward(self, x, slope, y):
+        _native.prelu_forward(x, slope, y)
+
+    def prelu_backward(self, dy, x, slope, dx, dslope):
+        _native.prelu_backward(dy, x, slope, dx, dslope)
 
     def tanh_forward(self, x, y):
         _native.tanh_forward(x, y)
@@ -165,22 +183,34 @@ class CpuOps(NumpyOps):
     def batchnorm_inference(self, x, y, running_mean, running_var, weight, eps):
         _native.batchnorm_inference(x, y, running_mean, running_var, weight, eps)
 
+    def scale_forward(self, x, scale, shift, y):
+        _native.scale_forward(x, scale, shift, y)
+
+    def scale_backward(self, dy, x, scale, dx, dscale, dshift):
+        _native.scale_backward(dy, x, scale, dx, dscale, dshift)
+
     # -- losses -----------------------------------------------------------------------------------
 
     def softmax(self, scores, prob):
         _native.softmax(scores, prob)
 
-    def softmax_loss_forward(self, scores, labels, prob, clock):
-        _native.softmax_loss_forward(scores, labels, prob, clock)
+    def softmax_loss_forward(self, scores, labels, prob, clock, smoothing=0.0):
+        _native.softmax_loss_forward(scores, labels, prob, clock, smoothing)
 
-    def softmax_loss_backward(self, prob, labels, dscores, weight):
-        _native.softmax_loss_backward(prob, labels, dscores, weight)
+    def softmax_loss_backward(self, prob, labels, dscores, weight, smoothing=0.0):
+        _native.softmax_loss_backward(prob, labels, dscores, weight, smoothing)
 
     def hinge_loss_forward(self, scores, labels, prob, clock):
         _native.hinge_loss_forward(scores, labels, prob, clock)
 
     def hinge_loss_backward(self, scores, labels, dscores, weight):
         _native.hinge_loss_backward(scores, labels, dscores, weight)
+
+    def squared_hinge_loss_forward(self, scores, labels, prob, clock):
+        _native.squared_hinge_loss_forward(scores, labels, prob, clock)
+
+    def squared_hinge_loss_backward(self, scores, labels, dscores, weight):
+        _native.squared_hinge_loss_backward(scores, labels, dscores, weight)
 
     # -- statistics and data ----------------------------------------------------------------------
 
@@ -204,6 +234,9 @@ class CpuOps(NumpyOps):
 
     def sgd_step(self, w, g, v, segments, clock, momentum, decay):
         _native.sgd_step(w, g, v, segments, clock, momentum, decay)
+
+    def nesterov_step(self, w, g, v, segments, clock, momentum, decay):
+        _native.nesterov_step(w, g, v, segments, clock, momentum, decay)
 
     def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):
         _native.rmsprop_step(w, g, s, segments, clock, rho, delta, decay)

@@ -30,6 +30,9 @@ def checked(operation):
         arguments = signature.bind(self, *values, **named).arguments
         arrays = {key: value for key, value in arguments.items()
                   if isinstance(value, (cupy.ndarray, np.ndarray))}
+        missing = {key for key, value in arguments.items() if value is None}
+        for key in missing.difference(contract.optional):
+            raise ValueError(f"{name}: {key} is None; it may not be left out")
         real = None
         for key, array in arrays.items():
             real = _check(name, key, array, contract.dtypes.get(key), real)

@@ -12,7 +12,7 @@
 // (columns.cuh): no division and no other load an element. Blocks leave sums for each part of the
 // rows, and a second kernel merges those of a channel in float64.
 //
-// Read next: variance.cu.
+// Read next: channelwise.cu.
 
 #include "clock.cuh"
 #include "moments.cuh"
@@ -44,80 +44,22 @@ KERNEL batchnorm_merge(const float* __restrict__ partial, float* __restrict__ me
     }
 }
 
-// y = (x - centre) * factor, channel by channel.
-template <bool WIDE>
-__device__ inline void normalise(const real* __restrict__ x, real* __restrict__ y,
-                                 const Share& own, const Pack<VECTOR>& centre,
-                                 const Pack<VECTOR>& factor) {
-#pragma unroll WIDE ? 4 : 1
-    for (int turn = 0; turn < own.turns; ++turn) {
-        const int64 at = own.offset + turn * own.step;
-        Pack<VECTOR> value = load_channels<WIDE>(x + at, own.channels);
-#pragma unroll
-        for (int k = 0; k < VECTOR; ++k) value.v[k] = (value.v[k] - centre.v[k]) * factor.v[k];
-        store_channels<WIDE>(y + at, value, own.channels);
+struct Normalised {
+    __device__ float operator()(float value, float centre, float factor) const {
+        return (value - centre) * factor;
     }
-}
-
-template <bool WIDE>
-__device__ void forward(const real* x, real* y, const float* __restrict__ mean,
-                        const float* __restrict__ rstd, const Matrix& m) {
-    for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
-        const Share own = share(m, task);
-        normalise<WIDE>(x, y, own, statistics<WIDE>(mean, own), statistics<WIDE>(rstd, own));
-    }
-}
+};
 
 KERNEL batchnorm_forward(const real* x, real* y, const float* mean, const float* rstd, int64 rows,
                          int64 C, int64 across, int64 tiles, int64 height, int64 parts) {
-    const Matrix m = {rows, C, across, tiles, height, parts};
-    if (wide(C, x, y, mean, rstd)) {
-        forward<true>(x, y, mean, rstd, m);
-    } else {
-        forward<false>(x, y, mean, rstd, m);
-    }
+    map_channels(x, mean, rstd, y, {rows, C, across, tiles, height, parts}, Normalised());
 }
 
 // -- backward -------------------------------------------------------------------------------------
 
-template <bool WIDE>
-__device__ void products(const real* __restrict__ dy, const real* __restrict__ y,
-                         float* __restrict__ partial, const Matrix& m, float* smem) {
-    for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
-        const Share own = share(m, task);
-        Pack<VECTOR> level = {}, along = {};
-#pragma unroll WIDE ? 4 : 1
-        for (int turn = 0; turn < own.turns; ++turn) {
-            const int64 at = own.offset + turn * own.step;
-            const Pack<VECTOR> gradient = load_channels<WIDE>(dy + at, own.channels);
-            const Pack<VECTOR> value = load_channels<WIDE>(y + at, own.channels);
-#pragma unroll
-            for (int k = 0; k < VECTOR; ++k) {
-                level.v[k] += gradient.v[k];
-                along.v[k] += gradient.v[k] * value.v[k];
-            }
-        }
-        sum_rows(level, m, own.row, smem);
-        store_part(partial, level, m, own);
-        sum_rows(along, m, own.row, smem);
-        store_part(partial + m.C * m.parts, along, m, own);
-    }
-}
-
-// partial (2, C, parts): sum of dy, sum of dy * y.
-KERNEL batchnorm_products(const real* dy, const real* y, float* partial, int64 rows, int64 C,
-                          int64 across, int64 tiles, int64 height, int64 parts) {
-    __shared__ float smem[VECTOR * THREADS];
-    const Matrix m = {rows, C, across, tiles, height, parts};
-    if (wide(C, dy, y)) {
-        products<true>(dy, y, partial, m, smem);
-    } else {
-        products<false>(dy, y, partial, m, smem);
-    }
-}
-
-// means (2, C): of dy, of dy * y. A block for each.
-KERNEL batchnorm_products_merge(const float* __restrict__ partial, float* __restrict__ means,
+// partial (2, C, parts): the sums of scale_backward -> means (2, C), of dy * y and of dy. A block for
+// each.
+KERNEL batchnorm_means(const float* __restrict__ partial, float* __restrict__ means,
                                 int64 rows, int64 C, int64 parts) {
     __shared__ double smem[WARP];
     for (int64 i = blockIdx.x; i < 2 * C; i += gridDim.x) {
@@ -133,8 +75,8 @@ __device__ void backward(const real* __restrict__ dy, const real* __restrict__ y
     for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
         const Share own = share(m, task);
         const Pack<VECTOR> factor = statistics<WIDE>(rstd, own);
-        const Pack<VECTOR> level = statistics<WIDE>(means, own);
-        const Pack<VECTOR> along = statistics<WIDE>(means + m.C, own);
+        const Pack<VECTOR> along = statistics<WIDE>(means, own);
+        const Pack<VECTOR> level = statistics<WIDE>(means + m.C, own);
 #pragma unroll WIDE ? 2 : 1
         for (int turn = 0; turn < own.turns; ++turn) {
             const int64 at = own.offset + turn * own.step;
@@ -193,7 +135,7 @@ __device__ void inference(const real* x, real* y, const float* __restrict__ runn
             centre.v[k] /= weight;
             factor.v[k] = rsqrtf(factor.v[k] / weight + eps);
         }
-        normalise<WIDE>(x, y, own, centre, factor);
+        map_share<WIDE>(x, y, own, centre, factor, Normalised());
     }
 }
 

@@ -91,6 +91,41 @@ __device__ inline Pack<VECTOR> statistics(const float* of, const Share& own) {
     return pack;
 }
 
+// y = function(x, a, b), with a and b those of the channel, over this thread's share.
+template <bool WIDE, class Function>
+__device__ inline void map_share(const real* __restrict__ x, real* __restrict__ y,
+                                 const Share& own, const Pack<VECTOR>& a, const Pack<VECTOR>& b,
+                                 const Function& function) {
+#pragma unroll WIDE ? 4 : 1
+    for (int turn = 0; turn < own.turns; ++turn) {
+        const int64 at = own.offset + turn * own.step;
+        Pack<VECTOR> value = load_channels<WIDE>(x + at, own.channels);
+#pragma unroll
+        for (int k = 0; k < VECTOR; ++k) value.v[k] = function(value.v[k], a.v[k], b.v[k]);
+        store_channels<WIDE>(y + at, value, own.channels);
+    }
+}
+
+template <bool WIDE, class Function>
+__device__ inline void map_tasks(const real* x, const float* a, const float* b, real* y,
+                                 const Matrix& m, const Function& function) {
+    for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
+        const Share own = share(m, task);
+        map_share<WIDE>(x, y, own, statistics<WIDE>(a, own), statistics<WIDE>(b, own), function);
+    }
+}
+
+// The same over the whole matrix, with a and b (C).
+template <class Function>
+__device__ inline void map_channels(const real* x, const float* a, const float* b, real* y,
+                                    const Matrix& m, const Function& function) {
+    if (wide(m.C, x, y, a, b)) {
+        map_tasks<true>(x, a, b, y, m, function);
+    } else {
+        map_tasks<false>(x, a, b, y, m, function);
+    }
+}
+
 // Sums of `values`, VECTOR numbers, over the rows of threads, in pairs; the threads of row 0 have
 // them. `smem` is shared memory of VECTOR * THREADS numbers. All threads must call, and may use it
 // again at once.

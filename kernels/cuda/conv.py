@@ -10,7 +10,7 @@ first time takes the plan that a resumed run names (`prefer`), or one found earl
 * always: plans that convert float32 operands to half or sum in it, and Winograd's algorithm beyond
   float32 and tiles of 4 x 4, whose transforms round too much.
 
-The bias is added to the unrounded sum, in the same plan, and stays float32 beside bfloat16 arrays.
+A bias is added to the unrounded sum, in the same plan, and stays float32 beside bfloat16 arrays.
 Arrays are NHWC and KRSC; cuDNN names the axes N, C, H, W and K, C, R, S, and strides say the rest.
 It also takes every address for a multiple of 16 bytes: an array elsewhere is copied.
 
@@ -68,11 +68,13 @@ class Problem(NamedTuple):
     groups: int
     precision: str
     deterministic: bool = True
+    bias: bool = True               # added in conv_forward
 
     def __str__(self) -> str:
         return (f"{self.name} {self.N}x{self.H}x{self.W}x{self.C} -> {self.K}, {self.R}x{self.S}, "
                 f"stride {self.stride}, pad {self.pad}, groups {self.groups}, {self.precision}"
-                + ("" if self.deterministic else ", nondeterministic"))
+                + ("" if self.deterministic else ", nondeterministic")
+                + ("" if self.bias else ", no bias"))
 
     @property
     def sizes(self) -> dict[int, tuple[int, int, int, int]]:
@@ -110,7 +112,8 @@ def graph(problem: Problem, **where):
     window = {"padding": [problem.pad] * 2, "stride": [problem.stride] * 2, "dilation": [1, 1]}
     if problem.name == "conv_forward":
         out = made.conv_fprop(image=tensor(X), weight=tensor(WEIGHTS), **window)
-        out = made.bias(input=out, bias=tensor(BIAS, FLOAT))
+        if problem.bias:
+            out = made.bias(input=out, bias=tensor(BIAS, FLOAT))
     elif problem.name == "conv_backward_data":
         out = made.conv_dgrad(loss=tensor(Y), filter=tensor(WEIGHTS), **window)
     else:
@@ -154,7 +157,8 @@ class Convolutions:
         self.cached = PlanCache(f"{self.gpu}, cuDNN {self.version}")
 
     def forward(self, x, W, b, y, stride, pad, groups) -> None:
-        self._run("conv_forward", {X: x, WEIGHTS: W, BIAS: b, Y: y}, stride, pad, groups)
+        arrays = {X: x, WEIGHTS: W, Y: y} | ({} if b is None else {BIAS: b})
+        self._run("conv_forward", arrays, stride, pad, groups, b is not None)
 
     def backward_data(self, dy, W, dx, stride, pad, groups) -> None:
         self._run("conv_backward_data", {X: dx, WEIGHTS: W, Y: dy}, stride, pad, groups)
@@ -173,12 +177,13 @@ class Convolutions:
         self.chosen = {problem: plan for problem, plan in self.chosen.items()
                        if plans.get(str(problem), plan.name) == plan.name}
 
-    def _run(self, name: str, arrays: dict, stride: int, pad: int, groups: int) -> None:
+    def _run(self, name: str, arrays: dict, stride: int, pad: int, groups: int,
+             bias: bool = True) -> None:
         N, H, W, C = arrays[X].shape
         K, R, S, _ = arrays[WEIGHTS].shape
         precision = "bf16" if arrays[X].dtype == bfloat16 else self.precision
         problem = Problem(name, N, H, W, C, K, R, S, stride, pad, groups, precision,
-                          self.deterministic)
+                          self.deterministic, bias)
         plan = self.chosen.get(problem)
         if plan is None:
             if self.stream.is_capturing():

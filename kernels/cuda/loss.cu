@@ -1,4 +1,4 @@
-// The two losses and softmax. A label of -1 marks a padding row, which counts nowhere.
+// The losses and softmax. A label of -1 marks a padding row, which counts nowhere.
 //
 //   scores (N,K)   labels (N,) int32   prob (N,K) float   dscores (N,K)   outcomes (N,)
 //
@@ -67,15 +67,28 @@ __device__ inline double softmax_row(const real* __restrict__ row, float* __rest
     return log(sum) + largest;
 }
 
-// Writes the margins' losses -> their sum.
+__device__ inline double mean_of_row(const real* __restrict__ row, int64 K) {
+    double sum = 0;
+#pragma unroll 4
+    for (int64 k = lane(); k < K; k += WARP) sum += widen(row[k]);
+    return warp_sum(sum) / double(K);
+}
+
+// max(0, 1 - t s), with t = 1 in the label's column and -1 in the others; keeps NaN, for the loss
+// to show it.
+__device__ inline float margin_of(float score, bool own) {
+    const float margin = own ? 1.0f - score : 1.0f + score;
+    return margin < 0.0f ? 0.0f : margin;
+}
+
+// Writes the margins' losses, themselves or, for norm 2, their squares -> the sum.
 __device__ inline double hinge_row(const real* __restrict__ row, float* __restrict__ prob, int64 K,
-                                   int64 label) {
+                                   int64 label, int64 norm) {
     double sum = 0;
 #pragma unroll 4
     for (int64 k = lane(); k < K; k += WARP) {
-        const float score = widen(row[k]);
-        const float margin = k == label ? 1.0f - score : 1.0f + score;
-        const float loss = margin < 0.0f ? 0.0f : margin;  // keeps NaN, for the loss to show it
+        const float margin = margin_of(widen(row[k]), k == label);
+        const float loss = norm == 1 ? margin : margin * margin;
         prob[k] = loss;
         sum += loss;
     }
@@ -102,28 +115,40 @@ KERNEL softmax(const real* scores, float* prob, int64 N, int64 K) {
     }
 }
 
-KERNEL softmax_loss_forward(const real* scores, const int* labels, float* prob, Outcome* outcomes,
-                            int64 N, int64 K, Fault* fault) {
+// loss_of(row, prob, label) computes a row: its loss, where it has a label.
+template <class Loss>
+__device__ inline void forward(const real* scores, const int* labels, float* prob,
+                               Outcome* outcomes, int64 N, int64 K, Fault* fault,
+                               const Loss& loss_of) {
     for (int64 n = first_row(); n < N; n += stride_of_rows()) {
         const int64 label = class_of(labels[n], K, fault);
         const real* row = scores + n * K;
-        const double normaliser = softmax_row(row, prob + n * K, K);
-        Outcome outcome = {0, PADDING};
-        if (label >= 0) outcome = {normaliser - widen(row[label]), judge(row, K, label)};
-        if (lane() == 0) outcomes[n] = outcome;
-    }
-}
-
-KERNEL hinge_loss_forward(const real* scores, const int* labels, float* prob, Outcome* outcomes,
-                          int64 N, int64 K, Fault* fault) {
-    for (int64 n = first_row(); n < N; n += stride_of_rows()) {
-        const int64 label = class_of(labels[n], K, fault);
-        const real* row = scores + n * K;
-        const double loss = hinge_row(row, prob + n * K, K, label);
+        const double loss = loss_of(row, prob + n * K, label);
         Outcome outcome = {0, PADDING};
         if (label >= 0) outcome = {loss, judge(row, K, label)};
         if (lane() == 0) outcomes[n] = outcome;
     }
+}
+
+KERNEL softmax_loss_forward(const real* scores, const int* labels, float* prob, Outcome* outcomes,
+                            int64 N, int64 K, double smoothing, Fault* fault) {
+    forward(scores, labels, prob, outcomes, N, K, fault,
+            [K, smoothing](const real* row, float* prob, int64 label) {
+                const double normaliser = softmax_row(row, prob, K);
+                if (label < 0) return 0.0;
+                if (smoothing == 0) return normaliser - widen(row[label]);
+                return normaliser - (1.0 - smoothing) * widen(row[label]) -
+                       smoothing * mean_of_row(row, K);
+            });
+}
+
+// Of both hinge losses.
+KERNEL hinge_loss_forward(const real* scores, const int* labels, float* prob, Outcome* outcomes,
+                          int64 N, int64 K, int64 norm, Fault* fault) {
+    forward(scores, labels, prob, outcomes, N, K, fault,
+            [K, norm](const real* row, float* prob, int64 label) {
+                return hinge_row(row, prob, K, label, norm);
+            });
 }
 
 // Writes the loss of the batch and, while it and all scores are finite, adds to the sums. An
@@ -163,27 +188,36 @@ __device__ inline float share(double weight, const int* labels, int64 N, int64 K
     return static_cast<float>(weight) / static_cast<float>(seen > 1 ? seen : 1);
 }
 
-KERNEL softmax_loss_backward(const float* prob, const int* labels, real* dscores, int64 N, int64 K,
-                             double weight, Fault* fault) {
-    __shared__ int64 room[WARP];
-    const float part = share(weight, labels, N, K, fault, room);
+// slope(value, own): the derivative by a score of the sum over the rows, for what `from` holds of
+// it; own: it is in its label's column.
+template <class From, class Slope>
+__device__ inline void backward(const From* from, const int* labels, real* dscores, int64 N,
+                                int64 K, double weight, Fault* fault, int64* smem,
+                                const Slope& slope) {
+    const float part = share(weight, labels, N, K, fault, smem);
     for (int64 i = first_index(); i < N * K; i += stride_of_grid()) {
         const Split at = split(i, K);
         const int64 label = labels[at.quotient];
-        const float difference = at.rest == label ? prob[i] - 1.0f : prob[i];
-        narrow(label >= 0 && label < K ? part * difference : 0.0f, dscores[i]);
+        const float value = slope(widen(from[i]), at.rest == label);
+        narrow(label >= 0 && label < K ? part * value : 0.0f, dscores[i]);
     }
 }
 
+KERNEL softmax_loss_backward(const float* prob, const int* labels, real* dscores, int64 N, int64 K,
+                             double weight, double smoothing, Fault* fault) {
+    const float others = float(smoothing / double(K));
+    const float truth = float(1.0 - smoothing + smoothing / double(K));
+    __shared__ int64 smem[WARP];
+    backward(prob, labels, dscores, N, K, weight, fault, smem,
+             [others, truth](float value, bool own) { return value - (own ? truth : others); });
+}
+
 KERNEL hinge_loss_backward(const real* scores, const int* labels, real* dscores, int64 N, int64 K,
-                           double weight, Fault* fault) {
-    __shared__ int64 room[WARP];
-    const float part = share(weight, labels, N, K, fault, room);
-    for (int64 i = first_index(); i < N * K; i += stride_of_grid()) {
-        const Split at = split(i, K);
-        const int64 label = labels[at.quotient];
-        const float sign = at.rest == label ? 1.0f : -1.0f;
-        const bool violated = 1.0f - sign * widen(scores[i]) > 0.0f;
-        narrow(violated && label >= 0 && label < K ? -sign * part : 0.0f, dscores[i]);
-    }
+                           double weight, int64 norm, Fault* fault) {
+    __shared__ int64 smem[WARP];
+    backward(scores, labels, dscores, N, K, weight, fault, smem, [norm](float score, bool own) {
+        const float margin = margin_of(score, own);
+        const float slope = norm == 2 ? 2.0f * margin : margin > 0.0f ? 1.0f : 0.0f;
+        return own ? 0.0f - slope : slope;
+    });
 }

@@ -146,7 +146,8 @@ class CudaOps(NumpyOps):
     @checked
     def conv_forward(self, x, W, b, y, stride, pad, groups):
         checks.conv("conv_forward", x, W, y, stride, pad, groups)
-        checks.shape("conv_forward", b, (len(W),))
+        if b is not None:
+            checks.shape("conv_forward", b, (len(W),))
         if len(x):
             self._convolutions.forward(x, self._rounded(W, x), b, y, stride, pad, groups)
 
@@ -159,8 +160,9 @@ class CudaOps(NumpyOps):
     @checked
     def conv_backward_filter(self, x, dy, dW, db, stride, pad, groups):
         checks.conv("conv_backward_filter", x, dW, dy, stride, pad, groups)
-        checks.shape("conv_backward_filter", db, (len(dW),))
-        self._channel_sums(dy, db)  # first: dy has just been written and may still be in the cache
+        if db is not None:  # first: dy has just been written and may still be in the cache
+            checks.shape("conv_backward_filter", db, (len(dW),))
+            self._channel_sums(dy, db)
         if len(x):
             self._convolutions.backward_filter(x, dy, dW, stride, pad, groups)
         else:
@@ -181,8 +183,12 @@ class CudaOps(NumpyOps):
         C, parts = shape[1], shape[-1]
         partial = self._workspace(4 * C * parts)
         self.launch("columns", "column_sums", x.dtype, blocks, x, partial, *shape)
-        self.launch("columns", "column_sums_merge", x.dtype, min(C, MOST_BLOCKS), partial, sums, C,
-                    parts)
+        self._merge_sums(partial, sums, C, parts)
+
+    def _merge_sums(self, partial, sums, C, parts) -> None:
+        """sums (C,) = sums over the parts of partial (C, parts)."""
+        self.launch("columns", "column_sums_merge", sums.dtype, min(max(C, 1), MOST_BLOCKS),
+                    partial, sums, C, parts)
 
     # -- fully connected --------------------------------------------------------------------------
     # cuDNN's convolution of images of one pixel.
@@ -274,15 +280,48 @@ class CudaOps(NumpyOps):
     @checked
     def avgpool_forward(self, x, y, size, stride):
         checks.avgpool("avgpool_forward", x, y, size, stride)
-        team = _log2_team(size)
-        self.launch("avgpool", "avgpool_forward", x.dtype, _vectors(y, 1 << team), x, y,
-                    *_windows(x, y), size, stride, team)
+        self._averages(x, y, size, stride)
 
     @checked
     def avgpool_backward(self, dy, dx, size, stride):
         checks.avgpool("avgpool_backward", dx, dy, size, stride)
+        self._shares(dy, dx, size, stride)
+
+    @checked
+    def global_avgpool_forward(self, x, y):
+        checks.places("global_avgpool_forward", x, y)
+        self._averages(x, _pixels(y), *[max(x.shape[1:3])] * 2)
+
+    @checked
+    def global_avgpool_backward(self, dy, dx):
+        checks.places("global_avgpool_backward", dx, dy)
+        self._shares(_pixels(dy), dx, *[max(dx.shape[1:3])] * 2)
+
+    def _averages(self, x, y, size, stride) -> None:
+        team = _log2_team(size)
+        self.launch("avgpool", "avgpool_forward", x.dtype, _vectors(y, 1 << team), x, y,
+                    *_windows(x, y), size, stride, team)
+
+    def _shares(self, dy, dx, size, stride) -> None:
         self.launch("avgpool", "avgpool_backward", dx.dtype, _spread(dx, dy, size, stride), dy, dx,
                     *_windows(dx, dy), size, stride)
+
+    @checked
+    def global_maxpool_forward(self, x, y, which):
+        checks.places("global_maxpool_forward", x, y)
+        checks.shape("global_maxpool_forward", which, y.shape)
+        N, H, W, _, _, C = _windows(x, _pixels(y))
+        team = _log2_team(H)
+        self.launch("maxpool", "global_maxpool_forward", x.dtype, _vectors(y, 1 << team), x, y,
+                    which, N, H, W, C, team)
+
+    @checked
+    def global_maxpool_backward(self, dy, which, dx):
+        checks.places("global_maxpool_backward", dx, dy)
+        checks.shape("global_maxpool_backward", which, dy.shape)
+        N, H, W, _, _, C = _windows(dx, _pixels(dy))
+        self.launch("maxpool", "global_maxpool_backward", dx.dtype, _spread(dx, _pixels(dy), 1, 1),
+                    dy, which, dx, N, H, W, C)
 
     # -- normalisation across channels, and concatenation -----------------------------------------
 
@@ -328,6 +367,14 @@ class CudaOps(NumpyOps):
     @checked
     def leaky_backward(self, dy, y, dx, slope):
         self._elementwise("leaky_backward", dy, y, dx, float(slope))
+
+    @checked
+    def prelu_forward(self, x, slope, y):
+        self._channelwise("prelu_forward", x, y, slope)
+
+    @checked
+    def prelu_backward(self, dy, x, slope, dx, dslope):
+        self._channel_gradients("prelu_backward", dy, x, slope, dx, dslope)
 
     @checked
     def tanh_forward(self, x, y):
@@ -388,9 +435,10 @@ class CudaOps(NumpyOps):
         rows, C, parts = shape[0], shape[1], shape[-1]
         both = self._workspace(8 * C + 8 * C * parts)
         means, partial = both[:8 * C], both[8 * C:]
-        self.launch("batchnorm", "batchnorm_products", y.dtype, blocks, dy, y, partial, *shape)
-        self.launch("batchnorm", "batchnorm_products_merge", y.dtype, min(2 * C, MOST_BLOCKS),
-                    partial, means, rows, C, parts)
+        self.launch("channelwise", "scale_backward", y.dtype, blocks, dy, y, rstd, y, partial,
+                    *shape, 0)  # the sums alone
+        self.launch("batchnorm", "batchnorm_means", y.dtype, min(2 * C, MOST_BLOCKS), partial,
+                    means, rows, C, parts)
         self.launch("batchnorm", "batchnorm_backward", y.dtype, blocks, dy, y, rstd, means, dx,
                     *shape)
 
@@ -410,6 +458,29 @@ class CudaOps(NumpyOps):
         self.launch("batchnorm", "batchnorm_inference", x.dtype, blocks, x, y, running_mean,
                     running_var, weight, *shape, float(eps), self._fault)
 
+    @checked
+    def scale_forward(self, x, scale, shift, y):
+        self._channelwise("scale_forward", x, y, scale, shift)
+
+    @checked
+    def scale_backward(self, dy, x, scale, dx, dscale, dshift):
+        self._channel_gradients("scale_backward", dy, x, scale, dx, dscale, dshift)
+
+    def _channelwise(self, name, x, y, *parameters) -> None:
+        checks.channels(name, x, (y,), *parameters)
+        blocks, shape = _matrix_grid(x)
+        self.launch("channelwise", name, x.dtype, blocks, x, *parameters, y, *shape)
+
+    def _channel_gradients(self, name, dy, x, parameter, dx, *gradients) -> None:
+        checks.channels(name, x, (dy, dx), parameter, *gradients)
+        blocks, shape = _matrix_grid(x)
+        C, parts = shape[1], shape[-1]
+        partial = self._workspace(8 * C * parts)
+        self.launch("channelwise", name, x.dtype, blocks, dy, x, parameter,
+                    x if dx is None else dx, partial, *shape, int(dx is not None))
+        for number, sums in enumerate(gradients):
+            self._merge_sums(partial[4 * number * C * parts:], sums, C, parts)
+
     # -- losses -----------------------------------------------------------------------------------
 
     @checked
@@ -418,34 +489,46 @@ class CudaOps(NumpyOps):
         self.launch("loss", "softmax", scores.dtype, blocks_for(32 * N), scores, prob, N, K)
 
     @checked
-    def softmax_loss_forward(self, scores, labels, prob, clock):
-        self._loss("softmax_loss_forward", scores, labels, prob, clock)
+    def softmax_loss_forward(self, scores, labels, prob, clock, smoothing=0.0):
+        checks.smoothing("softmax_loss_forward", smoothing)
+        self._loss("softmax_loss_forward", scores, labels, prob, clock, float(smoothing))
 
     @checked
-    def softmax_loss_backward(self, prob, labels, dscores, weight):
-        self._dscores("softmax_loss_backward", prob, labels, dscores, weight)
+    def softmax_loss_backward(self, prob, labels, dscores, weight, smoothing=0.0):
+        checks.smoothing("softmax_loss_backward", smoothing)
+        self._dscores("softmax_loss_backward", prob, labels, dscores, weight, float(smoothing))
 
     @checked
     def hinge_loss_forward(self, scores, labels, prob, clock):
-        self._loss("hinge_loss_forward", scores, labels, prob, clock)
+        self._loss("hinge_loss_forward", scores, labels, prob, clock, 1)
 
     @checked
     def hinge_loss_backward(self, scores, labels, dscores, weight):
-        self._dscores("hinge_loss_backward", scores, labels, dscores, weight)
+        self._dscores("hinge_loss_backward", scores, labels, dscores, weight, 1)
 
-    def _loss(self, name, scores, labels, prob, clock) -> None:
+    @checked
+    def squared_hinge_loss_forward(self, scores, labels, prob, clock):
+        self._loss("squared_hinge_loss_forward", scores, labels, prob, clock, 2)
+
+    @checked
+    def squared_hinge_loss_backward(self, scores, labels, dscores, weight):
+        self._dscores("squared_hinge_loss_backward", scores, labels, dscores, weight, 2)
+
+    def _loss(self, name, scores, labels, prob, clock, option) -> None:
+        """option: the share of smoothing, or the norm of a hinge."""
         N, K = _classes(name, scores, prob)
         checks.shape(name, labels, (N,))
         outcomes = self._workspace(16 * N)  # an image's loss, and whether it was classified right
-        self.launch("loss", name, scores.dtype, blocks_for(32 * N), scores, labels, prob, outcomes,
-                    N, K, self._fault)
+        self.launch("loss", name.removeprefix("squared_"), scores.dtype, blocks_for(32 * N),
+                    scores, labels, prob, outcomes, N, K, option, self._fault)
         self.launch("loss", "record", scores.dtype, 1, outcomes, N, clock)
 
-    def _dscores(self, name, given, labels, dscores, weight) -> None:
-        N, K = _classes(name, given, dscores)
+    def _dscores(self, name, source, labels, dscores, weight, option) -> None:
+        N, K = _classes(name, source, dscores)
         checks.shape(name, labels, (N,))
-        self.launch("loss", name, dscores.dtype, blocks_for(given.size), given, labels, dscores, N,
-                    K, float(weight), self._fault)
+        self.launch("loss", name.removeprefix("squared_"), dscores.dtype,
+                    blocks_for(source.size), source, labels, dscores, N, K, float(weight), option,
+                    self._fault)
 
     # -- statistics and initialisation ------------------------------------------------------------
 
@@ -498,6 +581,10 @@ class CudaOps(NumpyOps):
     @checked
     def sgd_step(self, w, g, v, segments, clock, momentum, decay):
         self._update("sgd_step", w, g, v, segments, clock, float(momentum), float(decay))
+
+    @checked
+    def nesterov_step(self, w, g, v, segments, clock, momentum, decay):
+        self._update("nesterov_step", w, g, v, segments, clock, float(momentum), float(decay))
 
     @checked
     def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):

@@ -1,9 +1,9 @@
-// The norm of the whole gradient, and the two updates, on flat arenas.
+// The norm of the whole gradient, and the updates, on flat arenas.
 //
 //   g (size,)   w, v, s (size,) float   segments (S,4) double   squares (parts,) double
 //
 // clip_sums: one thread squares READS * VECTOR elements of g at a time. Bytes of an element: 4, in
-// bfloat16 2. sgd_step and rmsprop_step: one thread updates 4 elements at a time, by a 128-bit read
+// bfloat16 2. The updates: one thread takes 4 elements at a time, by a 128-bit read
 // of each arena (64 bits of a bfloat16 g) and two 128-bit writes. Bytes of a parameter: 20, in
 // bfloat16 18.
 //
@@ -146,6 +146,18 @@ KERNEL sgd_step(float* w, const real* g, float* v, const double* segments, const
     const auto rule = [kept](float& weight, float& velocity, float step, float rate) {
         velocity = kept * velocity + rate * step;
         weight -= velocity;
+    };
+    update_arena(w, g, v, segments, clock, size, S, decay, fault, rule);
+}
+
+KERNEL nesterov_step(float* w, const real* g, float* v, const double* segments,
+                     const double* clock, int64 size, int64 S, double momentum, double decay,
+                     Fault* fault) {
+    const float kept = static_cast<float>(momentum);
+    const auto rule = [kept](float& weight, float& velocity, float step, float rate) {
+        const float before = velocity;
+        velocity = kept * before + rate * step;
+        weight -= (1.0f + kept) * velocity - kept * before;
     };
     update_arena(w, g, v, segments, clock, size, S, decay, fault, rule);
 }

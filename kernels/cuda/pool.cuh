@@ -1,6 +1,6 @@
 // The largest value of a window, over its places and the pieces of a maxout, and the way back.
 //
-//   x (N, H, W, P*C)   y (N, Ho, Wo, C)   which (N, Ho, Wo, C) uint8
+//   x (N, H, W, P*C)   y (N, Ho, Wo, C)   which (N, Ho, Wo, C) uint8, of a whole image int
 //
 // The pieces of a channel lie C apart, and the next place of the row goes on with them: a row of a
 // window is one run of vectors, C apart, in the order in which the reference compares them.
@@ -33,6 +33,37 @@ struct Winner {
         }
     }
 };
+
+// The numbers in `which` beside N elements of y.
+template <int N>
+struct Numbers {
+    int v[N];
+};
+
+template <int N>
+__device__ inline Bytes<N> load_numbers(const uint8* from) { return load_bytes<N>(from); }
+
+template <int N>
+__device__ inline Numbers<N> load_numbers(const int* from) {
+    Numbers<N> numbers;
+#pragma unroll
+    for (int k = 0; k < N; ++k) numbers.v[k] = from[k];
+    return numbers;
+}
+
+template <int N>
+__device__ inline void store_numbers(uint8* to, const int* numbers) {
+    Bytes<N> bytes;
+#pragma unroll
+    for (int k = 0; k < N; ++k) bytes.v[k] = uint8(numbers[k]);
+    store_bytes<N>(to, bytes);
+}
+
+template <int N>
+__device__ inline void store_numbers(int* to, const int* numbers) {
+#pragma unroll
+    for (int k = 0; k < N; ++k) to[k] = numbers[k];
+}
 
 // ROWS runs of RUN vectors: all loads are under way before the first is used.
 template <int N, int ROWS, int RUN>
@@ -69,9 +100,9 @@ struct Plain {
 
 // One thread, or a team, computes N channels of an output. ROWS, RUN: of a window that is compiled
 // for itself, else 0.
-template <int N, int ROWS, int RUN, class Finish>
+template <int N, int ROWS, int RUN, class Which, class Finish>
 __device__ void pool_forward(const real* __restrict__ x, real* __restrict__ y,
-                             uint8* __restrict__ which, const Windows& shape, int64 log2_team,
+                             Which* __restrict__ which, const Windows& shape, int64 log2_team,
                              const Finish& finish) {
     const int C = shape.C, width = C / N, pieces = shape.pieces;
     const int64 count = shape.N * shape.Ho * shape.Wo * width, row = int64(shape.W) * pieces * C;
@@ -83,12 +114,12 @@ __device__ void pool_forward(const real* __restrict__ x, real* __restrict__ y,
         const Span h = team.part_of(all);
         const real* from = x + at.vector * N +
                            element(at.n, h.first, w.first, shape.H, shape.W, int64(pieces) * C);
-        const int number = ((h.first - top) * shape.size + w.first - left) * pieces;
+        const int number = ((h.first - top) * shape.row + w.first - left) * pieces;
         Winner<N> best(number);
         if (ROWS && h.count() == ROWS && w.count() * pieces == RUN) {
             search_whole<N, ROWS ? ROWS : 1, RUN ? RUN : 1>(from, row, C, best);
         } else {
-            search<N>(from, h.count(), w.count() * pieces, row, C, number, shape.size * pieces,
+            search<N>(from, h.count(), w.count() * pieces, row, C, number, shape.row * pieces,
                       best);
         }
         // Neighbouring parts first, so that what comes later in the window challenges.
@@ -103,19 +134,16 @@ __device__ void pool_forward(const real* __restrict__ x, real* __restrict__ y,
         }
         if (team.part == 0 && i < count) {
             finish(i * N, best);
-            Bytes<N> winner;
-#pragma unroll
-            for (int k = 0; k < N; ++k) winner.v[k] = uint8(best.number[k]);
             store<N>(y + i * N, best.value);
-            store_bytes<N>(which + i * N, winner);
+            store_numbers<N>(which + i * N, best.number);
         }
     }
 }
 
 // Windows that do not overlap: one thread computes the places of one row of a window, N channels of
 // all pieces, from one read of dy and `which`.
-template <int N>
-__device__ void pool_backward_apart(const real* __restrict__ dy, const uint8* __restrict__ which,
+template <int N, class Which>
+__device__ void pool_backward_apart(const real* __restrict__ dy, const Which* __restrict__ which,
                                     real* __restrict__ dx, const Windows& shape, float factor) {
     const int C = shape.C, width = C / N, pieces = shape.pieces;
     const int64 count = shape.N * shape.H * shape.Wo * width;
@@ -126,12 +154,12 @@ __device__ void pool_backward_apart(const real* __restrict__ dy, const uint8* __
         const Span w = inside(left, shape.size, shape.W);
         const int64 from = element(at.n, a, at.w, shape.Ho, shape.Wo, C) + at.vector * N;
         Pack<N> gradient = load<N>(dy + from);
-        const Bytes<N> winner = load_bytes<N>(which + from);
+        const auto winner = load_numbers<N>(which + from);
 #pragma unroll
         for (int k = 0; k < N; ++k) gradient.v[k] *= factor;
         real* to = dx + at.vector * N +
                    element(at.n, at.h, w.first, shape.H, shape.W, int64(pieces) * C);
-        const int number = (r * shape.size + w.first - left) * pieces;
+        const int number = (r * shape.row + w.first - left) * pieces;
 #pragma unroll 4
         for (int q = 0; q < w.count() * pieces; ++q, to += C) {
             Pack<N> piece;

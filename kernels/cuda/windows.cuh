@@ -6,16 +6,23 @@
 
 #include "common.cuh"
 
-// x (N, H, W, P*C) pooled to y (N, Ho, Wo, C). Each number fits an int; products may not.
+// x (N, H, W, P*C) pooled to y (N, Ho, Wo, C). Each number fits an int; products may not. row: how
+// far the numbers of a winner's places are from row to row.
 struct Windows {
     int64 N;
-    int H, W, Ho, Wo, C, pieces, size, stride, pad;
+    int H, W, Ho, Wo, C, pieces, size, stride, pad, row;
 };
 
 __device__ inline Windows windows(int64 N, int64 H, int64 W, int64 Ho, int64 Wo, int64 C,
                                   int64 pieces, int64 size, int64 stride, int64 pad) {
     return {N, int(H), int(W), int(Ho), int(Wo), int(C), int(pieces), int(size), int(stride),
-            int(pad)};
+            int(pad), int(size)};
+}
+
+// One window over the image, whose places are numbered h * W + w.
+__device__ inline Windows whole_image(int64 N, int64 H, int64 W, int64 C) {
+    const int side = int(max(H, W));
+    return {N, int(H), int(W), 1, 1, int(C), 1, side, side, 0, int(W)};
 }
 
 // Along an axis: first .. stop - 1.

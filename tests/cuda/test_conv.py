@@ -80,7 +80,7 @@ def device_arguments(name, number, dtype, offset=0):
     values = arguments(name, number, dtype)
     if dtype == bfloat16 and "W" in keys:
         values["W"] = values["W"].astype(bfloat16)
-    arrays = {key: on_device(values[key], offset) for key in keys}
+    arrays = {key: None if values[key] is None else on_device(values[key], offset) for key in keys}
     return arrays, [values[key] for key in ("stride", "pad", "groups")]
 
 
@@ -129,6 +129,9 @@ def test_a_problem_is_named_and_its_plan_is_kept():
     assert not _double.builds and len(convolutions.plans()) == 1
     call(convolutions, "conv_forward", 1, bfloat16)
     assert line.replace("fp32", "bf16") in convolutions.plans()
+    call(convolutions, "conv_forward", next(
+        number for number, case in enumerate(CASES["conv_forward"]) if case[2] is None))
+    assert sum(line.endswith(", fp32, no bias") for line in convolutions.plans()) == 1
 
 
 @pytest.mark.parametrize("name", PASSES)

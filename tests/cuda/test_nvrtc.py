@@ -33,7 +33,9 @@ WIDE = {
     "leaky_forward": (1, 1), "leaky_backward": (2, 1), "tanh_forward": (1, 1),
     "tanh_backward": (2, 1), "sigmoid_forward": (1, 1), "sigmoid_backward": (2, 1), "add": (2, 1),
     "dropout": (1, 1), "batchnorm_moments": (4, 0), "batchnorm_forward": (1, 1),
-    "batchnorm_products": (4, 0), "batchnorm_backward": (2, 1), "batchnorm_inference": (1, 1),
+    "batchnorm_backward": (2, 1), "batchnorm_inference": (1, 1), "scale_forward": (1, 1),
+    "scale_backward": (4, 1), "prelu_forward": (1, 1), "prelu_backward": (4, 1),
+    "global_maxpool_forward": (1, 1), "global_maxpool_backward": (1, 1), "nesterov_step": (2, 2),
     "column_sums": (4, 0), "variance_moments": (4, 0), "gather": (0, 1), "clip_sums": (4, 0),
     "sgd_step": (2, 2), "rmsprop_step": (2, 2), "cast": (1, 0),
 }

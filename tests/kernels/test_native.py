@@ -1,9 +1,9 @@
 """Device cpu can't be hurt: a call that does not fit is an error of one line, before memory is
 touched, and a call that does fit stays inside its arrays.
 
-One call of every operation (tests/helpers/op_cases.py) is spoilt in one argument at a time: dtype, number
-of axes, length of an axis, order, a read-only result, results that share memory with something
-else, numbers out of their range or of another kind. Every array is compared byte by byte after the
+One call of every operation (tests/helpers/op_cases.py) is spoilt in one argument at a time: dtype,
+number of axes, length of an axis, order, a read-only result, results that share memory with
+something else, numbers out of their range or of another kind. Every array is compared byte by byte after the
 error. The calls that do fit run once more with every array between two pages that no one may touch,
 so that a read or write beyond either end, in the vector code and in oneDNN's too, ends a process.
 tests/sanitizers/run.py runs all this in a build that checks itself.
@@ -90,10 +90,14 @@ def shorter(values, axis):
 POOLED = {(f"{op}_{way}", key, axis, longer)
           for op in ("maxpool", "avgpool", "maxout_pool", "maxout_pool_dropout")
           for way, key in (("forward", "x"), ("backward", "dx")) for axis in (1, 2)}
+POOLED |= {(f"global_{op}_{way}", key, axis, change) for op in ("maxpool", "avgpool")
+           for way, key in (("forward", "x"), ("backward", "dx")) for axis in (1, 2)
+           for change in (longer, shorter)}
 FREE = POOLED | {(name, key, axis, change) for change in (longer, shorter) for name, key, axis in [
     ("concat_forward", "x", -1), ("concat_forward", "y", -1), ("concat_backward", "dx", -1),
     ("concat_backward", "dy", -1), ("clip", "g", 0), ("sgd_step", "segments", 0),
-    ("rmsprop_step", "segments", 0), ("advance", "rates", 0)]} | {("gather", "order", 0, longer)}
+    ("nesterov_step", "segments", 0), ("rmsprop_step", "segments", 0), ("advance", "rates", 0)]}
+FREE |= {("gather", "order", 0, longer)}
 
 
 @every_dtype
@@ -209,7 +213,8 @@ FINE = {("lrn_forward", "size"): [2 ** 63 - 1], ("lrn_backward", "size"): [2 ** 
 def test_a_number_of_another_kind_is_refused(name):
     for key, value in call(name).items():
         if is_array(value):
-            spoilt = [None, 1.0, value.tolist(), "x"]
+            spoilt = [1.0, value.tolist(), "x"]
+            spoilt += [None] if key not in OPERATIONS[name].optional else []
         elif isinstance(value, bool):
             spoilt = [None, 1, 0.0, "x", np.zeros(2)]
         elif isinstance(value, int) and key != "count":
@@ -258,7 +263,7 @@ def test_a_clock_that_holds_no_step_is_refused(name):
 @pytest.mark.parametrize("row", [[0, 68, 1, 1], [-1, 2, 1, 1], [3, 2, 1, 1], [0, math.nan, 1, 1],
                                  [math.nan, 5, 1, 1], [0, 1e300, 1, 1], [0, math.inf, 1, 1],
                                  [-math.inf, 5, 1, 1], [2.0 ** 63, 2.0 ** 63, 1, 1]])
-@pytest.mark.parametrize("name", ["sgd_step", "rmsprop_step"])
+@pytest.mark.parametrize("name", ["sgd_step", "nesterov_step", "rmsprop_step"])
 def test_a_segment_outside_the_arena_is_refused(name, row):
     """Also after one that fits: no update is made before all are checked."""
     values = call(name)
@@ -324,6 +329,14 @@ SMALLEST = [
      out(2, 4, 4, 0), 2, 2, 2, 0.2),
     ("avgpool_forward", randn(2, 4, 4, 0), out(2, 2, 2, 0), 2, 2),
     ("avgpool_backward", randn(2, 2, 2, 0), out(2, 4, 4, 0), 2, 2),
+    ("global_maxpool_forward", randn(2, 4, 4, 0), out(2, 0), out(2, 0, dtype=np.int32)),
+    ("global_maxpool_backward", randn(2, 0), np.zeros((2, 0), np.int32), out(2, 4, 4, 0)),
+    ("global_avgpool_forward", randn(2, 4, 4, 0), out(2, 0)),
+    ("global_avgpool_backward", randn(2, 0), out(2, 4, 4, 0)),
+    ("scale_forward", randn(3, 0), randn(0), randn(0), out(3, 0)),
+    ("prelu_forward", randn(3, 0), randn(0), out(3, 0)),
+    ("prelu_forward", randn(5), randn(5), out(5)),
+    ("nesterov_step", randn(0), randn(0), randn(0), NONE, clock(), 0.9, 0.1),
     ("lrn_forward", randn(3, 0), out(3, 0), 5, 1.0, 0.75, 1.0),
     ("lrn_backward", randn(3, 0), randn(3, 0), out(3, 0), 5, 1.0, 0.75, 1.0),
     ("concat_forward", randn(3, 0), randn(3, 5), 5),

@@ -1,5 +1,5 @@
 // Average pooling over size x size windows, Caffe's ceil output size; a window at the far edges is
-// the mean of its places inside the image.
+// the mean of its places inside the image. Globally, it is one window.
 //
 //   forward    x (N,H,W,C) -> y (N,Ho,Wo,C)      reads 4 bytes an input, writes 4 an output
 //   backward   dy (N,Ho,Wo,C) -> dx (N,H,W,C)    reads 4 bytes an output, writes 4 an input
@@ -88,23 +88,46 @@ void backward(const T* dy, T* dx, const Pooling& shape) {
 }
 
 template <class T>
+void forward(const std::string& op, const py::array& x, const py::array& y, const Pooling& shape) {
+    const auto* values = input<T>(x, (op + ": x").c_str());
+    auto* means = output<T>(y, (op + ": y").c_str());
+    apart({{y, (op + ": y").c_str()}}, {{x, "x"}});
+    if (x.size()) forward(values, means, shape);
+}
+
+template <class T>
+void backward(const std::string& op, const py::array& dy, const py::array& dx,
+              const Pooling& shape) {
+    const auto* gradient = input<T>(dy, (op + ": dy").c_str());
+    auto* result = output<T>(dx, (op + ": dx").c_str());
+    apart({{dx, (op + ": dx").c_str()}}, {{dy, "dy"}});
+    if (dx.size()) backward(gradient, result, shape);
+}
+
+template <class T>
 void avgpool_forward(const py::array& x, const py::array& y, std::int64_t size,
                      std::int64_t stride) {
-    const Pooling shape = averaged("avgpool_forward", x, y, size, stride);
-    const auto* values = input<T>(x, "avgpool_forward: x");
-    auto* means = output<T>(y, "avgpool_forward: y");
-    apart({{y, "avgpool_forward: y"}}, {{x, "x"}});
-    if (x.size()) forward(values, means, shape);
+    const std::string op = "avgpool_forward";
+    forward<T>(op, x, y, averaged(op, x, y, size, stride));
 }
 
 template <class T>
 void avgpool_backward(const py::array& dy, const py::array& dx, std::int64_t size,
                       std::int64_t stride) {
-    const Pooling shape = averaged("avgpool_backward", dx, dy, size, stride);
-    const auto* gradient = input<T>(dy, "avgpool_backward: dy");
-    auto* result = output<T>(dx, "avgpool_backward: dx");
-    apart({{dx, "avgpool_backward: dx"}}, {{dy, "dy"}});
-    if (dx.size()) backward(gradient, result, shape);
+    const std::string op = "avgpool_backward";
+    backward<T>(op, dy, dx, averaged(op, dx, dy, size, stride));
+}
+
+template <class T>
+void global_avgpool_forward(const py::array& x, const py::array& y) {
+    const std::string op = "global_avgpool_forward";
+    forward<T>(op, x, y, whole_image(op, x, y));
+}
+
+template <class T>
+void global_avgpool_backward(const py::array& dy, const py::array& dx) {
+    const std::string op = "global_avgpool_backward";
+    backward<T>(op, dy, dx, whole_image(op, dx, dy));
 }
 
 }  // namespace
@@ -112,4 +135,8 @@ void avgpool_backward(const py::array& dy, const py::array& dx, std::int64_t siz
 void bind_avgpool(py::module_& m) {
     define(m, "avgpool_forward", &avgpool_forward<float>, &avgpool_forward<bf16>);
     define(m, "avgpool_backward", &avgpool_backward<float>, &avgpool_backward<bf16>);
+    define(m, "global_avgpool_forward", &global_avgpool_forward<float>,
+           &global_avgpool_forward<bf16>);
+    define(m, "global_avgpool_backward", &global_avgpool_backward<float>,
+           &global_avgpool_backward<bf16>);
 }

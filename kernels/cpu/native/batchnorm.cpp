@@ -7,11 +7,7 @@
 //   inference   x (rows, C), running sums (C,) -> y (rows, C)             reads 4, writes 4
 // x, y and their gradients are float, or bf16 in half the bytes; statistics are float.
 //
-// A channel's sums are taken in double over tiles of a fixed number of rows and merged in their
-// order, so they have the same bits for any number of threads. One thread computes a run of rows,
-// one vector lane a channel.
-//
-// Read next: moments.h.
+// Read next: rows.h.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -19,50 +15,24 @@
 #include "binding.h"
 #include "clock.h"
 #include "moments.h"
-#include "parallel.h"
+#include "rows.h"
 #include "shapes.h"
 
 using namespace lsuv;
 
 namespace {
 
-struct Rows {
-    std::int64_t rows, C, height, tiles;  // height: rows of a tile
-};
-
-Rows split(const py::array& x, const char* name) {
-    if (x.ndim() < 1) fail(std::string("batchnorm: ") + name + " () has no channels");
-    const std::int64_t C = x.shape(x.ndim() - 1);
-    if (x.size() == 0) {
-        fail(std::string("batchnorm: ") + name + " " + shape_text(x) + " has no elements");
-    }
-    const std::int64_t rows = x.size() / C, height = std::max<std::int64_t>(1, TILE / C);
-    return {rows, C, height, ceil_div(rows, height)};
-}
-
-// For each tile two sums a channel: sums[tile] = first (C,), second (C,). The memory is kept from
-// call to call; inside a parallel region its name would mean another thread's, hence the pointer.
-template <class Terms>
-const double* tile_sums(const Rows& size, Terms terms) {
-    static thread_local std::vector<double> memory;
-    const std::int64_t C = size.C;
-    memory.assign(size.tiles * 2 * C, 0.0);
-    double* const sums = memory.data();
-#pragma omp parallel for schedule(static) if (size.rows * C > SERIAL)
-    for (std::int64_t tile = 0; tile < size.tiles; ++tile) {
-        const std::int64_t first = tile * size.height;
-        const std::int64_t stop = std::min(first + size.height, size.rows);
-        double* a = sums + tile * 2 * C;
-        for (std::int64_t row = first; row < stop; ++row) terms(first, row, a, a + C);
-    }
-    return sums;
+// Rows that have statistics.
+Rows filled(const py::array& x, const std::string& name) {
+    if (x.ndim() && x.size() == 0) fail(name + " " + shape_text(x) + " has no elements");
+    return rows_of(x, name);
 }
 
 template <class T>
 void batchnorm_forward(const py::array& x, const py::array& y, const py::array& mean,
                        const py::array& rstd, double eps) {
     number("batchnorm_forward", "eps", eps, 0);
-    const Rows size = split(x, "x");
+    const Rows size = filled(x, "batchnorm: x");
     const std::int64_t C = size.C;
     same_shape(x, "batchnorm: x", y, "y");
     shaped(mean, "batchnorm: mean", {C});
@@ -96,21 +66,15 @@ void batchnorm_forward(const py::array& x, const py::array& y, const py::array& 
         centre[c] = static_cast<float>(all.mean);
         factor[c] = static_cast<float>(1 / std::sqrt(all.variance() + eps));
     }
-#pragma omp parallel for schedule(static) if (size.rows * C > SERIAL)
-    for (std::int64_t row = 0; row < size.rows; ++row) {
-        const T* run = values + row * C;
-        T* out = result + row * C;
-#pragma omp simd
-        for (std::int64_t c = 0; c < C; ++c) {
-            out[c] = rounded<T>((run[c] - centre[c]) * factor[c]);
-        }
-    }
+    map_rows(size, result, [=](std::int64_t i, std::int64_t c) {
+        return (values[i] - centre[c]) * factor[c];
+    });
 }
 
 template <class T>
 void batchnorm_backward(const py::array& dy, const py::array& y, const py::array& rstd,
                         const py::array& dx) {
-    const Rows size = split(y, "y");
+    const Rows size = filled(y, "batchnorm: y");
     const std::int64_t C = size.C;
     same_shape(dy, "batchnorm: dy", y, "y");
     same_shape(dx, "batchnorm: dx", y, "y");
@@ -133,20 +97,12 @@ void batchnorm_backward(const py::array& dy, const py::array& y, const py::array
     static thread_local std::vector<float> means;
     means.resize(2 * C);  // of dy (C,), of dy * y (C,)
     for (std::int64_t c = 0; c < 2 * C; ++c) {
-        double sum = 0;
-        for (std::int64_t tile = 0; tile < size.tiles; ++tile) sum += sums[tile * 2 * C + c];
-        means[c] = static_cast<float>(sum / static_cast<double>(size.rows));
+        means[c] = static_cast<float>(total(sums, size, c) / static_cast<double>(size.rows));
     }
     const float *level = means.data(), *along = level + C;
-#pragma omp parallel for schedule(static) if (size.rows * C > SERIAL)
-    for (std::int64_t row = 0; row < size.rows; ++row) {
-        const T *g = gradient + row * C, *v = values + row * C;
-        T* out = result + row * C;
-#pragma omp simd
-        for (std::int64_t c = 0; c < C; ++c) {
-            out[c] = rounded<T>(factor[c] * (g[c] - level[c] - v[c] * along[c]));
-        }
-    }
+    map_rows(size, result, [=](std::int64_t i, std::int64_t c) {
+        return factor[c] * (gradient[i] - level[c] - values[i] * along[c]);
+    });
 }
 
 void batchnorm_running(const py::array& mean, const py::array& rstd, const py::array& running_mean,
@@ -184,8 +140,8 @@ template <class T>
 void batchnorm_inference(const py::array& x, const py::array& y, const py::array& running_mean,
                          const py::array& running_var, const py::array& weight, double eps) {
     number("batchnorm_inference", "eps", eps, 0);
-    if (x.ndim() < 1) fail("batchnorm: x () has no channels");
-    const std::int64_t C = x.shape(x.ndim() - 1);
+    const Rows size = rows_of(x, "batchnorm: x");
+    const std::int64_t C = size.C;
     same_shape(x, "batchnorm: x", y, "y");
     shaped(running_mean, "batchnorm: running_mean", {C});
     shaped(running_var, "batchnorm: running_var", {C});
@@ -208,16 +164,9 @@ void batchnorm_inference(const py::array& x, const py::array& y, const py::array
         statistics[C + c] = static_cast<float>(1 / std::sqrt(var_sum[c] / batches + eps));
     }
     const float *centre = statistics.data(), *factor = centre + C;
-    const std::int64_t rows = x.size() / C;
-#pragma omp parallel for schedule(static) if (rows * C > SERIAL)
-    for (std::int64_t row = 0; row < rows; ++row) {
-        const T* run = values + row * C;
-        T* out = result + row * C;
-#pragma omp simd
-        for (std::int64_t c = 0; c < C; ++c) {
-            out[c] = rounded<T>((run[c] - centre[c]) * factor[c]);
-        }
-    }
+    map_rows(size, result, [=](std::int64_t i, std::int64_t c) {
+        return (values[i] - centre[c]) * factor[c];
+    });
 }
 
 }  // namespace

@@ -7,11 +7,16 @@
 // Read next: common.h.
 #pragma once
 
+#include <pybind11/stl.h>
+
+#include <tuple>
 #include <type_traits>
 
 #include "common.h"
 
 namespace lsuv {
+
+inline void countable(const Optional& a) { countable(or_empty(a)); }
 
 template <class T>
 void countable(const T&) {}  // a number, or a seed
@@ -33,18 +38,17 @@ void define(py::module_& m, const char* name, Result (*function)(Args...)) {
         exactly<Args>()...);
 }
 
-// Binds a function that is a template over the elements of its first array.
-template <class... Rest>
-void define(py::module_& m, const char* name, void (*of_floats)(const py::array&, Rest...),
-            void (*of_bf16)(const py::array&, Rest...)) {
+// Binds a function that is a template over the elements of argument TYPED.
+template <std::size_t TYPED = 0, class... Args>
+void define(py::module_& m, const char* name, void (*of_floats)(Args...),
+            void (*of_bf16)(Args...)) {
     m.def(
         name,
-        [of_floats, of_bf16](const py::array& first, Rest... rest) {
-            countable(first);
-            (countable(rest), ...);
-            (is_bf16(first) ? of_bf16 : of_floats)(first, rest...);
+        [of_floats, of_bf16](Args... args) {
+            (countable(args), ...);
+            (is_bf16(std::get<TYPED>(std::tie(args...))) ? of_bf16 : of_floats)(args...);
         },
-        py::arg(), exactly<Rest>()...);
+        exactly<Args>()...);
 }
 
 }  // namespace lsuv

@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
+#include <optional>
 #include <string>
 #include <type_traits>
 
@@ -163,6 +164,15 @@ inline void apart(std::initializer_list<Argument> results,
             check(*result, *other, false);
         }
     }
+}
+
+// An argument that may be None.
+using Optional = std::optional<py::array>;
+
+// What is left out has no elements, and so shares no memory.
+inline const py::array& or_empty(const Optional& a) {
+    static const py::array& empty = *new py::array();
+    return a ? *a : empty;
 }
 
 // The seed of the random words: a Python integer of 64 bits.

@@ -99,16 +99,16 @@ public:
     explicit Convolutions(bool direct) : direct_(direct) {}
 
     template <class T>
-    void forward(const py::array& x, const py::array& W, const py::array& b, const py::array& y,
+    void forward(const py::array& x, const py::array& W, const Optional& b, const py::array& y,
                  std::int64_t stride, std::int64_t pad, std::int64_t groups) {
         const Argument ax{x, "conv_forward: x"}, aW{W, "conv_forward: W"}, ay{y, "conv_forward: y"};
         const ConvShape s = shape_of<T>(ax, aW, ay, stride, pad, groups);
-        shaped(b, "conv_forward: b", {s.K});
+        if (b) shaped(*b, "conv_forward: b", {s.K});
         const T* x_data = input<T>(x, ax.name);
         const float* W_data = input<float>(W, aW.name);
-        const float* b_data = input<float>(b, "conv_forward: b");
+        const float* b_data = b ? input<float>(*b, "conv_forward: b") : nullptr;
         T* y_data = output<T>(y, ay.name);
-        apart({ay}, {ax, aW, {b, "b"}});
+        apart({ay}, {ax, aW, {or_empty(b), "b"}});
         if (s.N == 0) return;
 
         py::gil_scoped_release release;
@@ -120,7 +120,7 @@ public:
         ConvPlan& plan = plan_for(Pass::forward, s);
         point(plan.krsc, W_data);
         point(plan.x, x_data);
-        point(plan.bias, b_data);
+        point(plan.bias, b_data ? b_data : no_bias(s.K));
         point(plan.y, y_data);
         plan.reorder_weights();
         plan.run();
@@ -154,20 +154,20 @@ public:
 
     template <class T>
     void backward_filter(const py::array& x, const py::array& dy, const py::array& dW,
-                         const py::array& db, std::int64_t stride, std::int64_t pad,
+                         const Optional& db, std::int64_t stride, std::int64_t pad,
                          std::int64_t groups) {
         const Argument ax{x, "conv_backward_filter: x"}, ay{dy, "conv_backward_filter: dy"},
             aW{dW, "conv_backward_filter: dW"};
         const ConvShape s = shape_of<T>(ax, aW, ay, stride, pad, groups);
-        shaped(db, "conv_backward_filter: db", {s.K});
+        if (db) shaped(*db, "conv_backward_filter: db", {s.K});
         const T* x_data = input<T>(x, ax.name);
         const T* dy_data = input<T>(dy, ay.name);
         T* dW_data = output<T>(dW, aW.name);
-        T* db_data = output<T>(db, "conv_backward_filter: db");
-        apart({aW, {db, "conv_backward_filter: db"}}, {ax, ay});
+        T* db_data = db ? output<T>(*db, "conv_backward_filter: db") : nullptr;
+        apart({aW, {or_empty(db), "conv_backward_filter: db"}}, {ax, ay});
         if (s.N == 0) {
             std::fill_n(dW_data, dW.size(), T{});
-            std::fill_n(db_data, s.K, T{});
+            if (db_data) std::fill_n(db_data, s.K, T{});
             return;
         }
 
@@ -187,14 +187,14 @@ public:
         for (std::int64_t image = 0; image < s.N; image += plan.chunk) {
             point(plan.x, x_data + image * s.x_image());
             point(plan.y, dy_data + image * s.y_image());
-            bias_.add(dy_data + image * s.y_image(), plan.chunk * s.Ho * s.Wo);
+            if (db_data) bias_.add(dy_data + image * s.y_image(), plan.chunk * s.Ho * s.Wo);
             if (image > 0) point(plan.weights, floats(plan.partial));
             plan.run();
             if (image > 0) accumulate(total, floats(plan.partial), count);
         }
         point(plan.weights, total);
         plan.reorder_weights();
-        bias_.finish(db_data);
+        if (db_data) bias_.finish(db_data);
     }
 
     // How every convolution so far was computed, by its shapes, in words.
@@ -273,7 +273,7 @@ void bind_conv(py::module_& m) {
     py::class_<Convolutions>(m, "Convolutions", "convolution plans by shape, built at first use")
         .def(py::init<bool>(), "direct"_a.noconvert() = false)
         .def("conv_forward",
-             [](Convolutions& all, Array x, Array W, Array b, Array y, Whole stride, Whole pad,
+             [](Convolutions& all, Array x, Array W, const Optional& b, Array y, Whole stride, Whole pad,
                 Whole groups) {
                  by_type(x, [&](auto t) {
                      all.forward<decltype(t)>(x, W, b, y, stride, pad, groups);
@@ -291,8 +291,8 @@ void bind_conv(py::module_& m) {
              "dy"_a, "W"_a, "dx"_a, "stride"_a.noconvert(), "pad"_a.noconvert(),
              "groups"_a.noconvert())
         .def("conv_backward_filter",
-             [](Convolutions& all, Array x, Array dy, Array dW, Array db, Whole stride, Whole pad,
-                Whole groups) {
+             [](Convolutions& all, Array x, Array dy, Array dW, const Optional& db, Whole stride,
+                Whole pad, Whole groups) {
                  by_type(x, [&](auto t) {
                      all.backward_filter<decltype(t)>(x, dy, dW, db, stride, pad, groups);
                  });

@@ -70,6 +70,10 @@ LSUV_INLINE Wholes load(const std::uint8_t* from, Mask mask) {
     return reinterpret_cast<Wholes>(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, from)));
 }
 
+LSUV_INLINE Wholes load(const std::int32_t* from, Mask mask) {
+    return reinterpret_cast<Wholes>(_mm512_maskz_loadu_epi32(mask, from));
+}
+
 LSUV_INLINE Unsigned load(const std::uint32_t* from, Mask mask) {
     return reinterpret_cast<Unsigned>(mask == WHOLE ? _mm512_loadu_si512(from)
                                                     : _mm512_maskz_loadu_epi32(mask, from));
@@ -82,6 +86,10 @@ LSUV_INLINE void store(std::uint8_t* to, Wholes values, Mask mask) {
     } else {
         _mm_mask_storeu_epi8(to, mask, bytes);
     }
+}
+
+LSUV_INLINE void store(std::int32_t* to, Wholes values, Mask mask) {
+    _mm512_mask_storeu_epi32(to, mask, reinterpret_cast<__m512i>(values));
 }
 
 LSUV_INLINE void store_halves(bf16* to, __m256i halves, Mask mask) {
@@ -204,12 +212,20 @@ LSUV_INLINE Wholes load(const std::uint8_t* from, Mask mask) {
     return __builtin_convertvector(load_lanes<Bytes>(from, mask), Wholes);
 }
 
+LSUV_INLINE Wholes load(const std::int32_t* from, Mask mask) {
+    return load_lanes<Wholes>(from, mask);
+}
+
 LSUV_INLINE Unsigned load(const std::uint32_t* from, Mask mask) {
     return load_lanes<Unsigned>(from, mask);
 }
 
 LSUV_INLINE void store(std::uint8_t* to, Wholes values, Mask mask) {
     store_lanes(to, __builtin_convertvector(values, Bytes), mask);
+}
+
+LSUV_INLINE void store(std::int32_t* to, Wholes values, Mask mask) {
+    store_lanes(to, values, mask);
 }
 
 LSUV_INLINE void store_rounded(float* to, Floats values, Mask mask) {

@@ -136,7 +136,7 @@ Plan plan_of(Pass pass, const Sizes& s) {
     return plan;
 }
 
-// result = left * right (+ bias); right: W in floats, but in the filter gradient x.
+// result = left * right (+ bias, or zeros); right: W in floats, but in the filter gradient x.
 void multiply(Pass pass, const Sizes& s, const bf16* left, const void* right, const float* bias,
               bf16* result) {
     static std::map<std::array<std::int64_t, 5>, Plan> plans;
@@ -148,7 +148,7 @@ void multiply(Pass pass, const Sizes& s, const bf16* left, const void* right, co
     Plan& plan = entry->second;
     point(plan.left, left);
     point(plan.result, result);
-    if (pass == Pass::forward) point(plan.bias, bias);
+    if (pass == Pass::forward) point(plan.bias, bias ? bias : no_bias(s.K));
     if (pass == Pass::backward_filter) {
         point(plan.right, right);
     } else {
@@ -158,24 +158,25 @@ void multiply(Pass pass, const Sizes& s, const bf16* left, const void* right, co
     plan.primitive.execute(cpu_stream(), plan.arguments);
 }
 
-// y (N,K) = x (N,F) W' + b
+// y (N,K) = x (N,F) W' + b, which may be None
 template <class T>
-void linear_forward(const py::array& x, const py::array& W, const py::array& b,
+void linear_forward(const py::array& x, const py::array& W, const Optional& b,
                     const py::array& y) {
     const Sizes s = shape_of({x, "linear_forward: x"}, {W, "linear_forward: W"},
                              {y, "linear_forward: y"});
-    shaped(b, "linear_forward: b", {s.K});
+    if (b) shaped(*b, "linear_forward: b", {s.K});
     const T* x_data = input<T>(x, "linear_forward: x");
     const float* W_data = input<float>(W, "linear_forward: W");
-    const float* b_data = input<float>(b, "linear_forward: b");
+    const float* b_data = b ? input<float>(*b, "linear_forward: b") : nullptr;
     T* y_data = output<T>(y, "linear_forward: y");
-    apart({{y, "linear_forward: y"}}, {{x, "x"}, {W, "W"}, {b, "b"}});
+    apart({{y, "linear_forward: y"}}, {{x, "x"}, {W, "W"}, {or_empty(b), "b"}});
     py::gil_scoped_release release;
     if (s.N == 0) return;
     if constexpr (std::is_same_v<T, bf16>) {
         multiply(Pass::forward, s, x_data, W_data, b_data, y_data);
     } else {
-        for (std::int64_t n = 0; n < s.N; ++n) std::copy_n(b_data, s.K, y_data + n * s.K);
+        if (!b_data) std::fill_n(y_data, s.N * s.K, 0.0f);
+        for (std::int64_t n = 0; b_data && n < s.N; ++n) std::copy_n(b_data, s.K, y_data + n * s.K);
         product_in_tiles(s, x_data, W_data, y_data);
     }
 }
@@ -198,18 +199,18 @@ void linear_backward_data(const py::array& dy, const py::array& W, const py::arr
     }
 }
 
-// dW (K,F) = dy' x and db (K,) = the column sums of dy
+// dW (K,F) = dy' x and db (K,), which may be None, = the column sums of dy
 template <class T>
 void linear_backward_filter(const py::array& x, const py::array& dy, const py::array& dW,
-                            const py::array& db) {
+                            const Optional& db) {
     const Sizes s = shape_of({x, "linear_backward_filter: x"}, {dW, "linear_backward_filter: dW"},
                              {dy, "linear_backward_filter: dy"});
-    shaped(db, "linear_backward_filter: db", {s.K});
+    if (db) shaped(*db, "linear_backward_filter: db", {s.K});
     const T* x_data = input<T>(x, "linear_backward_filter: x");
     const T* dy_data = input<T>(dy, "linear_backward_filter: dy");
     T* dW_data = output<T>(dW, "linear_backward_filter: dW");
-    T* db_data = output<T>(db, "linear_backward_filter: db");
-    apart({{dW, "linear_backward_filter: dW"}, {db, "linear_backward_filter: db"}},
+    T* db_data = db ? output<T>(*db, "linear_backward_filter: db") : nullptr;
+    apart({{dW, "linear_backward_filter: dW"}, {or_empty(db), "linear_backward_filter: db"}},
           {{x, "x"}, {dy, "dy"}});
     py::gil_scoped_release release;
     if (s.N == 0) {  // of which a product would write nothing
@@ -219,6 +220,7 @@ void linear_backward_filter(const py::array& x, const py::array& dy, const py::a
     } else {
         product('T', s.K, s.F, s.N, dy_data, s.K, x_data, s.F, dW_data, s.F);
     }
+    if (!db_data) return;
     static thread_local ColumnSums sums;  // keeps its memory from call to call
     sums.start(s.K);
     sums.add(dy_data, s.N);

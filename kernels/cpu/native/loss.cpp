@@ -1,10 +1,10 @@
-// The two losses and softmax. A label of -1 marks a padding row, which counts nowhere.
+// The losses and softmax. A label of -1 marks a padding row, which counts nowhere.
 //
 //   softmax                  scores (N,K) -> prob (N,K)
 //   softmax_loss_forward     scores (N,K), labels (N,) int32 -> prob (N,K), clock
 //   softmax_loss_backward    prob (N,K), labels -> dscores (N,K)
-//   hinge_loss_forward       scores (N,K), labels -> prob (N,K), the margins' losses; clock
-//   hinge_loss_backward      scores (N,K), labels -> dscores (N,K)
+//   [squared_]hinge_loss_forward     scores (N,K), labels -> prob (N,K), the margins' losses; clock
+//   [squared_]hinge_loss_backward    scores (N,K), labels -> dscores (N,K)
 //              each reads 4 and writes 4 bytes an element
 // scores and dscores are float or bf16, prob is float.
 //
@@ -30,20 +30,20 @@ struct Batch {
     std::int64_t N, K;
 };
 
-Batch batch(const py::array& scores, const py::array& result, const char* op) {
-    dimensions(scores, op, 2);
+Batch batch(const py::array& scores, const py::array& result, const std::string& op) {
+    dimensions(scores, op.c_str(), 2);
     const Batch size = {scores.shape(0), scores.shape(1)};
-    if (size.K < 1) fail(std::string(op) + ": scores " + shape_text(scores) + " have no classes");
-    shaped(result, op, {size.N, size.K});
+    if (size.K < 1) fail(op + ": scores " + shape_text(scores) + " have no classes");
+    shaped(result, op.c_str(), {size.N, size.K});
     return size;
 }
 
-const std::int32_t* classes(const py::array& labels, const Batch& size, const char* op) {
+const std::int32_t* classes(const py::array& labels, const Batch& size, const std::string& op) {
     shaped(labels, "labels", {size.N});
     const auto* label = input<std::int32_t>(labels, "labels");
     for (std::int64_t n = 0; n < size.N; ++n) {
         if (label[n] >= size.K) {
-            fail(std::string(op) + ": label " + std::to_string(label[n]) + " of row " +
+            fail(op + ": label " + std::to_string(label[n]) + " of row " +
                  std::to_string(n) + ", but there are " + std::to_string(size.K) + " classes");
         }
     }
@@ -115,97 +115,125 @@ void softmax(const py::array& scores, const py::array& prob) {
     for (std::int64_t n = 0; n < N; ++n) softmax_row(values + n * K, result + n * K, K);
 }
 
-template <class T>
-void softmax_loss_forward(const py::array& scores, const py::array& labels, const py::array& prob,
-                          const py::array& clock) {
-    const Batch size = batch(scores, prob, "softmax_loss_forward");
-    const auto* label = classes(labels, size, "softmax_loss_forward");
-    const auto* values = input<T>(scores, "softmax_loss_forward: scores");
-    auto* result = output<float>(prob, "softmax_loss_forward: prob");
+// row(scores, prob, K, label) computes a row: its loss, which is not looked at in a padding row.
+template <class T, class Row>
+void forward(const std::string& op, const py::array& scores, const py::array& labels,
+             const py::array& prob, const py::array& clock, Row row) {
+    const std::string prob_name = op + ": prob", clock_name = op + ": clock";
+    const Batch size = batch(scores, prob, op);
+    const auto* label = classes(labels, size, op);
+    const auto* values = input<T>(scores, (op + ": scores").c_str());
+    auto* result = output<float>(prob, prob_name.c_str());
     auto* sums = write_clock(clock);
-    apart({{prob, "softmax_loss_forward: prob"}, {clock, "softmax_loss_forward: clock"}},
+    apart({{prob, prob_name.c_str()}, {clock, clock_name.c_str()}},
           {{scores, "scores"}, {labels, "labels"}});
     const auto [N, K] = size;
     double* const losses = row_losses(N);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
     for (std::int64_t n = 0; n < N; ++n) {
-        const T* row = values + n * K;
-        const double normaliser = softmax_row(row, result + n * K, K);
-        losses[n] = label[n] < 0 ? 0 : normaliser - row[label[n]];
+        losses[n] = row(values + n * K, result + n * K, K, label[n]);
     }
     record(values, label, losses, size, sums);
+}
+
+// slope(value, own, count): the derivative of the mean over `count` rows, for a value of `from`,
+// which is the prob or the scores of type S; own: it is in its label's column.
+template <class S, class T, class Slope>
+void backward(const std::string& op, const char* from_name, const py::array& from,
+              const py::array& labels, const py::array& dscores, double weight, Slope slope) {
+    number(op.c_str(), "weight", weight);
+    const std::string result_name = op + ": dscores";
+    const Batch size = batch(from, dscores, op);
+    const auto* label = classes(labels, size, op);
+    const auto* values = input<S>(from, (op + ": " + from_name).c_str());
+    auto* result = output<T>(dscores, result_name.c_str());
+    apart({{dscores, result_name.c_str()}}, {{from, from_name}, {labels, "labels"}});
+    const auto [N, K] = size;
+    const auto count = static_cast<float>(labelled(label, N));
+#pragma omp parallel for schedule(static) if (N * K > SERIAL)
+    for (std::int64_t n = 0; n < N; ++n) {
+        const S* row = values + n * K;
+        T* out = result + n * K;
+        for (std::int64_t k = 0; k < K; ++k) {
+            out[k] = rounded<T>(label[n] < 0 ? 0.0f : slope(row[k], k == label[n], count));
+        }
+    }
+}
+
+void check_smoothing(const char* op, double smoothing) {
+    if (smoothing >= 0 && smoothing < 1) return;
+    fail(std::string(op) + ": smoothing " + py::str(py::float_(smoothing)).cast<std::string>() +
+         " is not a share in [0, 1)");
+}
+
+template <class T>
+void softmax_loss_forward(const py::array& scores, const py::array& labels, const py::array& prob,
+                          const py::array& clock, double smoothing) {
+    check_smoothing("softmax_loss_forward", smoothing);
+    forward<T>("softmax_loss_forward", scores, labels, prob, clock,
+               [smoothing](const T* row, float* out, std::int64_t K, std::int32_t label) {
+                   const double normaliser = softmax_row(row, out, K);
+                   if (label < 0) return 0.0;
+                   if (smoothing == 0) return normaliser - row[label];
+                   double sum = 0;
+                   for (std::int64_t k = 0; k < K; ++k) sum += row[k];
+                   const double mean = sum / static_cast<double>(K);
+                   return normaliser - (1 - smoothing) * row[label] - smoothing * mean;
+               });
 }
 
 template <class T>
 void softmax_loss_backward(const py::array& prob, const py::array& labels,
-                           const py::array& dscores, double weight) {
-    number("softmax_loss_backward", "weight", weight);
-    const Batch size = batch(prob, dscores, "softmax_loss_backward");
-    const auto* label = classes(labels, size, "softmax_loss_backward");
-    const auto* values = input<float>(prob, "softmax_loss_backward: prob");
-    auto* result = output<T>(dscores, "softmax_loss_backward: dscores");
-    apart({{dscores, "softmax_loss_backward: dscores"}}, {{prob, "prob"}, {labels, "labels"}});
-    const auto [N, K] = size;
-    const auto count = static_cast<float>(labelled(label, N)), part = static_cast<float>(weight);
-#pragma omp parallel for schedule(static) if (N * K > SERIAL)
-    for (std::int64_t n = 0; n < N; ++n) {
-        const float* row = values + n * K;
-        T* out = result + n * K;
-        for (std::int64_t k = 0; k < K; ++k) {
-            const float difference = k == label[n] ? row[k] - 1.0f : row[k];
-            out[k] = rounded<T>(label[n] < 0 ? 0.0f : part * difference / count);
-        }
-    }
+                           const py::array& dscores, double weight, double smoothing) {
+    check_smoothing("softmax_loss_backward", smoothing);
+    const std::int64_t K = batch(prob, dscores, "softmax_loss_backward").K;
+    const double spread = smoothing / static_cast<double>(K);
+    const auto others = static_cast<float>(spread), part = static_cast<float>(weight);
+    const auto truth = static_cast<float>(1 - smoothing + spread);
+    backward<float, T>("softmax_loss_backward", "prob", prob, labels, dscores, weight,
+                       [=](float value, bool own, float count) {
+                           return part * (value - (own ? truth : others)) / count;
+                       });
 }
 
-template <class T>
+// max(0, 1 - t s), with t = 1 in the label's column and -1 in the others; keeps NaN, for the loss
+// to show it.
+inline float margin_of(float score, bool own) {
+    const float margin = own ? 1.0f - score : 1.0f + score;
+    return margin < 0.0f ? 0.0f : margin;
+}
+
+// NORM: the power of a margin that is its loss.
+template <int NORM>
+constexpr const char* HINGE[2] = {NORM == 1 ? "hinge_loss_forward" : "squared_hinge_loss_forward",
+                                  NORM == 1 ? "hinge_loss_backward" : "squared_hinge_loss_backward"};
+
+template <int NORM, class T>
 void hinge_loss_forward(const py::array& scores, const py::array& labels, const py::array& prob,
                         const py::array& clock) {
-    const Batch size = batch(scores, prob, "hinge_loss_forward");
-    const auto* label = classes(labels, size, "hinge_loss_forward");
-    const auto* values = input<T>(scores, "hinge_loss_forward: scores");
-    auto* result = output<float>(prob, "hinge_loss_forward: prob");
-    auto* sums = write_clock(clock);
-    apart({{prob, "hinge_loss_forward: prob"}, {clock, "hinge_loss_forward: clock"}},
-          {{scores, "scores"}, {labels, "labels"}});
-    const auto [N, K] = size;
-    double* const losses = row_losses(N);
-#pragma omp parallel for schedule(static) if (N * K > SERIAL)
-    for (std::int64_t n = 0; n < N; ++n) {
-        const T* row = values + n * K;
-        float* out = result + n * K;
-        double sum = 0;
-        for (std::int64_t k = 0; k < K; ++k) {
-            const float margin = k == label[n] ? 1.0f - row[k] : 1.0f + row[k];
-            out[k] = margin < 0.0f ? 0.0f : margin;  // keeps NaN, for the loss to show it
-            sum += out[k];
-        }
-        losses[n] = sum;
-    }
-    record(values, label, losses, size, sums);
+    forward<T>(HINGE<NORM>[0], scores, labels, prob, clock,
+               [](const T* row, float* out, std::int64_t K, std::int32_t label) {
+                   double sum = 0;
+                   for (std::int64_t k = 0; k < K; ++k) {
+                       const float margin = margin_of(row[k], k == label);
+                       out[k] = NORM == 1 ? margin : margin * margin;
+                       sum += out[k];
+                   }
+                   return sum;
+               });
 }
 
-template <class T>
+template <int NORM, class T>
 void hinge_loss_backward(const py::array& scores, const py::array& labels,
                          const py::array& dscores, double weight) {
-    number("hinge_loss_backward", "weight", weight);
-    const Batch size = batch(scores, dscores, "hinge_loss_backward");
-    const auto* label = classes(labels, size, "hinge_loss_backward");
-    const auto* values = input<T>(scores, "hinge_loss_backward: scores");
-    auto* result = output<T>(dscores, "hinge_loss_backward: dscores");
-    apart({{dscores, "hinge_loss_backward: dscores"}}, {{scores, "scores"}, {labels, "labels"}});
-    const auto [N, K] = size;
-    const float step = static_cast<float>(weight) / static_cast<float>(labelled(label, N));
-#pragma omp parallel for schedule(static) if (N * K > SERIAL)
-    for (std::int64_t n = 0; n < N; ++n) {
-        const T* row = values + n * K;
-        T* out = result + n * K;
-        for (std::int64_t k = 0; k < K; ++k) {
-            const bool own = k == label[n];
-            const bool violated = (own ? 1.0f - row[k] : 1.0f + row[k]) > 0.0f && label[n] >= 0;
-            out[k] = rounded<T>(violated ? (own ? -step : step) : 0.0f);
-        }
-    }
+    const auto part = static_cast<float>(weight);
+    backward<T, T>(HINGE<NORM>[1], "scores", scores, labels, dscores, weight,
+                   [part](float score, bool own, float count) {
+                       const float step = part / count, margin = margin_of(score, own);
+                       const float slope = NORM == 1 ? (margin > 0.0f ? step : 0.0f)
+                                                     : 2.0f * margin * step;
+                       return own ? 0.0f - slope : slope;
+                   });
 }
 
 }  // namespace
@@ -213,13 +241,12 @@ void hinge_loss_backward(const py::array& scores, const py::array& labels,
 void bind_loss(py::module_& m) {
     define(m, "softmax", &softmax<float>, &softmax<bf16>);
     define(m, "softmax_loss_forward", &softmax_loss_forward<float>, &softmax_loss_forward<bf16>);
-    define(m, "softmax_loss_backward",
-           +[](const py::array& prob, const py::array& labels, const py::array& dscores,
-               double weight) {
-               by_type(dscores, [&](auto t) {
-                   softmax_loss_backward<decltype(t)>(prob, labels, dscores, weight);
-               });
-           });
-    define(m, "hinge_loss_forward", &hinge_loss_forward<float>, &hinge_loss_forward<bf16>);
-    define(m, "hinge_loss_backward", &hinge_loss_backward<float>, &hinge_loss_backward<bf16>);
+    define<2>(m, "softmax_loss_backward", &softmax_loss_backward<float>,
+              &softmax_loss_backward<bf16>);
+    define(m, "hinge_loss_forward", &hinge_loss_forward<1, float>, &hinge_loss_forward<1, bf16>);
+    define(m, "hinge_loss_backward", &hinge_loss_backward<1, float>, &hinge_loss_backward<1, bf16>);
+    define(m, "squared_hinge_loss_forward", &hinge_loss_forward<2, float>,
+           &hinge_loss_forward<2, bf16>);
+    define(m, "squared_hinge_loss_backward", &hinge_loss_backward<2, float>,
+           &hinge_loss_backward<2, bf16>);
 }

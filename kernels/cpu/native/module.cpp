@@ -20,6 +20,7 @@ void bind_lrn(py::module_& m);
 void bind_concat(py::module_& m);
 void bind_dropout(py::module_& m);
 void bind_batchnorm(py::module_& m);
+void bind_channelwise(py::module_& m);
 void bind_loss(py::module_& m);
 void bind_variance(py::module_& m);
 void bind_gather(py::module_& m);
@@ -106,6 +107,7 @@ PYBIND11_MODULE(_native, m) {
     bind_concat(m);
     bind_dropout(m);
     bind_batchnorm(m);
+    bind_channelwise(m);
     bind_loss(m);
     bind_variance(m);
     bind_gather(m);

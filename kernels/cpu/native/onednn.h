@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 namespace lsuv {
 
@@ -55,6 +56,13 @@ inline dnnl::memory buffer_of(const dnnl::memory::desc& desc) {
 
 inline void point(dnnl::memory& memory, const void* data) {
     memory.set_data_handle(const_cast<void*>(data));
+}
+
+// The bias of what has none: adding zeros costs nothing beside a product. Under cpu_lock.
+inline const float* no_bias(std::int64_t K) {
+    static std::vector<float> zeros;
+    if (static_cast<std::int64_t>(zeros.size()) < K) zeros.resize(K);
+    return zeros.data();
 }
 
 inline float* floats(const dnnl::memory& memory) {

@@ -1,8 +1,8 @@
-// The global norm, the two updates and the end of a step, on flat arenas; and a side exit's latch.
+// The global norm, the updates and the end of a step, on flat arenas; and a side exit's latch.
 //
 //   clip           g (size,) -> clock                 reads 4 bytes an element
 //   sgd_step       w, g, v (size,), segments (S,4)    reads 12, writes 8
-//   rmsprop_step   w, g, s (size,), segments (S,4)    reads 12, writes 8
+//   nesterov_step, and rmsprop_step on s              likewise
 // g is float, or bf16 in half its bytes; all else is float.
 //   advance        clock, rates (S+1,) float64
 //   latch          own, clock
@@ -103,15 +103,21 @@ const std::vector<Update>& updates(const py::array& w, const py::array& g, const
     return result;
 }
 
-template <class T>
-void sgd_segment(float* __restrict__ w, const T* __restrict__ g, float* __restrict__ v,
-                 const Update& part, float momentum) {
-    const auto [start, stop, rate, decay, factor] = part;
+// rule(weight, state, step, rate) changes a weight and its state; step: its gradient, clipped and
+// with weight decay. named: the optimizer's state.
+template <class T, class Rule>
+void update(const std::string& op, const py::array& w, const py::array& g, const Argument& named,
+            const py::array& segments, const py::array& clock, double decay, Rule rule) {
+    number(op.c_str(), "decay", decay);
+    auto* const weight = output<float>(w, (op + ": w").c_str());
+    const auto* const gradient = input<T>(g, (op + ": g").c_str());
+    auto* const state = output<float>(named.array, named.name);
+    for (const Update& part : updates(w, g, named.array, segments, clock, decay)) {
+        const auto [start, stop, rate, share, factor] = part;
 #pragma omp parallel for simd schedule(static) if (stop - start > SERIAL)
-    for (std::int64_t i = start; i < stop; ++i) {
-        const float step = factor * g[i] + decay * w[i];
-        v[i] = momentum * v[i] + rate * step;
-        w[i] -= v[i];
+        for (std::int64_t i = start; i < stop; ++i) {
+            rule(weight[i], state[i], factor * gradient[i] + share * weight[i], rate);
+        }
     }
 }
 
@@ -119,25 +125,24 @@ template <class T>
 void sgd_step(const py::array& w, const py::array& g, const py::array& v, const py::array& segments,
               const py::array& clock, float momentum, double decay) {
     number("sgd_step", "momentum", momentum);
-    number("sgd_step", "decay", decay);
-    auto* weight = output<float>(w, "sgd_step: w");
-    const auto* gradient = input<T>(g, "sgd_step: g");
-    auto* velocity = output<float>(v, "sgd_step: v");
-    for (const Update& part : updates(w, g, v, segments, clock, decay)) {
-        sgd_segment(weight, gradient, velocity, part, momentum);
-    }
+    update<T>("sgd_step", w, g, {v, "sgd_step: v"}, segments, clock, decay,
+              [momentum](float& weight, float& velocity, float step, float rate) {
+                  velocity = momentum * velocity + rate * step;
+                  weight -= velocity;
+              });
 }
 
 template <class T>
-void rmsprop_segment(float* __restrict__ w, const T* __restrict__ g, float* __restrict__ s,
-                     const Update& part, float rho, float rest, float delta) {
-    const auto [start, stop, rate, decay, factor] = part;
-#pragma omp parallel for simd schedule(static) if (stop - start > SERIAL)
-    for (std::int64_t i = start; i < stop; ++i) {
-        const float step = factor * g[i] + decay * w[i];
-        s[i] = rho * s[i] + rest * (step * step);
-        w[i] -= rate * step / (std::sqrt(s[i]) + delta);
-    }
+void nesterov_step(const py::array& w, const py::array& g, const py::array& v,
+                   const py::array& segments, const py::array& clock, float momentum,
+                   double decay) {
+    number("nesterov_step", "momentum", momentum);
+    update<T>("nesterov_step", w, g, {v, "nesterov_step: v"}, segments, clock, decay,
+              [momentum](float& weight, float& velocity, float step, float rate) {
+                  const float before = velocity;
+                  velocity = momentum * before + rate * step;
+                  weight -= (1.0f + momentum) * velocity - momentum * before;
+              });
 }
 
 template <class T>
@@ -146,14 +151,13 @@ void rmsprop_step(const py::array& w, const py::array& g, const py::array& s,
                   double decay) {
     number("rmsprop_step", "rho", rho, 0);
     number("rmsprop_step", "delta", delta, 0);
-    number("rmsprop_step", "decay", decay);
-    auto* weight = output<float>(w, "rmsprop_step: w");
-    const auto* gradient = input<T>(g, "rmsprop_step: g");
-    auto* square = output<float>(s, "rmsprop_step: s");
-    for (const Update& part : updates(w, g, s, segments, clock, decay)) {
-        rmsprop_segment(weight, gradient, square, part, static_cast<float>(rho),
-                        static_cast<float>(1 - rho), delta);  // 1 - rho in float32 loses digits
-    }
+    const auto kept = static_cast<float>(rho);
+    const auto rest = static_cast<float>(1 - rho);  // 1 - rho in float32 loses digits
+    update<T>("rmsprop_step", w, g, {s, "rmsprop_step: s"}, segments, clock, decay,
+              [kept, rest, delta](float& weight, float& square, float step, float rate) {
+                  square = kept * square + rest * (step * step);
+                  weight -= rate * step / (std::sqrt(square) + delta);
+              });
 }
 
 void advance(const py::array& clock, const py::array& rates) {
@@ -184,20 +188,10 @@ void latch(const py::array& own, const py::array& clock) {
 }  // namespace
 
 void bind_optimizer(py::module_& m) {
-    using Array = const py::array&;
     define(m, "clip", &clip<float>, &clip<bf16>);
-    define(m, "sgd_step", +[](Array w, Array g, Array v, Array segments, Array clock,
-                              float momentum, double decay) {
-        by_type(g, [&](auto t) {
-            sgd_step<decltype(t)>(w, g, v, segments, clock, momentum, decay);
-        });
-    });
-    define(m, "rmsprop_step", +[](Array w, Array g, Array s, Array segments, Array clock,
-                                  double rho, float delta, double decay) {
-        by_type(g, [&](auto t) {
-            rmsprop_step<decltype(t)>(w, g, s, segments, clock, rho, delta, decay);
-        });
-    });
+    define<1>(m, "sgd_step", &sgd_step<float>, &sgd_step<bf16>);
+    define<1>(m, "nesterov_step", &nesterov_step<float>, &nesterov_step<bf16>);
+    define<1>(m, "rmsprop_step", &rmsprop_step<float>, &rmsprop_step<bf16>);
     define(m, "advance", &advance);
     define(m, "latch", &latch);
 }

@@ -1,6 +1,6 @@
 // Max pooling over size x size windows, Caffe's ceil output size, windows clipped to the image;
 // alone, with padding, and of a maxout's pieces in the same pass, with or without the dropout that
-// follows.
+// follows; and over the whole image, whose winners' numbers are int32.
 //
 //   forward    x (N,H,W,P*C) -> y (N,Ho,Wo,C), which (N,Ho,Wo,C) uint8
 //              reads 4 bytes an input (overlapping windows again from the cache), writes 5
@@ -42,9 +42,9 @@ constexpr std::int32_t DROPPED = 255;  // in `which`
 // independent work, and the rows' winners then meet in order. PIECES, SIZE: where they are known to
 // the compiler, else 0, and the window is one row after the other. skipped: how many of the
 // window's numbers come before its first place inside the image. words: of dropout, or null.
-template <int PIECES, int SIZE, class T>
+template <int PIECES, int SIZE, class T, class Which>
 inline __attribute__((always_inline)) void window_forward(
-    const T* x, T* y, std::uint8_t* which, std::int64_t rows, std::int64_t cols,
+    const T* x, T* y, Which* which, std::int64_t rows, std::int64_t cols,
     std::int64_t skipped, std::int64_t pieces, const Pooling& shape, Mask lanes,
     const Dropout* dropout, const std::uint32_t* words) {
     const std::int64_t P = PIECES ? PIECES : pieces, C = shape.C;
@@ -160,9 +160,9 @@ constexpr std::int64_t most(std::int64_t size, std::int64_t stride) {
 
 // PIECES, SIZE, STRIDE: where they are known to the compiler, else 0. WHOLE: so are the numbers of
 // windows and places, as everywhere but at an image's edges.
-template <int PIECES, int SIZE, int STRIDE, bool WHOLE, class T>
+template <int PIECES, int SIZE, int STRIDE, bool WHOLE, class T, class Which>
 inline __attribute__((always_inline)) void run_backward(
-    const T* dy, const std::uint8_t* which, T* dx, float scale, const Run& run, std::int64_t pieces,
+    const T* dy, const Which* which, T* dx, float scale, const Run& run, std::int64_t pieces,
     const Pooling& shape, Mask lanes) {
     const std::int64_t P = PIECES ? PIECES : pieces, C = shape.C;
     const std::int64_t size = SIZE ? SIZE : shape.size, stride = STRIDE ? STRIDE : shape.stride;
@@ -197,8 +197,8 @@ inline __attribute__((always_inline)) void run_backward(
 }
 
 // scale: of every gradient; 1 changes none.
-template <int PIECES, int SIZE, int STRIDE, class T>
-void backward(const T* dy, const std::uint8_t* which, T* dx, float scale, std::int64_t P,
+template <int PIECES, int SIZE, int STRIDE, class T, class Which>
+void backward(const T* dy, const Which* which, T* dx, float scale, std::int64_t P,
               const Pooling& shape) {
     const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
     const std::int64_t reach = (size + stride - 1) / stride - 1;  // earlier windows over a run
@@ -206,7 +206,7 @@ void backward(const T* dy, const std::uint8_t* which, T* dx, float scale, std::i
     for (std::int64_t row = 0; row < N * H; ++row) {
         const std::int64_t n = row / H, h = row % H + pad, a = h / stride;
         const T* gradient = dy + n * Ho * Wo * C;
-        const std::uint8_t* winner = which + n * Ho * Wo * C;
+        const Which* winner = which + n * Ho * Wo * C;
         for (std::int64_t b = pad / stride, w = pad; w < W + pad; w = ++b * stride) {
             const Run run = {h, w, std::min((b + 1) * stride, W + pad) - w,
                              std::max<std::int64_t>(a - reach, 0), std::min(a, Ho - 1),
@@ -349,11 +349,45 @@ void maxout_pool_dropout_backward(const py::array& dy, const py::array& which, c
     pool_backward<T>(op, dy, which, dx, pieces, size, stride, 0, kept_scale(op, drop), true);
 }
 
+template <class T>
+void global_maxpool_forward(const py::array& x, const py::array& y, const py::array& which) {
+    const Pooling shape = whole_image("global_maxpool_forward", x, y);
+    same_shape(y, "y", which, "which");
+    const auto* values = input<T>(x, "global_maxpool_forward: x");
+    auto* largest = output<T>(y, "global_maxpool_forward: y");
+    auto* winner = output<std::int32_t>(which, "global_maxpool_forward: which");
+    apart({{y, "global_maxpool_forward: y"}, {which, "global_maxpool_forward: which"}}, {{x, "x"}});
+    const std::int64_t places = shape.W, C = shape.C;
+#pragma omp parallel for schedule(static) if (x.size() > SERIAL)
+    for (std::int64_t n = 0; n < shape.N; ++n) {
+        for (std::int64_t c = 0; c < C; c += LANES) {
+            const std::int64_t at = n * C + c;
+            window_forward<1, 0>(values + n * places * C + c, largest + at, winner + at, 1, places,
+                                 0, 1, shape, first_lanes(C - c), nullptr, nullptr);
+        }
+    }
+}
+
+template <class T>
+void global_maxpool_backward(const py::array& dy, const py::array& which, const py::array& dx) {
+    const Pooling shape = whole_image("global_maxpool_backward", dx, dy);
+    same_shape(dy, "dy", which, "which");
+    const auto* gradient = input<T>(dy, "global_maxpool_backward: dy");
+    const auto* winner = input<std::int32_t>(which, "global_maxpool_backward: which");
+    auto* result = output<T>(dx, "global_maxpool_backward: dx");
+    apart({{dx, "global_maxpool_backward: dx"}}, {{dy, "dy"}, {which, "which"}});
+    backward<1, 0, 0>(gradient, winner, result, 1, 1, shape);
+}
+
 }  // namespace
 
 void bind_pool(py::module_& m) {
     define(m, "maxpool_forward", &maxpool_forward<float>, &maxpool_forward<bf16>);
     define(m, "maxpool_backward", &maxpool_backward<float>, &maxpool_backward<bf16>);
+    define(m, "global_maxpool_forward", &global_maxpool_forward<float>,
+           &global_maxpool_forward<bf16>);
+    define(m, "global_maxpool_backward", &global_maxpool_backward<float>,
+           &global_maxpool_backward<bf16>);
     define(m, "maxout_pool_forward", &maxout_pool_forward<float>, &maxout_pool_forward<bf16>);
     define(m, "maxout_pool_backward", &maxout_pool_backward<float>, &maxout_pool_backward<bf16>);
     define(m, "maxout_pool_dropout_forward", &maxout_pool_dropout_forward<float>,

@@ -39,4 +39,17 @@ inline Pooling pooled(const std::string& op, const py::array& x, const py::array
     return shape;
 }
 
+// The sizes of `x` (N,H,W,C) and `y` (N,C), checked, as those of one window over an image of a single
+// row, which is the same memory: so a place's number is h * W + w. It fits an int32.
+inline Pooling whole_image(const std::string& op, const py::array& x, const py::array& y) {
+    dimensions(x, (op + ": x").c_str(), 4);
+    const std::int64_t N = x.shape(0), places = x.shape(1) * x.shape(2), C = x.shape(3);
+    if (places < 1 || places > std::numeric_limits<std::int32_t>::max()) {
+        fail(op + ": an image of " + std::to_string(x.shape(1)) + " x " +
+             std::to_string(x.shape(2)) + " has no place, or 2^31 or more");
+    }
+    shaped(y, (op + ": y").c_str(), {N, C});
+    return {N, 1, places, C, 1, 1, places, places, 0};
+}
+
 }  // namespace lsuv

@@ -243,7 +243,8 @@ class pygraph:
         wide[result] = np.empty(arrays[result].shape, np.float32)
         options = (*self.window, self.groups)
         if self.operation == "conv_forward":
-            b = self.bias_tensor.array(addresses[self.bias_tensor.uid]).reshape(-1)
+            b = self.bias_tensor and self.bias_tensor.array(
+                addresses[self.bias_tensor.uid]).reshape(-1)
             REFERENCE.conv_forward(wide["x"], wide["W"], b, wide["y"], *options)
         elif self.operation == "conv_backward_data":
             REFERENCE.conv_backward_data(wide["y"], wide["W"], wide["x"], *options)
