@@ -18,8 +18,6 @@ from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from engine.errors import InputError, RunError
 from engine.run.files import (
     FULL,
@@ -124,7 +122,7 @@ def need_progress(progress: dict, step: int, ends: Iterable[int], path: Path) ->
             or not ends[len(rows)] <= step <= ends[-1] \
             or not all(row["epoch"] == number and 0 <= row["train_accuracy"] <= 1
                        and 0 <= row["test_accuracy"] <= 1 for number, row in enumerate(rows, 1)) \
-            or not all(0 <= progress[key] < 1 << 62 
+            or not all(0 <= progress[key] < 1 << 62
                        for key in ("images", "epoch_images", "seconds")) \
             or not all(progress[key] == 0 or 1e-9 < progress[key] < 1 << 62
                        for key in ("training", "epoch_training")):

@@ -15,7 +15,6 @@ import pytest
 
 from helpers.planted import SIZE, planted, run
 from helpers.programs import DOUBLE, environment
-
 from kernels.cuda import source
 
 SANITIZED = os.environ.get("LSUV_DOUBLE_SANITIZE", "")

@@ -29,7 +29,6 @@ from engine.run import folder as runs
 from helpers.data_sets import forge_folder
 from helpers.hostile import assert_one_line, file_names, forged, fuzz, in_time
 from helpers.nets import tiny
-from kernels import DeviceError
 from models import NETS
 
 MAIN = {"engine.train": engine.train.main, "engine.evaluate": engine.evaluate.main,

@@ -402,7 +402,7 @@ def test_the_first_nan_of_a_window_wins(ops, size, H, width):
     for values in (holes(size * size), -holes(size * size)):
         C = values.shape[1]
         x = np.tile(values.reshape(size, size, C), (2, 2, 1))[:H, :width]
-        Ho, Wo = 1 + (H > size), 1 + (width > size)
+        Ho, Wo = 1 + (size < H), 1 + (width > size)
         y, which = ops.empty((1, Ho, Wo, C)), ops.empty((1, Ho, Wo, C), np.uint8)
         ops.maxpool_forward(ops.asarray(x[None].copy()), y, which, size, 2, 0)
         for i, j in np.ndindex(Ho, Wo):

@@ -7,14 +7,14 @@ import json
 
 import numpy as np
 import pytest
-from helpers.nets import tiny
-from helpers.runs import SMALL, assert_same_run, command, stop_at
 from PIL import Image
 
 import engine.evaluate
 import engine.train
 from engine.cli.command import run_command
 from engine.run.folder import read_run
+from helpers.nets import tiny
+from helpers.runs import SMALL, assert_same_run, command, stop_at
 from kernels.clock import RATE, STEP
 from models import NETS, Model
 

@@ -63,23 +63,23 @@ class Tensor:
         self.dim, self.stride, self.data_type, self.uid = dim, stride, data_type, uid
         self.output = False
 
-    def set_output(self, output: bool) -> "Tensor":
+    def set_output(self, output: bool) -> Tensor:
         self.output = output
         return self
 
-    def set_uid(self, uid: int) -> "Tensor":
+    def set_uid(self, uid: int) -> Tensor:
         self.uid = uid
         return self
 
-    def set_data_type(self, data_type) -> "Tensor":
+    def set_data_type(self, data_type) -> Tensor:
         self.data_type = data_type
         return self
 
-    def set_dim(self, dim: list[int]) -> "Tensor":
+    def set_dim(self, dim: list[int]) -> Tensor:
         self.dim = dim
         return self
 
-    def set_stride(self, stride: list[int]) -> "Tensor":
+    def set_stride(self, stride: list[int]) -> Tensor:
         self.stride = stride
         return self
 

@@ -38,7 +38,7 @@ class ndarray:
     __array_priority__ = 100        # a NumPy scalar asks us first
     __array_ufunc__ = None
 
-    def __init__(self, host: np.ndarray, base: "ndarray | None" = None):
+    def __init__(self, host: np.ndarray, base: ndarray | None = None):
         self._host, self.base = host, base
 
     shape = property(lambda self: self._host.shape)
@@ -53,7 +53,7 @@ class ndarray:
     def __len__(self) -> int:
         return len(self._host)
 
-    def __getitem__(self, key) -> "ndarray":
+    def __getitem__(self, key) -> ndarray:
         parts = key if isinstance(key, tuple) else (key,)
         if not all(part is Ellipsis or isinstance(part, (int, slice, np.integer))
                    for part in parts):
@@ -63,7 +63,7 @@ class ndarray:
         view = view if isinstance(view, np.ndarray) else self._host[(*parts, Ellipsis)]
         return self._view(view)
 
-    def _view(self, host: np.ndarray) -> "ndarray":
+    def _view(self, host: np.ndarray) -> ndarray:
         return ndarray(host, self if self.base is None else self.base)
 
     def __setitem__(self, key, value) -> None:
@@ -76,25 +76,25 @@ class ndarray:
         else:
             raise TypeError(f"a value of {type(value)}; hand it over by asarray")
 
-    def __imul__(self, factor) -> "ndarray":
+    def __imul__(self, factor) -> ndarray:
         if not isinstance(factor, (int, float)):
             raise TypeError(f"a factor of {type(factor)}")
         _double.submit(lambda: np.multiply(self._host, factor, out=self._host, casting="same_kind"))
         return self
 
-    def reshape(self, *shape) -> "ndarray":
+    def reshape(self, *shape) -> ndarray:
         view = self._host.reshape(*shape)
         if view.size and not np.shares_memory(view, self._host):
             raise _double.DoubleError("reshape: it would copy")
         return self._view(view)
 
-    def view(self, dtype) -> "ndarray":
+    def view(self, dtype) -> ndarray:
         return self._view(self._host.view(dtype))
 
     def fill(self, value) -> None:
         _double.submit(lambda: self._host.fill(value))
 
-    def copy(self) -> "ndarray":
+    def copy(self) -> ndarray:
         new = empty(self.shape, self.dtype)
         new[...] = self
         return new

@@ -95,7 +95,7 @@ class RawModule:
             raise TypeError(f"backend {backend}")
         self.library = ctypes.CDLL(str(build(code, options)))
 
-    def get_function(self, name: str) -> "Function":
+    def get_function(self, name: str) -> Function:
         return Function(self.library, name)
 
 

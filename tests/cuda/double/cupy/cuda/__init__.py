@@ -36,7 +36,7 @@ class Stream:
             raise TypeError("the default stream's order with other streams can't be captured")
         self.ptr = next(_numbers)
 
-    def use(self) -> "Stream":
+    def use(self) -> Stream:
         _double.current[threading.get_ident()] = self.ptr
         return self
 
