@@ -32,8 +32,8 @@ class Layout:
     """An official set: what its files are called, where they come from, how they are preprocessed.
 
     folder: where its files lie in a data folder; others: where other programs put them. addresses:
-    where they are fetched, in turn, and `by_hand`, the files that a browser fetches. pad, mirror,
-    pixel_scale: as `build` takes them."""
+    an archive, or folders with the packed files to try in turn. pad, mirror, pixel_scale: as
+    `build` takes them."""
 
     name: str
     folder: str
@@ -51,13 +51,14 @@ class Layout:
         """File name to unpacked size in bytes."""
         raise NotImplementedError
 
-    @property
-    def by_hand(self) -> tuple[str, ...]:
-        return self.addresses
+    def names(self, name: str) -> tuple[str, ...]:
+        """What a file may be called, the most welcome first."""
+        return (name,)
 
     def path(self, folder: Path, name: str) -> Path | None:
-        """A file under the first of its usual names that is there, or None."""
-        return folder / name if (folder / name).exists() else None
+        """A file under the first of its names that is there, or None."""
+        return next((path for path in map(folder.joinpath, self.names(name))
+                     if path.exists() and not path.is_dir()), None)
 
     def read(self, folder: Path) -> Raw:
         """The set that lies in `folder`; InputError names the file that is missing or damaged."""
@@ -143,9 +144,9 @@ def build(name: str, raw: Raw, pad: int, mirror: bool, limit: int | None, notes:
 
 
 def _limited(images: np.ndarray, labels: np.ndarray, limit: int | None):
-    chosen = keep(labels, limit)
-    if len(chosen) == len(labels):
+    if limit is None or limit >= len(labels):
         return images, labels
+    chosen = keep(labels, limit)
     return images[chosen], labels[chosen]
 
 

@@ -14,8 +14,6 @@ import os
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -83,7 +81,9 @@ def obtain(layout: Layout, data_dir: str | os.PathLike | None, report) -> Path:
 
 def by_hand(layout: Layout, where: str) -> str:
     """The remedy of last resort."""
-    return (f"fetch {' '.join(layout.by_hand)} by hand and unpack it so that {layout.folder}/"
+    address = layout.addresses[0]
+    files = [f"{address}{name}.gz" for name in layout.sizes] if address[-1] == "/" else [address]
+    return (f"fetch {' '.join(files)} by hand and unpack it so that {layout.folder}/"
             f"{next(iter(layout.sizes))} lies in {where}")
 
 
@@ -100,12 +100,11 @@ def absent(layout: Layout, place: Path) -> MissingData:
 
 def pickles(layout: Layout, searched: list[Path]) -> str:
     """Words on torchvision's version of a set, where it lies in one of these folders."""
-    if isinstance(layout, Cifar) and any(
-            place.name == layout.pickles or (place / layout.pickles).exists()
-            for place in searched):
-        return (f" ({layout.pickles} holds pickles, which can run any code and are never read; the "
-                "binary version has the same images)")
-    return ""
+    if not isinstance(layout, Cifar) or not any(
+            place.name == layout.pickles or (place / layout.pickles).exists() for place in searched):
+        return ""
+    return (f" ({layout.pickles} holds pickles, which can run any code and are never read; the "
+            "binary version has the same images)")
 
 
 def _fetch(layout: Layout, address: str, cache: Path) -> Path:
@@ -133,22 +132,15 @@ def _fetch(layout: Layout, address: str, cache: Path) -> Path:
 
 
 def _retrieve(address: str, folder: Path, known_hash: str | None = None, processor=None) -> Path:
-    with _quiet():
-        pooch.retrieve(address, known_hash, fname=address.rpartition("/")[2], path=folder,
-                       downloader=pooch.HTTPDownloader(timeout=TIMEOUT), processor=processor)
-    return folder / address.rpartition("/")[2]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """pooch logs each file to standard error; a run speaks for itself."""
-    logger = pooch.get_logger()
+    name, logger = address.rpartition("/")[2], pooch.get_logger()
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.ERROR)  # it names each file on standard error; a run speaks for itself
     try:
-        yield
+        pooch.retrieve(address, known_hash, fname=name, path=folder, processor=processor,
+                       downloader=pooch.HTTPDownloader(timeout=TIMEOUT))
     finally:
         logger.setLevel(level)
+    return folder / name
 
 
 def check_members(layout: Layout, folder: Path) -> None:
@@ -178,8 +170,7 @@ def _reason(address: str, error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return f"{urlsplit(address).hostname} answers {status}"
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError):
-        return f"{urlsplit(address).hostname}: {type(error).__name__}"
+        return f"{error.filename}: {error.strerror}" if error.strerror and error.filename else \
+            f"{urlsplit(address).hostname}: {type(error).__name__}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -14,7 +14,8 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +26,6 @@ from engine.data.dataset import Raw, keep
 from engine.errors import InputError, some
 from engine.run.files import open_regular
 
-MODES = {1: "L", 3: "RGB"}
 # Pillow reads more, but hands EPS to another program, and decodes some formats in Python.
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO")
 LARGE = 1 << 21  # pixels that any file may claim to have: up to 40 MB of memory
@@ -33,10 +33,9 @@ DENSEST = 1_032  # pixels of a larger image to a byte of its file: PNG packs 1,0
 BILEVEL = ("1", "P")  # a byte may have eight pixels
 DEEP = ("I", "F")  # more than eight bits a value: Pillow would clip them without a word
 # What makes a picture upright, by its EXIF orientation; 1 is upright.
-TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-         4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-         6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-         8: Image.Transpose.ROTATE_90}
+Turn = Image.Transpose
+TURNS = {2: Turn.FLIP_LEFT_RIGHT, 3: Turn.ROTATE_180, 4: Turn.FLIP_TOP_BOTTOM, 5: Turn.TRANSPOSE,
+         6: Turn.ROTATE_270, 7: Turn.TRANSVERSE, 8: Turn.ROTATE_90}
 # Of Windows, macOS, Synology, QNAP and Linux; what else they leave starts with a dot.
 LITTER = {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini",
           "$recycle.bin", "recycler", "system volume information", "icon\r", "__macosx",
@@ -77,11 +76,10 @@ def read(root: Path, size: tuple[int, ...] | None, limit: int | None) -> tuple[R
     listing = Listing(root)
     splits = {split: listing.classes(split) for split in ("train", "test")}
     refuse(root, listing.problems)
-    classes = list(splits["train"])
-    if list(splits["test"]) != classes:
-        alone = [f"{name!r} only in {split}" for split, other in (("train", "test"),
-                                                                  ("test", "train"))
-                 for name in splits[split] if name not in splits[other]]
+    classes, others = (list(by_class) for by_class in splits.values())
+    if others != classes:
+        alone = [f"{name!r} only in {split}" for split, by_class in splits.items()
+                 for name in by_class if (name in classes) != (name in others)]
         raise InputError(f"{root}: train and test have different classes ({some(alone)}); give "
                          f"both the same class folders")
     if len(classes) < 2:
@@ -91,37 +89,32 @@ def read(root: Path, size: tuple[int, ...] | None, limit: int | None) -> tuple[R
     if listing.litter:
         notes.append(f"{sum(listing.litter.values()):,} entries that are no pictures of yours "
                      f"passed over ({some(sorted(listing.litter))})")
-    files: dict[str, list[Path]] = {}
-    labels: dict[str, np.ndarray] = {}
+    paths: list[Path] = []  # of both splits
+    labels: list[np.ndarray] = []
     for split, by_class in splits.items():
-        names = [path for paths in by_class.values() for path in paths]
+        files = [path for files in by_class.values() for path in files]
         every = np.repeat(np.arange(len(classes), dtype=np.int32),
-                          [len(paths) for paths in by_class.values()])
+                          [len(files) for files in by_class.values()])
         chosen = keep(every, limit)
-        files[split], labels[split] = [names[i] for i in chosen], every[chosen]
-        if len(chosen) < len(names):
-            notes.append(f"limit {limit:,} keeps {len(chosen):,} of "
-                         f"{len(names):,} {split} images, classes taken in turn")
+        paths += [files[i] for i in chosen]
+        labels.append(every[chosen])
+        if len(chosen) < len(files):
+            notes.append(f"limit {limit:,} keeps {len(chosen):,} of {len(files):,} {split} images, "
+                         f"classes taken in turn")
     channels = size[2] if size is not None and len(size) == 3 else 3
-    kept = [path for paths in files.values() for path in paths]
-    height, width = common_size(root, kept) if size is None else size[:2]
-    images: dict[str, np.ndarray] = {}
-    problems: list[Unusable] = []
+    height, width = common_size(root, paths) if size is None else size[:2]
+    try:
+        images = np.empty((len(paths), height, width, channels), np.uint8)
+    except MemoryError as error:
+        raise InputError(f"{root}: {error}; give smaller images, or a limit") from None
     done = Counter[str]()
-    for split, paths in files.items():
-        try:
-            images[split] = np.empty((len(paths), height, width, channels), np.uint8)
-        except MemoryError as error:
-            raise InputError(f"{root}: {error}; give smaller images, or a limit") from None
-        for place, path in zip(images[split], paths, strict=True):
-            try:
-                place[...], changes = read_picture(path, height, width, channels)
-                done.update(changes)
-            except Unusable as error:
-                problems.append(error)
-    refuse(root, problems)
-    notes += [f"{done[change]:,} of {len(kept):,} images {change}" for change in sorted(done)]
-    return Raw(images["train"], labels["train"], images["test"], labels["test"], classes), notes
+    for place, (pixels, changes) in enumerate(usable(root, paths, lambda path: read_picture(
+            path, height, width, channels))):
+        images[place] = pixels
+        done.update(changes)
+    notes += [f"{done[change]:,} of {len(paths):,} images {change}" for change in sorted(done)]
+    count = len(labels[0])
+    return Raw(images[:count], labels[0], images[count:], labels[1], classes), notes
 
 
 class Listing:
@@ -146,12 +139,12 @@ class Listing:
                                               "move it into one or away"))
                 continue
             paths = self.entries(folder)
-            by_class[folder.name] = [path for path in paths if os.path.isfile(path)]
             self.problems += [Unusable(path, "not a file", "images lie directly in their class "
                                        "folder") for path in paths if not os.path.isfile(path)]
             if not paths:
                 self.problems.append(Unusable(folder, "no images of this class",
                                               "add some or remove the folder"))
+            by_class[folder.name] = paths
         if not by_class and not self.problems:
             raise InputError(f"{top}: no class folders; expected {split}/CLASS/*.png")
         return by_class
@@ -168,12 +161,8 @@ class Listing:
 
     def inside(self, path: Path) -> bool:
         """Whether it is no link that leads out, which is a problem."""
-        if not path.is_symlink():
-            return True
-        try:
-            inside = path.resolve().is_relative_to(self.root.resolve())
-        except (OSError, RuntimeError):  # a loop of links
-            inside = False
+        inside = not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(
+            os.path.realpath(self.root))
         if not inside:
             self.problems.append(Unusable(path, f"a link that leads out of {self.root}",
                                           "copy the file instead"))
@@ -188,6 +177,17 @@ def refuse(root: Path, problems: list[Unusable]) -> None:
         each = (f"{problem.path.relative_to(root)} ({problem.reason})" for problem in problems)
         raise InputError(f"{root}: {len(problems):,} entries can't be used: {some(each)}; repair, "
                          f"move or remove them")
+
+
+def usable(root: Path, paths: list[Path], read: Callable[[Path], Result]) -> Iterator[Result]:
+    """What `read` gives for each picture; at the end one error for all that can't be read."""
+    problems = []
+    for path in paths:
+        try:
+            yield read(path)
+        except Unusable as error:
+            problems.append(error)
+    refuse(root, problems)
 
 
 def open_picture(path: Path, use: Callable[[Image.Image], Result]) -> Result:
@@ -221,19 +221,13 @@ def formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def orientation(image: Image.Image) -> int:
-    """EXIF's. Damaged metadata say nothing, and make its readers raise many kinds of exception."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:
-        return 1
-
-
 def upright(image: Image.Image) -> tuple[Image.Image, bool]:
     """The picture as a viewer shows it, and whether that is not as it is stored."""
     if image.format == "PNG":
         image.load()  # its EXIF may lie behind the pixels
-    turn = TURNS.get(orientation(image))
+    turn = None
+    with suppress(Exception):  # damaged EXIF says nothing, and its readers raise many kinds
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     image.load()
     if turn is not None and image.format != "TIFF":  # which Pillow turns as it loads it
         image = image.transpose(turn)
@@ -242,16 +236,10 @@ def upright(image: Image.Image) -> tuple[Image.Image, bool]:
 
 def common_size(root: Path, paths: list[Path]) -> tuple[int, int]:
     """The height and width that most pictures have; of several the smallest."""
-    sizes = Counter[tuple[int, int]]()
-    problems: list[Unusable] = []
-    for path in paths:
-        try:
-            width, height = open_picture(path, lambda image: upright(image)[0].size)
-            sizes[height, width] += 1
-        except Unusable as error:
-            problems.append(error)
-    refuse(root, problems)
-    return max(sizes, key=lambda shape: (sizes[shape], -shape[0] * shape[1], shape))
+    sizes = Counter(usable(root, paths, lambda path: open_picture(
+        path, lambda image: upright(image)[0].size)))
+    return max(((height, width) for width, height in sizes),
+               key=lambda shape: (sizes[shape[::-1]], -shape[0] * shape[1], shape))
 
 
 def read_picture(path: Path, height: int, width: int,
@@ -265,7 +253,7 @@ def read_picture(path: Path, height: int, width: int,
             if image.getchannel("A").getextrema()[0] != 255:
                 changes.append("laid over white where they are transparent")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert(MODES[channels])
+        image = image.convert("L" if channels == 1 else "RGB")
         if image.size != (width, height):
             changes.append(f"resized to {height}x{width}")
             image = image.resize((width, height), Image.Resampling.LANCZOS)

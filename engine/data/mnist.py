@@ -46,16 +46,10 @@ class Mnist(Layout):
         return {name: 4 + 4 * len(self.shape(name)) + int(np.prod(self.shape(name)))
                 for name in self.md5}
 
-    @property
-    def by_hand(self) -> tuple[str, ...]:
-        return tuple(f"{self.addresses[0]}{name}.gz" for name in self.md5)
-
-    def path(self, folder: Path, name: str) -> Path | None:
+    def names(self, name: str) -> tuple[str, ...]:
         """Unpacked before packed, the official name before that which 7-Zip and Kaggle give."""
-        names = [f"{stem}{end}" for stem in (name, name.replace("-idx", ".idx"))
-                 for end in ("", ".gz")]
-        return next((folder / one for one in names
-                     if (folder / one).exists() and not (folder / one).is_dir()), None)
+        dotted = name.replace("-idx", ".idx")
+        return name, f"{name}.gz", dotted, f"{dotted}.gz"
 
     def read(self, folder: Path) -> Raw:
         images = [read_file(folder, name, self)[..., None] for name in IMAGES]

@@ -107,11 +107,8 @@ def contrast(images: np.ndarray, norm: float = SCALE) -> tuple[np.ndarray, np.nd
     contrast normalisation (scale 55, no bias), which the paper's CIFAR sets went through.
     """
     values = images[0].size
-    total = np.empty(len(images))
-    square = np.empty(len(images))
-    for first, chunk in _chunks(images):
-        total[first:first + len(chunk)] = chunk.sum(axis=1)
-        square[first:first + len(chunk)] = np.einsum("ij,ij->i", chunk, chunk)
+    total, square = np.concatenate([(chunk.sum(axis=1), np.einsum("ij,ij->i", chunk, chunk))
+                                    for _, chunk in _chunks(images)], axis=1)
     length = np.sqrt(np.maximum(values * square - total * total, 0.0) / values)  # ||u - mean||
     divisor = length / norm
     divisor[divisor < 1e-8] = 1.0
@@ -133,11 +130,7 @@ def mean_image(images: np.ndarray, shift: np.ndarray, scale: np.ndarray, pad: in
 
 
 def _chunks(images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(first, float64 (n, H*W*C)) over all images; the array is reused from chunk to chunk."""
+    """(first, float64 (n, H*W*C)) over all images."""
     flat = images.reshape(len(images), -1)
-    buffer = np.empty((min(CHUNK, len(flat)), flat.shape[1]))
     for first in range(0, len(flat), CHUNK):
-        part = flat[first:first + CHUNK]
-        chunk = buffer[:len(part)]
-        chunk[...] = part
-        yield first, chunk
+        yield first, flat[first:first + CHUNK].astype(np.float64)

@@ -83,8 +83,9 @@ def test_it_is_the_same_out_of_a_file_and_on_a_device(pixel_scale):
     for preprocessing in (before, after):
         shift, scale = preprocessing.normalise(others)
         ops = ops_for("numpy")
-        net = SimpleNamespace(ops=ops, wanted=["labels"], batch=4, seed=0, x=np.zeros((4, 6, 5, 3), np.float32),
-                              labels=np.zeros(4, np.int32), clock=new_clock())
+        net = SimpleNamespace(ops=ops, wanted=["labels"], batch=4, seed=0,
+                              x=np.zeros((4, 6, 5, 3), np.float32), labels=np.zeros(4, np.int32),
+                              clock=new_clock())
         Resident(net, Split(others, np.zeros(4, np.int32), shift, scale),
                  preprocessing).batch(np.arange(4))
         want = (others - shift[:, None, None, None]) * scale[:, None, None, None]
