@@ -101,7 +101,8 @@ def absent(layout: Layout, place: Path) -> MissingData:
 def pickles(layout: Layout, searched: list[Path]) -> str:
     """Words on torchvision's version of a set, where it lies in one of these folders."""
     if not isinstance(layout, Cifar) or not any(
-            place.name == layout.pickles or (place / layout.pickles).exists() for place in searched):
+            place.name == layout.pickles or (place / layout.pickles).exists()
+            for place in searched):
         return ""
     return (f" ({layout.pickles} holds pickles, which can run any code and are never read; the "
             "binary version has the same images)")
