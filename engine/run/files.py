@@ -39,8 +39,9 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
     RunError, with what is on the disk untouched, where the folder is gone; NoRoom where the disk is
     full."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with suppress(OSError):
+        temporary.unlink()  # what a dead process of this number has left
     try:
-        temporary.unlink(missing_ok=True)
         with open(temporary, "xb") as file:  # a new file: never through a link that lies there
             file.write(data)
             file.flush()

@@ -8,6 +8,7 @@ process. Reading a run needs no lock.
 Read next: tests/run/test_lock.py.
 """
 
+import errno
 import os
 import socket
 import time
@@ -17,8 +18,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from engine.errors import InputError
-from engine.run.files import contents, parse, write_json
+from engine.errors import InputError, RunError
+from engine.run.files import FULL, contents, parse, write_json
 
 LOCK, WRITER = "run.lock", "run.writer"
 LONGEST = 4096  # bytes of run.writer
@@ -28,7 +29,7 @@ LONGEST = 4096  # bytes of run.writer
 def hold(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Be the one writer of `folder` while the context is open.
 
-    InputError names the process that is it already. report: hears of a lock that was left over."""
+    InputError names the process that is it already; RunError where the disk is full. report: hears of a lock that was left over."""
     path = folder / LOCK
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path}: not a file, and no run's lock; remove it")
@@ -39,9 +40,10 @@ def hold(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
         raise InputError(f"{folder}: {writer(folder) or 'another process'} is writing this run; "
                          "wait for it or stop it, or give another --out") from None
     except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: can't be locked ({reason}); give an --out on another file "
-                         "system") from None
+        number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or error
+        kind = RunError if number in (*FULL, errno.EIO) else InputError  # the disk's fault, or not
+        raise kind(f"{path}: can't be locked ({reason}); give an --out on another file "
+                   "system") from None
     try:
         if left := writer(folder):
             report(f"note: {folder / WRITER} was left by {left}, which is gone; taken over")

@@ -16,7 +16,7 @@ from engine.cli.command import run_command
 from engine.data.feed import Feed, read_clock
 from engine.run import checkpoint
 from engine.run import folder as runs
-from engine.run.lock import LOCK
+from engine.run.lock import LOCK, WRITER
 from kernels.clock import FIRST, RATE, STEP
 
 SMALL = ["--net", "tiny", "--data", "synthetic", "--limit", "90", "--batch", "16", "--device",
@@ -88,7 +88,7 @@ def clean(folder: Path) -> None:
     """Only what a run leaves, no temporary file of a dead process. Its lock may lie there where it
     was killed behind its last write, and binds nobody."""
     left = {path.name for path in folder.iterdir()}
-    assert left - {LOCK} == {runs.CHECKPOINT, runs.PREVIOUS, runs.INIT, runs.METRICS, runs.RUN}
+    assert left - {LOCK, WRITER} == {runs.CHECKPOINT, runs.PREVIOUS, runs.INIT, runs.METRICS, runs.RUN}
 
 
 def again(folder: Path, arguments: list) -> list:
