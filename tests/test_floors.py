@@ -18,7 +18,8 @@ from helpers.programs import ROOT, TESTS
 
 COMMANDS = {"engine/train.py", "engine/evaluate.py", "engine/export.py", "engine/__init__.py",
             "engine/__main__.py", "lsuv/__main__.py"}
-SAME = {"kernels.philox", "kernels.clock", "kernels.errors", "kernels.checks"}  # the same on every device
+# The same on every device.
+SAME = {"kernels.philox", "kernels.clock", "kernels.errors", "kernels.checks"}
 MAY = {
     "kernels": {"numpy", "ml_dtypes", "kernels"},
     "kernels/cuda": {"cupy", "cupy_backends", "cudnn"},  # besides

@@ -100,7 +100,7 @@ def test_the_changes_of_this_version_are_told_and_its_modules_are_there():
     text = (ROOT / "CHANGELOG.md").read_text()
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"\n## {version}\n" in text
-    moved = re.findall(r"^\| `([a-z_.]+)` \| `([a-z_.]+)` \|$", text, re.M)
+    moved = re.findall(r"^\| `([a-z_.0-9]+)` \| `([a-z_.0-9]+)` \|$", text, re.M)
     assert len(moved) > 10
 
     def there(name: str) -> bool:

@@ -144,8 +144,8 @@ def odd_cases() -> list[Case]:
         *pool(7, 11, 5, 3, 2), *pool(3, 14, 37, 3, 1, 1), *average(3, 14, 33, 5, 3),
         *lrn((3, 9, 67)), *concat((7, 9, 11), 2, 5), *maxout_pool(3, 13, 5, 3, 3, 2),
         *maxout_pool(3, 13, 5, 2, 3, 2, drop=True), *elementwise((7, 9, 11, 5)),
-        *dropout((7, 9, 11, 5)), *batchnorm((7, 9, 11, 5)), *channelwise((7, 9, 11, 5)), *loss(131, 11),
-        variance((7, 9, 11, 10), 5), orthonormal(67, 43), orthonormal(43, 97),
+        *dropout((7, 9, 11, 5)), *batchnorm((7, 9, 11, 5)), *channelwise((7, 9, 11, 5)),
+        *loss(131, 11), variance((7, 9, 11, 10), 5), orthonormal(67, 43), orthonormal(43, 97),
         gather(11, 7, 9, 5, pad=3, move=2), *optimisation(22, 67),
     ]
 

@@ -5,7 +5,7 @@
     conv11.b                       (outputs,)
     optimizer.momentum.conv11.W    the optimizer's memory of that tensor, in the same layout
     bn_conv11.mean                 running statistics
-    data.mean_image                (H + 2 pad, W + 2 pad, C): with `data`, `predict` needs no data set
+    data.mean_image                (H + 2 pad, W + 2 pad, C): `predict` needs no data set
 
 The header's metadata holds step, seed, settings, data set, progress, versions, how the
 device computes each convolution (`plans`), and a SHA-256 of every tensor and of the metadata

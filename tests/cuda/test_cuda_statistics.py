@@ -23,7 +23,7 @@ def variances(ops, host, groups):
     """Of the device and of the reference in float64."""
     got = ops.variance(ops.asarray(host), groups)
     again = ops.variance(ops.asarray(host), groups)
-    for first, second in zip(got, again):
+    for first, second in zip(got, again, strict=True):
         assert first.dtype == np.float64 and first.tobytes() == second.tobytes()
     return got, REFERENCE.variance(host.astype(np.float64), groups)
 
@@ -48,7 +48,7 @@ def test_variance_of_many_tiles(cuda_ops, dtype):
     host = normal(90, 25, 9, 120, mean=1e3)
     host += 3 * normal(90, 25, 1, 1)
     got, want = variances(cuda_ops, host.astype(dtype), 1)
-    for values, truth in zip(got, want):
+    for values, truth in zip(got, want, strict=True):
         np.testing.assert_allclose(values, truth, rtol=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_variance_of_what_is_not_finite(cuda_ops, bad, place, dtype):
     host = normal(2000, 48, dtype=dtype)
     clean = cuda_ops.variance(cuda_ops.asarray(host), 3)
     host[place] = bad
-    for spoilt, whole in zip(cuda_ops.variance(cuda_ops.asarray(host), 3), clean):
+    for spoilt, whole in zip(cuda_ops.variance(cuda_ops.asarray(host), 3), clean, strict=True):
         assert not np.isfinite(spoilt[1])
         assert (spoilt[[0, 2]] == whole[[0, 2]]).all()
 

@@ -35,7 +35,7 @@ def test_ten_steps_are_the_references(double, name, act):
     compare_reports(got[0], want[0], 1e-5)
     np.testing.assert_allclose(got[2], want[2], rtol=1e-5)
     assert min(got[2][-3:]) < got[2][0]
-    assert max(distance(g, w) for g, w in zip(got[3], want[3])) < 1e-4
+    assert max(distance(g, w) for g, w in zip(got[3], want[3], strict=True)) < 1e-4
     assert distance(got[1][-1][0], want[1][-1][0]) < 1e-6
 
 
@@ -48,7 +48,7 @@ def test_ten_steps_are_the_references_in_bf16(double, name, act):
     got = ten_steps(device("cuda", "bf16"), name, act, "bf16", lead=want[1])
     compare_reports(got[0], want[0], 1e-3)
     np.testing.assert_allclose(got[2], want[2], rtol=1e-3)
-    assert max(distance(g, w) for g, w in zip(got[3], want[3])) < 2e-2
+    assert max(distance(g, w) for g, w in zip(got[3], want[3], strict=True)) < 2e-2
     assert distance(got[1][-1][0], want[1][-1][0]) < 1e-5
     alone = ten_steps(device("cuda", "bf16"), name, act, "bf16")
     np.testing.assert_allclose(alone[2], want[2], rtol=0.1)

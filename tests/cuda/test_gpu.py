@@ -151,7 +151,7 @@ def test_steps_and_lsuvs_report_are_the_references(place, name, precision):
     got = ten_steps(device("cuda", precision), name, "maxout", precision, lead=want[1])
     compare_reports(got[0], want[0], report)
     np.testing.assert_allclose(got[2], want[2], rtol=loss)
-    assert max(distance(g, w) for g, w in zip(got[3], want[3])) < gradient
+    assert max(distance(g, w) for g, w in zip(got[3], want[3], strict=True)) < gradient
 
 
 @pytest.mark.parametrize("precision", TOLERANCE)

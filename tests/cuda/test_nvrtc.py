@@ -96,7 +96,7 @@ def disassembly(cubin: bytes, folder: Path) -> dict[str, str]:
                           text=True, env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"})
     assert done.returncode == 0, done.stderr
     parts = re.split(r"^\.text\.(\w+):$", done.stdout, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2]))
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 @pytest.mark.parametrize("real", REALS)

@@ -68,7 +68,8 @@ SYNTHETIC = ("--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--
     (["--resume", "run", "--seed", "0"], "--seed can't be given with --resume"),
     ([*SYNTHETIC, "--batch", "65"], "--batch 65 is more than the 64 training images"),
     ([*SYNTHETIC, "--batch", "32", "--lsuv-batch", "65"], "--lsuv-batch 65"),
-    ([*SYNTHETIC, "--batch", "32", "--optimizer", "rmsprop", "--momentum", "0.5"], "optimizer rmsprop has none"),
+    ([*SYNTHETIC, "--batch", "32", "--optimizer", "rmsprop", "--momentum", "0.5"],
+     "optimizer rmsprop has none"),
     ([*SYNTHETIC[2:], "--net", "fitnet_mnist", "--data", "cifar10"], "28x28x1"),
 ])
 def test_bad_input_is_one_line_and_exit_code_2(arguments, said, capsys, tmp_path, monkeypatch):

@@ -232,7 +232,8 @@ def test_names_of_a_data_set_break_no_line(capsys):
     args = SimpleNamespace(net="fitnet1", data=BROKEN, data_dir=None)
     made = {name: getattr(args, name, 1) for name in Settings.__dataclass_fields__}
     s = Settings(**made | {"optimizer": "sgd", "init": "lsuv", "hyper": {"momentum": 0.9}})
-    messages.print_settings(s, {"data": f"from {BROKEN}"}, data, SimpleNamespace(why="", description=""))
+    messages.print_settings(s, {"data": f"from {BROKEN}"}, data,
+                            SimpleNamespace(why="", description=""))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 + len(made) and "ab" in lines[2]
     assert all(line.isprintable() for line in lines)

@@ -3,9 +3,10 @@ touched, and a call that does fit stays inside its arrays.
 
 One call of every operation (tests/helpers/op_cases.py) is spoilt in one argument at a time: dtype,
 number of axes, length of an axis, order, a read-only result, results that share memory with
-something else, numbers out of their range or of another kind. Every array is compared byte by byte after the
-error. The calls that do fit run once more with every array between two pages that no one may touch,
-so that a read or write beyond either end, in the vector code and in oneDNN's too, ends a process.
+something else, numbers out of their range or of another kind. Every array is compared byte by byte
+after the error. The calls that do fit run once more with every array between two pages that no one
+may touch, so that a read or write beyond either end, in the vector code and in oneDNN's too, ends a
+process.
 tests/sanitizers/run.py runs all this in a build that checks itself.
 
 Read next: tests/sanitizers/run.py.
@@ -311,7 +312,7 @@ def test_a_count_of_threads_has_a_range(count):
     assert _native.threads() == before
 
 
-# -- the smallest inputs, beside those of tests/helpers/op_cases.py ---------------------------------------
+# -- the smallest inputs, beside those of tests/helpers/op_cases.py --------------------------------
 
 NONE = np.zeros((0, 4), np.float64)
 SMALLEST = [
@@ -454,7 +455,7 @@ def test_a_touch_beyond_an_array_is_noticed():
     for at_the_end, place in ((True, 8), (False, -1)):
         values = guarded(np.zeros(8, np.float32), at_the_end)
         address = ctypes.c_float.from_address(values.ctypes.data + 4 * place)
-        assert in_a_child(lambda say: address.value) == (-signal.SIGSEGV, [])
+        assert in_a_child(lambda say, address=address: address.value) == (-signal.SIGSEGV, [])
 
 
 # -- more than 2^31 elements ----------------------------------------------------------------------
@@ -495,7 +496,7 @@ def many_dropped():
     x, now = np.ones(MANY, bfloat16), clock()
     DEVICE.dropout_forward(x, x, 0.5, 1, 2, now)
     words = philox.words(1, philox.DROPOUT, 2, int(now[STEP]), MANY // 4 - 8, 8).reshape(-1)
-    return list(zip(x[-32:], np.where(words >= 2 ** 31, 2, 0)))
+    return list(zip(x[-32:], np.where(words >= 2 ** 31, 2, 0), strict=True))
 
 
 def many_maxout():

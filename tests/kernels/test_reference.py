@@ -118,7 +118,7 @@ def test_conv_in_parts_of_the_batch(monkeypatch):
 
     whole = everything()
     monkeypatch.setattr("kernels.reference.COLUMN_BYTES", 2 * 36 * 27 * 8)      # two images
-    for one, other in zip(whole, everything()):
+    for one, other in zip(whole, everything(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
 

@@ -360,7 +360,8 @@ def test_containers_inside_containers_are_reached():
 
 # -- the command --------------------------------------------------------------------------------
 
-SMALL = ["--net", "fitnet1", "--data", "synthetic", "--limit", "64", "--device", "numpy", "--batch", "8"]
+SMALL = ["--net", "fitnet1", "--data", "synthetic", "--limit", "64", "--device", "numpy",
+         "--batch", "8"]
 
 
 def test_command_prints_the_table_and_writes_the_report(capsys, tmp_path):

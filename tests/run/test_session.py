@@ -124,7 +124,8 @@ def test_mirroring_can_be_switched_off_and_is_printed_and_kept(tmp_path, capsys)
 def test_nondeterministic_can_be_taken_back(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 3)
-        assert command(*SMALL, "--epochs", 1, "--nondeterministic", "--out", tmp_path / "run") == 143
+        assert command(*SMALL, "--epochs", 1, "--nondeterministic", "--out",
+                       tmp_path / "run") == 143
     assert read_run(tmp_path / "run")["settings"]["nondeterministic"] is True
     assert command("--resume", tmp_path / "run", "--no-nondeterministic") == 0
     assert read_run(tmp_path / "run")["settings"]["nondeterministic"] is False

@@ -108,8 +108,9 @@ class Function:
         from cupy import ndarray
 
         sizes = [(*size, 1, 1)[:3] for size in (grid, block)]
-        for size, most in zip(sizes, ((2**31 - 1, 65535, 65535), (1024, 1024, 64))):
-            if not all(1 <= n <= limit for n, limit in zip(size, most)):
+        for size, most in zip(sizes, ((2**31 - 1, 65535, 65535), (1024, 1024, 64)),
+                              strict=True):
+            if not all(1 <= n <= limit for n, limit in zip(size, most, strict=True)):
                 raise _double.DoubleError(f"{self.name}: a grid or block of {size}")
         types, values, pointers = "", [], []
         for value in arguments:
