@@ -57,10 +57,10 @@ KERNEL batchnorm_forward(const real* x, real* y, const float* mean, const float*
 
 // -- backward -------------------------------------------------------------------------------------
 
-// partial (2, C, parts): the sums of scale_backward -> means (2, C), of dy * y and of dy. A block for
-// each.
-KERNEL batchnorm_means(const float* __restrict__ partial, float* __restrict__ means,
-                                int64 rows, int64 C, int64 parts) {
+// partial (2, C, parts): the sums of scale_backward -> means (2, C), of dy * y and of dy. A block
+// for each.
+KERNEL batchnorm_means(const float* __restrict__ partial, float* __restrict__ means, int64 rows,
+                       int64 C, int64 parts) {
     __shared__ double smem[WARP];
     for (int64 i = blockIdx.x; i < 2 * C; i += gridDim.x) {
         const double sum = sum_of(partial + i * parts, parts, smem);

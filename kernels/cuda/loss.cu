@@ -154,7 +154,7 @@ KERNEL hinge_loss_forward(const real* scores, const int* labels, float* prob, Ou
 // Writes the loss of the batch and, while it and all scores are finite, adds to the sums. An
 // infinite score of another class can leave the loss finite, but not the weights.
 KERNEL record(const Outcome* outcomes, int64 N, double* clock) {
-    __shared__ double room[WARP];
+    __shared__ double smem[WARP];
     double total = 0, seen = 0, right = 0, broken = 0;
     for (int64 n = threadIdx.x; n < N; n += THREADS) {
         const Outcome outcome = outcomes[n];
@@ -163,10 +163,10 @@ KERNEL record(const Outcome* outcomes, int64 N, double* clock) {
         right += outcome.kind == RIGHT;
         broken += outcome.kind == BROKEN;
     }
-    total = block_sum(total, room);
-    seen = block_sum(seen, room);
-    right = block_sum(right, room);
-    broken = block_sum(broken, room);
+    total = block_sum(total, smem);
+    seen = block_sum(seen, smem);
+    right = block_sum(right, smem);
+    broken = block_sum(broken, smem);
     if (first_index() != 0) return;
     clock[LOSS] = total / (seen > 1 ? seen : 1);
     if (broken > 0 || !is_finite(total)) {
@@ -181,10 +181,10 @@ KERNEL record(const Outcome* outcomes, int64 N, double* clock) {
 // weight / the number of images with a label, in every thread. Each block counts the labels anew:
 // they are fewer than its threads, or not many more.
 __device__ inline float share(double weight, const int* labels, int64 N, int64 K, Fault* fault,
-                              int64* room) {
+                              int64* smem) {
     int64 seen = 0;
     for (int64 n = threadIdx.x; n < N; n += THREADS) seen += class_of(labels[n], K, fault) >= 0;
-    seen = block_sum(seen, room);
+    seen = block_sum(seen, smem);
     return static_cast<float>(weight) / static_cast<float>(seen > 1 ? seen : 1);
 }
 
