@@ -51,11 +51,11 @@ class Preprocessing:
         The mean image of images with a `pixel_scale` is zero."""
         height, width, channels = images.shape[1:]
         mean = np.zeros((height + 2 * pad, width + 2 * pad, channels), np.float32)
-        found = cls(pad, pixel_scale, mean)
-        shift, scale = found.normalise(images)
+        preprocessing = cls(pad, pixel_scale, mean)
+        shift, scale = preprocessing.normalise(images)
         if pixel_scale is None:
-            found.mean_image = mean_image(images, shift, scale, pad)
-        return found, (shift, scale)
+            preprocessing.mean_image = mean_image(images, shift, scale, pad)
+        return preprocessing, (shift, scale)
 
     def normalise(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shift and scale, each (M,) float32, of images (M, H, W, C) uint8."""
