@@ -7,6 +7,7 @@ that are not aligned, capture, and the errors.
 Read next: test_plans.py, where the real cuDNN takes the same graphs.
 """
 
+import gc
 import json
 
 import numpy as np
@@ -231,6 +232,7 @@ def test_memory_does_not_depend_on_the_plans_that_were_tried(double, monkeypatch
     arrays, options = device_arguments("conv_forward", 1, np.float32)
     devices, plans, used = [], {}, []
     for _ in range(2):
+        gc.collect()                # what other tests have left
         before, ops = double.used, CudaOps()
         devices.append(ops)
         ops.prefer(plans)
