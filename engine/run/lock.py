@@ -29,7 +29,8 @@ LONGEST = 4096  # bytes of run.writer
 def hold(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Be the one writer of `folder` while the context is open.
 
-    InputError names the process that is it already; RunError where the disk is full. report: hears of a lock that was left over."""
+    InputError names the process that is it already; RunError where the disk is full. report: hears
+    of a lock that was left over."""
     path = folder / LOCK
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path}: not a file, and no run's lock; remove it")

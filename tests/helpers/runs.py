@@ -88,7 +88,8 @@ def clean(folder: Path) -> None:
     """Only what a run leaves, no temporary file of a dead process. Its lock may lie there where it
     was killed behind its last write, and binds nobody."""
     left = {path.name for path in folder.iterdir()}
-    assert left - {LOCK, WRITER} == {runs.CHECKPOINT, runs.PREVIOUS, runs.INIT, runs.METRICS, runs.RUN}
+    assert left - {LOCK, WRITER} == {
+        runs.CHECKPOINT, runs.PREVIOUS, runs.INIT, runs.METRICS, runs.RUN}
 
 
 def again(folder: Path, arguments: list) -> list:
