@@ -106,23 +106,19 @@ __device__ inline void map_share(const real* __restrict__ x, real* __restrict__ 
     }
 }
 
-template <bool WIDE, class Function>
-__device__ inline void map_tasks(const real* x, const float* a, const float* b, real* y,
-                                 const Matrix& m, const Function& function) {
-    for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
-        const Share own = share(m, task);
-        map_share<WIDE>(x, y, own, statistics<WIDE>(a, own), statistics<WIDE>(b, own), function);
-    }
-}
-
 // The same over the whole matrix, with a and b (C).
 template <class Function>
 __device__ inline void map_channels(const real* x, const float* a, const float* b, real* y,
                                     const Matrix& m, const Function& function) {
-    if (wide(m.C, x, y, a, b)) {
-        map_tasks<true>(x, a, b, y, m, function);
-    } else {
-        map_tasks<false>(x, a, b, y, m, function);
+    const bool whole = wide(m.C, x, y, a, b);
+    for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
+        const Share own = share(m, task);
+        if (whole) {
+            map_share<true>(x, y, own, statistics<true>(a, own), statistics<true>(b, own), function);
+        } else {
+            map_share<false>(x, y, own, statistics<false>(a, own), statistics<false>(b, own),
+                             function);
+        }
     }
 }
 
