@@ -57,8 +57,8 @@ KERNEL batchnorm_forward(const real* x, real* y, const float* mean, const float*
 
 // -- backward -------------------------------------------------------------------------------------
 
-// partial (2, C, parts): the sums of scale_backward -> means (2, C), of dy * y and of dy. A block for
-// each.
+// partial (2, C, parts): the sums of scale_backward -> means (2, C), of dy * y and of dy. A block
+// for each.
 KERNEL batchnorm_means(const float* __restrict__ partial, float* __restrict__ means, int64 rows,
                        int64 C, int64 parts) {
     __shared__ double smem[WARP];
