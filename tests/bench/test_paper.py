@@ -569,11 +569,12 @@ def test_all_leaves_out_what_wants_a_folder():
     assert set(command.chosen(args)) == set(command.EXPERIMENTS) == set(page.TABLES)
 
 
-def test_the_commands_of_the_readme_are_good():
-    text = (pathlib.Path(__file__).resolve().parents[2] / "README.md").read_text()
-    found = re.findall(r"^python -m bench\.paper ([^#\n]*)", text, re.M)
-    assert len(found) >= 7
-    for line in found:
+@pytest.mark.parametrize("name, least", [("README.md", 1), ("bench/README.md", 7)])
+def test_the_commands_of_the_readmes_are_good(name, least):
+    text = (pathlib.Path(__file__).resolve().parents[2] / name).read_text()
+    lines = re.findall(r"^python -m bench\.paper ([^#\n]*)", text, re.M)
+    assert len(lines) >= least
+    for line in lines:
         command.check(command.parser().parse_args(shlex.split(line)))
 
 
