@@ -49,13 +49,13 @@ class SoftmaxLoss(ClassLoss):
         super().__init__(name)
         if not 0 <= smoothing < 1:
             raise InputError(f"label smoothing {smoothing} must lie in [0, 1)")
-        self.smoothed = (smoothing,) if smoothing else ()
+        self.smoothing = smoothing
 
     def forward(self, x, train=True):
-        self.ops.softmax_loss_forward(x, self.labels, self.prob, self.clock, *self.smoothed)
+        self.ops.softmax_loss_forward(x, self.labels, self.prob, self.clock, self.smoothing)
 
     def backward(self, dy=1.0):
-        self.ops.softmax_loss_backward(self.prob, self.labels, self.dscores, dy, *self.smoothed)
+        self.ops.softmax_loss_backward(self.prob, self.labels, self.dscores, dy, self.smoothing)
         return self.dscores
 
 
