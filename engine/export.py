@@ -184,7 +184,7 @@ def lrn(graph: Graph, layer: LRN, x: str, shape) -> str:
 
 
 def batchnorm(graph: Graph, layer: BatchNorm, x: str, shape) -> str:
-    """The running sums are divided by their weight here; without scale and shift they are 1 and 0.
+    """The running sums are divided by their weight; without scale and shift they are 1 and 0.
     """
     mean, variance, weight = (graph.tensors[f"{layer.name}.{kind}"]
                               for kind in ("mean", "variance", "weight"))

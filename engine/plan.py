@@ -106,7 +106,7 @@ class Arenas:
         self.places: dict[str, int] = {}
 
     def lay_out(self) -> None:
-        """Give every declared tensor its place and first value. Called once, after the first setup.
+        """Give every declared tensor its place and first value; once, after the first setup.
         """
         kinds = sorted({(p.rate, p.decay) for p in self.params.values()}, reverse=True)
         segments, end = [], 0

@@ -218,7 +218,7 @@ class NumpyOps:
 
     @rounds
     def linear_backward_filter(self, x, dy, dW, db):
-        """dW = dy' x and db = the column sums of dy.  x (N,F)  dy (N,K)  dW (K,F)  db (K,) or None.
+        """dW = dy' x, db = the column sums of dy.  x (N,F)  dy (N,K)  dW (K,F)  db (K,) or None.
         """
         checks.linear("linear_backward_filter", x, dW, dy)
         np.matmul(dy.T, x, out=dW)
@@ -299,7 +299,7 @@ class NumpyOps:
 
     @rounds
     def maxout_pool_backward(self, dy, which, dx, pieces, size, stride):
-        """Each dy is added to the piece and place that won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,P*C).
+        """Each dy goes to the piece and place that won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,P*C).
         """
         checks.maxout_pool("maxout_pool_backward", dx, dy, pieces, size, stride)
         C = dy.shape[-1]
@@ -349,7 +349,7 @@ class NumpyOps:
 
     @rounds
     def avgpool_backward(self, dy, dx, size, stride):
-        """Each place gets its share of every window that it is in.  dy (N,Ho,Wo,C)  dx (N,H,W,C).
+        """Each place gets its share of all windows that it is in.  dy (N,Ho,Wo,C)  dx (N,H,W,C).
         """
         checks.avgpool("avgpool_backward", dx, dy, size, stride)
         share = dy / _window_sizes(dx, dy, size, stride)
@@ -638,7 +638,7 @@ class NumpyOps:
 
     @rounds
     def squared_hinge_loss_forward(self, scores, labels, prob, clock):
-        """Caffe's L2 hinge, the sum over k of max(0, 1 - t s[n,k])^2; else as hinge_loss_forward.
+        """Caffe's L2 hinge, sum over k of max(0, 1 - t s[n,k])^2; else as hinge_loss_forward.
         """
         _, margins = _margins("squared_hinge_loss_forward", scores, labels, prob)
         prob[...] = margins * margins

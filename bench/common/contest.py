@@ -199,7 +199,7 @@ def close(contestants: Iterable[Contestant]) -> None:
 
 
 def serve(pipe, kind: str, entry: Setting | Entry, options: dict) -> None:
-    """A contestant's process: build it, then answer calls until the parent sends None or is gone.
+    """A contestant's process: build it, answer calls until the parent sends None or is gone.
     """
     try:
         module, name = kind.split(":")

@@ -140,8 +140,8 @@ def iterations(study: Study, column: str, act: str) -> Cell:
                         "note": f"{mean:.1f} on average over the layers"}
             out.append(study.row(
                 "claims", f"iterations, tolerance {tolerance:g}", column, "1 to 5", "iterations",
-                settings=f"FitNet-4, {act}, LSUV in fresh mode, CIFAR-10, batch {BATCH}, the most "
-                f"of any layer, {seeds} seeds",
+                settings=f"FitNet-4, {act}, LSUV in fresh mode, CIFAR-10, batch {BATCH}, "
+                f"the most of any layer, {seeds} seeds",
                 rerun=study.command("claims", f"--seeds {seeds}"), **more))
         return out
 

@@ -159,7 +159,7 @@ class Progress:
         self.say("")
 
     def end(self) -> None:
-        """The cell is over; one that took no time was there already, and says nothing of the pace.
+        """The cell is over; one that took no time was there before and says nothing of the pace.
         """
         spent = time.monotonic() - self.began
         self.done += self.cell.cost

@@ -86,8 +86,9 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> dict:
 def train_parser(known: Known, description: str) -> Parser:
     parser = Parser(prog="engine.train", description=description, epilog=(
         "The recipe's rate policy is stretched in proportion to the steps of the run, so with "
-        "--epochs 23 a\nten times shorter `paper` run drops its rate ten times earlier. A run is "
-        "round(epochs * images /\nbatch) steps. Defaults of the recipe are printed at the start."))
+        "--epochs 23 a\nten times shorter `paper` run drops its rate ten times earlier. "
+        "A run is round(epochs * images /\nbatch) steps. "
+        "Defaults of the recipe are printed at the start."))
     groups = add_net_options(parser, known)
     add = groups["training"].add_argument
     add("--epochs", metavar="N", type=float, help="passes over the training images; 0: no training")

@@ -242,7 +242,7 @@ def set_aside(folder: Path, saved: Saved) -> None:
 
 
 def refuse_others(saved: Saved, settings: dict, data: dict | None = None) -> None:
-    """InputError if the checkpoint is of other settings, or of another data set, each by its name.
+    """InputError if the checkpoint is of other settings or of another data set, each by name.
     """
     for key, value in saved.settings.items():  # one that is no setting any more decides nothing
         if key in settings and key not in MAY_CHANGE and settings[key] != value:

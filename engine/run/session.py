@@ -90,7 +90,7 @@ class Epoch(NamedTuple):
 
 
 def epoch_ends(s: Settings, images: int) -> Iterator[int]:
-    """The step after which each epoch is over: batches run on across epochs, the last may be short.
+    """The step after which each epoch is over: batches run across epochs, the last may be short.
     """
     epoch = end = 0
     while end < s.steps:

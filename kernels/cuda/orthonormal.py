@@ -24,7 +24,7 @@ TILE = 32                           # of orthonormal.cu
 
 
 def orthonormal(ops, rows: int, cols: int, key: tuple[int, int, int]):
-    """A Haar orthonormal matrix (rows, cols), float32 on the device; key = (seed, purpose, index).
+    """A Haar orthonormal (rows, cols), float32 on the device; key = (seed, purpose, index).
     """
     if rows < 1 or cols < 1 or rows * cols <= HOST:
         return ops.asarray(reference.orthonormal(rows, cols, key).astype(np.float32))

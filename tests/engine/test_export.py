@@ -281,7 +281,7 @@ def run_of(folder, base, name: str, act: str, contrast: bool, classes: int = 10,
 
 
 def images_for(shape, count: int = 7) -> np.ndarray:
-    """Noise of falling contrast; then an image in which one value differs, and one of one colour.
+    """Noise of falling contrast, an image in which one value differs, and one of one colour.
     """
     rng = np.random.default_rng(5)
     spans = np.linspace(255, 3, count)

@@ -72,7 +72,7 @@ class Lives:
 
 
 def serve(library: str, folder: Path) -> None:
-    """The process of `Lives`: an order a line on standard input, an End a line on standard output.
+    """The process of `Lives`: an order a line on standard input, an End a line on its output.
     """
     import engine.cli.messages
     import engine.run.checkpoint  # nobody needs it here, and every life does

@@ -21,7 +21,7 @@ def environment(*first: Path | str) -> dict[str, str]:
 
 @functools.cache
 def _site():
-    """A folder that makes a Python which finds it on its path take the double's word for a driver.
+    """A folder that makes a Python that has it on its path take the double for a driver.
     """
     folder = tempfile.TemporaryDirectory()
     Path(folder.name, "sitecustomize.py").write_text(

@@ -289,6 +289,6 @@ def test_folders_of_any_names_and_things(place, data):
 
 
 def test_the_forgeries_are_varied(whole):
-    """The fuzzers reach every part of a header: a forger that changes nothing would test nothing.
+    """The fuzzers reach every part of a header: a forger that changes nothing tests nothing.
     """
     assert len(list(every_place(whole[1]))) > 60 and len(PICTURES) > 30

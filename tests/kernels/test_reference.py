@@ -670,7 +670,7 @@ def test_a_gradient_is_that_of_the_mean_over_the_labelled_rows(ops, name):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_score_that_is_not_finite_latches(ops, name, bad):
-    """In every column of a row with a label, the label's own too; in a padding row it is ignored.
+    """In every column of a row with a label, the label's own too; in a padding row ignored.
     """
     labels = ops.asarray(np.array([0, 1, -1], np.int32))
     for row, column in np.ndindex(3, 4):
