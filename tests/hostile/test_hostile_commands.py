@@ -24,7 +24,7 @@ from engine.cli import options
 from engine.cli.command import run_command
 from engine.data import synthetic
 from engine.errors import InputError
-from engine.run import checkpoint
+from engine.run import checkpoint, session
 from engine.run import folder as runs
 from helpers.data_sets import forge_folder
 from helpers.hostile import assert_one_line, file_names, forged, fuzz, in_time
@@ -33,7 +33,8 @@ from models import NETS
 
 MAIN = {"engine.train": engine.train.main, "engine.evaluate": engine.evaluate.main,
         "engine.export": engine.export.main, "lsuv": lsuv.__main__.main}
-OF_A_RUN = {"engine.evaluate": ["device", "threads", "data_dir"],  # the options of these commands
+# The options of these commands.
+OF_A_RUN = {"engine.evaluate": ["device", "threads", "data", "data_dir"],
             "engine.export": ["out", "batch"]}
 TINY = ["--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--batch", "8"]
 
@@ -103,8 +104,10 @@ VALUES = {  # what may work, by option; every option is given WORDS too
     "batch": ["8", "1", "60", "61"], "recipe": ["paper", "fast"],
     "device": ["auto", "cpu", "numpy", "cuda"], "threads": ["1", "0"],
     "precision": ["fp32", "bf16", "tf32"], "seed": ["1", str(2**64 - 1)],
-    "optimizer": ["sgd", "rmsprop"], "epochs": ["0", "0.5", "1e9", "1e300"], "lr": ["0.1", "1e300"],
-    "momentum": ["0.9", "1"], "decay": ["0.1", "-1"], "clip": ["1", "0"], "runs": ["1", "2"],
+    "optimizer": ["sgd", "nesterov", "rmsprop"], "epochs": ["0", "0.5", "1e9", "1e300"],
+    "lr": ["0.1", "1e300"],
+    "momentum": ["0.9", "1"], "rho": ["0.9", "1"], "delta": ["0.1", "-1"],
+    "decay": ["0.1", "-1"], "clip": ["1", "0"], "runs": ["1", "2"],
     "out": ["new", "run", "file/new", "x" * 300,
     "new.onnx", "file/new.onnx"], "resume": ["run", "all", "empty"],
     "lsuv_batches": ["1", "0"], "lsuv_include": ["conv*", "[", "clf,conv1"],
@@ -153,9 +156,10 @@ def arguments(draw, command: str):
 @pytest.fixture
 def no_training(monkeypatch):
     """Runs begin, and are over."""
-    for name in ("new_run", "resumed_run"):
-        monkeypatch.setattr(engine.train, name, lambda *arguments: {"result": None})
-    monkeypatch.setattr(engine.train, "seed_runs", lambda *arguments: None)
+    for module, name in ((engine.train, "new_run"), (session, "resumed_run")):
+        monkeypatch.setattr(module, name, lambda *arguments: {"result": None})
+    for module in (engine.train, session):
+        monkeypatch.setattr(module, "seed_runs", lambda *arguments: None)
 
 
 @fuzz(250, 6_000)
