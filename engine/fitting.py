@@ -133,7 +133,7 @@ def run_steps(net, images, targets, order: Order, step, start: int, stop: int) -
     Images go to the device in blocks of whole steps, so that it is waited for once a block, and
     where the clock is looked at, once a second."""
     size = net.batch * images[:1].size * np.dtype(net.dtype).itemsize
-    block, looked = max(1, UPLOAD // size), time.perf_counter()
+    block, last_look = max(1, UPLOAD // size), time.perf_counter()
     for first in range(start, stop, block):
         count = min(block, stop - first)
         rows = order.images(first * net.batch, count * net.batch)
@@ -144,8 +144,8 @@ def run_steps(net, images, targets, order: Order, step, start: int, stop: int) -
             for name, values in wanted.items():
                 net.targets[name][...] = values[part]
             step()
-            if time.perf_counter() - looked > 1:
-                clock, looked = read_clock(net), time.perf_counter()
+            if time.perf_counter() - last_look > 1:
+                clock, last_look = read_clock(net), time.perf_counter()
                 if not clock[FINITE]:
                     return clock
     return read_clock(net)
@@ -194,14 +194,13 @@ def checked(net, images, labels) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     if len(images) < net.batch:
         raise InputError(f"{len(images)} images, and a batch of this net has {net.batch}; give "
                          "more, or the net a smaller batch")
-    if not isinstance(labels, Mapping) and len(net.wanted) != 1:
-        raise InputError(f"this net wants {', '.join(net.wanted) or 'no targets'}; give a dict "
-                         "with an array for each")
-    given = labels if isinstance(labels, Mapping) else dict.fromkeys(net.wanted, labels)
-    if set(given) != set(net.wanted):
-        raise InputError(f"targets {', '.join(map(str, given))}: this net wants "
-                         f"{', '.join(net.wanted)}")
-    return images, {name: target.of(given[name], len(images))
+    if not isinstance(labels, Mapping) and len(net.wanted) == 1:
+        labels = dict.fromkeys(net.wanted, labels)
+    if not isinstance(labels, Mapping) or set(labels) != set(net.wanted):
+        names = f"targets {', '.join(map(str, labels))}: " if isinstance(labels, Mapping) else ""
+        raise InputError(f"{names}this net wants {', '.join(net.wanted)}; give a dict with an "
+                         "array for each")
+    return images, {name: target.of(labels[name], len(images))
                     for name, target in net.wanted.items()}
 
 

@@ -22,7 +22,6 @@ With t the step (an update's number, from 0):
 Read next: engine/data/feed.py, which brings the batches.
 """
 
-
 import numpy as np
 
 from engine.errors import InputError, choose
@@ -92,6 +91,8 @@ def check(policy: dict) -> str:
         if key == "steps" and not isinstance(value, (list, tuple)):
             raise InputError(f"rate policy {kind!r}: steps {value!r:.80} is no list of steps")
         for number in value if key == "steps" else [value]:
+            if isinstance(number, np.generic):
+                number = number.item()
             if (isinstance(number, bool) or not isinstance(number, (int, float))
                     or not -LARGEST < number < LARGEST):
                 raise InputError(f"rate policy {kind!r}: {key} {value!r:.80} is no number")

@@ -15,10 +15,10 @@ IN_SHAPE = (227, 227, 3)
 
 def caffenet(act: str, classes: int, dropout: bool = True) -> list[Layer]:
     """The file's activation is relu; any elementwise one fits. Its fillers: `--init original`."""
-    def conv(number: int, outputs: int, size: int, bias: float, **more) -> list[Layer]:
+    def conv(number: int, outputs: int, size: int, bias: float, **options) -> list[Layer]:
         original = Original("gaussian", 0.01, bias)
-        return [Conv(outputs, size, bias_rate=2, original=original, name=f"conv{number}", **more),
-                ACTS[act]()]
+        layer = Conv(outputs, size, bias_rate=2, original=original, name=f"conv{number}", **options)
+        return [layer, ACTS[act]()]
 
     def full(number: int) -> list[Layer]:
         original = Original("gaussian", 0.005, 1)

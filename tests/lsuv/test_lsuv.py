@@ -1,15 +1,18 @@
 """Algorithm 1: what is true of a net afterwards, and what is refused."""
 
 import json
+from math import prod
 
 import numpy as np
 import pytest
 
 from engine.containers import STOP, AuxiliaryClassifier, Branches, Chain, Residual
+from engine.diagnosis import first_in_step
 from engine.errors import InputError
-from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU, Tanh
+from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU, Tanh, Weighted
 from engine.losses import SoftmaxLoss
 from engine.net import Net
+from engine.run.checkpoint import collect
 from kernels.clock import STEP
 from kernels.reference import NumpyOps
 from lsuv import LsuvError, fill, initialise, lsuv, measure
@@ -356,6 +359,56 @@ def test_containers_inside_containers_are_reached():
                          Linear(4, name="clf")])
     report = lsuv(net, batches)
     assert list(report.layers()) == ["conv1", "clf"] and "conv1" in report.notes[0]
+
+
+class Own(Weighted):
+    """A fully connected layer of somebody else, with no bias."""
+
+    def setup(self, plan, in_shape):
+        self.weights(plan, (self.outputs, prod(in_shape)))
+        self.z, self.dx = plan.output((self.outputs,)), plan.gradient(in_shape)
+        return (self.outputs,)
+
+    def forward(self, x, train):
+        self.x = x.reshape(len(x), -1)
+        self.z[...] = self.x @ self.W.T
+        return self.z
+
+    def backward(self, dz):
+        self.dz = dz
+        self.dW[...] = dz.T @ self.x
+        if self.dx is not None:
+            self.dx[...] = (dz @ self.W).reshape(self.dx.shape)
+        return self.dx
+
+
+def test_a_layer_of_ones_own_is_filled_scaled_named_and_saved_as_any():
+    """All that the rooms expect of a layer with weights is what Weighted states."""
+    net, batches = make([Own(12, pieces=2, bias=False, name="own"), Maxout(2), ReLU(),
+                         Own(4, bias=False, name="end")])
+    report = lsuv(net, batches)
+    assert [(row.layer, row.piece, row.fan_in) for row in report.rows] == [
+        ("own", 0, 192), ("own", 1, 192), ("end", 0, 12)]
+    assert report.largest_deviation <= 0.05
+    tensors = collect(net)
+    assert list(tensors) == ["own.W", "end.W"]
+    W = tensors["own.W"].reshape(24, 3, 8, 8).transpose(0, 2, 3, 1).reshape(24, -1)
+    assert np.array_equal(W, net.weighted()[0].W)  # inputs in C, H, W order, as any Linear's
+    net.weighted()[1].W[0] = np.nan
+    assert first_in_step(net) == "the weights of end"
+
+
+def test_fill_of_some_layers_leaves_the_others_and_their_streams():
+    net, whole = make(maxout_layers(), init="msra")[0], make(maxout_layers())[0]
+    before = weights(net)
+    fill(net, "lsuv", 1, include=["ip1", "clf"], exclude="clf")
+    for name, p in net.named_params().items():
+        if name == "ip1.W":
+            assert np.array_equal(p.value, whole.named_params()[name].value)
+        else:
+            assert np.array_equal(p.value, net.arenas.view(before, name)), name
+    with pytest.raises(InputError, match="no layer with weights is called 'ip'; did you mean"):
+        fill(net, "lsuv", 1, include=["ip"])
 
 
 # -- the command --------------------------------------------------------------------------------
