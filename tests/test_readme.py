@@ -1,4 +1,5 @@
-"""The README's commands and Python run as they stand there, on a small synthetic set.
+"""The commands and the Python of README.md and the rooms' pages run as they stand there, on a small
+synthetic set.
 
 Read next: README.md.
 """
@@ -21,7 +22,8 @@ from helpers.programs import ROOT, TESTS
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
-COMMANDS = [line.split("#")[0].strip() for kind, text in BLOCKS if kind == "sh"
+PAGES = README + "".join((ROOT / room / "README.md").read_text() for room in ("engine", "lsuv"))
+COMMANDS = [line.split("#")[0].strip() for text in re.findall(r"```sh\n(.*?)```", PAGES, re.S)
             for line in text.splitlines()]
 COMMANDS = [re.search(r"-m ((engine|lsuv)\S*.*)", c).group(1) for c in COMMANDS
             if re.search(r"-m (engine|lsuv)", c)]
@@ -44,6 +46,7 @@ def test_there_are_commands_to_run():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_of_the_readme(command, finished, tmp_path, capsys, request, monkeypatch):
     module, *arguments = shlex.split(command)
+    monkeypatch.chdir(tmp_path)  # for what a command writes beside
     if "cuda" in arguments:
         request.getfixturevalue("double")  # of a GPU
         monkeypatch.setattr(kernels.cuda, "missing", lambda: None)
@@ -55,7 +58,7 @@ def test_command_of_the_readme(command, finished, tmp_path, capsys, request, mon
     elif module == "engine.evaluate":
         assert engine.evaluate.main(arguments) == 0
     elif module == "lsuv":
-        assert lsuv.__main__.main([*arguments, *SMALL, "--lsuv-batch", "16"]) == 0
+        assert lsuv.__main__.main([*arguments, *SMALL, "--lsuv-batch", "64"]) == 0
     elif "--resume" in arguments:
         assert engine.train.main(arguments) == 0
     else:
