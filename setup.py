@@ -31,16 +31,34 @@ NATIVE = Path("kernels/cpu/native")  # relative, as setuptools wants its sources
 # -g0: Python's own flags ask for debug symbols, which cost a quarter of the build time.
 # -Wno-psabi: lanes.h's vectors of 64 bytes only pass through functions that are inlined, whose ABI
 # is nobody's concern on a processor with smaller ones.
-COMPILE = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fvisibility=hidden", "-g0",
-           "-fno-math-errno", "-Wall", "-Wextra", "-Wno-psabi"]
+COMPILE = [
+    "-O3",
+    "-march=native",
+    "-std=c++17",
+    "-fopenmp",
+    "-fvisibility=hidden",
+    "-g0",
+    "-fno-math-errno",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+]
 
 # The build that checks itself. -fno-wrapv: Python's own flags let signed numbers wrap, and an
 # overflow would be none. LSUV_PORTABLE: lanes.h without AVX-512's masked loads and stores, which
 # the sanitizers do not see. A size that becomes a smaller type is an error (-Werror=conversion);
 # the headers of others, named again by -isystem, may convert as they like.
 SANITIZE = os.environ.get("LSUV_SANITIZE", "")
-CHECKED = ["-O1", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}",
-           "-fno-sanitize-recover=all", "-fno-wrapv", "-DLSUV_PORTABLE", "-Werror=conversion"]
+CHECKED = [
+    "-O1",
+    "-g1",
+    "-fno-omit-frame-pointer",
+    f"-fsanitize={SANITIZE}",
+    "-fno-sanitize-recover=all",
+    "-fno-wrapv",
+    "-DLSUV_PORTABLE",
+    "-Werror=conversion",
+]
 
 # oneDNN's wheels are for Linux x86-64 with glibc. A requirement's marker can't name the C library,
 # and one without a matching wheel would stop the installation, so they are named only where they
@@ -51,13 +69,13 @@ FITS = HERE == "Linux x86_64, glibc"
 # later wheels pull 2 GB of another compiler's run time.
 ONEDNN = ["onednn-cpu-gomp==2023.2.0"] if FITS else []
 DEPENDENCIES = [
-    "numpy>=1.26",       # every array on the host; 1.26 is the first release for Python 3.12
-    "ml_dtypes>=0.4",    # bfloat16 for NumPy; 0.4 is the first release for NumPy 2
+    "numpy>=1.26",  # every array on the host; 1.26 is the first release for Python 3.12
+    "ml_dtypes>=0.4",  # bfloat16 for NumPy; 0.4 is the first release for NumPy 2
     "safetensors>=0.4",  # checkpoints
-    "pooch>=1.8",        # data sets: one download, checked against pinned hashes
-    "Pillow>=10.1",      # images of a folder
-    "rich>=13",          # progress bar
-    "filelock>=4.3",     # one writer a run folder, on every system; it follows no link
+    "pooch>=1.8",  # data sets: one download, checked against pinned hashes
+    "Pillow>=10.1",  # images of a folder
+    "rich>=13",  # progress bar
+    "filelock>=4.3",  # one writer a run folder, on every system; it follows no link
     *ONEDNN,
 ]
 # What the build needs: oneDNN's header, in the same version, and the library to link against.

@@ -58,16 +58,20 @@ NETS = tuple(TABLE_6)
 def made(name: str, ops, batch: int) -> Net:
     """A net of the paper's Table 6, with its own activation and number of classes."""
     model = models.NETS[name]
-    return Net(models.build(name, model.act, model.classes), SoftmaxLoss(), ops, model.in_shape,
-               batch)
+    return Net(
+        models.build(name, model.act, model.classes), SoftmaxLoss(), ops, model.in_shape, batch
+    )
 
 
 def shapes_of_net(name: str) -> list[tuple[int, int]]:
     """(outputs, inputs * height * width) of every matrix, of each maxout piece one, in order; of a
     convolution of g groups a row has the inputs of one."""
     net = made(name, ops_for("numpy"), 1)
-    return [(len(layer.W[rows]), layer.W[0].size)
-            for layer in net.weighted() for rows in piece_rows(layer)]
+    return [
+        (len(layer.W[rows]), layer.W[0].size)
+        for layer in net.weighted()
+        for rows in piece_rows(layer)
+    ]
 
 
 def noise(name: str) -> Dataset:
@@ -83,18 +87,22 @@ def check(ops) -> None:
     """RunError unless `ops` makes the reference's matrices."""
     for rows, cols in CHECKED:
         key = 0, WEIGHTS, 1
-        difference = abs(ops.tohost(ops.orthonormal(rows, cols, key))
-                         - orthonormal(rows, cols, key)).max()
+        difference = abs(
+            ops.tohost(ops.orthonormal(rows, cols, key)) - orthonormal(rows, cols, key)
+        ).max()
         if not difference <= LIMIT:
-            raise RunError(f"device {ops.name}: {rows} x {cols} differs from the reference by "
-                           f"{difference:.2g}, more than {LIMIT:g}; nothing was timed")
+            raise RunError(
+                f"device {ops.name}: {rows} x {cols} differs from the reference by "
+                f"{difference:.2g}, more than {LIMIT:g}; nothing was timed"
+            )
 
 
 def judged(name: str, what: str, error: float) -> float:
     """The error; RunError where ours is not orthonormal."""
     if name == "ours" and not error <= LIMIT:
-        raise RunError(f"{what}: max |Q'Q - I| is {error:.2g}, more than {LIMIT:g}; nothing more "
-                       "was timed")
+        raise RunError(
+            f"{what}: max |Q'Q - I| is {error:.2g}, more than {LIMIT:g}; nothing more was timed"
+        )
     return error
 
 
@@ -110,8 +118,16 @@ def compare(what: str, shapes, makers, repeats: int, full: bool) -> list[dict]:
         for maker in chosen:
             times[maker.name].append(maker.ask("matrices", shapes)[0])
     seconds = {name: statistics.median(turns) for name, turns in times.items()}
-    return [{"name": name, "what": what, "seconds": seconds[name],
-             "ratio": seconds[name] / seconds["ours"], "error": errors[name]} for name in seconds]
+    return [
+        {
+            "name": name,
+            "what": what,
+            "seconds": seconds[name],
+            "ratio": seconds[name] / seconds["ours"],
+            "error": errors[name],
+        }
+        for name in seconds
+    ]
 
 
 def lsuv_row(ops, name: str, data, repeats: int, batch: int | None = None) -> dict:
@@ -125,25 +141,38 @@ def lsuv_row(ops, name: str, data, repeats: int, batch: int | None = None) -> di
         report = initialise(net, "lsuv", feed.first_batches(), 0, act)
         ops.synchronize()
         times.append(time.perf_counter() - start)
-    return {"name": "ours", "what": f"{name} LSUV, {data.name}", "seconds":
-            statistics.median(times[1:]), "ratio": 1.0,
-            "error": max(row.orthogonality_error for row in report.rows)}
+    return {
+        "name": "ours",
+        "what": f"{name} LSUV, {data.name}",
+        "seconds": statistics.median(times[1:]),
+        "ratio": 1.0,
+        "error": max(row.orthogonality_error for row in report.rows),
+    }
 
 
 def paper_row(what: str, seconds: float, ours: float) -> dict:
-    return {"name": "paper", "what": what, "seconds": seconds, "ratio": seconds / ours,
-            "error": None}
+    return {
+        "name": "paper",
+        "what": what,
+        "seconds": seconds,
+        "ratio": seconds / ours,
+        "error": None,
+    }
 
 
 def show(rows: list[dict]) -> None:
     for row in rows:
         error = "" if row["error"] is None else f"{row['error']:.1e}"
-        print(f"{row['what']:<24}{row['name']:<20}{row['seconds']:>11.4f}{row['ratio']:>9.1f}"
-              f"{error:>10}", flush=True)
+        print(
+            f"{row['what']:<24}{row['name']:<20}{row['seconds']:>11.4f}{row['ratio']:>9.1f}"
+            f"{error:>10}",
+            flush=True,
+        )
 
 
-def measure(ops, shapes, nets, threads: int, repeats: int = 3, full: bool = False,
-            data=None) -> list[dict]:
+def measure(
+    ops, shapes, nets, threads: int, repeats: int = 3, full: bool = False, data=None
+) -> list[dict]:
     """Every row, printed as it is found. shapes: [(rows, cols)]; nets: names of NETS; data: the
     images of FitNet-4's LSUV."""
     check(ops)
@@ -175,7 +204,7 @@ def measure(ops, shapes, nets, threads: int, repeats: int = 3, full: bool = Fals
 
 
 def shapes_of(text: str) -> list[tuple[int, int]]:
-    """"9216x4096,500x128" -> [(9216, 4096), (500, 128)]."""
+    """ "9216x4096,500x128" -> [(9216, 4096), (500, 128)]."""
     shapes = []
     for part in filter(None, text.split(",")):
         sizes = part.split("x")
@@ -205,8 +234,10 @@ def main(argv: list[str] | None = None) -> int:
     threads = options.threads or len(os.sched_getaffinity(0))
     ops = ops_for(options.device, options.threads)
     data = load(options.data, options.data_dir) if "fitnet4" in nets else None
-    print(f"device {ops.name}: {ops.description}; every maker in a process of its own, "
-          f"threads {threads}")
+    print(
+        f"device {ops.name}: {ops.description}; every maker in a process of its own, "
+        f"threads {threads}"
+    )
     peers = {}
     if why := torch_missing(ops.name):
         print(f"{why}: orthogonal_ is left out")

@@ -45,7 +45,7 @@ from kernels import ops_for
 
 CALLS, TORCH = "bench.common.calls:Calls", "bench.peers.torch_ops:TorchCalls"
 ROUNDS = 5
-SLOWEST = 2.0                       # seconds of a call of NumPy's that is still waited for
+SLOWEST = 2.0  # seconds of a call of NumPy's that is still waited for
 DIRECT = "onednn direct"
 
 
@@ -53,13 +53,22 @@ def options_of(arguments: list[str] | None):
     parser = Parser(prog="bench.kernels", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=None, help="of every contestant; all")
-    parser.add_argument("--precision", default="both", choices=("fp32", "bf16", "both"),
-                        help="both: those that the device computes in")
+    parser.add_argument(
+        "--precision",
+        default="both",
+        choices=("fp32", "bf16", "both"),
+        help="both: those that the device computes in",
+    )
     parser.add_argument("--only", default=None, metavar="NAME", help="operations, with commas")
-    parser.add_argument("--seconds", type=float, default=0.5,
-                        help="of each contestant's calls of a case, about (0.5)")
-    parser.add_argument("--small", action="store_true",
-                        help="two images: to try the bench, not to measure")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0.5,
+        help="of each contestant's calls of a case, about (0.5)",
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="two images: to try the bench, not to measure"
+    )
     parser.add_argument("--json", default=None, metavar="FILE", help="write the rows to this file")
     options = parser.parse_args(arguments)
     if not 0 <= options.seconds < 3600:
@@ -111,32 +120,49 @@ def takes_part(contestant: Contestant, number: int, case: Case, precision: str) 
         return False
     if contestant.name == "numpy" and precision != "fp32":
         return False
-    return (contestant.ask("prepare", number, precision)
-            and (contestant.name != "numpy" or contestant.ask("run", 1) < SLOWEST))
+    return contestant.ask("prepare", number, precision) and (
+        contestant.name != "numpy" or contestant.ask("run", 1) < SLOWEST
+    )
 
 
-def timed(contestants: list[Contestant], number: int, case: Case, precision: str,
-          seconds: float) -> dict[str, float]:
+def timed(
+    contestants: list[Contestant], number: int, case: Case, precision: str, seconds: float
+) -> dict[str, float]:
     """{contestant: median seconds of a call}, ours first."""
     try:
-        places = [Place(c.name, c, "run") for c in contestants
-                  if takes_part(c, number, case, precision)]
+        places = [
+            Place(c.name, c, "run") for c in contestants if takes_part(c, number, case, precision)
+        ]
         compete(places, ROUNDS, 1, seconds / ROUNDS)
     except (Refused, RunError) as error:
         raise RunError(f"{case.op} ({case.text}): {error}") from error
     return {place.name: statistics.median(place.turns) for place in places}
 
 
-def measured(ops, contestants: list[Contestant], number: int, case: Case, precision: str,
-             seconds: float, limits: dict[str, float]) -> list[dict]:
+def measured(
+    ops,
+    contestants: list[Contestant],
+    number: int,
+    case: Case,
+    precision: str,
+    seconds: float,
+    limits: dict[str, float],
+) -> list[dict]:
     """A row a contestant: the case is checked, then timed."""
     largest, size = check(ops, case, precision)
-    return rows_of(case, precision, timed(contestants, number, case, precision, seconds), size,
-                   largest, limits)
+    return rows_of(
+        case, precision, timed(contestants, number, case, precision, seconds), size, largest, limits
+    )
 
 
-def rows_of(case: Case, precision: str, seconds: dict[str, float], size: int,
-            largest: dict[str, float], limits: dict[str, float]) -> list[dict]:
+def rows_of(
+    case: Case,
+    precision: str,
+    seconds: dict[str, float],
+    size: int,
+    largest: dict[str, float],
+    limits: dict[str, float],
+) -> list[dict]:
     """A row a contestant: ratio is its seconds over ours."""
     rows = []
     for name, took in seconds.items():
@@ -146,15 +172,28 @@ def rows_of(case: Case, precision: str, seconds: dict[str, float], size: int,
         else:
             rate = {"gflops": case.flops / took / 1e9}
             share = rate["gflops"] / limits["product_gflops"]
-        rows.append({"name": name, "op": case.op, "case": case.text, "precision": precision,
-                     "seconds": took, "bytes": size, **rate, "share": share,
-                     "ratio": took / seconds["ours"], "error": largest.get(name)})
+        rows.append(
+            {
+                "name": name,
+                "op": case.op,
+                "case": case.text,
+                "precision": precision,
+                "seconds": took,
+                "bytes": size,
+                **rate,
+                "share": share,
+                "ratio": took / seconds["ours"],
+                "error": largest.get(name),
+            }
+        )
     return rows
 
 
 def head() -> str:
-    return (f"{'op':<24}{'case':<40}{'':<5}{'ms':>10}{'rate':>16}{'share':>7}{'x NumPy':>9}"
-            f"{'x torch':>9}{'x oneDNN':>9}{'error':>9}")
+    return (
+        f"{'op':<24}{'case':<40}{'':<5}{'ms':>10}{'rate':>16}{'share':>7}{'x NumPy':>9}"
+        f"{'x torch':>9}{'x oneDNN':>9}{'error':>9}"
+    )
 
 
 def line(rows: list[dict]) -> str:
@@ -163,18 +202,30 @@ def line(rows: list[dict]) -> str:
     lines = []
     for row in (row for row in rows if row["name"] in ("ours", DIRECT)):
         own = row["name"] == "ours"
-        rate = (f"{row['gflops']:.1f} GFLOP/s" if "gflops" in row
-                else f"{row['gbytes_per_second']:.2f} GB/s")
-        peers = "".join(f"{ratio.get(peer, '') if own else '':>9}"
-                        for peer in ("numpy", "torch", DIRECT))
-        lines.append(f"{row['op'] if own else '  ' + DIRECT:<24}{row['case']:<40}"
-                     f"{row['precision']:<5}{1e3 * row['seconds']:>10.4f}{rate:>16}"
-                     f"{row['share']:>7.2f}{peers}{row['error']:>9.1e}")
+        rate = (
+            f"{row['gflops']:.1f} GFLOP/s"
+            if "gflops" in row
+            else f"{row['gbytes_per_second']:.2f} GB/s"
+        )
+        peers = "".join(
+            f"{ratio.get(peer, '') if own else '':>9}" for peer in ("numpy", "torch", DIRECT)
+        )
+        lines.append(
+            f"{row['op'] if own else '  ' + DIRECT:<24}{row['case']:<40}"
+            f"{row['precision']:<5}{1e3 * row['seconds']:>10.4f}{rate:>16}"
+            f"{row['share']:>7.2f}{peers}{row['error']:>9.1e}"
+        )
     return "\n".join(lines)
 
 
-def measure(ops, chosen_cases: list[tuple[int, Case]], precisions: list[str], threads: int,
-            seconds: float, small: bool) -> tuple[list[dict], dict[str, dict[str, float]]]:
+def measure(
+    ops,
+    chosen_cases: list[tuple[int, Case]],
+    precisions: list[str],
+    threads: int,
+    seconds: float,
+    small: bool,
+) -> tuple[list[dict], dict[str, dict[str, float]]]:
     """(every row, {precision: ceilings}); a case's line is printed as it is there."""
     limits = {precision: ceilings(ops, precision, threads) for precision in precisions}
     rows: list[dict] = []
@@ -183,8 +234,9 @@ def measure(ops, chosen_cases: list[tuple[int, Case]], precisions: list[str], th
         print(head())
         for number, case in chosen_cases:
             for precision in filter(case.has, precisions):
-                of_case = measured(ops, contestants, number, case, precision, seconds,
-                                   limits[precision])
+                of_case = measured(
+                    ops, contestants, number, case, precision, seconds, limits[precision]
+                )
                 print(line(of_case), flush=True)
                 rows += of_case
     finally:
@@ -199,12 +251,16 @@ def main(arguments: list[str] | None = None) -> int:
     ops = ops_for(options.device, options.threads, known)
     precisions = list(ops.precisions) if options.precision == "both" else [known]
     threads = ops.threads or os.cpu_count() or 1
-    print(f"device {ops.name}: {ops.description}; every contestant in a process of its own, "
-          f"threads {threads}, {' and '.join(precisions)}")
+    print(
+        f"device {ops.name}: {ops.description}; every contestant in a process of its own, "
+        f"threads {threads}, {' and '.join(precisions)}"
+    )
     peers = {}
     if ops.name == "cuda":
-        print("beside a GPU nobody else is timed; an orthonormal matrix, whose end the host waits "
-              "for, is bench.init's")
+        print(
+            "beside a GPU nobody else is timed; an orthonormal matrix, whose end the host waits "
+            "for, is bench.init's"
+        )
         asked = [(number, case) for number, case in asked if case.op != "orthonormal"]
     elif torch_missing(ops.name):
         print("torch is not installed: its column is left out")
@@ -212,12 +268,15 @@ def main(arguments: list[str] | None = None) -> int:
         peers = {"torch": metadata.version("torch")}
     rows, limits = measure(ops, asked, precisions, threads, options.seconds, options.small)
     for precision, ceiling in limits.items():
-        print(f"{precision}: copy {ceiling['copy_gbs']:.1f} GB/s, matrix product "
-              f"{ceiling['product_gflops']:.0f} GFLOP/s, convolution "
-              f"{ceiling['convolution_gflops']:.0f} GFLOP/s")
+        print(
+            f"{precision}: copy {ceiling['copy_gbs']:.1f} GB/s, matrix product "
+            f"{ceiling['product_gflops']:.0f} GFLOP/s, convolution "
+            f"{ceiling['convolution_gflops']:.0f} GFLOP/s"
+        )
     print("x: the peer's seconds over ours, at equal precision; NumPy's is the reference's.")
-    write(options.json, ops, rows, peers=peers, threads=threads, ceilings=limits,
-          small=options.small)
+    write(
+        options.json, ops, rows, peers=peers, threads=threads, ceilings=limits, small=options.small
+    )
     return 0
 
 

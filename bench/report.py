@@ -26,16 +26,24 @@ BEGIN, END = "<!-- report:begin -->", "<!-- report:end -->"
 STYLES = {"lsuv": "-", "xavier": "--", "msra": ":", "ortho": "-."}
 NETS = {"fitnet4": "FitNet-4", "fitnet1": "FitNet-1", "fitnet_mnist": "FitNet-MNIST"}
 FILES = {  # pattern -> what it holds, the command that writes it
-    "step_*.json": ("a training step of a net in a precision, ours and PyTorch's",
-                    "python -m bench.step --against torch --json FILE"),
+    "step_*.json": (
+        "a training step of a net in a precision, ours and PyTorch's",
+        "python -m bench.step --against torch --json FILE",
+    ),
     "kernels.json": ("every operation by itself", "python -m bench.kernels --json FILE"),
     "init.json": ("orthonormal matrices and LSUV", "python -m bench.init --json FILE"),
-    "training.json": ("runs of `--recipe fast` on CIFAR-10, FitNet-4's with `--epochs 3`",
-                      "python -m bench.runs runs/* --json FILE"),
-    "precision.json": ("runs in fp32 and bf16: FitNet-1's of `--recipe fast`, and "
-                       "`--net fitnet_mnist --runs 3`", "python -m bench.runs runs/* --json FILE"),
-    "paper/rows.json": ("the paper's cells; with it the page, the figures and their points",
-                        "python -m bench.paper report --out bench/results/paper"),
+    "training.json": (
+        "runs of `--recipe fast` on CIFAR-10, FitNet-4's with `--epochs 3`",
+        "python -m bench.runs runs/* --json FILE",
+    ),
+    "precision.json": (
+        "runs in fp32 and bf16: FitNet-1's of `--recipe fast`, and `--net fitnet_mnist --runs 3`",
+        "python -m bench.runs runs/* --json FILE",
+    ),
+    "paper/rows.json": (
+        "the paper's cells; with it the page, the figures and their points",
+        "python -m bench.paper report --out bench/results/paper",
+    ),
     "gpu-*.json": ("everything on one GPU", "python -m bench.gpu"),
     "curves.png": ("drawn from training.json", "python -m bench.report"),
 }
@@ -57,8 +65,10 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def measured_on(results: dict) -> str:
     m = results["machine"]
-    return (f"{m['processor']}, {m['cores']} cores, device {m['device']} ({m['description']}), "
-            f"Python {m['python']}, {m['versions']}, {m['date']}")
+    return (
+        f"{m['processor']}, {m['cores']} cores, device {m['device']} ({m['description']}), "
+        f"Python {m['python']}, {m['versions']}, {m['date']}"
+    )
 
 
 def trained_on(training: dict, rows: list[dict]) -> str:
@@ -66,15 +76,21 @@ def trained_on(training: dict, rows: list[dict]) -> str:
     devices = sorted({r["device"] for r in rows})
     dates = sorted({r["started"][:10] for r in rows})
     versions = rows[0]["versions"]
-    return (f"{training['machine']['processor']}, device {' and '.join(devices)}, Python "
-            f"{versions['python']}, NumPy {versions['numpy']}, {' to '.join(dates)}")
+    return (
+        f"{training['machine']['processor']}, device {' and '.join(devices)}, Python "
+        f"{versions['python']}, NumPy {versions['numpy']}, {' to '.join(dates)}"
+    )
 
 
 # -- the parts of the page: the marks of each, or several times the marks, or nothing --------------
 
+
 def contents() -> list[dict]:
-    rows = [[f"`{pattern}`", what, f"`{command}`"] for pattern, (what, command) in FILES.items()
-            if any(RESULTS.glob(pattern))]
+    rows = [
+        [f"`{pattern}`", what, f"`{command}`"]
+        for pattern, (what, command) in FILES.items()
+        if any(RESULTS.glob(pattern))
+    ]
     return [{"contents": table(["file", "what it holds", "written by"], rows)}] if rows else []
 
 
@@ -89,24 +105,43 @@ def paper() -> list[dict]:
         cells = [r for r in rows if r["table"] == name]
         numbers = (sum(r["verdict"] == v for r in cells) for v in verdicts)
         counts.append([name, str(len(cells)), *(str(n) if n else "" for n in numbers)])
-    mnist = [[r["row"], number(r["paper"], r["unit"], printed=True), ours_of(r),
-              ", ".join(f"{value:.2f}" for value in r["seeds"]), r["verdict"]]
-             for r in rows if r["column"] == "MNIST error"]
-    off = "; ".join(f"{r['table']} {r['row']} {r['column']}: {ours_of(r)}, the paper "
-                    f"{number(r['paper'], r['unit'], printed=True)}"
-                    for r in rows if r["verdict"] == OFF)
+    mnist = [
+        [
+            r["row"],
+            number(r["paper"], r["unit"], printed=True),
+            ours_of(r),
+            ", ".join(f"{value:.2f}" for value in r["seeds"]),
+            r["verdict"],
+        ]
+        for r in rows
+        if r["column"] == "MNIST error"
+    ]
+    off = "; ".join(
+        f"{r['table']} {r['row']} {r['column']}: {ours_of(r)}, the paper "
+        f"{number(r['paper'], r['unit'], printed=True)}"
+        for r in rows
+        if r["verdict"] == OFF
+    )
     machines = sorted({r["machine"] for r in rows if r["machine"]})
     dates = sorted({r["date"] for r in rows if r["date"]})
-    return [{"counts": table(["", "cells", *verdicts], counts), "off": off or "none",
-             "legend": "\n".join(f"* *{v}*: {VERDICTS[v]}" for v in verdicts),
-             "mnist": mnist and table(["net", "paper", "ours", "each seed", "verdict"], mnist),
-             "measured": f"{' to '.join(sorted({dates[0], dates[-1]}))}; {'; '.join(machines)}."}]
+    return [
+        {
+            "counts": table(["", "cells", *verdicts], counts),
+            "off": off or "none",
+            "legend": "\n".join(f"* *{v}*: {VERDICTS[v]}" for v in verdicts),
+            "mnist": mnist and table(["net", "paper", "ours", "each seed", "verdict"], mnist),
+            "measured": f"{' to '.join(sorted({dates[0], dates[-1]}))}; {'; '.join(machines)}.",
+        }
+    ]
 
 
 def fast_cifar(training: dict) -> list[dict]:
     """The runs of the `fast` recipe on all of CIFAR-10, finished or not."""
-    return [r for r in training["rows"]
-            if (r["data"], r["recipe"], r["limit"]) == ("cifar10", "fast", None)]
+    return [
+        r
+        for r in training["rows"]
+        if (r["data"], r["recipe"], r["limit"]) == ("cifar10", "fast", None)
+    ]
 
 
 def cifar() -> list[dict]:
@@ -116,9 +151,17 @@ def cifar() -> list[dict]:
     for r in runs:
         last, best = r["metrics"][-1], max(m["test_accuracy"] for m in r["metrics"])
         cut = "" if r["finished"] else f" of {r['epochs']:g}, cut short"
-        rows.append([r["net"], r["act"], r["init"], f"{last['epoch']:g}{cut}",
-                     f"{last['train_loss']:.3f}", f"{100 * last['test_accuracy']:.2f}",
-                     f"{100 * best:.2f}"])
+        rows.append(
+            [
+                r["net"],
+                r["act"],
+                r["init"],
+                f"{last['epoch']:g}{cut}",
+                f"{last['train_loss']:.3f}",
+                f"{100 * last['test_accuracy']:.2f}",
+                f"{100 * best:.2f}",
+            ]
+        )
     head = ["net", "act", "init", "epochs", "train loss", "test accuracy %", "best %"]
     return [{"runs": table(head, rows), "measured": trained_on(training, runs)}] if runs else []
 
@@ -132,17 +175,33 @@ def precision() -> list[dict]:
     nets = sorted({(r["net"], r["recipe"], f"{r['epochs']:g}") for r in training["rows"]})
     for net, kind, epochs in nets:
         for width in ("fp32", "bf16"):
-            runs = sorted((r for r in training["rows"] if r["finished"] and r["recipe"] == kind
-                           and (r["net"], r["precision"]) == (net, width)),
-                          key=lambda r: r["seed"])
+            runs = sorted(
+                (
+                    r
+                    for r in training["rows"]
+                    if r["finished"]
+                    and r["recipe"] == kind
+                    and (r["net"], r["precision"]) == (net, width)
+                ),
+                key=lambda r: r["seed"],
+            )
             errors = [100 * (1 - r["metrics"][-1]["test_accuracy"]) for r in runs]
             if errors:
                 spread = f" ± {statistics.stdev(errors):.2f}" if len(errors) > 1 else ""
-                rows.append([f"{net}, {kind}, {epochs} epochs", width,
-                             f"{statistics.mean(errors):.2f}{spread}",
-                             ", ".join(f"{error:.2f}" for error in errors)])
-    return [{"errors": table(["net", "precision", "error, %", "each seed"], rows),
-             "measured": trained_on(training, training["rows"])}]
+                rows.append(
+                    [
+                        f"{net}, {kind}, {epochs} epochs",
+                        width,
+                        f"{statistics.mean(errors):.2f}{spread}",
+                        ", ".join(f"{error:.2f}" for error in errors),
+                    ]
+                )
+    return [
+        {
+            "errors": table(["net", "precision", "error, %", "each seed"], rows),
+            "measured": trained_on(training, training["rows"]),
+        }
+    ]
 
 
 def by_what(results: dict) -> dict[str, dict[str, dict]]:
@@ -158,16 +217,34 @@ def init() -> list[dict]:
     results = read("init.json")
     if not results:
         return []
-    rows = [[what, f"{by['ours']['seconds']:.3g}",
-             *(f"{by[peer]['ratio']:.1f}" if peer in by else ""
-               for peer in ("torch orthogonal_", "numpy qr", "numpy svd")),
-             f"{by['paper']['seconds']:g}" if "paper" in by else ""]
-            for what, by in by_what(results).items()]
+    rows = [
+        [
+            what,
+            f"{by['ours']['seconds']:.3g}",
+            *(
+                f"{by[peer]['ratio']:.1f}" if peer in by else ""
+                for peer in ("torch orthogonal_", "numpy qr", "numpy svd")
+            ),
+            f"{by['paper']['seconds']:g}" if "paper" in by else "",
+        ]
+        for what, by in by_what(results).items()
+    ]
     worst = max(row["error"] for row in results["rows"] if row["name"] == "ours")
-    head = ["matrix or net", "ours, s", "× PyTorch's `orthogonal_`", "× NumPy's QR",
-            "× NumPy's SVD", "the paper, s"]
-    return [{"matrices": table(head, rows), "worst": f"{worst:.1e}",
-             "measured": f"{measured_on(results)}."}]
+    head = [
+        "matrix or net",
+        "ours, s",
+        "× PyTorch's `orthogonal_`",
+        "× NumPy's QR",
+        "× NumPy's SVD",
+        "the paper, s",
+    ]
+    return [
+        {
+            "matrices": table(head, rows),
+            "worst": f"{worst:.1e}",
+            "measured": f"{measured_on(results)}.",
+        }
+    ]
 
 
 def goals_alone() -> list[dict]:
@@ -189,25 +266,39 @@ def one_gpu(results: dict) -> dict:
     for row in in_steps:
         by.setdefault(row["name"], {})[row["precision"]] = row
     precisions = list(dict.fromkeys(row["precision"] for row in in_steps))
-    steps = [[name, *(step_cell(own[p]) if p in own else "" for p in precisions)]
-             for name, own in by.items()]
-    kernels = [[f"`{row['op']}`", row["case"], row["precision"], f"{1e6 * row['seconds']:.1f}",
-                f"{row['gbytes_per_second']:,.0f}", f"{row['share']:.2f}",
-                f"{row['share_of_equal']:.2f}"] for row in rows if row["section"] == "kernels"]
+    steps = [
+        [name, *(step_cell(own[p]) if p in own else "" for p in precisions)]
+        for name, own in by.items()
+    ]
+    kernels = [
+        [
+            f"`{row['op']}`",
+            row["case"],
+            row["precision"],
+            f"{1e6 * row['seconds']:.1f}",
+            f"{row['gbytes_per_second']:,.0f}",
+            f"{row['share']:.2f}",
+            f"{row['share_of_equal']:.2f}",
+        ]
+        for row in rows
+        if row["section"] == "kernels"
+    ]
     first, m = (in_steps or [{}])[0], results["machine"]
     return {
         "name": card["name"],
-        "goals": table(["goal", "wanted", "measured", ""],
-                       [[g["what"], g["wanted"], g["measured"], g["verdict"]]
-                        for g in results["goals"]]),
+        "goals": table(
+            ["goal", "wanted", "measured", ""],
+            [[g["what"], g["wanted"], g["measured"], g["verdict"]] for g in results["goals"]],
+        ),
         **{key: str(first.get(key)) for key in ("net", "batch", "recipe")},
         "steps": steps and table(["", *precisions], steps),
         "copy": f"{results['copy']['gbytes_per_second']:,.0f}",
-        "kernels": kernels and table(
-            ["kernel", "case", "", "µs", "GB/s", "share", "of as many bytes"], kernels),
+        "kernels": kernels
+        and table(["kernel", "case", "", "µs", "GB/s", "share", "of as many bytes"], kernels),
         "failed": "; ".join(f"{name}: {why}" for name, why in results["failed"].items()),
         "measured": f"{m['description']}, driver {card['driver'] or 'unknown'}, {m['processor']}, "
-                    f"Python {m['python']}, {m['versions']}, {m['date']}."}
+        f"Python {m['python']}, {m['versions']}, {m['date']}.",
+    }
 
 
 def step_cell(row: dict) -> str:
@@ -227,11 +318,26 @@ def step() -> list[dict]:
     if not every:
         return []
     guards = [100 * results["guard"]["share"] for results in every if "guard" in results]
-    head = ["net", "batch", "ours", "PyTorch", "ratio", "convolutions alone, %", "by oneDNN, %",
-            "evaluation", "ratio", "peak MB", "PyTorch's"]
-    return [{"contest": table(head, list(map(contest, every))),
-             "guards": guards and f"{min(guards):.2f} to {max(guards):.2f}",
-             "measured": "; ".join(dict.fromkeys(map(measured_on, every))) + "."}]
+    head = [
+        "net",
+        "batch",
+        "ours",
+        "PyTorch",
+        "ratio",
+        "convolutions alone, %",
+        "by oneDNN, %",
+        "evaluation",
+        "ratio",
+        "peak MB",
+        "PyTorch's",
+    ]
+    return [
+        {
+            "contest": table(head, list(map(contest, every))),
+            "guards": guards and f"{min(guards):.2f} to {max(guards):.2f}",
+            "measured": "; ".join(dict.fromkeys(map(measured_on, every))) + ".",
+        }
+    ]
 
 
 def contest(results: dict) -> list[str]:
@@ -240,15 +346,27 @@ def contest(results: dict) -> list[str]:
     (ours, peer), (tested, test_peer) = phase(results, "train"), phase(results, "test")
     bounds = [f"{100 * r['share']:.0f}" for r in rows if "share" in r and "phase" in r]
     peaks = [r["peak_mb"] for r in rows if r.get("phase") == "train" and r.get("ratio")]
-    best = (f"{peer['images_per_second']:,.0f} ({peer['name'].removeprefix('torch ')})"
-            if peer else "")
+    best = (
+        f"{peer['images_per_second']:,.0f} ({peer['name'].removeprefix('torch ')})" if peer else ""
+    )
     ratio = "{:.2f} ({:.2f} to {:.2f})".format(peer["ratio"], *peer["ratios"]) if peer else ""
-    test_ratio = (f"{test_peer['ratio']:.2f} ({test_peer['name'].removeprefix('torch ')})"
-                  if test_peer else "")
-    return [f"{ours['net']}, {ours['act']}, {ours['precision']}", str(ours["batch"]),
-            f"{ours['images_per_second']:,.0f}", best, ratio, *[*bounds, ""][:2],
-            f"{tested['images_per_second']:,.0f}", test_ratio, f"{ours['peak_mb']:,.0f}",
-            f"{min(peaks):,.0f}" if peaks else ""]
+    test_ratio = (
+        f"{test_peer['ratio']:.2f} ({test_peer['name'].removeprefix('torch ')})"
+        if test_peer
+        else ""
+    )
+    return [
+        f"{ours['net']}, {ours['act']}, {ours['precision']}",
+        str(ours["batch"]),
+        f"{ours['images_per_second']:,.0f}",
+        best,
+        ratio,
+        *[*bounds, ""][:2],
+        f"{tested['images_per_second']:,.0f}",
+        test_ratio,
+        f"{ours['peak_mb']:,.0f}",
+        f"{min(peaks):,.0f}" if peaks else "",
+    ]
 
 
 def kernels() -> list[dict]:
@@ -267,27 +385,53 @@ def kernels() -> list[dict]:
         return " / ".join(text(by[name, p]) for p in ("fp32", "bf16") if (name, p) in by)
 
     def rate(row) -> str:
-        return (f"{row['gflops']:,.0f} GFLOP/s" if "gflops" in row
-                else f"{row['gbytes_per_second']:.0f} GB/s")
+        return (
+            f"{row['gflops']:,.0f} GFLOP/s"
+            if "gflops" in row
+            else f"{row['gbytes_per_second']:.0f} GB/s"
+        )
 
     def ratio(row) -> str:
         return f"{row['ratio']:.{1 if row['ratio'] >= 10 else 2}f}"
 
-    rows = [[f"`{op}`", next(iter(by.values()))["case"], both(by, "ours", rate),
-             both(by, "ours", lambda row: f"{row['share']:.2f}"),
-             *(both(by, peer, ratio) for peer in ("numpy", "torch", "onednn direct"))]
-            for op, by in cases.items()]
+    rows = [
+        [
+            f"`{op}`",
+            next(iter(by.values()))["case"],
+            both(by, "ours", rate),
+            both(by, "ours", lambda row: f"{row['share']:.2f}"),
+            *(both(by, peer, ratio) for peer in ("numpy", "torch", "onednn direct")),
+        ]
+        for op, by in cases.items()
+    ]
     head = ["operation", "case", "rate", "share", "× NumPy", "× PyTorch", "× oneDNN"]
-    return [{"operations": table(head, rows), "measured": f"{measured_on(results)}.",
-             "ceilings": "; ".join(f"{name} {c['copy_gbs']:.0f} GB/s and {c['product_gflops']:.0f} "
-                                   "GFLOP/s" for name, c in results["ceilings"].items())}]
+    return [
+        {
+            "operations": table(head, rows),
+            "measured": f"{measured_on(results)}.",
+            "ceilings": "; ".join(
+                f"{name} {c['copy_gbs']:.0f} GB/s and {c['product_gflops']:.0f} GFLOP/s"
+                for name, c in results["ceilings"].items()
+            ),
+        }
+    ]
 
 
-PARTS = {"contents": contents, "paper": paper, "cifar": cifar, "precision": precision,
-         "init": init, "goals": goals_alone, "gpu": gpu, "step": step, "kernels": kernels}
+PARTS = {
+    "contents": contents,
+    "paper": paper,
+    "cifar": cifar,
+    "precision": precision,
+    "init": init,
+    "goals": goals_alone,
+    "gpu": gpu,
+    "step": step,
+    "kernels": kernels,
+}
 
 
 # -- what is written -------------------------------------------------------------------------------
+
 
 def page() -> str:
     """bench/results/README.md."""
@@ -315,7 +459,7 @@ def filled(text: str, marks: dict) -> str:
     for paragraph in text.split("\n\n"):
         condition = re.match(r"\{\{\?(\w+)\}\}", paragraph)
         if condition is None or marks[condition[1]]:
-            kept.append(paragraph[condition.end() if condition else 0:])
+            kept.append(paragraph[condition.end() if condition else 0 :])
     return re.sub(r"\{\{(\w+)\}\}", lambda mark: marks[mark[1]], "\n\n".join(kept))
 
 
@@ -326,32 +470,59 @@ def short() -> str:
         each = [r for p in ("fp32", "bf16") if (r := read(f"step_{net}_{p}.json"))]
         pairs = [phase(results, "train") for results in each]
         if pairs and all(peer for _, peer in pairs):
-            mine, theirs = (" / ".join(f"{own['images_per_second']:,.0f}" for own in side)
-                            for side in zip(*pairs, strict=True))
-            rows.append([f"{title}, training step, images/s, "
-                         + " / ".join(own["precision"] for own, _ in pairs), mine,
-                         f"PyTorch {theirs}", " / ".join(f"{p['ratio']:.1f} ×" for _, p in pairs)])
+            mine, theirs = (
+                " / ".join(f"{own['images_per_second']:,.0f}" for own in side)
+                for side in zip(*pairs, strict=True)
+            )
+            rows.append(
+                [
+                    f"{title}, training step, images/s, "
+                    + " / ".join(own["precision"] for own, _ in pairs),
+                    mine,
+                    f"PyTorch {theirs}",
+                    " / ".join(f"{p['ratio']:.1f} ×" for _, p in pairs),
+                ]
+            )
             machines |= dict.fromkeys(map(measured_on, each))
     if results := read("init.json"):
         by = by_what(results)["caffenet"]
         if "torch orthogonal_" in by:
-            rows.append(["CaffeNet's orthonormal matrices, s", f"{by['ours']['seconds']:.2f}",
-                         f"PyTorch {by['torch orthogonal_']['seconds']:.2f}",
-                         f"{by['torch orthogonal_']['ratio']:.1f} ×"])
+            rows.append(
+                [
+                    "CaffeNet's orthonormal matrices, s",
+                    f"{by['ours']['seconds']:.2f}",
+                    f"PyTorch {by['torch orthogonal_']['seconds']:.2f}",
+                    f"{by['torch orthogonal_']['ratio']:.1f} ×",
+                ]
+            )
             machines |= {measured_on(results): None}
     cells = read("paper/rows.json") or []
-    rows += [["FitNet-MNIST, LSUV, trained in full, test error, %", ours_of(r),
-              f"the paper {number(r['paper'], r['unit'], printed=True)}", VERDICTS[r["verdict"]]]
-             for r in cells if (r["row"], r["column"]) == ("FitNet-LSUV-SVM", "MNIST error")]
+    rows += [
+        [
+            "FitNet-MNIST, LSUV, trained in full, test error, %",
+            ours_of(r),
+            f"the paper {number(r['paper'], r['unit'], printed=True)}",
+            VERDICTS[r["verdict"]],
+        ]
+        for r in cells
+        if (r["row"], r["column"]) == ("FitNet-LSUV-SVM", "MNIST error")
+    ]
     if cells:
         judged = [r for r in cells if r["verdict"] in (OK, OFF)]
         good = sum(r["verdict"] == OK for r in judged)
-        rows.append([f"the paper's numbers: {len(judged)} of {len(cells)} cells judged so far",
-                     f"{good} within their bounds", f"{len(judged) - good} outside",
-                     f"{good / len(judged):.0%}"])
+        rows.append(
+            [
+                f"the paper's numbers: {len(judged)} of {len(cells)} cells judged so far",
+                f"{good} within their bounds",
+                f"{len(judged) - good} outside",
+                f"{good / len(judged):.0%}",
+            ]
+        )
     figures = table(["", "ours", "beside", ""], rows)
-    return (f"{figures}\n\n*{'; '.join(machines)}. PyTorch's figure is the fastest of its modes, "
-            "at equal precision and threads, in turn with ours.*")
+    return (
+        f"{figures}\n\n*{'; '.join(machines)}. PyTorch's figure is the fastest of its modes, "
+        "at equal precision and threads, in turn with ours.*"
+    )
 
 
 def readme() -> str:
@@ -399,8 +570,9 @@ def main() -> None:
         if not options.check:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
-            sys.exit(f"{path.relative_to(ROOT)} is not what the JSON says; run python -m "
-                     "bench.report")
+            sys.exit(
+                f"{path.relative_to(ROOT)} is not what the JSON says; run python -m bench.report"
+            )
     training = read("training.json")
     if not options.check and training and fast_cifar(training):
         curves(training)

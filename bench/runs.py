@@ -16,8 +16,24 @@ from bench.common.machine import write
 from engine.run.folder import METRICS, RUN, read_metrics, read_run
 from kernels import ops_for
 
-SETTINGS = ("net", "act", "loss", "init", "data", "recipe", "seed", "epochs", "steps", "batch",
-            "optimizer", "lr", "dropout", "limit", "input_scale", "precision")
+SETTINGS = (
+    "net",
+    "act",
+    "loss",
+    "init",
+    "data",
+    "recipe",
+    "seed",
+    "epochs",
+    "steps",
+    "batch",
+    "optimizer",
+    "lr",
+    "dropout",
+    "limit",
+    "input_scale",
+    "precision",
+)
 
 
 def folders(path: pathlib.Path) -> list[pathlib.Path]:
@@ -50,8 +66,10 @@ def main() -> None:
     rows = [row(folder) for folder in found if (folder / METRICS).exists()]
     for r in rows:
         last = r["metrics"][-1]
-        print(f"{r['net']} {r['act']} {r['init']} {r['loss']} seed {r['seed']}: epoch "
-              f"{last['epoch']} of {r['epochs']:g}, test accuracy {last['test_accuracy']:.4f}")
+        print(
+            f"{r['net']} {r['act']} {r['init']} {r['loss']} seed {r['seed']}: epoch "
+            f"{last['epoch']} of {r['epochs']:g}, test accuracy {last['test_accuracy']:.4f}"
+        )
     if rows:
         record = read_run(found[0])
         write(options.json, ops_for(record["device"], record["settings"]["threads"]), rows)

@@ -52,8 +52,10 @@ from kernels import ops_for
 from models.recipes import recipe
 
 OURS = ("ours", "bench.common.ours:Ours", {})
-BOUNDS = (("convolutions alone", "bench.common.ours:Convolutions", {}),
-          ("convolutions by oneDNN", "bench.common.ours:Convolutions", {"direct": True}))
+BOUNDS = (
+    ("convolutions alone", "bench.common.ours:Convolutions", {}),
+    ("convolutions by oneDNN", "bench.common.ours:Convolutions", {"direct": True}),
+)
 TORCH = "bench.peers.torch_nets:Torch"
 CPU_MODES = {
     "torch eager": {},
@@ -65,8 +67,12 @@ CPU_MODES = {
 }
 GPU_MODES = {
     "torch eager": {"channels_last": True, "device": "cuda"},
-    "torch compile": {"channels_last": True, "device": "cuda", "compiled": True,
-                      "mode": "max-autotune"},
+    "torch compile": {
+        "channels_last": True,
+        "device": "cuda",
+        "compiled": True,
+        "mode": "max-autotune",
+    },
 }
 GUARD = ("softmax_loss_forward", "clip")  # the ops that look for what is not finite
 REMEDY = "pip install torch==2.13.0 (a CPU needs no more than its build), or leave --against out"
@@ -100,8 +106,9 @@ def peers_of(device: str, act: str) -> dict[str, dict]:
     return {name: mode for name, mode in modes.items() if act == "maxout" or "way" not in mode}
 
 
-def start(entry: Entry, peers: dict[str, dict],
-          bounds=BOUNDS) -> tuple[list[Contestant], dict[str, str]]:
+def start(
+    entry: Entry, peers: dict[str, dict], bounds=BOUNDS
+) -> tuple[list[Contestant], dict[str, str]]:
     """The contestants, ours and the bounds first, and {peer that could not start: why}."""
     contestants: list[Contestant] = []
     left: dict[str, str] = {}
@@ -126,8 +133,10 @@ def same_net(ours: Contestant, peers: list[Contestant]) -> tuple[dict, dict[str,
         its = peer.ask("facts")
         versions |= its["versions"]
         if its["parameters"] != facts["parameters"]:
-            raise RunError(f"{peer.name} has {its['parameters']} parameters, ours "
-                           f"{facts['parameters']}: not the same net, so nothing to compare")
+            raise RunError(
+                f"{peer.name} has {its['parameters']} parameters, ours "
+                f"{facts['parameters']}: not the same net, so nothing to compare"
+            )
     return facts, versions
 
 
@@ -142,42 +151,64 @@ def main(arguments: list[str] | None = None) -> int:
     why = torch_missing(ops.name) if options.against else None
     if why:
         raise InputError(f"--against {options.against}: {why}; {REMEDY}")
-    entry = Entry(options.net, options.act,
-                  options.batch or recipe(options.net, options.act, "lsuv").batch,
-                  options.precision, ops.threads or os.cpu_count() or 1, ops.name, options.data)
+    entry = Entry(
+        options.net,
+        options.act,
+        options.batch or recipe(options.net, options.act, "lsuv").batch,
+        options.precision,
+        ops.threads or os.cpu_count() or 1,
+        ops.name,
+        options.data,
+    )
     check(ops, entry)
     print(f"{entry.net} {entry.act}, batch {entry.batch}, {entry.precision}, {ops.description}")
     bounds = BOUNDS[:1] if ops.name == "cuda" else BOUNDS
-    contestants, left = start(entry, peers_of(ops.name, entry.act) if options.against else {},
-                              bounds)
+    contestants, left = start(
+        entry, peers_of(ops.name, entry.act) if options.against else {}, bounds
+    )
     try:
         ours, *others = contestants
-        return measure(ours, others[:len(bounds)], others[len(bounds):], left, ops, entry, options)
+        return measure(
+            ours, others[: len(bounds)], others[len(bounds) :], left, ops, entry, options
+        )
     except Refused as error:
         raise RunError(str(error)) from error
     finally:
         close(contestants)
 
 
-def measure(ours: Contestant, bounds: list[Contestant], peers: list[Contestant],
-            left: dict[str, str], ops, entry: Entry, options) -> int:
+def measure(
+    ours: Contestant,
+    bounds: list[Contestant],
+    peers: list[Contestant],
+    left: dict[str, str],
+    ops,
+    entry: Entry,
+    options,
+) -> int:
     facts, versions = same_net(ours, peers)
-    shared = {"net": entry.net, "act": entry.act, "batch": entry.batch,
-              "precision": entry.precision}
+    shared = {
+        "net": entry.net,
+        "act": entry.act,
+        "batch": entry.batch,
+        "precision": entry.precision,
+    }
     rows = []
     for phase in ("train", "test"):
-        places = [Place(ours.name, ours, phase),
-                  *(Place(bound.name, bound, phase) for bound in bounds if phase == "train"),
-                  *(Place(peer.name, peer, phase, peer=True) for peer in peers
-                    if peer.name not in left)]
+        places = [
+            Place(ours.name, ours, phase),
+            *(Place(bound.name, bound, phase) for bound in bounds if phase == "train"),
+            *(Place(peer.name, peer, phase, peer=True) for peer in peers if peer.name not in left),
+        ]
         left |= compete(places, options.rounds, options.steps, options.seconds, report=report)
         raced = [p for p in places if p.contestant not in bounds and p.name not in left]
         if phase == "train":
             peaks = {place.name: place.contestant.ask("peak_mb") for place in raced}
-        rows += [row(place, places[0], shared) | {"phase": phase, "peak_mb": peaks[place.name]}
-                 for place in raced]
-    rows += [{"name": name, **shared, "phase": "train", "error": why}
-             for name, why in left.items()]
+        rows += [
+            row(place, places[0], shared) | {"phase": phase, "peak_mb": peaks[place.name]}
+            for place in raced
+        ]
+    rows += [{"name": name, **shared, "phase": "train", "error": why} for name, why in left.items()]
     rows += [bound_row(c, ours, shared) for c in bounds]
 
     ceilings = bounds[-1].ask("ceilings")
@@ -186,11 +217,22 @@ def measure(ours: Contestant, bounds: list[Contestant], peers: list[Contestant],
     rows += op_rows(profile, median, ceilings)
     guard = guard_of(profile, median)
     print_ops(rows)
-    print(f"\nguard against NaN and infinity: {1e3 * guard['seconds']:.3f} ms, at most "
-          f"{guard['share']:.3%} of our step ({', '.join(GUARD)})")
+    print(
+        f"\nguard against NaN and infinity: {1e3 * guard['seconds']:.3f} ms, at most "
+        f"{guard['share']:.3%} of our step ({', '.join(GUARD)})"
+    )
     print_contest(rows, facts)
-    write(options.json, ops, rows, peers=versions, rounds=options.rounds, ceilings=ceilings,
-          data=facts["data"], data_mb=facts["data_mb"], guard=guard)
+    write(
+        options.json,
+        ops,
+        rows,
+        peers=versions,
+        rounds=options.rounds,
+        ceilings=ceilings,
+        data=facts["data"],
+        data_mb=facts["data_mb"],
+        guard=guard,
+    )
     return 0
 
 
@@ -198,20 +240,28 @@ def row(place: Place, ours: Place, shared: dict) -> dict:
     """A place's figures: medians over the rounds; ratio: ours over theirs, in images/s."""
     ratios = [theirs / mine for theirs, mine in zip(place.turns, ours.turns, strict=True)]
     seconds = statistics.median(place.turns)
-    return {"name": place.name, **shared, "seconds": seconds,
-            "images_per_second": shared["batch"] / seconds,
-            "ratio": None if place is ours else statistics.median(ratios),
-            "ratios": None if place is ours else [min(ratios), max(ratios)]}
+    return {
+        "name": place.name,
+        **shared,
+        "seconds": seconds,
+        "images_per_second": shared["batch"] / seconds,
+        "ratio": None if place is ours else statistics.median(ratios),
+        "ratios": None if place is ours else [min(ratios), max(ratios)],
+    }
 
 
 def bound_row(bound: Contestant, ours: Contestant, shared: dict) -> dict:
     """A bound's figures; `share`: its seconds in those of our step."""
     turns = bound.turns["train"]
     seconds = statistics.median(turns)
-    return {"name": bound.name, **shared, "phase": "train", "seconds": seconds,
-            "images_per_second": shared["batch"] / seconds,
-            "share": statistics.median(a / b for a, b in zip(turns, ours.turns["train"],
-                                                             strict=True))}
+    return {
+        "name": bound.name,
+        **shared,
+        "phase": "train",
+        "seconds": seconds,
+        "images_per_second": shared["batch"] / seconds,
+        "share": statistics.median(a / b for a, b in zip(turns, ours.turns["train"], strict=True)),
+    }
 
 
 def op_rows(profile: dict, step: float, ceilings: dict[str, float]) -> list[dict]:
@@ -224,8 +274,15 @@ def op_rows(profile: dict, step: float, ceilings: dict[str, float]) -> list[dict
         else:
             rate, unit, ceiling = size / seconds / 1e9, "GB/s", ceilings["copy_gbs"]
         text = f"{rate:.0f} {unit}" if unit == "GFLOP/s" else f"{rate:.1f} {unit}"
-        rows.append({"name": name, "seconds": seconds, "share": seconds / step, "rate": text,
-                     "of_ceiling": rate / ceiling})
+        rows.append(
+            {
+                "name": name,
+                "seconds": seconds,
+                "share": seconds / step,
+                "rate": text,
+                "of_ceiling": rate / ceiling,
+            }
+        )
     return rows
 
 
@@ -239,13 +296,17 @@ def guard_of(profile: dict, step: float) -> dict[str, float]:
 def print_ops(rows: list[dict]) -> None:
     print(f"{'op':<28}{'ms':>9}{'share':>8}{'rate':>14}{'of ceiling':>12}")
     for r in (r for r in rows if "rate" in r):
-        print(f"{r['name']:<28}{1e3 * r['seconds']:>9.2f}{r['share']:>8.1%}{r['rate']:>14}"
-              f"{r['of_ceiling']:>12.0%}")
+        print(
+            f"{r['name']:<28}{1e3 * r['seconds']:>9.2f}{r['share']:>8.1%}{r['rate']:>14}"
+            f"{r['of_ceiling']:>12.0%}"
+        )
 
 
 def print_contest(rows: list[dict], facts: dict) -> None:
-    print(f"\n{'phase':<7}{'contestant':<28}{'ms':>9}{'images/s':>10}{'ratio':>7}"
-          f"{'  of the rounds':<17}{'peak MB':>8}")
+    print(
+        f"\n{'phase':<7}{'contestant':<28}{'ms':>9}{'images/s':>10}{'ratio':>7}"
+        f"{'  of the rounds':<17}{'peak MB':>8}"
+    )
     for r in (r for r in rows if "phase" in r):
         line = f"{r['phase']:<7}{r['name']:<28}"
         if "error" in r:
@@ -259,8 +320,10 @@ def print_contest(rows: list[dict], facts: dict) -> None:
             ratio = f"{r['ratio']:.2f}" if r["ratios"] else ""
             line += f"{ratio:>7}{span:<17}{r['peak_mb']:>8.0f}"
         print(line)
-    print(f"ratio: ours over the peer's, in images/s. Ours held {facts['data']} "
-          f"({facts['data_mb']:.0f} MB of images).")
+    print(
+        f"ratio: ours over the peer's, in images/s. Ours held {facts['data']} "
+        f"({facts['data_mb']:.0f} MB of images)."
+    )
 
 
 if __name__ == "__main__":

@@ -47,18 +47,28 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     settings = replace(Settings.from_dict(saved.settings, saved.path, KNOWN), **other)
     data = need(saved.data, DESCRIPTION | Preprocessing.SAVED, saved.path)
     shape = NETS[settings.net].in_shape
-    if tuple(data["in_shape"]) != shape \
-            or not all(isinstance(name, str) for name in data["classes"]):
-        raise InputError(f"{saved.path}: its data are not {settings.net}'s; put the run's own file "
-                         "back")
+    if tuple(data["in_shape"]) != shape or not all(
+        isinstance(name, str) for name in data["classes"]
+    ):
+        raise InputError(
+            f"{saved.path}: its data are not {settings.net}'s; put the run's own file back"
+        )
     layers = build(settings.net, settings.act, len(data["classes"]), settings.dropout)
     ops = ops_for(device, threads, settings.precision, allow_fp32=True)
     settings = settings.on(ops)
-    net = Net(layers, LOSSES[settings.loss](), ops, shape, min(settings.batch, BATCH),
-              settings.seed, precision=settings.precision)
+    net = Net(
+        layers,
+        LOSSES[settings.loss](),
+        ops,
+        shape,
+        min(settings.batch, BATCH),
+        settings.seed,
+        precision=settings.precision,
+    )
     checkpoint.restore(saved, net)
-    preprocessing = Preprocessing.restored(data, saved.tensors, shape, settings.input_scale,
-                                           saved.path)
+    preprocessing = Preprocessing.restored(
+        data, saved.tensors, shape, settings.input_scale, saved.path
+    )
     model = Predictor(net, data, preprocessing)
     return model, record, saved, settings
 

@@ -103,8 +103,10 @@ class Parallel(Container):
     def __init__(self, chains: list[list[Layer]], name: str | None = None):
         super().__init__(name)
         if len(chains) < 2:
-            raise InputError(f"{type(self).__name__} of {len(chains)} chain{'s' * (not chains)}: "
-                             "give two or more, or the layers themselves")
+            raise InputError(
+                f"{type(self).__name__} of {len(chains)} chain{'s' * (not chains)}: "
+                "give two or more, or the layers themselves"
+            )
         self.chains = [Chain(layers) for layers in chains]
 
     def setup(self, plan, in_shape):
@@ -173,8 +175,11 @@ class Branches(Parallel):
         return plan.slot_of(slot, shape)
 
     def joined(self, plan, shapes):
-        plan.need(len({shape[:-1] for shape in shapes}) == 1, f"the chains give "
-                  f"{', '.join(map(str, shapes))}; they may differ in their channels only")
+        plan.need(
+            len({shape[:-1] for shape in shapes}) == 1,
+            f"the chains give "
+            f"{', '.join(map(str, shapes))}; they may differ in their channels only",
+        )
         channels = [shape[-1] for shape in shapes]
         self.firsts = [sum(channels[:i]) for i in range(len(channels))]
         return (*shapes[0][:-1], sum(channels))
@@ -192,8 +197,10 @@ class Sum(Parallel):
     `Sum([[Conv(64, 1, 2)], [Conv(64, 3, 2), ReLU(), Conv(64)]])`. He et al. 2016."""
 
     def joined(self, plan, shapes):
-        plan.need(len(set(shapes)) == 1, f"the chains give {', '.join(map(str, shapes))}; a sum "
-                  "needs equal shapes")
+        plan.need(
+            len(set(shapes)) == 1,
+            f"the chains give {', '.join(map(str, shapes))}; a sum needs equal shapes",
+        )
         return shapes[0]
 
     def join(self, number, part):
@@ -229,8 +236,10 @@ class AuxiliaryClassifier(Chain):
 
     def setup(self, plan, in_shape):
         plan.need(isfinite(self.weight), f"its loss has weight {self.weight}; give a number")
-        plan.need(isinstance(self.loss, Loss), f"its loss is {self.loss!r:.80}; give one, such as "
-                  "SoftmaxLoss()")
+        plan.need(
+            isinstance(self.loss, Loss),
+            f"its loss is {self.loss!r:.80}; give one, such as SoftmaxLoss()",
+        )
         self.ops, self.clock = plan.ops, plan.clock
         self.dx = plan.gradient(in_shape)
         lane = Lane(plan.lane.level + 1)

@@ -37,11 +37,17 @@ def first_in_step(net) -> str:
 
     net.backward(after)
     # An auxiliary loss comes before every gradient, though only backward computes it.
-    sides = [f"the loss of {layer.name}" for layer in net.chain.every()
-             if isinstance(layer, AuxiliaryClassifier)
-             and not np.isfinite(net.ops.tohost(layer.own_clock)[LOSS])]
-    others = [f"the gradient of {p.layer.name}" for p in net.named_params().values()
-              if not _finite(net, p.gradient)]
+    sides = [
+        f"the loss of {layer.name}"
+        for layer in net.chain.every()
+        if isinstance(layer, AuxiliaryClassifier)
+        and not np.isfinite(net.ops.tohost(layer.own_clock)[LOSS])
+    ]
+    others = [
+        f"the gradient of {p.layer.name}"
+        for p in net.named_params().values()
+        if not _finite(net, p.gradient)
+    ]
     return [*sides, *behind, *others, "the gradient's norm"][0]
 
 
@@ -89,8 +95,9 @@ def tensor_not_finite(net, optimizer) -> str | None:
         return None
     tensors = {name: param.value for name, param in net.named_params().items()} | tensors
     for kind, flat in optimizer.state.items():
-        tensors |= {f"optimizer.{kind}.{name}": net.arenas.view(flat, name)
-                    for name in net.named_params()}
+        tensors |= {
+            f"optimizer.{kind}.{name}": net.arenas.view(flat, name) for name in net.named_params()
+        }
     return next((name for name, value in tensors.items() if not _finite(net, value)), None)
 
 

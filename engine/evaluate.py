@@ -39,8 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     s = Settings.from_dict(record["settings"], where, KNOWN)
     ops = ops_for(args.device, args.threads, s.precision, allow_fp32=True)
     saved = checkpoint.read(args.run, print_line)
-    data = data_of(replace(s, data=args.data or s.data, data_dir=args.data_dir or s.data_dir),
-                   NETS[s.net].in_shape)
+    data = data_of(
+        replace(s, data=args.data or s.data, data_dir=args.data_dir or s.data_dir),
+        NETS[s.net].in_shape,
+    )
     checkpoint.refuse_others(saved, s.as_dict(), run_folder.describe(data))
     s.must_fit(data, where)
     net, feed, _ = assemble(s.on(ops), data, ops)
@@ -52,11 +54,15 @@ def main(argv: list[str] | None = None) -> int:
     assert scores is not None  # nothing asks it to stop
     print_line(table(scores.confusion, list(map(printable, data.classes))))
     if scores.unscored:
-        print_line(f"{scores.unscored} images had scores that are not finite, first in "
-                   f"{scores.where}, and count as wrong")
-    print_line(f"test accuracy {scores.accuracy:.4f}  error {1 - scores.accuracy:.4f}  "
-               f"loss {scores.loss:.4f}  epochs {saved.epoch:g}  device {ops.name}  "
-               f"{data_line(data.name)}")
+        print_line(
+            f"{scores.unscored} images had scores that are not finite, first in "
+            f"{scores.where}, and count as wrong"
+        )
+    print_line(
+        f"test accuracy {scores.accuracy:.4f}  error {1 - scores.accuracy:.4f}  "
+        f"loss {scores.loss:.4f}  epochs {saved.epoch:g}  device {ops.name}  "
+        f"{data_line(data.name)}"
+    )
     return 0
 
 

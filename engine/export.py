@@ -79,8 +79,9 @@ class Graph:
 
     def node(self, kind: str, inputs: list[str], *outputs: str, **attributes) -> str:
         """Add a node -> the name of its first output."""
-        self.nodes.append(self.onnx.helper.make_node(kind, inputs, list(outputs), outputs[0],
-                                                     **attributes))
+        self.nodes.append(
+            self.onnx.helper.make_node(kind, inputs, list(outputs), outputs[0], **attributes)
+        )
         return outputs[0]
 
     def constant(self, name: str, value, dtype=np.float32) -> str:
@@ -90,22 +91,33 @@ class Graph:
 
     def weights(self, layer: Layer) -> list[str]:
         """Add W, and b if it has one, of a layer with weights -> their names."""
-        return [self.constant(name, self.tensors[name])
-                for name in (f"{layer.name}.W", f"{layer.name}.b") if name in self.tensors]
+        return [
+            self.constant(name, self.tensors[name])
+            for name in (f"{layer.name}.W", f"{layer.name}.b")
+            if name in self.tensors
+        ]
 
     def layer(self, layer: Layer, x: str, shape: tuple[int, ...]) -> str:
         """Add a layer whose input x has `shape`, ours (without N; H, W, C) -> its result's name.
 
         Images are (N, C, H, W) here. InputError for a layer that has no form."""
         if type(layer) not in FORMS:
-            raise InputError(f"{layer.name}: a {type(layer).__name__} has no ONNX form; write one "
-                             "and add it to engine.export.FORMS")
+            raise InputError(
+                f"{layer.name}: a {type(layer).__name__} has no ONNX form; write one "
+                "and add it to engine.export.FORMS"
+            )
         return FORMS[type(layer)](self, layer, x, shape)
 
 
 def conv(graph: Graph, layer: Conv, x: str, shape) -> str:
-    return graph.node("Conv", [x, *graph.weights(layer)], layer.name, group=layer.groups,
-                      strides=[layer.stride] * 2, pads=[layer.pad] * 4)
+    return graph.node(
+        "Conv",
+        [x, *graph.weights(layer)],
+        layer.name,
+        group=layer.groups,
+        strides=[layer.stride] * 2,
+        pads=[layer.pad] * 4,
+    )
 
 
 def linear(graph: Graph, layer: Linear, x: str, shape) -> str:
@@ -122,8 +134,9 @@ def maxout(graph: Graph, layer: Maxout, x: str, shape) -> str:
     if not layer.pool:
         return graph.node("Max", pieces, layer.name)
     largest = graph.node("Max", pieces, f"{layer.name}.max")
-    return graph.node("MaxPool", [largest], layer.name,
-                      **windows(layer, shape, layer.pool, layer.stride))
+    return graph.node(
+        "MaxPool", [largest], layer.name, **windows(layer, shape, layer.pool, layer.stride)
+    )
 
 
 def flatten(graph: Graph, layer: Flatten, x: str, shape) -> str:
@@ -144,21 +157,29 @@ def global_avgpool(graph: Graph, layer: GlobalAvgPool, x: str, shape) -> str:
 
 
 def maxpool(graph: Graph, layer: MaxPool, x: str, shape) -> str:
-    return graph.node("MaxPool", [x], layer.name,
-                      **windows(layer, shape, layer.size, layer.stride, layer.pad))
+    return graph.node(
+        "MaxPool", [x], layer.name, **windows(layer, shape, layer.size, layer.stride, layer.pad)
+    )
 
 
 def avgpool(graph: Graph, layer: AvgPool, x: str, shape) -> str:
-    return graph.node("AveragePool", [x], layer.name, count_include_pad=0,
-                      **windows(layer, shape, layer.size, layer.stride))
+    return graph.node(
+        "AveragePool",
+        [x],
+        layer.name,
+        count_include_pad=0,
+        **windows(layer, shape, layer.size, layer.stride),
+    )
 
 
 def windows(layer: Layer, shape, size: int, stride: int, pad: int = 0) -> dict:
     """A pooling's attributes. Caffe's output size is had by padding the ends up to the last window,
     which never wins a maximum and is left out of a mean; what `ceil_mode` does with a window that
     starts in the padding has changed from one operator set and runtime to the next."""
-    ends = [(count - 1) * stride + size - n - pad
-            for n, count in zip(shape[:2], layer.out_shape[:2], strict=True)]
+    ends = [
+        (count - 1) * stride + size - n - pad
+        for n, count in zip(shape[:2], layer.out_shape[:2], strict=True)
+    ]
     return {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [pad, pad, *ends]}
 
 
@@ -184,10 +205,10 @@ def lrn(graph: Graph, layer: LRN, x: str, shape) -> str:
 
 
 def batchnorm(graph: Graph, layer: BatchNorm, x: str, shape) -> str:
-    """The running sums are divided by their weight; without scale and shift they are 1 and 0.
-    """
-    mean, variance, weight = (graph.tensors[f"{layer.name}.{kind}"]
-                              for kind in ("mean", "variance", "weight"))
+    """The running sums are divided by their weight; without scale and shift they are 1 and 0."""
+    mean, variance, weight = (
+        graph.tensors[f"{layer.name}.{kind}"] for kind in ("mean", "variance", "weight")
+    )
     scale = graph.tensors.get(f"{layer.name}.scale", np.ones_like(mean))
     shift = graph.tensors.get(f"{layer.name}.shift", np.zeros_like(mean))
     values = {"scale": scale, "shift": shift, "mean": mean / weight, "variance": variance / weight}
@@ -218,11 +239,29 @@ def total(graph: Graph, layer: Sum, x: str, shape) -> str:
 
 # By exact type: a subclass computes something else than the class it is made from.
 FORMS: dict[type, Callable[..., str]] = {
-    Conv: conv, Linear: linear, Maxout: maxout, MaxPool: maxpool, AvgPool: avgpool,
-    Flatten: flatten, GlobalMaxPool: global_maxpool, GlobalAvgPool: global_avgpool, PReLU: prelu,
-    LeakyReLU: leaky, ReLU: leaky, VLReLU: leaky, Tanh: namesake, Sigmoid: namesake, LRN: lrn,
-    BatchNorm: batchnorm, Dropout: nothing, Chain: chain, Residual: total, Sum: total,
-    Branches: branches, AuxiliaryClassifier: nothing}
+    Conv: conv,
+    Linear: linear,
+    Maxout: maxout,
+    MaxPool: maxpool,
+    AvgPool: avgpool,
+    Flatten: flatten,
+    GlobalMaxPool: global_maxpool,
+    GlobalAvgPool: global_avgpool,
+    PReLU: prelu,
+    LeakyReLU: leaky,
+    ReLU: leaky,
+    VLReLU: leaky,
+    Tanh: namesake,
+    Sigmoid: namesake,
+    LRN: lrn,
+    BatchNorm: batchnorm,
+    Dropout: nothing,
+    Chain: chain,
+    Residual: total,
+    Sum: total,
+    Branches: branches,
+    AuxiliaryClassifier: nothing,
+}
 
 
 def preprocessed(graph: Graph, model: Predictor) -> str:
@@ -237,8 +276,9 @@ def preprocessed(graph: Graph, model: Predictor) -> str:
     else:
         factor = graph.constant("input.pixel_scale", how.pixel_scale)
         x = graph.node("Mul", [x, factor], "input.scaled")
-    middle = graph.constant("input.mean_image", how.mean_image[how.pad:how.pad + H,
-                                                               how.pad:how.pad + W])
+    middle = graph.constant(
+        "input.mean_image", how.mean_image[how.pad : how.pad + H, how.pad : how.pad + W]
+    )
     x = graph.node("Sub", [x, middle], "input.centred")
     x = graph.node("Mul", [x, graph.constant("input.scale", how.input_scale)], "input.x")
     return graph.node("Transpose", [x], "input.planes", perm=[0, 3, 1, 2])
@@ -258,8 +298,12 @@ def contrast(graph: Graph, x: str, values: int) -> str:
     pixels = graph.node("Cast", ["images"], "input.integers", to=kinds.INT32)
     total = graph.node("ReduceSum", [pixels, axes], "input.sum")
     wide = graph.node("Mul", [pixels, whole], "input.wide")
-    norm = graph.node("Cast", [graph.node("Sub", [wide, total], "input.difference")],
-                      "input.spread", to=kinds.FLOAT)
+    norm = graph.node(
+        "Cast",
+        [graph.node("Sub", [wide, total], "input.difference")],
+        "input.spread",
+        to=kinds.FLOAT,
+    )
     for axis in (3, 2, 1):  # short sums, which round less than one of all values
         norm = graph.node("ReduceL2", [norm], f"input.norm{axis}", axes=[axis])
     flat = graph.node("Less", [norm, graph.constant("input.least", values / 2)], "input.flat")
@@ -268,8 +312,12 @@ def contrast(graph: Graph, x: str, values: int) -> str:
     divisor = graph.node("Where", [flat, graph.constant("input.one", 1), ratio], "input.divisor")
     quotient = graph.node("Div", [total, whole], "input.quotient")
     product = graph.node("Mul", [quotient, whole], "input.product")
-    rest = graph.node("Cast", [graph.node("Sub", [total, product], "input.remainder")],
-                      "input.rest", to=kinds.FLOAT)
+    rest = graph.node(
+        "Cast",
+        [graph.node("Sub", [total, product], "input.remainder")],
+        "input.rest",
+        to=kinds.FLOAT,
+    )
     fraction = graph.node("Div", [rest, graph.constant("input.values", values)], "input.fraction")
     floor = graph.node("Cast", [quotient], "input.floor", to=kinds.FLOAT)
     mean = graph.node("Add", [floor, fraction], "input.mean")
@@ -285,16 +333,25 @@ def model_of(onnx, model: Predictor, bare: bool = False, about: dict[str, str] |
     last = graph.layer(net.chain, "x" if bare else preprocessed(graph, model), model.in_shape)
     graph.node("Identity", [last], "scores")
     graph.node("Softmax", ["scores"], "probabilities", axis=1)
-    given = (helper.make_tensor_value_info("x", kinds.FLOAT, ["N", C, H, W]) if bare else
-             helper.make_tensor_value_info("images", kinds.UINT8, ["N", H, W, C]))
-    results = [helper.make_tensor_value_info(name, kinds.FLOAT, ["N", net.classes])
-               for name in ("scores", "probabilities")]
-    constants = [onnx.numpy_helper.from_array(value, name)
-                 for name, value in graph.constants.items()]
+    given = (
+        helper.make_tensor_value_info("x", kinds.FLOAT, ["N", C, H, W])
+        if bare
+        else helper.make_tensor_value_info("images", kinds.UINT8, ["N", H, W, C])
+    )
+    results = [
+        helper.make_tensor_value_info(name, kinds.FLOAT, ["N", net.classes])
+        for name in ("scores", "probabilities")
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(value, name) for name, value in graph.constants.items()
+    ]
     found = helper.make_model(
-        helper.make_graph(graph.nodes, "net", [given], results, constants), ir_version=FORMAT,
-        opset_imports=[helper.make_opsetid("", OPSET)], producer_name="lsuv-engine",
-        producer_version=versions()["lsuv-engine"])
+        helper.make_graph(graph.nodes, "net", [given], results, constants),
+        ir_version=FORMAT,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        producer_name="lsuv-engine",
+        producer_version=versions()["lsuv-engine"],
+    )
     helper.set_model_props(found, about or {})
     return found
 
@@ -323,9 +380,10 @@ def difference(proto, model: Predictor) -> float | None:
     given = {"images": images, "x": net.ops.tohost(net.x).transpose(0, 3, 1, 2)}[name]
     how = onnxruntime.SessionOptions()
     how.log_severity_level = 3  # errors only
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), how,
-                                           providers=["CPUExecutionProvider"])
-    got, = session.run(["scores"], {name: given})
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), how, providers=["CPUExecutionProvider"]
+    )
+    (got,) = session.run(["scores"], {name: given})
     want = net.ops.tohost(net.scores)
     return float(np.abs(got - want).max() / max(np.abs(want).max(), np.finfo(np.float32).tiny))
 
@@ -333,17 +391,27 @@ def difference(proto, model: Predictor) -> float | None:
 def trained(folder: str) -> tuple[Predictor, dict[str, str], str]:
     """The net of a run folder, in float32 on device numpy; what the file's metadata says of it; and
     a line for the user. InputError as of `engine.load`."""
-    model, record, saved, s = engine.restored(folder, "numpy", None, print_line, precision="fp32",
-                                              batch=COMPARED)
+    model, record, saved, s = engine.restored(
+        folder, "numpy", None, print_line, precision="fp32", batch=COMPARED
+    )
     need_statistics(model.net)
     data = model.data
-    about = {"net": s.net, "act": s.act, "init": s.init, "loss": s.loss, "step": str(saved.step),
-             "data": data["name"], "data_fingerprint": data["fingerprint"],
-             "classes": json.dumps(data["classes"])}
+    about = {
+        "net": s.net,
+        "act": s.act,
+        "init": s.init,
+        "loss": s.loss,
+        "step": str(saved.step),
+        "data": data["name"],
+        "data_fingerprint": data["fingerprint"],
+        "classes": json.dumps(data["classes"]),
+    }
     if record["result"] is not None and saved.step == s.steps:
         about["test_accuracy"] = repr(record["result"]["test_accuracy"])
-    line = (f"net {s.net}  act {s.act}  init {s.init}  {data_line(data['name'])}\n"
-            f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
+    line = (
+        f"net {s.net}  act {s.act}  init {s.init}  {data_line(data['name'])}\n"
+        f"checkpoint {saved.path}, step {saved.step} of {s.steps}"
+    )
     return model, about, line
 
 
@@ -354,8 +422,9 @@ def target(out: str) -> Path:
     if path.suffix != ".onnx" or path.is_dir():
         raise InputError(f"--out {path}: give the name of a file that ends in .onnx")
     if not path.parent.is_dir():
-        raise InputError(f"--out {path}: there is no folder {path.parent}; make it, or give "
-                         "another --out")
+        raise InputError(
+            f"--out {path}: there is no folder {path.parent}; make it, or give another --out"
+        )
     return path
 
 
@@ -364,16 +433,20 @@ def package():
     try:
         import onnx
     except ImportError as error:
-        raise InputError(f"the package onnx can't be imported ({error}); "
-                         "pip install 'onnx>=1.16'") from None
+        raise InputError(
+            f"the package onnx can't be imported ({error}); pip install 'onnx>=1.16'"
+        ) from None
     return onnx
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="engine.export", description=__doc__.split("\n\nONNX's")[0])
     parser.add_argument("run", metavar="RUN", help="a run folder; the run may still be going on")
-    parser.add_argument("--out", metavar="FILE", help=f"default: {MODEL} in the run folder; an "
-                        "older file of that name is replaced")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help=f"default: {MODEL} in the run folder; an older file of that name is replaced",
+    )
     parser.add_argument("--batch", type=int, metavar="N", help="fix the batch axis (default: any)")
     parser.add_argument("--bare", action="store_true", help="without preprocessing: x for images")
     args = parser.parse_args(argv)
@@ -387,8 +460,10 @@ def main(argv: list[str] | None = None) -> int:
     proto = model_of(onnx, model, args.bare, about)
     apart = difference(proto, model)
     if apart is not None and not apart <= APART:
-        raise RunError(f"onnxruntime's scores are not those of the net: they differ by {apart:.2g} "
-                       f"of the largest; {out} is not written; please report this net")
+        raise RunError(
+            f"onnxruntime's scores are not those of the net: they differ by {apart:.2g} "
+            f"of the largest; {out} is not written; please report this net"
+        )
     if args.batch is not None:
         fix_batch(proto, args.batch)
     onnx.checker.check_model(proto, full_check=True)
@@ -401,9 +476,12 @@ def main(argv: list[str] | None = None) -> int:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
             shape = ", ".join(str(d.dim_param or d.dim_value) for d in tensor.shape.dim)
             print_line(f"{kind} {value.name}  {dtype} ({shape})")
-    print_line("onnxruntime is not installed, so no scores were compared" if apart is None else
-        f"onnxruntime's scores differ from ours by at most {apart:.1e} of the largest, on "
-        f"{COMPARED} images, one of them of one colour")
+    print_line(
+        "onnxruntime is not installed, so no scores were compared"
+        if apart is None
+        else f"onnxruntime's scores differ from ours by at most {apart:.1e} of the largest, on "
+        f"{COMPARED} images, one of them of one colour"
+    )
     return 0
 
 

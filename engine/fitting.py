@@ -50,8 +50,16 @@ def batches(net, images: np.ndarray, labels, seed: int = 0) -> Callable[[], None
     return next_batch
 
 
-def fit(net, images: np.ndarray, labels, optimizer, epochs: float, rate: float | dict,
-        seed: int = 0, report: Callable[[str], None] = print) -> list[dict]:
+def fit(
+    net,
+    images: np.ndarray,
+    labels,
+    optimizer,
+    epochs: float,
+    rate: float | dict,
+    seed: int = 0,
+    report: Callable[[str], None] = print,
+) -> list[dict]:
     """Train for so many epochs -> a row an epoch: epoch, loss, accuracy on the training set.
 
     labels: (N,) whole numbers below net.classes, or what else the net's loss wants to know of each
@@ -98,14 +106,23 @@ def fit(net, images: np.ndarray, labels, optimizer, epochs: float, rate: float |
             if not clock[FINITE]:
                 number = int(clock[STEP])
                 put(net, images, targets, order.images(number * net.batch, net.batch))
-                raise RunError(f"loss or gradient is not finite at step {number}: first seen in "
-                               f"{first_in_step(net)}; lower the rate, or give the optimizer a "
-                               "clip")
+                raise RunError(
+                    f"loss or gradient is not finite at step {number}: first seen in "
+                    f"{first_in_step(net)}; lower the rate, or give the optimizer a "
+                    "clip"
+                )
         if name := tensor_not_finite(net, optimizer):
-            raise RunError(f"{name} is not finite after step {int(clock[STEP])}; lower the rate, "
-                           "or give the optimizer a clip")
-        rows.append({"epoch": epoch, "loss": clock[LOSS_SUM] / clock[SEEN],
-                     "accuracy": clock[CORRECT_SUM] / clock[SEEN]})
+            raise RunError(
+                f"{name} is not finite after step {int(clock[STEP])}; lower the rate, "
+                "or give the optimizer a clip"
+            )
+        rows.append(
+            {
+                "epoch": epoch,
+                "loss": clock[LOSS_SUM] / clock[SEEN],
+                "accuracy": clock[CORRECT_SUM] / clock[SEEN],
+            }
+        )
         report("epoch {epoch}  loss {loss:.4f}  accuracy {accuracy:.4f}".format(**rows[-1]))
         start = stop
     return rows
@@ -120,9 +137,12 @@ def last_step(net, epochs: float, start: int, per_epoch: float) -> int:
     end = round(total * per_epoch)
     if not start < end < 1 << 31:
         least = ceil(1000 / per_epoch) / 1000
-        raise InputError(f"epochs {epochs:g} is no step of batch {net.batch} from step {start} on; "
-                         f"{least:g} epochs are a step" if end <= start else
-                         f"epochs {epochs:g} ends at step {end}, and a run has fewer than 2^31")
+        raise InputError(
+            f"epochs {epochs:g} is no step of batch {net.batch} from step {start} on; "
+            f"{least:g} epochs are a step"
+            if end <= start
+            else f"epochs {epochs:g} ends at step {end}, and a run has fewer than 2^31"
+        )
     net.epochs = total
     return end
 
@@ -167,17 +187,20 @@ def scores(net, images: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             out[rows] = net.ops.tohost(net.forward(train=False))[: len(part)]
             if not np.isfinite(out[rows]).all():
-                raise RunError(f"the scores of images {first} to {rows.stop - 1} are not finite: "
-                               f"first seen in {first_in_forward(net, train=False)}; look at the "
-                               "weights, or scale the images down")
+                raise RunError(
+                    f"the scores of images {first} to {rows.stop - 1} are not finite: "
+                    f"first seen in {first_in_forward(net, train=False)}; look at the "
+                    "weights, or scale the images down"
+                )
     return out
 
 
 def on_device(net, images, targets: dict[str, np.ndarray], rows: np.ndarray):
     """Images `rows` and their targets, as the net's input buffers want them."""
     x = np.ascontiguousarray(images[rows], net.dtype).astype(net.activation_dtype, copy=False)
-    return net.ops.constant(x), {name: net.ops.constant(values[rows])
-                                 for name, values in targets.items()}
+    return net.ops.constant(x), {
+        name: net.ops.constant(values[rows]) for name, values in targets.items()
+    }
 
 
 def put(net, images: np.ndarray, targets: dict[str, np.ndarray], rows: np.ndarray) -> None:
@@ -192,16 +215,20 @@ def checked(net, images, labels) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     on."""
     images = checked_images(net, images)
     if len(images) < net.batch:
-        raise InputError(f"{len(images)} images, and a batch of this net has {net.batch}; give "
-                         "more, or the net a smaller batch")
+        raise InputError(
+            f"{len(images)} images, and a batch of this net has {net.batch}; give "
+            "more, or the net a smaller batch"
+        )
     if not isinstance(labels, Mapping) and len(net.wanted) == 1:
         labels = dict.fromkeys(net.wanted, labels)
     if not isinstance(labels, Mapping) or set(labels) != set(net.wanted):
         names = f"targets {', '.join(map(str, labels))}: " if isinstance(labels, Mapping) else ""
-        raise InputError(f"{names}this net wants {', '.join(net.wanted)}; give a dict with an "
-                         "array for each")
-    return images, {name: target.of(labels[name], len(images))
-                    for name, target in net.wanted.items()}
+        raise InputError(
+            f"{names}this net wants {', '.join(net.wanted)}; give a dict with an array for each"
+        )
+    return images, {
+        name: target.of(labels[name], len(images)) for name, target in net.wanted.items()
+    }
 
 
 def checked_images(net, images) -> np.ndarray:
@@ -214,16 +241,22 @@ def checked_images(net, images) -> np.ndarray:
     if images.dtype.kind not in "iufb" and images.dtype != net.activation_dtype:
         raise InputError(f"images are {images.dtype}: give numbers")
     if images.shape[1:] != net.in_shape:
-        raise InputError(f"images {images.shape}: this net wants (N, "
-                         f"{', '.join(map(str, net.in_shape))})")
+        raise InputError(
+            f"images {images.shape}: this net wants (N, {', '.join(map(str, net.in_shape))})"
+        )
     if not len(images):
         return images
     with np.errstate(over="ignore"):
         ends = np.array([images.min(), images.max()]).astype(net.dtype)  # of a NaN both are NaN
         if not np.isfinite(ends.astype(net.activation_dtype)).all():
-            worst = next(n for n, image in enumerate(images) if not np.isfinite(
-                image.astype(net.dtype).astype(net.activation_dtype)).all())
-            raise InputError(f"images: number {worst} has a value that is not finite in "
-                             f"{np.dtype(net.activation_dtype)}; replace it, or leave that image "
-                             "out")
+            worst = next(
+                n
+                for n, image in enumerate(images)
+                if not np.isfinite(image.astype(net.dtype).astype(net.activation_dtype)).all()
+            )
+            raise InputError(
+                f"images: number {worst} has a value that is not finite in "
+                f"{np.dtype(net.activation_dtype)}; replace it, or leave that image "
+                "out"
+            )
     return images

@@ -87,9 +87,16 @@ class Weighted(Layer):
     pieces = 1  # of a maxout behind it: each is filled and scaled alone
     original: Original | None = None
 
-    def __init__(self, outputs: int, pieces: int = 1, bias: bool = True, bias_decay: float = 0.0,
-                 bias_rate: float = 1.0, original: Original | None = None,
-                 name: str | None = None):
+    def __init__(
+        self,
+        outputs: int,
+        pieces: int = 1,
+        bias: bool = True,
+        bias_decay: float = 0.0,
+        bias_rate: float = 1.0,
+        original: Original | None = None,
+        name: str | None = None,
+    ):
         super().__init__(name)
         self.outputs, self.pieces = pieces * outputs, pieces
         self.bias, self.original = bias, original
@@ -113,22 +120,39 @@ class Conv(Weighted):
     `outputs` counts the channels of one maxout piece, `pieces` the pieces. Without `pad`, an odd
     `size` keeps the image's."""
 
-    def __init__(self, outputs: int, size: int = 3, stride: int = 1, pad: int | None = None,
-                 groups: int = 1, pieces: int = 1, bias: bool = True, bias_decay: float = 0.0,
-                 bias_rate: float = 1.0, original: Original | None = None,
-                 name: str | None = None):
+    def __init__(
+        self,
+        outputs: int,
+        size: int = 3,
+        stride: int = 1,
+        pad: int | None = None,
+        groups: int = 1,
+        pieces: int = 1,
+        bias: bool = True,
+        bias_decay: float = 0.0,
+        bias_rate: float = 1.0,
+        original: Original | None = None,
+        name: str | None = None,
+    ):
         super().__init__(outputs, pieces, bias, bias_decay, bias_rate, original, name)
         self.size, self.stride, self.groups = size, stride, groups
         self.pad = size // 2 if pad is None else pad
 
     def setup(self, plan, in_shape):
         H, W, C = plan.image(in_shape)
-        plan.whole(pieces=self.pieces, outputs=self.outputs, size=self.size, stride=self.stride,
-                   groups=self.groups)
+        plan.whole(
+            pieces=self.pieces,
+            outputs=self.outputs,
+            size=self.size,
+            stride=self.stride,
+            groups=self.groups,
+        )
         plan.whole(0, pad=self.pad)
         K, R = self.outputs, self.size
-        plan.need(C % self.groups == 0 and K % self.groups == 0, f"{C} inputs and {K} outputs do "
-                  f"not split into {self.groups} groups")
+        plan.need(
+            C % self.groups == 0 and K % self.groups == 0,
+            f"{C} inputs and {K} outputs do not split into {self.groups} groups",
+        )
         Ho, Wo = ((n + 2 * self.pad - R) // self.stride + 1 for n in (H, W))
         plan.need(min(Ho, Wo) >= 1, f"a {H}x{W} input is smaller than the {R}x{R} kernel")
         self.ops = plan.ops
@@ -205,25 +229,37 @@ class Maxout(Layer):
 
     keeps_input = False
 
-    def __init__(self, pieces: int = 2, pool: int | None = None, stride: int | None = None,
-                 drop: float = 0.0, name: str | None = None):
+    def __init__(
+        self,
+        pieces: int = 2,
+        pool: int | None = None,
+        stride: int | None = None,
+        drop: float = 0.0,
+        name: str | None = None,
+    ):
         super().__init__(name)
         if check_drop(drop) and pool is None:
-            raise InputError(f"maxout with dropout {drop} and no pooling: put a Dropout({drop}) "
-                             "behind it")
+            raise InputError(
+                f"maxout with dropout {drop} and no pooling: put a Dropout({drop}) behind it"
+            )
         self.pieces, self.pool, self.drop = pieces, pool, drop
         self.stride = (pool or 0) if stride is None else stride
 
     def setup(self, plan, in_shape):
         *space, channels = in_shape
         plan.whole(pieces=self.pieces)
-        plan.need(channels % self.pieces == 0, f"{channels} channels do not split into "
-                  f"{self.pieces} pieces")
+        plan.need(
+            channels % self.pieces == 0,
+            f"{channels} channels do not split into {self.pieces} pieces",
+        )
         if self.pool is not None:
             space = pooled(plan, in_shape, self.pool, self.stride)
         winners, most = self.pieces * (self.pool or 1) ** 2, 255 if self.drop else 256
-        plan.need(winners <= most, f"{self.pieces} pieces and a window of {self.pool or 1} are "
-                  f"{winners} candidates, and it can tell {most} apart; use fewer, or a MaxPool")
+        plan.need(
+            winners <= most,
+            f"{self.pieces} pieces and a window of {self.pool or 1} are "
+            f"{winners} candidates, and it can tell {most} apart; use fewer, or a MaxPool",
+        )
         self.ops, out_shape = plan.ops, (*space, channels // self.pieces)
         if self.drop:
             self.clock, self.seed, self.number = plan.clock, plan.seed, plan.dropout_number()
@@ -235,8 +271,9 @@ class Maxout(Layer):
     def forward(self, x, train):
         shape = self.pieces, self.pool, self.stride
         if self.drop and train:
-            self.ops.maxout_pool_dropout_forward(x, self.y, self.which, *shape, self.drop,
-                                                 self.seed, self.number, self.clock)
+            self.ops.maxout_pool_dropout_forward(
+                x, self.y, self.which, *shape, self.drop, self.seed, self.number, self.clock
+            )
         elif self.pool:
             self.ops.maxout_pool_forward(x, self.y, self.which, *shape)
         else:
@@ -269,12 +306,15 @@ def pooled(plan, in_shape, size: int, stride: int, pad: int = 0, most: int = 16)
     H, W, _ = plan.image(in_shape)
     plan.whole(size=size, stride=stride)
     plan.whole(0, pad=pad)
-    plan.need(size <= most, f"a window of {size}, and the widest is {most}; use GlobalMaxPool or "
-              "several poolings")
+    plan.need(
+        size <= most,
+        f"a window of {size}, and the widest is {most}; use GlobalMaxPool or several poolings",
+    )
     plan.need(stride <= size, f"stride {stride} skips places between windows of {size}")
     plan.need(pad < size, f"with pad {pad} a window of {size} could lie in the padding alone")
-    plan.need(min(H, W) + 2 * pad >= size, f"a {H}x{W} input is smaller than the {size}x{size} "
-              "window")
+    plan.need(
+        min(H, W) + 2 * pad >= size, f"a {H}x{W} input is smaller than the {size}x{size} window"
+    )
     return [checks.pooled(n, size, stride, pad) for n in (H, W)]
 
 
@@ -375,8 +415,7 @@ class MaxPool(Layer):
 
     keeps_input = False
 
-    def __init__(self, size: int, stride: int | None = None, pad: int = 0,
-                 name: str | None = None):
+    def __init__(self, size: int, stride: int | None = None, pad: int = 0, name: str | None = None):
         super().__init__(name)
         self.size, self.stride, self.pad = size, size if stride is None else stride, pad
 
@@ -469,8 +508,9 @@ class LRN(Layer):
 
     Krizhevsky et al. 2012, with Caffe's constants. Backward reads x again."""
 
-    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75,
-                 name: str | None = None):
+    def __init__(
+        self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, name: str | None = None
+    ):
         super().__init__(name)
         self.constants = size, alpha, beta, 1.0
 
@@ -478,8 +518,10 @@ class LRN(Layer):
         size, alpha, beta, _ = self.constants
         plan.whole(size=size)
         plan.need(size % 2 == 1, f"size {size}: the channels around one are an odd number")
-        plan.need(0 <= alpha < inf and abs(beta) < inf, f"alpha {alpha}, beta {beta}: alpha must "
-                  "be 0 or more, and both finite")
+        plan.need(
+            0 <= alpha < inf and abs(beta) < inf,
+            f"alpha {alpha}, beta {beta}: alpha must be 0 or more, and both finite",
+        )
         self.ops, self.y, self.dx = plan.ops, plan.buffer(in_shape), plan.gradient(in_shape)
         return in_shape
 
@@ -534,8 +576,13 @@ class BatchNorm(Layer):
 
     keeps_input = False
 
-    def __init__(self, fraction: float = 0.999, eps: float = 1e-5, affine: bool = False,
-                 name: str | None = None):
+    def __init__(
+        self,
+        fraction: float = 0.999,
+        eps: float = 1e-5,
+        affine: bool = False,
+        name: str | None = None,
+    ):
         super().__init__(name)
         self.fraction, self.eps, self.affine = fraction, eps, affine
 
@@ -561,15 +608,25 @@ class BatchNorm(Layer):
         if train:
             self.ops.batchnorm_forward(x, self.normal, self.mean, self.rstd, self.eps)
         else:
-            self.ops.batchnorm_inference(x, self.normal, self.running_mean, self.running_var,
-                                         self.weight, self.eps)
+            self.ops.batchnorm_inference(
+                x, self.normal, self.running_mean, self.running_var, self.weight, self.eps
+            )
         if self.affine:
             self.ops.scale_forward(self.normal, self.scale, self.shift, self.y)
         return self.y
 
     def backward(self, dy):
-        self.ops.batchnorm_running(self.mean, self.rstd, self.running_mean, self.running_var,
-                                   self.weight, self.count, self.fraction, self.eps, self.clock)
+        self.ops.batchnorm_running(
+            self.mean,
+            self.rstd,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.count,
+            self.fraction,
+            self.eps,
+            self.clock,
+        )
         if self.affine:  # dy of what was normalised takes the place of y, which nobody reads now
             dnormal = None if self.dx is None else self.y
             self.ops.scale_backward(dy, self.normal, self.scale, dnormal, self.dscale, self.dshift)

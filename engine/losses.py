@@ -29,8 +29,11 @@ class ClassLoss(Loss):
     """A loss of scores (classes,) and the number of an image's class."""
 
     def setup(self, plan, in_shape):
-        plan.need(len(in_shape) == 1, f"the last layer gives {in_shape}; a loss wants (classes,): "
-                  "end with a Linear, or a global pooling")
+        plan.need(
+            len(in_shape) == 1,
+            f"the last layer gives {in_shape}; a loss wants (classes,): "
+            "end with a Linear, or a global pooling",
+        )
         self.ops, self.clock = plan.ops, plan.clock
         self.labels = plan.target("labels", classes=in_shape[0])
         # Rounded to bf16, the probability of a class well learnt would be 1, and its gradient 0.
@@ -85,5 +88,8 @@ class SquaredHingeLoss(ClassLoss):
         return self.dscores
 
 
-LOSSES: dict[str, type[Loss]] = {"softmax": SoftmaxLoss, "svm": HingeLoss,
-                                 "squared-hinge": SquaredHingeLoss}
+LOSSES: dict[str, type[Loss]] = {
+    "softmax": SoftmaxLoss,
+    "svm": HingeLoss,
+    "squared-hinge": SquaredHingeLoss,
+}

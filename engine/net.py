@@ -45,12 +45,23 @@ class Net:
     wanted: dict[str, Target]  # what they are
     scores: Array
 
-    def __init__(self, layers: list[Layer], loss: Loss, ops, in_shape: tuple[int, ...], batch: int,
-                 seed: int = 0, dtype=np.float32, precision: str = "fp32"):
+    def __init__(
+        self,
+        layers: list[Layer],
+        loss: Loss,
+        ops,
+        in_shape: tuple[int, ...],
+        batch: int,
+        seed: int = 0,
+        dtype=np.float32,
+        precision: str = "fp32",
+    ):
         self.in_shape = tuple(in_shape) if isinstance(in_shape, (tuple, list)) else (in_shape,)
         if not (self.in_shape and all(map(is_whole, self.in_shape))):
-            raise InputError(f"in_shape {in_shape!r}: give the shape of one image, such as "
-                             "(32, 32, 3), or (8,) for 8 numbers")
+            raise InputError(
+                f"in_shape {in_shape!r}: give the shape of one image, such as "
+                "(32, 32, 3), or (8,) for 8 numbers"
+            )
         if not (is_whole(seed, 0) and seed < 1 << 64):
             raise InputError(f"seed {seed!r} must be a whole number in [0, 2^64)")
         if not isinstance(layers, (list, tuple)):
@@ -180,15 +191,25 @@ class Net:
         for layer in self.chain.leaves():
             count = sum(p.value.size for p in self.named_params().values() if p.layer is layer)
             shape = " x ".join(str(n) for n in layer.out_shape)
-            rows.append((layer.name, type(layer).__name__, shape, f"{count:,}" if count else "",
-                         f"{layer.multiply_adds:,}" if layer.multiply_adds else ""))
+            rows.append(
+                (
+                    layer.name,
+                    type(layer).__name__,
+                    shape,
+                    f"{count:,}" if count else "",
+                    f"{layer.multiply_adds:,}" if layer.multiply_adds else "",
+                )
+            )
             adds += layer.multiply_adds
         rows.append(("total", "", "", f"{self.parameters:,}", f"{adds:,}"))
         widths = [max(len(row[i]) for row in rows) for i in range(5)]
         return "\n".join(
-            "  ".join(f"{text:<{w}}" if i < 3 else f"{text:>{w}}"
-                      for i, (text, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-            for row in rows)
+            "  ".join(
+                f"{text:<{w}}" if i < 3 else f"{text:>{w}}"
+                for i, (text, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        )
 
 
 def _too_large(declared: SetupContext, made: SetupContext, full: MemoryFull) -> str:
@@ -199,5 +220,7 @@ def _too_large(declared: SetupContext, made: SetupContext, full: MemoryFull) -> 
     free = full.free + made.bytes + size * sum(slot.size for slot in made.memory.values())
     fits = int(0.9 * free / needed * batch)
     remedy = f"--batch {fits} would fit" if fits else "not even one image fits"
-    return (f"batch {batch}: device {full.name} needs {needed / 1e6:,.0f} MB for activations, and "
-            f"{free / 1e6:,.0f} MB were free; {remedy}")
+    return (
+        f"batch {batch}: device {full.name} needs {needed / 1e6:,.0f} MB for activations, and "
+        f"{free / 1e6:,.0f} MB were free; {remedy}"
+    )

@@ -37,8 +37,9 @@ class Optimizer:
     state_name = ""
     options: dict[str, Option] = {
         "decay": Option(0.0, "0 or more", lambda v: v >= 0, "L2 weight decay"),
-        "clip": Option(0.0, "0 or more", lambda v: v >= 0,
-                       "limit on the gradient's 2-norm; 0 is off"),
+        "clip": Option(
+            0.0, "0 or more", lambda v: v >= 0, "limit on the gradient's 2-norm; 0 is off"
+        ),
     }
     decay: float
     clip: float
@@ -46,8 +47,9 @@ class Optimizer:
     def __init__(self, net: Net, *values: float, **named: float):
         kind = type(self).__name__
         if len(values) > len(self.options):
-            raise InputError(f"{kind}: {len(values)} numbers, and its options are "
-                             f"{', '.join(self.options)}")
+            raise InputError(
+                f"{kind}: {len(values)} numbers, and its options are {', '.join(self.options)}"
+            )
         defaults = {name: option.default for name, option in self.options.items()}
         numbers = defaults | dict(zip(self.options, values, strict=False)) | named
         for name, value in numbers.items():
@@ -80,8 +82,15 @@ class SGD(Optimizer):
 
     def update(self) -> None:
         net = self.net
-        net.ops.sgd_step(net.weights, net.gradients, self.memory, net.segments, net.clock,
-                         self.momentum, self.decay)
+        net.ops.sgd_step(
+            net.weights,
+            net.gradients,
+            self.memory,
+            net.segments,
+            net.clock,
+            self.momentum,
+            self.decay,
+        )
 
 
 class Nesterov(Optimizer):
@@ -94,8 +103,15 @@ class Nesterov(Optimizer):
 
     def update(self) -> None:
         net = self.net
-        net.ops.nesterov_step(net.weights, net.gradients, self.memory, net.segments, net.clock,
-                              self.momentum, self.decay)
+        net.ops.nesterov_step(
+            net.weights,
+            net.gradients,
+            self.memory,
+            net.segments,
+            net.clock,
+            self.momentum,
+            self.decay,
+        )
 
 
 class RMSProp(Optimizer):
@@ -113,8 +129,16 @@ class RMSProp(Optimizer):
 
     def update(self) -> None:
         net = self.net
-        net.ops.rmsprop_step(net.weights, net.gradients, self.memory, net.segments, net.clock,
-                             self.rho, self.delta, self.decay)
+        net.ops.rmsprop_step(
+            net.weights,
+            net.gradients,
+            self.memory,
+            net.segments,
+            net.clock,
+            self.rho,
+            self.delta,
+            self.decay,
+        )
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "nesterov": Nesterov, "rmsprop": RMSProp}

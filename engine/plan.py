@@ -71,8 +71,10 @@ class Target:
             raise InputError(f"{self.name}: rows of unequal lengths; give an array") from None
         what = f"{self.name} {array.dtype} {array.shape}"
         if array.dtype.kind not in "iufb":
-            raise InputError(f"{what}: give numbers, which np.unique({self.name}, "
-                             "return_inverse=True)[1] makes of names")
+            raise InputError(
+                f"{what}: give numbers, which np.unique({self.name}, "
+                "return_inverse=True)[1] makes of names"
+            )
         if array.shape == (count, 1) and not self.shape:
             array = array[:, 0]
         if array.shape != (count, *self.shape):
@@ -80,11 +82,14 @@ class Target:
             advice = f"; of one-hot rows give {self.name}.argmax(1)" if onehot else ""
             raise InputError(f"{what}: {count} images want {(count, *self.shape)}{advice}")
         if np.dtype(self.dtype).kind in "iu" and array.dtype.kind == "f":
-            raise InputError(f"{self.name} are {array.dtype}: give whole numbers, "
-                             f"{self.name}.astype(int)")
+            raise InputError(
+                f"{self.name} are {array.dtype}: give whole numbers, {self.name}.astype(int)"
+            )
         if self.classes and not (array.min() >= 0 and array.max() < self.classes):
-            raise InputError(f"{self.name} from {array.min()} to {array.max()}: this net has "
-                             f"{self.classes} classes, 0 to {self.classes - 1}")
+            raise InputError(
+                f"{self.name} from {array.min()} to {array.max()}: this net has "
+                f"{self.classes} classes, 0 to {self.classes - 1}"
+            )
         if not np.isfinite(array).all():
             raise InputError(f"{what}: not all are finite; leave those images out")
         return np.ascontiguousarray(array, self.dtype)
@@ -106,8 +111,7 @@ class Arenas:
         self.places: dict[str, int] = {}
 
     def lay_out(self) -> None:
-        """Give every declared tensor its place and first value; once, after the first setup.
-        """
+        """Give every declared tensor its place and first value; once, after the first setup."""
         kinds = sorted({(p.rate, p.decay) for p in self.params.values()}, reverse=True)
         segments, end = [], 0
         for kind in kinds:
@@ -169,8 +173,14 @@ class Plan:
     following: the layer behind it in its list. input_gradient: whether anybody wants this layer's
     `dx`: false up to the first layer that has parameters or states."""
 
-    def __init__(self, context: SetupContext, layer: Layer, name: str, lane: Lane,
-                 following: Layer | None = None):
+    def __init__(
+        self,
+        context: SetupContext,
+        layer: Layer,
+        name: str,
+        lane: Lane,
+        following: Layer | None = None,
+    ):
         self.context, self.layer, self.name, self.lane = context, layer, name, lane
         self.following, self.slot = following, (lane.level, lane.layers % 2)
         net = context.net
@@ -186,26 +196,41 @@ class Plan:
     def whole(self, least: int = 1, **options: int) -> None:
         """InputError unless each of these options is a whole number from `least` on."""
         for name, value in options.items():
-            self.need(is_whole(value, least), f"{name} {value!r} must be a whole number of {least} "
-                      "or more")
+            self.need(
+                is_whole(value, least),
+                f"{name} {value!r} must be a whole number of {least} or more",
+            )
 
     def image(self, in_shape: tuple[int, ...]) -> tuple[int, int, int]:
         """in_shape as (H, W, C). InputError where it is another kind."""
-        remedy = ("grey images want a last axis of 1, images[..., None]" if len(in_shape) == 2 else
-                  "it can't stand behind a Linear or Flatten")
-        self.need(len(in_shape) == 3, f"its input is {in_shape}, and it wants an image, (H, W, C); "
-                  f"{remedy}")
+        remedy = (
+            "grey images want a last axis of 1, images[..., None]"
+            if len(in_shape) == 2
+            else "it can't stand behind a Linear or Flatten"
+        )
+        self.need(
+            len(in_shape) == 3,
+            f"its input is {in_shape}, and it wants an image, (H, W, C); {remedy}",
+        )
         H, W, C = in_shape
         return H, W, C
 
-    def param(self, name: str, shape: tuple[int, ...], rate: float = 1.0, decay: float = 1.0,
-              start: float = 0.0) -> tuple[Array, Array]:
+    def param(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        rate: float = 1.0,
+        decay: float = 1.0,
+        start: float = 0.0,
+    ) -> tuple[Array, Array]:
         """A trained tensor -> (value, gradient), with its multipliers on rate and weight decay."""
         full, params = self._declared(name, shape), self.context.arenas.params
         if not self.context.binding:
             for kind, factor in (("rate", rate), ("decay", decay)):
-                self.need(0 <= factor < float("inf"), f"{kind} {factor} of {name}: a multiplier is "
-                          "a number of 0 or more")
+                self.need(
+                    0 <= factor < float("inf"),
+                    f"{kind} {factor} of {name}: a multiplier is a number of 0 or more",
+                )
             params[full] = Param(full, shape, rate, decay, start, self.layer)
             return None, None
         return self._kept(name, params[full].value), params[full].gradient
@@ -224,13 +249,18 @@ class Plan:
         full, arenas = f"{self.name}.{name}", self.context.arenas
         self.context.input_gradient = True
         if not self.context.binding:
-            self.need(full not in arenas.params and full not in arenas.state_shapes,
-                      f"it declares {name} twice")
+            self.need(
+                full not in arenas.params and full not in arenas.state_shapes,
+                f"it declares {name} twice",
+            )
             place = self.layer.place
             if place is not None and place.net() is not self.context.net and name in place.tensors:
                 old = place.ops.tohost(place.tensors[name])
-                self.need(old.shape == shape, f"{name} is {old.shape} from the net that the layer "
-                          f"was in, and must be {shape} here; put a new layer in its place")
+                self.need(
+                    old.shape == shape,
+                    f"{name} is {old.shape} from the net that the layer "
+                    f"was in, and must be {shape} here; put a new layer in its place",
+                )
                 arenas.taken[full] = old
         return full
 
@@ -240,15 +270,19 @@ class Plan:
             self.layer.place.tensors[name] = tensor
         return tensor
 
-    def target(self, name: str, shape: tuple[int, ...] = (), dtype=np.int32,
-               classes: int | None = None) -> Array:
+    def target(
+        self, name: str, shape: tuple[int, ...] = (), dtype=np.int32, classes: int | None = None
+    ) -> Array:
         """(N, *shape): what the loss wants to know of the batch's images; all losses that ask for
         one name share it. fit and the data set fill it."""
         targets, first = self.context.targets, self.context.wanted.get(name)
         if first is not None:  # with several losses of classes, a label must fit the fewest
-            self.need((tuple(shape), dtype, classes is None) ==
-                      (first.shape, first.dtype, first.classes is None), f"another loss has {name} "
-                      f"too, {first.dtype} {first.shape} an image; give them another name")
+            self.need(
+                (tuple(shape), dtype, classes is None)
+                == (first.shape, first.dtype, first.classes is None),
+                f"another loss has {name} "
+                f"too, {first.dtype} {first.shape} an image; give them another name",
+            )
             classes = min(filter(None, (classes, first.classes)), default=None)
         self.context.wanted[name] = Target(name, tuple(shape), dtype, classes)
         if self.context.binding and name not in targets:
@@ -304,14 +338,17 @@ class Plan:
             context.names.add(layer.name)
         for other in context.placed:
             if layer is other:
-                raise InputError(f"{layer.name} stands twice in the net; make a new layer for each "
-                                 "place")
+                raise InputError(
+                    f"{layer.name} stands twice in the net; make a new layer for each place"
+                )
             if layer.name == other.name:
                 raise InputError(f"two layers are named {layer.name!r}; give one another name")
         owner = layer.place.net() if layer.place is not None else None
         if owner is not None and owner is not context.net:
-            raise InputError(f"{layer.name} belongs to another net; make a new one, or call that "
-                             "net's release(), and it brings its weights along")
+            raise InputError(
+                f"{layer.name} belongs to another net; make a new one, or call that "
+                "net's release(), and it brings its weights along"
+            )
         if context.binding:
             layer.place = Place(weakref.ref(context.net), self.ops)
         context.placed.append(layer)
@@ -322,5 +359,6 @@ class Plan:
 
 def is_whole(value, least: int = 1) -> bool:
     """Whether `value` is a whole number from `least` on; True and False are none."""
-    return (isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            and int(value) >= least)
+    return (
+        isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= least
+    )

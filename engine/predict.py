@@ -34,14 +34,17 @@ class Predictor:
         another shape or type."""
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != self.in_shape:
-            raise InputError(f"predict: images are {images.dtype} {images.shape}; this net wants "
-                             f"uint8 (N, {', '.join(map(str, self.in_shape))})")
+            raise InputError(
+                f"predict: images are {images.dtype} {images.shape}; this net wants "
+                f"uint8 (N, {', '.join(map(str, self.in_shape))})"
+            )
         need_statistics(self.net)
         out = np.empty((len(images), self.net.classes), np.float32)
         if not len(images):
             return out
-        split = Split(images, np.full(len(images), -1, np.int32),
-                      *self.preprocessing.normalise(images))
+        split = Split(
+            images, np.full(len(images), -1, np.int32), *self.preprocessing.normalise(images)
+        )
         resident = Resident(self.net, split, self.preprocessing)
         for first in range(0, len(images), self.net.batch):
             rows = np.arange(first, min(first + self.net.batch, len(images)))

@@ -47,7 +47,8 @@ def rates(policy: dict, first: int, count: int) -> np.ndarray:
     kind = check(policy)
     t = np.arange(first, first + count, dtype=np.float64)
     rate, gamma, power, size, total, warmup = (
-        float(policy.get(key, 0)) for key in ("rate", "gamma", "power", "size", "total", "warmup"))
+        float(policy.get(key, 0)) for key in ("rate", "gamma", "power", "size", "total", "warmup")
+    )
     with np.errstate(all="ignore"):  # what is not finite is named
         if kind == "fixed":
             factor = np.ones(count)
@@ -72,8 +73,10 @@ def rates(policy: dict, first: int, count: int) -> np.ndarray:
         table = rate * factor
     bad = np.flatnonzero(~(np.isfinite(table) & (table >= 0)))
     if bad.size:
-        raise InputError(f"rate policy {kind!r} gives {table[bad[0]]:g} at step {first + bad[0]}; "
-                         "a rate is a number of 0 or more")
+        raise InputError(
+            f"rate policy {kind!r} gives {table[bad[0]]:g} at step {first + bad[0]}; "
+            "a rate is a number of 0 or more"
+        )
     return table
 
 
@@ -93,8 +96,11 @@ def check(policy: dict) -> str:
         for number in value if key == "steps" else [value]:
             if isinstance(number, np.generic):
                 number = number.item()
-            if (isinstance(number, bool) or not isinstance(number, (int, float))
-                    or not -LARGEST < number < LARGEST):
+            if (
+                isinstance(number, bool)
+                or not isinstance(number, (int, float))
+                or not -LARGEST < number < LARGEST
+            ):
                 raise InputError(f"rate policy {kind!r}: {key} {value!r:.80} is no number")
     if not policy["rate"] > 0:
         raise InputError(f"rate {policy['rate']:g} must be above 0")

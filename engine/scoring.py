@@ -46,8 +46,10 @@ def need_statistics(net) -> None:
     it has nothing to normalise with."""
     for name, state in net.named_state().items():
         if name.endswith(".weight") and not net.ops.tohost(state).any():
-            raise InputError(f"{name.removesuffix('.weight')}: batch normalisation has no running "
-                             "statistics before the first step; train, with --epochs above 0")
+            raise InputError(
+                f"{name.removesuffix('.weight')}: batch normalisation has no running "
+                "statistics before the first step; train, with --epochs above 0"
+            )
 
 
 def _score(net, feed: Feed, clock: np.ndarray, stop: Callable[[], bool]) -> Scores | None:
@@ -68,8 +70,13 @@ def _score(net, feed: Feed, clock: np.ndarray, stop: Callable[[], bool]) -> Scor
         np.add.at(confusion, (feed.data.test.labels[rows][good], scores[good].argmax(axis=1)), 1)
     after = read_clock(net)
     loss = after[LOSS_SUM] / after[SEEN] if after[FINITE] and after[SEEN] else float("nan")
-    return Scores(float(loss), int(confusion.trace()) / feed.test.count, confusion,
-                  feed.test.count - int(confusion.sum()), where)
+    return Scores(
+        float(loss),
+        int(confusion.trace()) / feed.test.count,
+        confusion,
+        feed.test.count - int(confusion.sum()),
+        where,
+    )
 
 
 def table(confusion: np.ndarray, classes: list[str]) -> str:
@@ -88,8 +95,10 @@ def table(confusion: np.ndarray, classes: list[str]) -> str:
         for place in np.argsort(-wrong, axis=None, kind="stable")[:10]:
             true, predicted = divmod(int(place), len(classes))
             if wrong[true, predicted]:
-                lines.append(f"{classes[true]:<{width}}  {classes[predicted]:<{width}}  "
-                             f"{wrong[true, predicted]:>5}")
+                lines.append(
+                    f"{classes[true]:<{width}}  {classes[predicted]:<{width}}  "
+                    f"{wrong[true, predicted]:>5}"
+                )
     lines.append("accuracy by class")
     for k, name in enumerate(classes):
         total = int(confusion[k].sum())

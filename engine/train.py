@@ -38,8 +38,17 @@ from lsuv.algorithm import MODES, NORMALISE
 from models import ACTS, NETS, build
 from models.recipes import KINDS, recipe
 
-KNOWN = Known(nets=NETS, acts=ACTS, inits=INITS, recipes=KINDS, modes=MODES,
-              normalisations=NORMALISE, devices=DEVICES, threads=MOST_THREADS, recipe=recipe)
+KNOWN = Known(
+    nets=NETS,
+    acts=ACTS,
+    inits=INITS,
+    recipes=KINDS,
+    modes=MODES,
+    normalisations=NORMALISE,
+    devices=DEVICES,
+    threads=MOST_THREADS,
+    recipe=recipe,
+)
 
 
 def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
@@ -104,14 +113,21 @@ def start(argv: list[str] | None) -> int:
         options.check_resume(args)
         resume(work, args)
         return 0
-    ops = ops_for(args.device or "auto", args.threads, args.precision or "fp32",
-                  not args.nondeterministic)
+    ops = ops_for(
+        args.device or "auto", args.threads, args.precision or "fp32", not args.nondeterministic
+    )
     model = NETS[args.net or DEFAULTS["net"]]
     if args.summary:
         print_line(summary(args, model, ops))
         return 0
-    data = load_data(args.data or "auto", args.data_dir, args.limit, wanted=model.data,
-                     size=model.in_shape, report=log_line)
+    data = load_data(
+        args.data or "auto",
+        args.data_dir,
+        args.limit,
+        wanted=model.data,
+        size=model.in_shape,
+        report=log_line,
+    )
     s, origins = options.resolve(args, KNOWN, data)
     s = replace(s, threads=ops.threads)
     out = new_folder(args.out or default_name(s.net, s.init))

@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DEVICES", "MOST_THREADS", "DeviceError", "ops_for"]
 DEVICES = ("auto", "cuda", "cpu", "numpy")
-MOST_THREADS = 1024                 # OpenMP ends the process, without an error, at far more
+MOST_THREADS = 1024  # OpenMP ends the process, without an error, at far more
 
 
-def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp32",
-            deterministic: bool = True, allow_fp32: bool = False) -> NumpyOps:
+def ops_for(
+    name: str = "auto",
+    threads: int | None = None,
+    precision: str = "fp32",
+    deterministic: bool = True,
+    allow_fp32: bool = False,
+) -> NumpyOps:
     """The operations of device `name`, with `threads` CPU threads (None: the count stands, which is
     OpenMP's own until one is asked for). It must be able to compute in `precision`.
 
@@ -40,16 +45,19 @@ def ops_for(name: str = "auto", threads: int | None = None, precision: str = "fp
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise DeviceError(f"device {name!r} is not one of {', '.join(DEVICES)}{hint}")
     if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise DeviceError(f"threads {threads} is not a number of CPU threads in "
-                          f"1 .. {MOST_THREADS}")
+        raise DeviceError(
+            f"threads {threads} is not a number of CPU threads in 1 .. {MOST_THREADS}"
+        )
     ops = _ops_for(name, threads, precision, deterministic)
     fits = precision in ops.precisions or (allow_fp32 and precision == "tf32")
     if not fits:
         from kernels.reference import NumpyOps
 
         elsewhere = ", or device numpy" if precision in NumpyOps.precisions else ""
-        raise DeviceError(f"precision {precision}: device {ops.name} computes in "
-                          f"{', '.join(ops.precisions)} ({ops.description}); use fp32{elsewhere}")
+        raise DeviceError(
+            f"precision {precision}: device {ops.name} computes in "
+            f"{', '.join(ops.precisions)} ({ops.description}); use fp32{elsewhere}"
+        )
     return ops
 
 
@@ -65,8 +73,10 @@ def _ops_for(name: str, threads: int | None, precision: str, deterministic: bool
             if lack:
                 raise DeviceError(f"device cuda: {lack}")
             if threads is not None:
-                raise DeviceError(f"threads {threads}: device cuda has no CPU threads; leave them "
-                                  "out, or use device cpu")
+                raise DeviceError(
+                    f"threads {threads}: device cuda has no CPU threads; leave them "
+                    "out, or use device cpu"
+                )
         if lack is None and threads is None:
             from kernels.cuda.ops import CudaOps
 
@@ -94,8 +104,9 @@ def _ops_for(name: str, threads: int | None, precision: str, deterministic: bool
             ops.why += "; threads are then chosen by NumPy's BLAS"
         return ops
     ops = CpuOps(threads=threads)
-    ops.why = "device cpu: " + ("asked for" if name == "cpu" else
-                                f"{without}the native extension loads")
+    ops.why = "device cpu: " + (
+        "asked for" if name == "cpu" else f"{without}the native extension loads"
+    )
     return ops
 
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import math
 
-FARTHEST = 1 << 20                  # the widest stride and padding of a convolution
-DROPPED = 255                       # in `which`: the number of no winner
+FARTHEST = 1 << 20  # the widest stride and padding of a convolution
+DROPPED = 255  # in `which`: the number of no winner
 
 
 def shape(op: str, array, wanted) -> None:
     """The array has this shape."""
     if array.shape != tuple(wanted):
-        raise ValueError(f"{op}: the buffer is {array.shape}, but its shape must be "
-                         f"{tuple(wanted)}")
+        raise ValueError(
+            f"{op}: the buffer is {array.shape}, but its shape must be {tuple(wanted)}"
+        )
 
 
 def conv(op, x, W, y, stride, pad, groups) -> None:
@@ -33,11 +34,14 @@ def conv(op, x, W, y, stride, pad, groups) -> None:
     if not 0 <= pad <= FARTHEST:
         raise ValueError(f"{op}: pad {pad} is not in 0 .. {FARTHEST}")
     if groups < 1 or channels != C * groups or K % groups:
-        raise ValueError(f"{op}: {channels} inputs and {K} outputs do not split into {groups} "
-                         f"groups of {C} inputs")
+        raise ValueError(
+            f"{op}: {channels} inputs and {K} outputs do not split into {groups} "
+            f"groups of {C} inputs"
+        )
     if R < 1 or S < 1 or H + 2 * pad < R or width + 2 * pad < S:
-        raise ValueError(f"{op}: a filter of {R} x {S} does not fit into {H} x {width} with pad "
-                         f"{pad}")
+        raise ValueError(
+            f"{op}: a filter of {R} x {S} does not fit into {H} x {width} with pad {pad}"
+        )
     shape(op, y, (N, (H + 2 * pad - R) // stride + 1, (width + 2 * pad - S) // stride + 1, K))
 
 
@@ -54,27 +58,34 @@ def linear(op, x, W, y) -> None:
 def maxout(op, x, y, pieces) -> None:
     """x (...,P*C) and y (...,C)."""
     if not 1 <= pieces <= 256 or x.shape[-1] % pieces:
-        raise ValueError(f"{op}: {x.shape[-1]} channels do not split into {pieces} pieces "
-                         "(1 .. 256)")
+        raise ValueError(
+            f"{op}: {x.shape[-1]} channels do not split into {pieces} pieces (1 .. 256)"
+        )
     shape(op, y, (*x.shape[:-1], x.shape[-1] // pieces))
 
 
 def maxpool(op, x, y, size, stride, pad) -> None:
     """Shapes of x and y; a window that a byte can number, and no place skipped."""
     if not 1 <= size <= 16 or not 1 <= stride <= size:
-        raise ValueError(f"{op}: window {size}, stride {stride}; a window is 1 .. 16 wide and its "
-                         "stride is no wider, or places would be skipped")
+        raise ValueError(
+            f"{op}: window {size}, stride {stride}; a window is 1 .. 16 wide and its "
+            "stride is no wider, or places would be skipped"
+        )
     if not 0 <= pad < size:
-        raise ValueError(f"{op}: pad {pad} is not in 0 .. {size - 1}; a window of {size} could lie "
-                         "in the padding alone")
+        raise ValueError(
+            f"{op}: pad {pad} is not in 0 .. {size - 1}; a window of {size} could lie "
+            "in the padding alone"
+        )
     windows(op, x, y, size, stride, pad)
 
 
 def avgpool(op, x, y, size, stride) -> None:
     """Shapes of x and y; no place skipped."""
     if not 1 <= stride <= size:
-        raise ValueError(f"{op}: window {size}, stride {stride}; a stride is 1 or more and no "
-                         "wider than its window, or places would be skipped")
+        raise ValueError(
+            f"{op}: window {size}, stride {stride}; a stride is 1 or more and no "
+            "wider than its window, or places would be skipped"
+        )
     windows(op, x, y, size, stride, 0)
 
 
@@ -82,8 +93,7 @@ def windows(op, x, y, size, stride, pad) -> None:
     """y has the windows of x."""
     N, H, width, C = x.shape
     if size > H + 2 * pad or size > width + 2 * pad:
-        raise ValueError(f"{op}: a window of {size} does not fit into {H} x {width} with pad "
-                         f"{pad}")
+        raise ValueError(f"{op}: a window of {size} does not fit into {H} x {width} with pad {pad}")
     shape(op, y, (N, *(pooled(n, size, stride, pad) for n in (H, width)), C))
 
 
@@ -96,10 +106,12 @@ def pooled(length: int, size: int, stride: int, pad: int = 0) -> int:
 def maxout_pool(op, x, y, pieces, size, stride, most=256) -> None:
     """most: numbers that a winner may have."""
     if not 1 <= pieces * size * size <= most or x.shape[-1] % pieces:
-        raise ValueError(f"{op}: {x.shape[-1]} channels, {pieces} pieces, a window of {size} x "
-                         f"{size}: the pieces must divide the channels, and a byte must hold the "
-                         "winner's number" + ", and 255 marks what is dropped" * (most == DROPPED))
-    maxpool(op, x[..., :x.shape[-1] // pieces], y, size, stride, 0)
+        raise ValueError(
+            f"{op}: {x.shape[-1]} channels, {pieces} pieces, a window of {size} x "
+            f"{size}: the pieces must divide the channels, and a byte must hold the "
+            "winner's number" + ", and 255 marks what is dropped" * (most == DROPPED)
+        )
+    maxpool(op, x[..., : x.shape[-1] // pieces], y, size, stride, 0)
 
 
 def drop(op, drop) -> None:
@@ -144,8 +156,10 @@ def lrn(op, x, y, size, alpha, k) -> None:
     if size < 1 or size % 2 == 0:
         raise ValueError(f"{op}: size {size}; the channels around one are an odd number")
     if not (0 <= alpha < math.inf and 0 < k < math.inf):
-        raise ValueError(f"{op}: alpha {alpha:g}, k {k:g}; alpha must be 0 or more and k above 0, "
-                         "or the sum could be 0")
+        raise ValueError(
+            f"{op}: alpha {alpha:g}, k {k:g}; alpha must be 0 or more and k above 0, "
+            "or the sum could be 0"
+        )
     shape(op, y, x.shape)
 
 

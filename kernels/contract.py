@@ -13,15 +13,20 @@ from typing import Any
 
 import numpy as np
 
-ACTIVATION = "activation"           # float32 or, in bf16, bfloat16: all of a call alike
+ACTIVATION = "activation"  # float32 or, in bf16, bfloat16: all of a call alike
 # The arrays, by their names, which have one type in all operations but where one says otherwise.
 # An argument without a type is a number.
-DTYPES: dict[str, Any] = {name: dtype for dtype, names in (
-    (ACTIVATION, "x y dx dy dW db dscale dshift dslope g a scores dscores"),
-    (np.float32, "W b w v s mean rstd prob shift scale mean_image running_mean running_var"),
-    (np.float64, "clock own rates segments"),
-    (np.int32, "labels order"),
-    (np.uint8, "which images")) for name in names.split()}
+DTYPES: dict[str, Any] = {
+    name: dtype
+    for dtype, names in (
+        (ACTIVATION, "x y dx dy dW db dscale dshift dslope g a scores dscores"),
+        (np.float32, "W b w v s mean rstd prob shift scale mean_image running_mean running_var"),
+        (np.float64, "clock own rates segments"),
+        (np.int32, "labels order"),
+        (np.uint8, "which images"),
+    )
+    for name in names.split()
+}
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,25 @@ class Operation:
         return self.dtypes.get(name) is ACTIVATION
 
 
-def _op(arguments: str, written: str = "", updated: str = "", partial: str = "",
-        optional: str = "", elementwise: bool = False, **dtypes: Any) -> Operation:
+def _op(
+    arguments: str,
+    written: str = "",
+    updated: str = "",
+    partial: str = "",
+    optional: str = "",
+    elementwise: bool = False,
+    **dtypes: Any,
+) -> Operation:
     names, known = tuple(arguments.split()), DTYPES | dtypes
-    return Operation(names, tuple(written.split()), tuple(updated.split()), tuple(partial.split()),
-                     tuple(optional.split()), elementwise,
-                     {name: known[name] for name in names if name in known})
+    return Operation(
+        names,
+        tuple(written.split()),
+        tuple(updated.split()),
+        tuple(partial.split()),
+        tuple(optional.split()),
+        elementwise,
+        {name: known[name] for name in names if name in known},
+    )
 
 
 OPERATIONS = {
@@ -72,8 +90,9 @@ OPERATIONS = {
     "maxpool_backward": _op("dy which dx size stride pad", "dx"),
     "maxout_pool_forward": _op("x y which pieces size stride", "y which"),
     "maxout_pool_backward": _op("dy which dx pieces size stride", "dx"),
-    "maxout_pool_dropout_forward": _op("x y which pieces size stride drop seed layer clock",
-                                       "y which"),
+    "maxout_pool_dropout_forward": _op(
+        "x y which pieces size stride drop seed layer clock", "y which"
+    ),
     "maxout_pool_dropout_backward": _op("dy which dx pieces size stride drop", "dx"),
     "avgpool_forward": _op("x y size stride", "y"),
     "avgpool_backward": _op("dy dx size stride", "dx"),
@@ -98,8 +117,11 @@ OPERATIONS = {
     "add": _op("a b y", "y", elementwise=True, b=ACTIVATION),
     "batchnorm_forward": _op("x y mean rstd eps", "y mean rstd"),
     "batchnorm_backward": _op("dy y rstd dx", "dx"),
-    "batchnorm_running": _op("mean rstd running_mean running_var weight count fraction eps clock",
-                             updated="running_mean running_var weight", weight=np.float32),
+    "batchnorm_running": _op(
+        "mean rstd running_mean running_var weight count fraction eps clock",
+        updated="running_mean running_var weight",
+        weight=np.float32,
+    ),
     "batchnorm_inference": _op("x y running_mean running_var weight eps", "y", weight=np.float32),
     "scale_forward": _op("x scale shift y", "y"),
     "scale_backward": _op("dy x scale dx dscale dshift", "dx dscale dshift", optional="dx"),
@@ -112,8 +134,12 @@ OPERATIONS = {
     "squared_hinge_loss_backward": _op("scores labels dscores weight", "dscores"),
     "variance": _op("x groups"),
     "orthonormal": _op("rows cols key"),
-    "gather": _op("images labels shift scale mean_image order x y clock seed pad move mirror "
-                  "input_scale augment", "x y", y=np.int32),
+    "gather": _op(
+        "images labels shift scale mean_image order x y clock seed pad move mirror "
+        "input_scale augment",
+        "x y",
+        y=np.int32,
+    ),
     "clip": _op("g limit clock", updated="clock"),
     "sgd_step": _op("w g v segments clock momentum decay", updated="w v"),
     "nesterov_step": _op("w g v segments clock momentum decay", updated="w v"),

@@ -13,5 +13,6 @@ class MemoryFull(MemoryError):
 
     def __init__(self, name: str, needed: int, free: int):
         self.name, self.needed, self.free = name, needed, free
-        super().__init__(f"device {name}: {needed / 1e6:,.1f} MB were needed and {free / 1e6:,.1f} "
-                         "MB are free")
+        super().__init__(
+            f"device {name}: {needed / 1e6:,.1f} MB were needed and {free / 1e6:,.1f} MB are free"
+        )

@@ -19,8 +19,8 @@ import numpy as np
 
 from kernels.philox import normal
 
-BLOCK = 128                         # reflectors multiplied together
-PANEL = 256                         # rows of Q updated at a time: their change stays in the cache
+BLOCK = 128  # reflectors multiplied together
+PANEL = 256  # rows of Q updated at a time: their change stays in the cache
 
 
 def orthonormal(rows: int, cols: int, key: tuple[int, int, int]) -> np.ndarray:
@@ -40,12 +40,12 @@ def orthonormal(rows: int, cols: int, key: tuple[int, int, int]) -> np.ndarray:
     # From the last block to the first, so that each product touches only the corner it can change.
     for start in reversed(range(0, cols, BLOCK)):
         stop = min(start + BLOCK, cols)
-        V, signs[start:stop] = _reflectors(start, stop, rows, key)           # (rows-start, block)
+        V, signs[start:stop] = _reflectors(start, stop, rows, key)  # (rows-start, block)
         inverse_T = np.triu(V.T @ V, 1) + 0.5 * np.eye(stop - start)
         corner = Q[start:, start:]
-        change = np.linalg.solve(inverse_T, V.T @ corner)                    # (block, cols-start)
+        change = np.linalg.solve(inverse_T, V.T @ corner)  # (block, cols-start)
         for row in range(0, len(V), PANEL):
-            corner[row:row + PANEL] -= V[row:row + PANEL] @ change
+            corner[row : row + PANEL] -= V[row : row + PANEL] @ change
     Q *= signs
     return Q
 
@@ -59,7 +59,7 @@ def _reflectors(start: int, stop: int, rows: int, key: tuple[int, int, int]):
     seed, purpose, index = key
     count = stop - start
     x = normal(seed, purpose, index, count * rows, first=start * rows).reshape(count, rows)
-    V = np.triu(x[:, start:])                                       # row k begins at element k
+    V = np.triu(x[:, start:])  # row k begins at element k
     diagonal = np.arange(count)
     sign = np.where(V[diagonal, diagonal] < 0.0, -1.0, 1.0)
     V[diagonal, diagonal] += sign * np.sqrt(np.einsum("ki,ki->k", V, V))

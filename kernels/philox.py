@@ -23,10 +23,10 @@ import numpy as np
 DROPOUT, ORDER, AUGMENT, WEIGHTS, SYNTHETIC = 1, 2, 3, 4, 5
 
 ROUNDS = 10
-CHUNK = 1 << 13                     # counters at a time: the 64-bit temporaries stay in the cache
+CHUNK = 1 << 13  # counters at a time: the 64-bit temporaries stay in the cache
 
 _MULTIPLY_0, _MULTIPLY_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_BUMP_0, _BUMP_1 = 0x9E3779B9, 0xBB67AE85   # golden ratio, sqrt(3) - 1: their fractions in 32 bits
+_BUMP_0, _BUMP_1 = 0x9E3779B9, 0xBB67AE85  # golden ratio, sqrt(3) - 1: their fractions in 32 bits
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
@@ -35,8 +35,9 @@ def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
     counter = np.asarray(counter, np.uint32)
     key = np.asarray(key, np.uint32)
     if counter.shape[-1:] != (4,) or key.shape != (2,):
-        raise ValueError(f"philox: counter {counter.shape} and key {key.shape} must be (..., 4) "
-                         "and (2,)")
+        raise ValueError(
+            f"philox: counter {counter.shape} and key {key.shape} must be (..., 4) and (2,)"
+        )
     result = np.empty(counter.shape, np.uint32)
     source, target = counter.reshape(-1, 4), result.reshape(-1, 4)
     for start in range(0, len(source), CHUNK):
@@ -49,33 +50,36 @@ def words(seed: int, purpose: int, layer: int, step: int, first: int, count: int
     """The words of the counters with index first .. first+count-1, (count, 4) uint32."""
     key_0, key_1 = _key(seed)
     if not (0 <= layer < 1 << 16 and 0 <= purpose < 1 << 16 and 0 <= step < 1 << 32):
-        raise ValueError(f"philox: purpose {purpose}, layer {layer}, step {step} must fit 16, 16 "
-                         "and 32 bits")
+        raise ValueError(
+            f"philox: purpose {purpose}, layer {layer}, step {step} must fit 16, 16 and 32 bits"
+        )
     c2, c3 = np.array([step], np.uint64), np.array([purpose << 16 | layer], np.uint64)
     result = np.empty((count, 4), np.uint32)
     for start in range(0, count, CHUNK):
-        target = result[start:start + CHUNK]
+        target = result[start : start + CHUNK]
         index = np.arange(first + start, first + start + len(target), dtype=np.uint64)
         _rounds((index & _LOW, index >> _32, c2, c3), key_0, key_1, target)
     return result
 
 
-def uniform(seed: int, purpose: int, layer: int, count: int, step: int = 0,
-            first: int = 0) -> np.ndarray:
+def uniform(
+    seed: int, purpose: int, layer: int, count: int, step: int = 0, first: int = 0
+) -> np.ndarray:
     """Uniform numbers strictly inside (0, 1), (count,) float64: (word + 0.5) / 2**32.
 
     Element i is word i % 4 of the counter with index i // 4; the result starts at element `first`.
     """
     begin, end = first // 4, -(-(first + count) // 4)
     bits = words(seed, purpose, layer, step, begin, end - begin).reshape(-1)
-    result = bits[first - 4 * begin:first - 4 * begin + count].astype(np.float64)
+    result = bits[first - 4 * begin : first - 4 * begin + count].astype(np.float64)
     result += 0.5
-    result *= 2.0 ** -32
+    result *= 2.0**-32
     return result
 
 
-def normal(seed: int, purpose: int, layer: int, count: int, step: int = 0,
-           first: int = 0) -> np.ndarray:
+def normal(
+    seed: int, purpose: int, layer: int, count: int, step: int = 0, first: int = 0
+) -> np.ndarray:
     """Standard normal numbers, (count,) float64, starting at element `first` of the stream.
 
     Box and Muller (1958) on pairs of the uniform stream:
@@ -84,7 +88,7 @@ def normal(seed: int, purpose: int, layer: int, count: int, step: int = 0,
     begin, end = first - first % 2, first + count + (first + count) % 2
     result = np.empty((end - begin) // 2 * 2)
     for start in range(0, len(result), 4 * CHUNK):
-        target = result[start:start + 4 * CHUNK].reshape(-1, 2)
+        target = result[start : start + 4 * CHUNK].reshape(-1, 2)
         u = uniform(seed, purpose, layer, target.size, step, begin + start).reshape(-1, 2)
         radius = np.log(u[:, 0])
         radius *= -2.0
@@ -92,7 +96,7 @@ def normal(seed: int, purpose: int, layer: int, count: int, step: int = 0,
         angle = u[:, 1] * (2.0 * np.pi)
         np.multiply(radius, np.cos(angle), out=target[:, 0])
         np.multiply(radius, np.sin(angle), out=target[:, 1])
-    return result[first - begin:first - begin + count]
+    return result[first - begin : first - begin + count]
 
 
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:

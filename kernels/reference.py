@@ -44,9 +44,9 @@ from kernels.clock import CLIP, CORRECT_SUM, FINITE, FIRST, LOSS, LOSS_SUM, NORM
 from kernels.contract import OPERATIONS
 from kernels.orthonormal import orthonormal
 
-ALIGNMENT = 64                      # bytes: a cache line, and an AVX-512 register
-COLUMN_BYTES = 32 << 20             # the windows of a convolution that are unfolded at one time
-TILE = 1 << 16                      # elements of a tile of `variance`: in float64 it fits the cache
+ALIGNMENT = 64  # bytes: a cache line, and an AVX-512 register
+COLUMN_BYTES = 32 << 20  # the windows of a convolution that are unfolded at one time
+TILE = 1 << 16  # elements of a tile of `variance`: in float64 it fits the cache
 
 
 def rounds(operation):
@@ -84,7 +84,7 @@ class NumpyOps:
     """Every operation, on NumPy arrays."""
 
     name = "numpy"
-    why = ""                        # one line on why this device was chosen, set by ops_for
+    why = ""  # one line on why this device was chosen, set by ops_for
     # What it computes in, and the dtype of activations and gradients (None: the parameters').
     precisions: dict[str, Any] = {"fp32": None, "bf16": bfloat16}
 
@@ -159,7 +159,7 @@ class NumpyOps:
         checks.conv("conv_forward", x, W, y, stride, pad, groups)
         K, R, S, C = W.shape
         for part in _parts(y, R * S * C):
-            windows = _windows(x[part], R, S, stride, pad)                  # (n,Ho,Wo,R,S,C*groups)
+            windows = _windows(x[part], R, S, stride, pad)  # (n,Ho,Wo,R,S,C*groups)
             for inputs, outputs in _groups(C, K, groups):
                 columns = windows[..., inputs].reshape(-1, R * S * C)
                 product = columns @ W[outputs].reshape(-1, R * S * C).T
@@ -178,12 +178,14 @@ class NumpyOps:
             n = len(dy[part])
             padded = np.zeros((n, H + 2 * pad, width + 2 * pad, channels), dx.dtype)
             for inputs, outputs in _groups(C, K, groups):
-                columns = (dy[part][..., outputs].reshape(-1, K // groups)
-                           @ W[outputs].reshape(-1, R * S * C)).reshape(n, Ho, Wo, R, S, C)
+                columns = (
+                    dy[part][..., outputs].reshape(-1, K // groups)
+                    @ W[outputs].reshape(-1, R * S * C)
+                ).reshape(n, Ho, Wo, R, S, C)
                 for r, s in np.ndindex(R, S):
                     rows, cols = _tap(r, Ho, stride), _tap(s, Wo, stride)
                     padded[:, rows, cols, inputs] += columns[:, :, :, r, s]
-            dx[part] = padded[:, pad:pad + H, pad:pad + width]
+            dx[part] = padded[:, pad : pad + H, pad : pad + width]
 
     @rounds
     def conv_backward_filter(self, x, dy, dW, db, stride, pad, groups):
@@ -218,8 +220,7 @@ class NumpyOps:
 
     @rounds
     def linear_backward_filter(self, x, dy, dW, db):
-        """dW = dy' x, db = the column sums of dy.  x (N,F)  dy (N,K)  dW (K,F)  db (K,) or None.
-        """
+        """dW = dy' x, db = the column sums of dy.  x (N,F)  dy (N,K)  dW (K,F)  db (K,) or None."""
         checks.linear("linear_backward_filter", x, dW, dy)
         np.matmul(dy.T, x, out=dW)
         if db is not None:
@@ -239,7 +240,7 @@ class NumpyOps:
         y[...] = x[..., :C]
         which[...] = 0
         for p in range(1, pieces):
-            piece = x[..., p * C:(p + 1) * C]
+            piece = x[..., p * C : (p + 1) * C]
             larger = _beats(piece, y)
             np.copyto(y, piece, where=larger)
             np.copyto(which, np.uint8(p), where=larger)
@@ -250,7 +251,7 @@ class NumpyOps:
         checks.maxout("maxout_backward", dx, dy, pieces)
         C = dy.shape[-1]
         for p in range(pieces):
-            dx[..., p * C:(p + 1) * C] = np.where(which == p, dy, 0)
+            dx[..., p * C : (p + 1) * C] = np.where(which == p, dy, 0)
 
     @rounds
     def maxpool_forward(self, x, y, which, size, stride, pad):
@@ -292,26 +293,26 @@ class NumpyOps:
         y[...], which[...] = x[places][..., :C], 0
         for r, s, p in np.ndindex(size, size, pieces):
             windows, places = _clipped(r, s, x, y, stride)
-            value = x[places][..., p * C:(p + 1) * C]
+            value = x[places][..., p * C : (p + 1) * C]
             larger = _beats(value, y[windows])
             np.copyto(y[windows], value, where=larger)
             np.copyto(which[windows], np.uint8((r * size + s) * pieces + p), where=larger)
 
     @rounds
     def maxout_pool_backward(self, dy, which, dx, pieces, size, stride):
-        """Each dy goes to the piece and place that won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,P*C).
-        """
+        """Each dy goes to the piece and place that won.  dy, which (N,Ho,Wo,C)  dx (N,H,W,P*C)."""
         checks.maxout_pool("maxout_pool_backward", dx, dy, pieces, size, stride)
         C = dy.shape[-1]
         dx[...] = 0
         for r, s, p in np.ndindex(size, size, pieces):
             windows, places = _clipped(r, s, dx, dy, stride)
             won = which[windows] == (r * size + s) * pieces + p
-            dx[places][..., p * C:(p + 1) * C] += np.where(won, dy[windows], 0)
+            dx[places][..., p * C : (p + 1) * C] += np.where(won, dy[windows], 0)
 
     @rounds
-    def maxout_pool_dropout_forward(self, x, y, which, pieces, size, stride, drop, seed, layer,
-                                    clock):
+    def maxout_pool_dropout_forward(
+        self, x, y, which, pieces, size, stride, drop, seed, layer, clock
+    ):
         """Dropout of a max pooling of a maxout, in one: maxout_pool_forward, then dropout_forward.
 
         Arguments and results as in those two, but which = 255 where the element was dropped, so
@@ -349,8 +350,7 @@ class NumpyOps:
 
     @rounds
     def avgpool_backward(self, dy, dx, size, stride):
-        """Each place gets its share of all windows that it is in.  dy (N,Ho,Wo,C)  dx (N,H,W,C).
-        """
+        """Each place gets its share of all windows that it is in.  dy (N,Ho,Wo,C)  dx (N,H,W,C)."""
         checks.avgpool("avgpool_backward", dx, dy, size, stride)
         share = dy / _window_sizes(dx, dy, size, stride)
         dx[...] = 0
@@ -407,7 +407,7 @@ class NumpyOps:
         checks.lrn("lrn_backward", x, dx, size, alpha, k)
         checks.shape("lrn_backward", dy, x.shape)
         sums = _lrn_sums(x, size, alpha, k)
-        power = sums ** -beta
+        power = sums**-beta
         dx[...] = dy * power
         dx -= (2 * alpha * beta / size) * x * _neighbours(dy * x * power / sums, size)
 
@@ -527,8 +527,9 @@ class NumpyOps:
         level = (_channel_sums(dy) / count).astype(y.dtype)
         dx[...] = rstd * (dy - level - y * along)
 
-    def batchnorm_running(self, mean, rstd, running_mean, running_var, weight, count, fraction,
-                          eps, clock):
+    def batchnorm_running(
+        self, mean, rstd, running_mean, running_var, weight, count, fraction, eps, clock
+    ):
         """Add a batch to the running sums, as Caffe does: each sum = fraction * sum + value.
 
         The values are mean, the unbiased variance (count = N*H*W values a channel) and, for
@@ -537,8 +538,11 @@ class NumpyOps:
         if clock[FINITE] == 0:
             return
         biased = np.maximum(1 / np.square(rstd.astype(np.float64)) - eps, 0)
-        for running, value in ((running_mean, mean), (weight, 1.0),
-                               (running_var, biased * (count / max(count - 1, 1)))):
+        for running, value in (
+            (running_mean, mean),
+            (weight, 1.0),
+            (running_var, biased * (count / max(count - 1, 1))),
+        ):
             running *= fraction
             running += value
 
@@ -638,8 +642,7 @@ class NumpyOps:
 
     @rounds
     def squared_hinge_loss_forward(self, scores, labels, prob, clock):
-        """Caffe's L2 hinge, sum over k of max(0, 1 - t s[n,k])^2; else as hinge_loss_forward.
-        """
+        """Caffe's L2 hinge, sum over k of max(0, 1 - t s[n,k])^2; else as hinge_loss_forward."""
         _, margins = _margins("squared_hinge_loss_forward", scores, labels, prob)
         prob[...] = margins * margins
         _record(scores, labels, prob.sum(axis=1), clock)
@@ -667,7 +670,7 @@ class NumpyOps:
         height = max(1, TILE // channels)
         count, mean, M2 = 0, np.zeros(groups), np.zeros(groups)
         for start in range(0, len(rows), height):
-            tile = rows[start:start + height].astype(np.float64)
+            tile = rows[start : start + height].astype(np.float64)
             tile_count = tile.shape[0] * tile.shape[2]
             tile_mean = tile.mean(axis=(0, 2))
             tile -= tile_mean[:, None]
@@ -690,8 +693,24 @@ class NumpyOps:
     # -- data -------------------------------------------------------------------------------------
 
     @rounds
-    def gather(self, images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
-               mirror, input_scale, augment):
+    def gather(
+        self,
+        images,
+        labels,
+        shift,
+        scale,
+        mean_image,
+        order,
+        x,
+        y,
+        clock,
+        seed,
+        pad,
+        move,
+        mirror,
+        input_scale,
+        augment,
+    ):
         """The next batch of a resident data set: cropped, mirrored and normalised.
 
         images (M,H,W,C) uint8, labels (M,) int32, shift and scale (M,) float32, mean_image
@@ -708,11 +727,14 @@ class NumpyOps:
         step = int(clock[STEP])
         row = step - int(clock[FIRST])
         if not 0 <= row < len(order):
-            raise ValueError(f"gather: step {step} has no row in the order, which has {len(order)} "
-                             f"from step {int(clock[FIRST])}; upload the next one")
+            raise ValueError(
+                f"gather: step {step} has no row in the order, which has {len(order)} "
+                f"from step {int(clock[FIRST])}; upload the next one"
+            )
         if order[row].max(initial=-1) >= len(images):
-            raise ValueError(f"gather: image {order[row].max()} of step {step}, but there are "
-                             f"{len(images)}")
+            raise ValueError(
+                f"gather: image {order[row].max()} of step {step}, but there are {len(images)}"
+            )
         N, H, width, _ = x.shape
         w = philox.words(seed, philox.AUGMENT, 0, 0, step * N, N).astype(np.uint64)
         span = np.uint64(2 * move + 1)
@@ -725,7 +747,7 @@ class NumpyOps:
                 x[i], y[i] = 0, -1
                 continue
             top, left, flip = (tops[i], lefts[i], mirror and flips[i]) if augment else (pad, pad, 0)
-            inside = canvas[pad:pad + H, pad:pad + width]
+            inside = canvas[pad : pad + H, pad : pad + width]
             np.subtract(images[index], shift[index], out=inside, dtype=x.dtype)
             inside *= scale[index]
             window = slice(top, top + H), slice(left, left + width)
@@ -801,16 +823,18 @@ class NumpyOps:
 
 # -- memory ---------------------------------------------------------------------------------------
 
+
 def _aligned(allocate, shape, dtype) -> np.ndarray:
     shape = (shape,) if np.ndim(shape) == 0 else tuple(shape)
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize
     raw = allocate(size + ALIGNMENT, np.uint8)
     offset = -raw.ctypes.data % ALIGNMENT
-    return raw[offset:offset + size].view(dtype).reshape(shape)
+    return raw[offset : offset + size].view(dtype).reshape(shape)
 
 
 # -- windows --------------------------------------------------------------------------------------
+
 
 def _parts(y, width):
     """Slices of the batch whose unfolded windows, `width` values a place, fit COLUMN_BYTES."""
@@ -841,9 +865,8 @@ def _clipped(r, s, x, y, stride, pad=0):
     """Which windows of y (N,Ho,Wo,C) have their tap (r, s) inside x (N,H,W,C), and the places that
     it reads there: an index into y and one into x."""
     windows, places = [slice(None)], [slice(None)]
-    for offset, length, count in zip((r - pad, s - pad), x.shape[1:3], y.shape[1:3],
-                                     strict=True):
-        first = max(0, -(offset // stride))                # offset + first * stride >= 0
+    for offset, length, count in zip((r - pad, s - pad), x.shape[1:3], y.shape[1:3], strict=True):
+        first = max(0, -(offset // stride))  # offset + first * stride >= 0
         stop = max(first, min(count, -(-(length - offset) // stride)))
         windows.append(slice(first, stop))
         start = offset + first * stride
@@ -853,8 +876,10 @@ def _clipped(r, s, x, y, stride, pad=0):
 
 def _window_sizes(x, y, size, stride):
     """How many places of x each window of y has: (1, Ho, Wo, 1) in the dtype of y."""
-    rows, cols = (np.minimum(size, length - stride * np.arange(count))
-                  for length, count in zip(x.shape[1:3], y.shape[1:3], strict=True))
+    rows, cols = (
+        np.minimum(size, length - stride * np.arange(count))
+        for length, count in zip(x.shape[1:3], y.shape[1:3], strict=True)
+    )
     return np.multiply.outer(rows, cols).astype(y.dtype)[None, :, :, None]
 
 
@@ -874,6 +899,7 @@ def _lrn_sums(x, size, alpha, k):
 
 # -- comparisons, sums, losses and updates --------------------------------------------------------
 
+
 def _beats(value, old):
     """Where `value` takes the place of `old` as the largest: never on a tie, and NaN stays."""
     return ~(old >= value) & (old == old)
@@ -889,7 +915,7 @@ def _kept(op, count, drop, seed, layer, clock):
     checks.drop(op, drop)
     step = int(clock[STEP])
     bits = philox.words(seed, philox.DROPOUT, layer, step, 0, -(-count // 4)).reshape(-1)[:count]
-    return bits >= np.uint32(math.floor(drop * 2.0 ** 32))
+    return bits >= np.uint32(math.floor(drop * 2.0**32))
 
 
 def _margins(op, scores, labels, result):
@@ -924,8 +950,9 @@ def _updates(w, g, segments, clock, decay):
     """For each segment its slice, its rate and its gradient, clipped and with weight decay."""
     for row, (start, stop) in enumerate(segments[:, :2].tolist()):
         if not 0 <= start <= stop <= len(w):
-            raise ValueError(f"segments: row {row} runs from {start:.0f} to {stop:.0f} in an arena "
-                             f"of {len(w)}")
+            raise ValueError(
+                f"segments: row {row} runs from {start:.0f} to {stop:.0f} in an arena of {len(w)}"
+            )
     if clock[FINITE] == 0:
         return
     factor, base = float(clock[CLIP]), float(clock[RATE])

@@ -32,10 +32,13 @@ def make_parser() -> Parser:
     parser = Parser(prog="lsuv", description=__doc__.split("\n\nLSUV scales")[0])
     groups = options.add_net_options(parser, KNOWN)
     add = groups["initialisation"].add_argument
-    add("--lsuv-batches", metavar="N", type=int, help="mini-batches pooled in a measurement "
-        "(default: 1)")
-    add("--lsuv-include", metavar="NAMES", help="scale these layers only, for example "
-        "'conv1*,clf'")
+    add(
+        "--lsuv-batches",
+        metavar="N",
+        type=int,
+        help="mini-batches pooled in a measurement (default: 1)",
+    )
+    add("--lsuv-include", metavar="NAMES", help="scale these layers only, for example 'conv1*,clf'")
     add("--lsuv-exclude", metavar="NAMES", help="leave these layers as they are")
     groups["run"].add_argument("--json", metavar="FILE", help="write the report there too")
     return parser
@@ -56,33 +59,55 @@ def main(argv: list[str] | None = None) -> int:
     options.check(args, KNOWN)
     check(args)
     args.batch = args.lsuv_batch or args.batch  # nothing is trained: no other batch is used
-    ops = ops_for(args.device or "auto", args.threads, args.precision or "fp32",
-                  not args.nondeterministic)
+    ops = ops_for(
+        args.device or "auto", args.threads, args.precision or "fp32", not args.nondeterministic
+    )
     model = NETS[args.net or DEFAULTS["net"]]
-    data = load(args.data or "auto", args.data_dir, args.limit, wanted=model.data,
-                size=model.in_shape, report=log_line)
+    data = load(
+        args.data or "auto",
+        args.data_dir,
+        args.limit,
+        wanted=model.data,
+        size=model.in_shape,
+        report=log_line,
+    )
     s, _ = options.resolve(args, KNOWN, data)
-    print_line(f"net {s.net}  act {s.act}  init {s.init}  seed {s.seed}  "
-               f"input-scale {s.input_scale:g}")
+    print_line(
+        f"net {s.net}  act {s.act}  init {s.init}  seed {s.seed}  input-scale {s.input_scale:g}"
+    )
     print_line(f"{ops.why}; {ops.description}")
     for note in data.notes:
         print_line(f"note: {note}")
     net, feed, _ = assemble(s, data, ops)
     asked: dict = {}
     if s.init == "lsuv":
-        asked = {"batches": args.lsuv_batches or 1,
-                 "include": names(args.lsuv_include) or ["*"], "exclude": names(args.lsuv_exclude)}
-    report = initialise(net, s.init, feed.first_batches(), s.seed, s.act,
-                        **s.lsuv_options(), **asked)
-    report.settings = {"net": s.net, "act": s.act, "init": s.init, "seed": s.seed,
-                       "data": data.name, "fingerprint": data.fingerprint,
-                       "input_scale": s.input_scale, "device": ops.name, **report.settings}
+        asked = {
+            "batches": args.lsuv_batches or 1,
+            "include": names(args.lsuv_include) or ["*"],
+            "exclude": names(args.lsuv_exclude),
+        }
+    report = initialise(
+        net, s.init, feed.first_batches(), s.seed, s.act, **s.lsuv_options(), **asked
+    )
+    report.settings = {
+        "net": s.net,
+        "act": s.act,
+        "init": s.init,
+        "seed": s.seed,
+        "data": data.name,
+        "fingerprint": data.fingerprint,
+        "input_scale": s.input_scale,
+        "device": ops.name,
+        **report.settings,
+    }
     print_line(report.table())
     if args.json is not None:
         write_json(Path(args.json), report.as_dict())
         print_line(f"report in {args.json}")
-    print_line(f"layers {len(report.layers())}  parameters {net.parameters}  "
-        f"seconds {report.seconds:.2f}  device {ops.name}  {data_line(data.name)}")
+    print_line(
+        f"layers {len(report.layers())}  parameters {net.parameters}  "
+        f"seconds {report.seconds:.2f}  device {ops.name}  {data_line(data.name)}"
+    )
     return 0
 
 

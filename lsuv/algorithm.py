@@ -46,7 +46,7 @@ TOLERANCE, MAX_ITER = 0.05, 100
 
 # Below this share of its squared mean, a variance is the rounding of the activations, not a signal.
 # Rounding to a unit u in the last place makes up to u^2 / 12; bfloat16 has u = 2^-7, TF32 2^-10.
-NOISE = {"fp32": 1e-12, "tf32": 2.0 ** -20, "bf16": 2.0 ** -14}
+NOISE = {"fp32": 1e-12, "tf32": 2.0**-20, "bf16": 2.0**-14}
 
 
 class LsuvError(RunError):
@@ -69,8 +69,15 @@ class _Options:
     chosen: frozenset[str]  # the layers to scale; the others are only measured
 
 
-def initialise(net, init: str, next_batch: Callable[[], None], seed: int = 0, act: str = "relu",
-               pre: str | None = None, **options) -> Report:
+def initialise(
+    net,
+    init: str,
+    next_batch: Callable[[], None],
+    seed: int = 0,
+    act: str = "relu",
+    pre: str | None = None,
+    **options,
+) -> Report:
     """Fill the weights; with init "lsuv" scale them, with any other only measure them.
 
     pre: the filler that LSUV starts from, orthonormal unless another is named. options: those of
@@ -87,9 +94,17 @@ def initialise(net, init: str, next_batch: Callable[[], None], seed: int = 0, ac
     return measure(net, next_batch)
 
 
-def lsuv(net, next_batch: Callable[[], None], mode: str = "same", tolerance: float = TOLERANCE,
-         max_iter: int = MAX_ITER, batches: int = 1, normalise: str = "output",
-         include: Iterable[str] = ("*",), exclude: Iterable[str] = ()) -> Report:
+def lsuv(
+    net,
+    next_batch: Callable[[], None],
+    mode: str = "same",
+    tolerance: float = TOLERANCE,
+    max_iter: int = MAX_ITER,
+    batches: int = 1,
+    normalise: str = "output",
+    include: Iterable[str] = ("*",),
+    exclude: Iterable[str] = (),
+) -> Report:
     """Scale the weights that `net` has (see `fill` for orthonormal ones); biases stay.
 
     next_batch: fills net.x with a new training mini-batch, and moves the clock's step, which is
@@ -103,9 +118,11 @@ def lsuv(net, next_batch: Callable[[], None], mode: str = "same", tolerance: flo
     """
     choose("LSUV mode", mode, MODES)
     choose("normalisation", normalise, NORMALISE)
-    for name, value, good in (("tolerance", tolerance, 0 < tolerance < 1),
-                              ("max_iter", max_iter, max_iter >= 1),
-                              ("batches", batches, batches >= 1)):
+    for name, value, good in (
+        ("tolerance", tolerance, 0 < tolerance < 1),
+        ("max_iter", max_iter, max_iter >= 1),
+        ("batches", batches, batches >= 1),
+    ):
         if not good:
             wanted = "between 0 and 1" if name == "tolerance" else "at least 1"
             raise InputError(f"LSUV {name} {value}: must be {wanted}")
@@ -113,14 +130,25 @@ def lsuv(net, next_batch: Callable[[], None], mode: str = "same", tolerance: flo
         for layer in net.chain.every():
             fork = isinstance(layer, Parallel) and not isinstance(layer, Residual)
             if fork or isinstance(layer, AuxiliaryClassifier):
-                raise InputError(f"LSUV normalisation input: {layer.name} has no next layer of its "
-                                 "own; normalise output instead")
+                raise InputError(
+                    f"LSUV normalisation input: {layer.name} has no next layer of its "
+                    "own; normalise output instead"
+                )
     include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
-    options = _Options(mode, tolerance, max_iter, batches, normalise,
-                       chosen(net, include, exclude))
-    return _run(net, next_batch, options, {
-        "algorithm": "lsuv", "mode": mode, "tolerance": tolerance, "max_iter": max_iter,
-        "include": include, "exclude": exclude})
+    options = _Options(mode, tolerance, max_iter, batches, normalise, chosen(net, include, exclude))
+    return _run(
+        net,
+        next_batch,
+        options,
+        {
+            "algorithm": "lsuv",
+            "mode": mode,
+            "tolerance": tolerance,
+            "max_iter": max_iter,
+            "include": include,
+            "exclude": exclude,
+        },
+    )
 
 
 def measure(net, next_batch: Callable[[], None], batches: int = 1) -> Report:
@@ -132,8 +160,14 @@ def measure(net, next_batch: Callable[[], None], batches: int = 1) -> Report:
 
 def _run(net, next_batch, options, settings) -> Report:
     start = time.perf_counter()
-    report = Report({**settings, "normalise": options.normalise, "batches": options.batches,
-                     "images": options.batches * net.batch})
+    report = Report(
+        {
+            **settings,
+            "normalise": options.normalise,
+            "batches": options.batches,
+            "images": options.batches * net.batch,
+        }
+    )
     clock = net.clock.copy()
     try:
         if options.batches == 1 and options.mode == "same" and options.normalise == "output":
@@ -179,6 +213,7 @@ def _many_passes(net, next_batch, options, report) -> None:
             net.x[...], net.clock[...] = kept[number]
 
     for layer, following in zip(layers, [*layers, None][1:], strict=True):
+
         def probe(layer=layer, following=following):
             parts = []
             for number in range(options.batches):
@@ -243,10 +278,24 @@ def _adjust(net, layer, probe, options) -> list[Row]:
         mean = np.where(finished, mean, new_mean)
         variance = np.where(finished, variance, new_variance)
     return [
-        Row(layer.name, p, P, w.shape[1], w.shape[0], float(std_before[p]), float(w.std()),
-            float(mean[p]), float(first[p]), float(variance[p]), float(scale[p]),
-            int(iterations[p]), orthogonality_error(w), chosen)
-        for p, w in enumerate(_pieces(net, layer))]
+        Row(
+            layer.name,
+            p,
+            P,
+            w.shape[1],
+            w.shape[0],
+            float(std_before[p]),
+            float(w.std()),
+            float(mean[p]),
+            float(first[p]),
+            float(variance[p]),
+            float(scale[p]),
+            int(iterations[p]),
+            orthogonality_error(w),
+            chosen,
+        )
+        for p, w in enumerate(_pieces(net, layer))
+    ]
 
 
 def _pieces(net, layer) -> list[np.ndarray]:
@@ -258,15 +307,23 @@ def _pieces(net, layer) -> list[np.ndarray]:
 def _check(net, layer, mean, variance, finished, options) -> None:
     for p in range(layer.pieces):
         if options.chosen and not np.isfinite(variance[p]):
-            raise LsuvError(layer, p, f"{WHAT[options.normalise]} {variance[p]:g}; look for values "
-                            "that are not finite in images and weights, or lower the input scale")
+            raise LsuvError(
+                layer,
+                p,
+                f"{WHAT[options.normalise]} {variance[p]:g}; look for values "
+                "that are not finite in images and weights, or lower the input scale",
+            )
         if finished[p]:
             continue
         noise = max(NOISE[net.precision] * mean[p] ** 2, np.finfo(np.float32).tiny)
         if variance[p] <= noise:
-            raise LsuvError(layer, p, f"{WHAT[options.normalise]} {variance[p]:.3g} around a mean "
-                            f"of {mean[p]:.3g}, nothing to scale; look for constant images, zero "
-                            "weights or an activation that is off everywhere")
+            raise LsuvError(
+                layer,
+                p,
+                f"{WHAT[options.normalise]} {variance[p]:.3g} around a mean "
+                f"of {mean[p]:.3g}, nothing to scale; look for constant images, zero "
+                "weights or an activation that is off everywhere",
+            )
 
 
 def _fail(net, layer, variance, finished, options) -> None:
@@ -276,19 +333,28 @@ def _fail(net, layer, variance, finished, options) -> None:
     else:
         biases = np.zeros(len(layer.W)) if layer.b is None else net.ops.tohost(layer.b)
         bias = float(np.var(biases[piece_rows(layer)[p]], dtype=np.float64))
-        remedy = (f"its biases alone have {bias:.3g}, so zero them" if bias > 1
-                  else "raise the tolerance, the iterations or the batch")
-    raise LsuvError(layer, p, f"{WHAT[options.normalise]} {variance[p]:.4g} after "
-                    f"{options.max_iter} divisions, not within {options.tolerance:g} of 1; "
-                    f"{remedy}")
+        remedy = (
+            f"its biases alone have {bias:.3g}, so zero them"
+            if bias > 1
+            else "raise the tolerance, the iterations or the batch"
+        )
+    raise LsuvError(
+        layer,
+        p,
+        f"{WHAT[options.normalise]} {variance[p]:.4g} after "
+        f"{options.max_iter} divisions, not within {options.tolerance:g} of 1; "
+        f"{remedy}",
+    )
 
 
 def _notes(net, options) -> list[str]:
     undone = [name for name in _before_batchnorm(net.chain) if name in options.chosen]
     if not undone:
         return []
-    return [f"batch normalisation right after {', '.join(undone)} divides the scale out again: "
-            "LSUV changes nothing there but the relative size of an update"]
+    return [
+        f"batch normalisation right after {', '.join(undone)} divides the scale out again: "
+        "LSUV changes nothing there but the relative size of an update"
+    ]
 
 
 def _before_batchnorm(container: Container) -> list[str]:

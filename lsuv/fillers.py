@@ -32,8 +32,20 @@ from engine.errors import InputError, choose, nearest
 from engine.layers import Original, Weighted
 from kernels.philox import WEIGHTS, normal, uniform
 
-INITS = ("lsuv", "ortho", "ortho-msra", "delta-orthogonal", "xavier", "xavier-fan-out",
-         "xavier-average", "msra", "msra-slope", "gaussian", "uniform", "original")
+INITS = (
+    "lsuv",
+    "ortho",
+    "ortho-msra",
+    "delta-orthogonal",
+    "xavier",
+    "xavier-fan-out",
+    "xavier-average",
+    "msra",
+    "msra-slope",
+    "gaussian",
+    "uniform",
+    "original",
+)
 
 GAINED = ("ortho", "ortho-msra", "delta-orthogonal", "lsuv")
 
@@ -46,9 +58,16 @@ SLOPES = {"relu": 0.0, "vlrelu": 0.333, "tanh": 1.0, "sigmoid": 1.0, "maxout": 1
 GAUSSIAN_STD, UNIFORM_BOUND = 0.01, 0.05
 
 
-def fill(net, init: str, seed: int, act: str = "relu", gain: float | None = None,
-         std: float | None = None, include: Iterable[str] = ("*",),
-         exclude: Iterable[str] = ()) -> None:
+def fill(
+    net,
+    init: str,
+    seed: int,
+    act: str = "relu",
+    gain: float | None = None,
+    std: float | None = None,
+    include: Iterable[str] = ("*",),
+    exclude: Iterable[str] = (),
+) -> None:
     """Write every weight of `net`, and zero every bias or, with init original, give it its value.
     Scales, shifts and slopes get the values that they start at.
 
@@ -97,19 +116,25 @@ def chosen(net, include: Iterable[str], exclude: Iterable[str] = ()) -> frozense
     include, exclude = ([p] if isinstance(p, str) else list(p) for p in (include, exclude))
     for pattern in include + exclude:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise InputError(f"no layer with weights is called {pattern!r}; "
-                             f"{nearest(pattern, names)}")
-    return frozenset(name for name in names
-                     if any(fnmatchcase(name, pattern) for pattern in include)
-                     and not any(fnmatchcase(name, pattern) for pattern in exclude))
+            raise InputError(
+                f"no layer with weights is called {pattern!r}; {nearest(pattern, names)}"
+            )
+    return frozenset(
+        name
+        for name in names
+        if any(fnmatchcase(name, pattern) for pattern in include)
+        and not any(fnmatchcase(name, pattern) for pattern in exclude)
+    )
 
 
 def _need_originals(net) -> None:
     """InputError unless every layer with weights declares its original filler."""
     for layer in net.weighted():
         if layer.original is None:
-            raise InputError(f"init 'original': {layer.name} declares no filler of a public file, "
-                             "as caffenet and googlenet do; use another init, such as lsuv")
+            raise InputError(
+                f"init 'original': {layer.name} declares no filler of a public file, "
+                "as caffenet and googlenet do; use another init, such as lsuv"
+            )
 
 
 def piece_rows(layer) -> list[slice]:
@@ -123,8 +148,10 @@ def _orthonormal(net, layer, piece, init, key, gain):
     if init == "delta-orthogonal" and piece.ndim == 4:
         outputs, R, S, inputs = piece.shape
         if inputs > outputs:
-            raise InputError(f"{layer.name}: delta-orthogonal needs at least as many outputs as "
-                             f"inputs, not {inputs} -> {outputs}; use ortho")
+            raise InputError(
+                f"{layer.name}: delta-orthogonal needs at least as many outputs as "
+                f"inputs, not {inputs} -> {outputs}; use ortho"
+            )
         piece[...] = 0
         piece = piece[:, R // 2, S // 2]
     rows, cols = piece.shape[0], piece[0].size

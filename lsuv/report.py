@@ -66,18 +66,36 @@ class Report:
 
     def table(self) -> str:
         """Aligned text, a line a layer; at most 100 columns where names of layers are short."""
-        head = [("layer", "inputs -> outputs", "weight std", "", "mean", "variance", "", "scale",
-                 "times", "ortho"),
-                ("", "", "before", "after", "", "before", "after", "", "", "error")]
+        head = [
+            (
+                "layer",
+                "inputs -> outputs",
+                "weight std",
+                "",
+                "mean",
+                "variance",
+                "",
+                "scale",
+                "times",
+                "ortho",
+            ),
+            ("", "", "before", "after", "", "before", "after", "", "", "error"),
+        ]
         lines = head + [self._line(name, rows) for name, rows in self.layers().items()]
         widths = [max(len(line[i]) for line in lines) for i in range(len(head[0]))]
-        text = ["  ".join(f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}"
-                          for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
-                for line in lines]
+        text = [
+            "  ".join(
+                f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}"
+                for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        ]
         what = "next input" if self.settings.get("normalise") == "input" else "output z"
         passes = f"{self.forwards} forward pass{'' if self.forwards == 1 else 'es'}"
-        text.append(f"mean and variance of the {what}, {self.settings.get('images')} images a "
-                    f"measurement, {passes}, {self.seconds:.2f} s")
+        text.append(
+            f"mean and variance of the {what}, {self.settings.get('images')} images a "
+            f"measurement, {passes}, {self.seconds:.2f} s"
+        )
         if self.largest_deviation is not None:
             text.append(f"largest |variance - 1| of what was scaled {self.largest_deviation:.1e}")
         return "\n".join(text + [f"note: {note}" for note in self.notes])
@@ -85,12 +103,24 @@ class Report:
     def _line(self, name, rows):
         first = rows[0]
         pieces = f"{first.pieces} x " if first.pieces > 1 else ""
-        numbers = [f"{_mean(rows, key):.4g}" for key in (
-            "weight_std_before", "weight_std_after", "mean", "variance_before", "variance_after",
-            "scale")]
-        return (name, f"{first.fan_in} -> {pieces}{first.outputs}", *numbers,
-                str(max(row.iterations for row in rows)),
-                f"{max(row.orthogonality_error for row in rows):.1e}")
+        numbers = [
+            f"{_mean(rows, key):.4g}"
+            for key in (
+                "weight_std_before",
+                "weight_std_after",
+                "mean",
+                "variance_before",
+                "variance_after",
+                "scale",
+            )
+        ]
+        return (
+            name,
+            f"{first.fan_in} -> {pieces}{first.outputs}",
+            *numbers,
+            str(max(row.iterations for row in rows)),
+            f"{max(row.orthogonality_error for row in rows):.1e}",
+        )
 
     def as_dict(self) -> dict:
         """Plain numbers, text, lists; None where a number is not finite, which JSON can't hold."""

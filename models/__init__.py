@@ -36,8 +36,9 @@ NETS = {
     "fitnet4-bn-after": Model(fitnet.fitnet4_bn_after),
     "fitnet_mnist": Model(fitnet.fitnet_mnist, (28, 28, 1), "mnist"),
     "caffenet": Model(caffenet.caffenet, caffenet.IN_SHAPE, "folder", 1000, "relu", ELEMENTWISE),
-    "googlenet": Model(googlenet.googlenet, googlenet.IN_SHAPE, "folder", 1000, "relu",
-                       ELEMENTWISE),
+    "googlenet": Model(
+        googlenet.googlenet, googlenet.IN_SHAPE, "folder", 1000, "relu", ELEMENTWISE
+    ),
 }
 
 

@@ -34,8 +34,14 @@ FITNET4 = ((32, 32, 32, 48, 48), (80,) * 6, (128,) * 6)
 FITRESNET4 = ((32, 32, 48, 48, 48), (80,) * 6, (128,) * 6)  # so that every sum's shapes match
 
 
-def fitnet(groups: tuple[tuple[int, ...], ...], act: str, classes: int, dropout: bool = True,
-           residual: bool = False, norm: str | None = None) -> list[Layer]:
+def fitnet(
+    groups: tuple[tuple[int, ...], ...],
+    act: str,
+    classes: int,
+    dropout: bool = True,
+    residual: bool = False,
+    norm: str | None = None,
+) -> list[Layer]:
     """Layers for a 32x32 image: three groups of 3x3 convolutions, the last pool global.
 
     groups: channels of every convolution. norm: None, "before" or "after" the activation.
@@ -48,8 +54,9 @@ def fitnet(groups: tuple[tuple[int, ...], ...], act: str, classes: int, dropout:
         for c, width in enumerate(widths, 1):
             conv, phi = unit(Conv, width, act, f"conv{g}{c}", norm)
             if residual and c % 2 == 0:
-                conv, phi = ([Residual(conv + phi)], []) if act == "maxout" else (
-                    [Residual(conv)], phi)
+                conv, phi = (
+                    ([Residual(conv + phi)], []) if act == "maxout" else ([Residual(conv)], phi)
+                )
             if c == len(widths):
                 phi = pooled(phi, 2 if g < len(groups) else size, drop=rate)
             net += conv + phi
@@ -58,8 +65,14 @@ def fitnet(groups: tuple[tuple[int, ...], ...], act: str, classes: int, dropout:
     return [*net, *conv, *phi, *dropped(rate), Linear(classes, name="clf")]
 
 
-def unit(kind: type[Conv] | type[Linear], width: int, act: str, name: str, norm: str | None,
-         bias_decay: float = 0.0) -> tuple[list[Layer], list[Layer]]:
+def unit(
+    kind: type[Conv] | type[Linear],
+    width: int,
+    act: str,
+    name: str,
+    norm: str | None,
+    bias_decay: float = 0.0,
+) -> tuple[list[Layer], list[Layer]]:
     """A layer with weights, and its activation, as two lists; batch norm on the side asked for."""
     phi: Layer
     if act == "maxout":
@@ -73,8 +86,9 @@ def unit(kind: type[Conv] | type[Linear], width: int, act: str, name: str, norm:
     return [linear, *before], [phi, *after]
 
 
-def pooled(phi: list[Layer], size: int, stride: int | None = None,
-           drop: float = 0.0) -> list[Layer]:
+def pooled(
+    phi: list[Layer], size: int, stride: int | None = None, drop: float = 0.0
+) -> list[Layer]:
     """An activation, the max pooling behind it, and the dropout behind that. A maxout does all in
     one pass, which spares writing and reading what lies between them."""
     if phi and isinstance(phi[-1], Maxout):

@@ -34,8 +34,18 @@ POOLED = ("3b", "4e")  # modules with a max pooling behind them
 
 def conv(act: str, outputs: int, size: int, name: str, stride: int = 1) -> list[Layer]:
     """A convolution that keeps the image's size but for its stride, and its activation."""
-    return [Conv(outputs, size, stride, size // 2, bias_rate=2, name=name,
-                 original=Original("xavier", bias=0.2)), ACTS[act]()]
+    return [
+        Conv(
+            outputs,
+            size,
+            stride,
+            size // 2,
+            bias_rate=2,
+            name=name,
+            original=Original("xavier", bias=0.2),
+        ),
+        ACTS[act](),
+    ]
 
 
 def classifier(classes: int, name: str) -> Layer:
@@ -46,33 +56,49 @@ def inception(act: str, module: str) -> Branches:
     """1x1, 3x3 and 5x5 convolutions and a pooling of one input, side by side."""
     one, reduce3, three, reduce5, five, pool = INCEPTION[module]
     name = f"inception_{module}"
-    return Branches([
-        conv(act, one, 1, f"{name}/1x1"),
-        conv(act, reduce3, 1, f"{name}/3x3_reduce") + conv(act, three, 3, f"{name}/3x3"),
-        conv(act, reduce5, 1, f"{name}/5x5_reduce") + conv(act, five, 5, f"{name}/5x5"),
-        [MaxPool(3, 1, 1), *conv(act, pool, 1, f"{name}/pool_proj")]], name)
+    return Branches(
+        [
+            conv(act, one, 1, f"{name}/1x1"),
+            conv(act, reduce3, 1, f"{name}/3x3_reduce") + conv(act, three, 3, f"{name}/3x3"),
+            conv(act, reduce5, 1, f"{name}/5x5_reduce") + conv(act, five, 5, f"{name}/5x5"),
+            [MaxPool(3, 1, 1), *conv(act, pool, 1, f"{name}/pool_proj")],
+        ],
+        name,
+    )
 
 
 def auxiliary_classifier(act: str, classes: int, dropout: bool, name: str) -> AuxiliaryClassifier:
     """Its loss is softmax, whatever the net's own is."""
     full = Linear(1024, bias_rate=2, original=Original("xavier", bias=0.2), name=f"{name}/fc")
     drop = [Dropout(0.7)] if dropout else []
-    layers = [AvgPool(5, 3), *conv(act, 128, 1, f"{name}/conv"), full, ACTS[act](), *drop,
-              classifier(classes, name)]
+    layers = [
+        AvgPool(5, 3),
+        *conv(act, 128, 1, f"{name}/conv"),
+        full,
+        ACTS[act](),
+        *drop,
+        classifier(classes, name),
+    ]
     return AuxiliaryClassifier(layers, SoftmaxLoss(), AUXILIARY_WEIGHT, name)
 
 
-def googlenet(act: str, classes: int, dropout: bool = True, auxiliary: bool = True,
-              last: int = 7) -> list[Layer]:
+def googlenet(
+    act: str, classes: int, dropout: bool = True, auxiliary: bool = True, last: int = 7
+) -> list[Layer]:
     """The file's activation is relu; any elementwise one fits. Its fillers are `--init original`.
 
     auxiliary: with the auxiliary classifiers, which stand in training alone. last: the window of
     the last average pooling, which is the whole image there: 7 for one of 224, 2 for one of 80.
     """
     net = [
-        *conv(act, 64, 7, "conv1/7x7_s2", stride=2), MaxPool(3, 2), LRN(),
-        *conv(act, 64, 1, "conv2/3x3_reduce"), *conv(act, 192, 3, "conv2/3x3"), LRN(),
-        MaxPool(3, 2)]
+        *conv(act, 64, 7, "conv1/7x7_s2", stride=2),
+        MaxPool(3, 2),
+        LRN(),
+        *conv(act, 64, 1, "conv2/3x3_reduce"),
+        *conv(act, 192, 3, "conv2/3x3"),
+        LRN(),
+        MaxPool(3, 2),
+    ]
     for module in INCEPTION:
         net.append(inception(act, module))
         if module in POOLED:

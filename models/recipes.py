@@ -52,47 +52,107 @@ class Recipe:
 
 
 PAPER_CIFAR = Recipe(
-    "paper", "sgd",
+    "paper",
+    "sgd",
     {"policy": "multistep", "rate": 0.01, "gamma": 0.1, "steps": [40_000, 60_000, 80_000]},
-    steps=90_000, epochs=230.4, batch=128, input_scale=0.53, move=8)
+    steps=90_000,
+    epochs=230.4,
+    batch=128,
+    input_scale=0.53,
+    move=8,
+)
 
 PAPER_CIFAR_RMSPROP = replace(  # the rows marked with a dagger in the paper's Table 2
-    PAPER_CIFAR, optimizer="rmsprop", steps=190_000, epochs=486.4, rho=0.9,
-    policy={"policy": "multistep", "rate": 5e-4, "gamma": 0.5,
-            "steps": [70_000, 100_000, 130_000, 150_000, 170_000, 180_000]})
+    PAPER_CIFAR,
+    optimizer="rmsprop",
+    steps=190_000,
+    epochs=486.4,
+    rho=0.9,
+    policy={
+        "policy": "multistep",
+        "rate": 5e-4,
+        "gamma": 0.5,
+        "steps": [70_000, 100_000, 130_000, 150_000, 170_000, 180_000],
+    },
+)
 
 PAPER_MNIST = Recipe(
-    "paper", "rmsprop", {"policy": "step", "rate": 2e-3, "gamma": 0.1, "size": 15_000},
-    steps=50_000, epochs=160 / 3, batch=64, rho=0.99)
+    "paper",
+    "rmsprop",
+    {"policy": "step", "rate": 2e-3, "gamma": 0.1, "size": 15_000},
+    steps=50_000,
+    epochs=160 / 3,
+    batch=64,
+    rho=0.99,
+)
 
 PAPER_MNIST_SGD = replace(  # not in the paper: its MNIST nets were all trained with RMSProp
-    PAPER_MNIST, optimizer="sgd", policy={**PAPER_MNIST.policy, "rate": 0.01})
+    PAPER_MNIST, optimizer="sgd", policy={**PAPER_MNIST.policy, "rate": 0.01}
+)
 
 FAST_CIFAR = Recipe(
-    "fast", "sgd", {"policy": "cosine", "rate": 0.2, "total": 7_812, "warmup": 400},
-    steps=7_812, epochs=20, batch=128, clip=1.0, input_scale=0.53, dropout=False, move=4)
+    "fast",
+    "sgd",
+    {"policy": "cosine", "rate": 0.2, "total": 7_812, "warmup": 400},
+    steps=7_812,
+    epochs=20,
+    batch=128,
+    clip=1.0,
+    input_scale=0.53,
+    dropout=False,
+    move=4,
+)
 
-FAST_CIFAR_RMSPROP = replace(FAST_CIFAR, optimizer="rmsprop",
-                             policy={**FAST_CIFAR.policy, "rate": 1e-3})
+FAST_CIFAR_RMSPROP = replace(
+    FAST_CIFAR, optimizer="rmsprop", policy={**FAST_CIFAR.policy, "rate": 1e-3}
+)
 
 FAST_MNIST = Recipe(
-    "fast", "rmsprop", {"policy": "cosine", "rate": 2e-3, "total": 9_400, "warmup": 100},
-    steps=9_400, epochs=10, batch=64, rho=0.99)
+    "fast",
+    "rmsprop",
+    {"policy": "cosine", "rate": 2e-3, "total": 9_400, "warmup": 100},
+    steps=9_400,
+    epochs=10,
+    batch=64,
+    rho=0.99,
+)
 
-FAST_MNIST_SGD = replace(FAST_MNIST, optimizer="sgd", clip=1.0,
-                         policy={**FAST_MNIST.policy, "rate": 0.05})
+FAST_MNIST_SGD = replace(
+    FAST_MNIST, optimizer="sgd", clip=1.0, policy={**FAST_MNIST.policy, "rate": 0.05}
+)
 
 PAPER_CAFFENET = Recipe(
-    "paper", "sgd", {"policy": "step", "rate": 0.01, "gamma": 0.1, "size": 100_000},
-    steps=450_000, epochs=450_000 * 256 / IMAGENET, batch=256, move=14)
+    "paper",
+    "sgd",
+    {"policy": "step", "rate": 0.01, "gamma": 0.1, "size": 100_000},
+    steps=450_000,
+    epochs=450_000 * 256 / IMAGENET,
+    batch=256,
+    move=14,
+)
 
 PAPER_GOOGLENET = Recipe(
-    "paper", "sgd", {"policy": "poly", "rate": 0.01, "power": 0.5, "total": 2_400_000},
-    steps=2_400_000, epochs=2_400_000 * 32 / IMAGENET, batch=32, decay=2e-4, move=16)
+    "paper",
+    "sgd",
+    {"policy": "poly", "rate": 0.01, "power": 0.5, "total": 2_400_000},
+    steps=2_400_000,
+    epochs=2_400_000 * 32 / IMAGENET,
+    batch=32,
+    decay=2e-4,
+    move=16,
+)
 
 FAST_CAFFENET = Recipe(
-    "fast", "sgd", {"policy": "cosine", "rate": 0.01, "total": 3_000, "warmup": 150},
-    steps=3_000, epochs=20, batch=32, clip=1.0, dropout=False, move=14)
+    "fast",
+    "sgd",
+    {"policy": "cosine", "rate": 0.01, "total": 3_000, "warmup": 150},
+    steps=3_000,
+    epochs=20,
+    batch=32,
+    clip=1.0,
+    dropout=False,
+    move=14,
+)
 
 FAST_GOOGLENET = replace(FAST_CAFFENET, decay=2e-4, move=16)
 
@@ -114,8 +174,9 @@ RECIPES = {  # (kind, family); the first optimizer of a pair is the default
 }
 
 
-def recipe(net: str, act: str, init: str, kind: str = "paper",
-           optimizer: str | None = None) -> Recipe:
+def recipe(
+    net: str, act: str, init: str, kind: str = "paper", optimizer: str | None = None
+) -> Recipe:
     """The recipe of a net (a name of models.NETS), its activation and its initialiser.
 
     The authors ran FitNet-4 maxout with Xavier at momentum 0.5, and with MSRA at a tenth of the
@@ -130,6 +191,10 @@ def recipe(net: str, act: str, init: str, kind: str = "paper",
     if chosen is PAPER_CIFAR and (net, act, init) == ("fitnet4", "maxout", "xavier"):
         return replace(chosen, momentum=0.5)
     if chosen is PAPER_CIFAR and (net, act, init) == ("fitnet4", "maxout", "msra"):
-        return replace(chosen, momentum=0.5, clip=50.0,
-                       policy={**chosen.policy, "rate": 1e-3, "steps": [80_000]})
+        return replace(
+            chosen,
+            momentum=0.5,
+            clip=50.0,
+            policy={**chosen.policy, "rate": 1e-3, "steps": [80_000]},
+        )
     return chosen

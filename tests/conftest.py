@@ -31,8 +31,11 @@ def cache_of_our_own():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--full", action="store_true", help="full-length tests: 10^5 hostile inputs, "
-                     "440 kills; half an hour instead of minutes")
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="full-length tests: 10^5 hostile inputs, 440 kills; half an hour instead of minutes",
+    )
 
 
 def pytest_configure(config):

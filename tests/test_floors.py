@@ -16,8 +16,14 @@ import pytest
 
 from helpers.programs import ROOT, TESTS
 
-COMMANDS = {"engine/train.py", "engine/evaluate.py", "engine/export.py", "engine/__init__.py",
-            "engine/__main__.py", "lsuv/__main__.py"}
+COMMANDS = {
+    "engine/train.py",
+    "engine/evaluate.py",
+    "engine/export.py",
+    "engine/__init__.py",
+    "engine/__main__.py",
+    "lsuv/__main__.py",
+}
 # The same on every device.
 SAME = {"kernels.philox", "kernels.clock", "kernels.errors", "kernels.checks"}
 MAY = {
@@ -99,13 +105,15 @@ def test_no_import_runs_upwards(room):
         if name.split(".")[0] == room and not is_command(name):
             for other in set(imports(path)) & modules().keys():
                 if other.split(".")[0] != "kernels":
-                    assert floor(other) <= floor(name) and not is_command(other), \
+                    assert floor(other) <= floor(name) and not is_command(other), (
                         f"{path.relative_to(ROOT)} imports {other}, which stands above it"
+                    )
 
 
 def test_no_modules_import_each_other():
-    graph = {name: set(imports(path)) & modules().keys() - {name}
-             for name, path in modules().items()}
+    graph = {
+        name: set(imports(path)) & modules().keys() - {name} for name, path in modules().items()
+    }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:

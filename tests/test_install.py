@@ -34,9 +34,11 @@ def test_cpu_is_the_device_where_it_can_be_built():
 
 
 def test_without_the_extension_a_run_goes_on_numpy_and_says_so(tmp_path):
-    code = PREVENT + ("from engine.train import main\n"
-                      "main(['--net', 'fitnet_mnist', '--data', 'synthetic', '--limit', '64',"
-                      f"'--epochs', '1', '--out', {str(tmp_path / 'run')!r}])")
+    code = PREVENT + (
+        "from engine.train import main\n"
+        "main(['--net', 'fitnet_mnist', '--data', 'synthetic', '--limit', '64',"
+        f"'--epochs', '1', '--out', {str(tmp_path / 'run')!r}])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "device numpy: the native extension does not load" in done.stdout
@@ -53,8 +55,10 @@ def test_the_cuda_device_is_refused_in_one_line():
 
 
 def test_importing_a_room_loads_no_device():
-    code = ("import sys, kernels, engine, engine.net, lsuv, models\n"
-            "print([m for m in sys.modules if m.startswith('kernels.cpu') or m == 'pooch'])")
+    code = (
+        "import sys, kernels, engine, engine.net, lsuv, models\n"
+        "print([m for m in sys.modules if m.startswith('kernels.cpu') or m == 'pooch'])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
@@ -64,17 +68,28 @@ def test_every_package_is_in_the_distribution():
 
     include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     packages = set(find_packages(str(ROOT), include=include["find"]["include"]))
-    folders = {".".join(path.parent.relative_to(ROOT).parts) for room in ROOMS[:-1]
-               for path in (ROOT / room).rglob("*.py")}
+    folders = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for room in ROOMS[:-1]
+        for path in (ROOT / room).rglob("*.py")
+    }
     assert folders <= packages
 
 
 def test_the_cuda_kernels_are_in_the_distribution():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    held = {path for package, patterns in settings["package-data"].items() for pattern in patterns
-            for path in (ROOT / package.replace(".", "/")).glob(pattern)}
-    kernels = {path for room in ("kernels", "bench") for path in (ROOT / room).rglob("*")
-               if path.suffix in (".cu", ".cuh")}
+    held = {
+        path
+        for package, patterns in settings["package-data"].items()
+        for pattern in patterns
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    kernels = {
+        path
+        for room in ("kernels", "bench")
+        for path in (ROOT / room).rglob("*")
+        if path.suffix in (".cu", ".cuh")
+    }
     assert kernels and kernels <= held
 
 

@@ -20,8 +20,12 @@ from helpers.programs import ROOT
 
 ROOMS = ("engine", "kernels", "lsuv", "models", "bench")
 # Where one may begin, as README.md says; and at every door, a package's __init__.py or __main__.py.
-ENTRANCES = ("engine/train.py", "lsuv/__init__.py", "kernels/cuda/common.cuh",
-             "kernels/cpu/native/module.cpp")
+ENTRANCES = (
+    "engine/train.py",
+    "lsuv/__init__.py",
+    "kernels/cuda/common.cuh",
+    "kernels/cpu/native/module.cpp",
+)
 NAMES = re.compile(r"[\w./-]+\.(?:py|cuh?|cpp|c|h|md)\b")
 
 
@@ -48,20 +52,27 @@ def read_next(path: Path) -> list[Path]:
 
 @functools.cache
 def source(*rooms: str) -> set[Path]:
-    return {path for room in rooms for path in (ROOT / room).rglob("*")
-            if path.suffix in (".py", ".cu", ".cuh", ".cpp", ".h") and path.is_file()}
+    return {
+        path
+        for room in rooms
+        for path in (ROOT / room).rglob("*")
+        if path.suffix in (".py", ".cu", ".cuh", ".cpp", ".h") and path.is_file()
+    }
 
 
 @functools.cache
 def roads() -> dict[Path, list[Path]]:
     """Every file of the rooms, and those that it names to be read next."""
-    return {path: [target for target in read_next(path) if target in source(*ROOMS)]
-            for path in sorted(source(*ROOMS))}
+    return {
+        path: [target for target in read_next(path) if target in source(*ROOMS)]
+        for path in sorted(source(*ROOMS))
+    }
 
 
 def doors() -> set[Path]:
     return {ROOT / name for name in ENTRANCES} | {
-        path for path in source(*ROOMS) if path.name in ("__init__.py", "__main__.py")}
+        path for path in source(*ROOMS) if path.name in ("__init__.py", "__main__.py")
+    }
 
 
 def short(paths) -> list[str]:
@@ -88,8 +99,9 @@ def test_a_file_is_next_for_one_of_its_room(room):
 def test_no_road_leads_round():
     files = source(*ROOMS)
     try:
-        TopologicalSorter({path: files & set(ahead) for path, ahead in roads().items()
-                           if path in files}).prepare()
+        TopologicalSorter(
+            {path: files & set(ahead) for path, ahead in roads().items() if path in files}
+        ).prepare()
     except CycleError as error:
         pytest.fail(" <- ".join(short(error.args[1])))
 
@@ -104,11 +116,17 @@ def test_what_is_to_be_read_next_is_there():
 
 # -- links of the documents -----------------------------------------------------------------------
 
-DOCUMENTS = [path for folder in (".", *ROOMS, "tests") for path in sorted((ROOT / folder).glob(
-    "*.md" if folder == "." else "**/*.md"))]
-LINK = re.compile(r"\]\(\s*<?([^)\s>]+)"                # [text](target)
-                  r"|^\s*\[[^\]]+\]:\s*(\S+)"           # [name]: target
-                  r"|(?:href|src)=[\"']([^\"']+)", re.M)
+DOCUMENTS = [
+    path
+    for folder in (".", *ROOMS, "tests")
+    for path in sorted((ROOT / folder).glob("*.md" if folder == "." else "**/*.md"))
+]
+LINK = re.compile(
+    r"\]\(\s*<?([^)\s>]+)"  # [text](target)
+    r"|^\s*\[[^\]]+\]:\s*(\S+)"  # [name]: target
+    r"|(?:href|src)=[\"']([^\"']+)",
+    re.M,
+)
 PATH = re.compile(rf"`((?:{'|'.join(ROOMS)}|tests)/[\w./-]+\.(?:py|cuh?|cpp|h|md))`")
 
 
@@ -123,8 +141,10 @@ def anchors(path: Path) -> set[str]:
     for heading in re.findall(r"^#{1,6} +(.*?)[ #]*$", text, re.M):
         words = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
         name = re.sub(r"[^\w\- ]", "", words).replace(" ", "-")
-        number = sum(other == name or other.startswith(f"{name}-") and
-                     other[len(name) + 1:].isdigit() for other in names)
+        number = sum(
+            other == name or other.startswith(f"{name}-") and other[len(name) + 1 :].isdigit()
+            for other in names
+        )
         names.add(f"{name}-{number}" if number else name)
     return names | set(re.findall(r"<\w+ [^>]*(?:id|name)=[\"']([^\"']+)", text))
 
@@ -138,8 +158,11 @@ def broken(path: Path, root: Path = ROOT) -> list[str]:
             continue
         name, _, place = target.partition("#")
         file = (path.parent / unquote(name)).resolve() if name else path
-        if not file.exists() or not file.is_relative_to(root) or (
-                place and file.suffix == ".md" and unquote(place) not in anchors(file)):
+        if (
+            not file.exists()
+            or not file.is_relative_to(root)
+            or (place and file.suffix == ".md" and unquote(place) not in anchors(file))
+        ):
             bad.append(target)
     return bad + [name for name in PATH.findall(text) if not (root / name).is_file()]
 
@@ -149,15 +172,21 @@ def test_every_link_of_a_document_leads_somewhere(path):
     assert not broken(path)
 
 
-@pytest.mark.parametrize("text, bad", [
-    ("[a](#the-loop-and-what-it-costs)\n# The loop, and what `it` costs", []),
-    ("# Twice\n# Twice\n[a](#twice-1) [b](#twice-2)", ["#twice-2"]),
-    ("[a](#here) [b](other.md#there)\n<a id=\"here\"></a>", []),
-    ("[a](other.md#here)", ["other.md#here"]), ("![a](none.png)", ["none.png"]),
-    ("[a](../..)", ["../.."]), ("[a][n]\n\n[n]: none.md", ["none.md"]),
-    ("`engine/layers.py` `engine/none.py` `none/`", ["engine/none.py"]),
-    ("[![a](none.png)](https://example.org)", ["none.png"]),
-    ("```\n[a](none)\n```\nhttps://example.org/none", [])])
+@pytest.mark.parametrize(
+    "text, bad",
+    [
+        ("[a](#the-loop-and-what-it-costs)\n# The loop, and what `it` costs", []),
+        ("# Twice\n# Twice\n[a](#twice-1) [b](#twice-2)", ["#twice-2"]),
+        ('[a](#here) [b](other.md#there)\n<a id="here"></a>', []),
+        ("[a](other.md#here)", ["other.md#here"]),
+        ("![a](none.png)", ["none.png"]),
+        ("[a](../..)", ["../.."]),
+        ("[a][n]\n\n[n]: none.md", ["none.md"]),
+        ("`engine/layers.py` `engine/none.py` `none/`", ["engine/none.py"]),
+        ("[![a](none.png)](https://example.org)", ["none.png"]),
+        ("```\n[a](none)\n```\nhttps://example.org/none", []),
+    ],
+)
 def test_the_search_finds_what_leads_nowhere(tmp_path, text, bad):
     (tmp_path / "engine").mkdir()
     (tmp_path / "engine" / "layers.py").touch()

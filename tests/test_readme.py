@@ -23,18 +23,37 @@ from helpers.programs import ROOT, TESTS
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.S)
 PAGES = README + "".join((ROOT / room / "README.md").read_text() for room in ("engine", "lsuv"))
-COMMANDS = [line.split("#")[0].strip() for text in re.findall(r"```sh\n(.*?)```", PAGES, re.S)
-            for line in text.splitlines()]
-COMMANDS = [re.search(r"-m ((engine|lsuv)\S*.*)", c).group(1) for c in COMMANDS
-            if re.search(r"-m (engine|lsuv)", c)]
+COMMANDS = [
+    line.split("#")[0].strip()
+    for text in re.findall(r"```sh\n(.*?)```", PAGES, re.S)
+    for line in text.splitlines()
+]
+COMMANDS = [
+    re.search(r"-m ((engine|lsuv)\S*.*)", c).group(1)
+    for c in COMMANDS
+    if re.search(r"-m (engine|lsuv)", c)
+]
 SMALL = ["--data", "synthetic", "--limit", "130"]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     out = tmp_path_factory.mktemp("readme") / "run"
-    engine.train.main(["--net", "fitnet1", "--init", "lsuv", "--recipe", "fast", *SMALL, "--epochs",
-                       "1", "--out", str(out)])
+    engine.train.main(
+        [
+            "--net",
+            "fitnet1",
+            "--init",
+            "lsuv",
+            "--recipe",
+            "fast",
+            *SMALL,
+            "--epochs",
+            "1",
+            "--out",
+            str(out),
+        ]
+    )
     return out
 
 
@@ -90,8 +109,12 @@ def test_python_of_the_readme(finished):
 
 
 def test_module_runs_as_a_command_with_exit_code_2_on_a_wrong_name():
-    done = subprocess.run([sys.executable, "-m", "engine.train", "--net", "fitnet44"],
-                          capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.train", "--net", "fitnet44"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert done.returncode == 2 and "did you mean 'fitnet4'" in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
 

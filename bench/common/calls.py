@@ -19,29 +19,39 @@ from engine.errors import RunError
 # Of the largest value of an array: float32 sums over a thousand terms and Winograd's transforms
 # stay well below; one rounding to bfloat16 changes a value by up to 2^-8. Integers must be equal.
 LIMIT = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 2e-5, np.dtype(bfloat16): 2.0**-7}
-TF32_LIMIT = 2.0**-9                # of a product whose factors were rounded to 11 bits
+TF32_LIMIT = 2.0**-9  # of a product whose factors were rounded to 11 bits
 
 
 def called(ops, op: str, arguments: dict) -> dict[str, np.ndarray]:
     """{name: host array} of everything that the operation was handed or returned, afterwards."""
-    handed = {name: ops.asarray(value) if isinstance(value, np.ndarray) else value
-              for name, value in arguments.items()}
+    handed = {
+        name: ops.asarray(value) if isinstance(value, np.ndarray) else value
+        for name, value in arguments.items()
+    }
     returned = getattr(ops, op)(*handed.values())
     ops.synchronize()
-    after = {name: ops.tohost(value) for name, value in handed.items()
-             if isinstance(arguments[name], np.ndarray)}
+    after = {
+        name: ops.tohost(value)
+        for name, value in handed.items()
+        if isinstance(arguments[name], np.ndarray)
+    }
     if returned is not None:
         returned = returned if isinstance(returned, tuple) else (returned,)
-        after |= {f"result {i}": value if isinstance(value, np.ndarray) else ops.tohost(value)
-                  for i, value in enumerate(returned)}
+        after |= {
+            f"result {i}": value if isinstance(value, np.ndarray) else ops.tohost(value)
+            for i, value in enumerate(returned)
+        }
     return after
 
 
 def widened(arguments: dict) -> dict:
     """The same values in float64."""
-    return {name: value.astype(np.float64)
-            if isinstance(value, np.ndarray) and value.dtype in LIMIT else value
-            for name, value in arguments.items()}
+    return {
+        name: value.astype(np.float64)
+        if isinstance(value, np.ndarray) and value.dtype in LIMIT
+        else value
+        for name, value in arguments.items()
+    }
 
 
 def errors(case: Case, arguments: dict, devices: dict, coarsest: float = 0.0) -> dict[str, float]:
@@ -58,10 +68,12 @@ def errors(case: Case, arguments: dict, devices: dict, coarsest: float = 0.0) ->
             error = difference(got, expected[name], name == "clock")
             limit = max(LIMIT[got.dtype], coarsest) if got.dtype in LIMIT else 0
             if not error <= limit:
-                raise RunError(f"{case.op} ({case.text}) on device {ops.name}: {name} differs from "
-                               f"the reference by {error:.2g} of its largest value, more than "
-                               f"{limit:.2g}; a wrong kernel is not timed, run "
-                               "tests/kernels/test_ops.py")
+                raise RunError(
+                    f"{case.op} ({case.text}) on device {ops.name}: {name} differs from "
+                    f"the reference by {error:.2g} of its largest value, more than "
+                    f"{limit:.2g}; a wrong kernel is not timed, run "
+                    "tests/kernels/test_ops.py"
+                )
             each.append(error)
         largest[device] = max(each)
     return largest
@@ -88,11 +100,13 @@ class Calls:
         if self.ops.name == "cuda":
             from bench.gpu.timer import operation
 
-            self.run = operation(self.ops, case.op, list(arguments.values()),
-                                 case.bytes(arguments), self.small).seconds
+            self.run = operation(
+                self.ops, case.op, list(arguments.values()), case.bytes(arguments), self.small
+            ).seconds
         else:
-            handed = [self.ops.asarray(a) if isinstance(a, np.ndarray) else a
-                      for a in arguments.values()]
+            handed = [
+                self.ops.asarray(a) if isinstance(a, np.ndarray) else a for a in arguments.values()
+            ]
             self.run = partial(seconds_of, self.ops, getattr(self.ops, case.op), handed)
         return True
 

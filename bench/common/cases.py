@@ -25,7 +25,7 @@ from kernels.philox import WEIGHTS
 from kernels.reference import NumpyOps
 
 SEED = 1
-ARENA = (2_739_960, 2_742_102)      # of FitNet-4: where the biases begin, and its end
+ARENA = (2_739_960, 2_742_102)  # of FitNet-4: where the biases begin, and its end
 REFERENCE = NumpyOps()
 
 
@@ -58,8 +58,11 @@ class Case:
         """{name: host array or number} in the order of the signature, float32 and, where the
         contract has it, bfloat16; the weights of a product in bf16 hold what bfloat16 can, so that
         their rounding is no difference. peers: also the arguments that only a peer needs."""
-        values = {name: value for name, value in self.make().items()
-                  if peers or name in self.contract.arguments}
+        values = {
+            name: value
+            for name, value in self.make().items()
+            if peers or name in self.contract.arguments
+        }
         arguments = built(self.op, values, bfloat16 if precision == "bf16" else np.float32)
         if precision == "bf16" and "W" in arguments:
             arguments["W"] = arguments["W"].astype(bfloat16).astype(np.float32)
@@ -116,22 +119,40 @@ def cases(small: bool = False) -> list[Case]:
     """small: two images and a short arena, to try what is timed elsewhere."""
     N, mnist, imagenet = (2, 2, 2) if small else (128, 64, 32)
     return [
-        *conv(N, 32, 32, 64), *conv(N, 16, 80, 160), *conv(N, 8, 128, 256),
-        *conv(mnist, 28, 16, 32), *conv(N, 8, 128, 256, bias=False),
-        *linear(N, 128, 2500), *linear(N, 500, 10), *linear(N, 500, 10, bias=False),
-        *maxout((N, 32, 32), 32, 2), *maxout((N,), 500, 5),
-        *pool(N, 32, 48, 2, 2), *pool(mnist, 28, 16, 4, 2), *pool(imagenet, 55, 96, 3, 2),
+        *conv(N, 32, 32, 64),
+        *conv(N, 16, 80, 160),
+        *conv(N, 8, 128, 256),
+        *conv(mnist, 28, 16, 32),
+        *conv(N, 8, 128, 256, bias=False),
+        *linear(N, 128, 2500),
+        *linear(N, 500, 10),
+        *linear(N, 500, 10, bias=False),
+        *maxout((N, 32, 32), 32, 2),
+        *maxout((N,), 500, 5),
+        *pool(N, 32, 48, 2, 2),
+        *pool(mnist, 28, 16, 4, 2),
+        *pool(imagenet, 55, 96, 3, 2),
         *pool(imagenet, 28, 192, 3, 1, 1),
-        *average(imagenet, 14, 512, 5, 3), *average(imagenet, 7, 1024, 7, 7),
+        *average(imagenet, 14, 512, 5, 3),
+        *average(imagenet, 7, 1024, 7, 7),
         *global_pool(imagenet, 7, 1024),
-        *lrn((imagenet, 27, 27, 96)), *concat((imagenet, 28, 28, 256), 64, 128),
-        *maxout_pool(N, 32, 48, 2, 2, 2), *maxout_pool(mnist, 28, 16, 2, 4, 2),
+        *lrn((imagenet, 27, 27, 96)),
+        *concat((imagenet, 28, 28, 256), 64, 128),
+        *maxout_pool(N, 32, 48, 2, 2, 2),
+        *maxout_pool(mnist, 28, 16, 2, 4, 2),
         *maxout_pool(N, 32, 48, 2, 2, 2, drop=True),
-        *elementwise((N, 32, 32, 32)), *dropout((N, 16, 16, 48)),
-        *batchnorm((N, 32, 32, 32)), *channelwise((N, 32, 32, 32)), *loss(N, 10),
-        variance((N, 32, 32, 64), 2), variance((N, 8, 8, 256), 2),
-        *((orthonormal(8, 20), orthonormal(20, 8)) if small else
-          (orthonormal(500, 128), orthonormal(128, 1152))),
+        *elementwise((N, 32, 32, 32)),
+        *dropout((N, 16, 16, 48)),
+        *batchnorm((N, 32, 32, 32)),
+        *channelwise((N, 32, 32, 32)),
+        *loss(N, 10),
+        variance((N, 32, 32, 64), 2),
+        variance((N, 8, 8, 256), 2),
+        *(
+            (orthonormal(8, 20), orthonormal(20, 8))
+            if small
+            else (orthonormal(500, 128), orthonormal(128, 1152))
+        ),
         gather(40 if small else 10_000, N, 32, 3, pad=8, move=8),
         *optimisation(*((60, 70) if small else ARENA)),
     ]
@@ -140,13 +161,27 @@ def cases(small: bool = False) -> list[Case]:
 def odd_cases() -> list[Case]:
     """Every operation on sizes that leave a remainder wherever something is divided."""
     return [
-        *conv(3, 9, 5, 7), *linear(7, 45, 3), *maxout((7, 9, 11), 5, 3), *global_pool(7, 9, 5),
-        *pool(7, 11, 5, 3, 2), *pool(3, 14, 37, 3, 1, 1), *average(3, 14, 33, 5, 3),
-        *lrn((3, 9, 67)), *concat((7, 9, 11), 2, 5), *maxout_pool(3, 13, 5, 3, 3, 2),
-        *maxout_pool(3, 13, 5, 2, 3, 2, drop=True), *elementwise((7, 9, 11, 5)),
-        *dropout((7, 9, 11, 5)), *batchnorm((7, 9, 11, 5)), *channelwise((7, 9, 11, 5)),
-        *loss(131, 11), variance((7, 9, 11, 10), 5), orthonormal(67, 43), orthonormal(43, 97),
-        gather(11, 7, 9, 5, pad=3, move=2), *optimisation(22, 67),
+        *conv(3, 9, 5, 7),
+        *linear(7, 45, 3),
+        *maxout((7, 9, 11), 5, 3),
+        *global_pool(7, 9, 5),
+        *pool(7, 11, 5, 3, 2),
+        *pool(3, 14, 37, 3, 1, 1),
+        *average(3, 14, 33, 5, 3),
+        *lrn((3, 9, 67)),
+        *concat((7, 9, 11), 2, 5),
+        *maxout_pool(3, 13, 5, 3, 3, 2),
+        *maxout_pool(3, 13, 5, 2, 3, 2, drop=True),
+        *elementwise((7, 9, 11, 5)),
+        *dropout((7, 9, 11, 5)),
+        *batchnorm((7, 9, 11, 5)),
+        *channelwise((7, 9, 11, 5)),
+        *loss(131, 11),
+        variance((7, 9, 11, 10), 5),
+        orthonormal(67, 43),
+        orthonormal(43, 97),
+        gather(11, 7, 9, 5, pad=3, move=2),
+        *optimisation(22, 67),
     ]
 
 
@@ -162,14 +197,37 @@ def conv(N: int, size: int, C: int, K: int, bias: bool = True) -> list[Case]:
         return randn(*filters) * np.float32(math.sqrt(2 / (9 * C)))
 
     made = [
-        Case("conv_forward", text, lambda: {
-            "x": randn(*shape), "W": weights(), "b": randn(K) if bias else None, "y": Out(out),
-            **options}, flops),
-        Case("conv_backward_data", text, lambda: {
-            "dy": randn(*out), "W": weights(), "dx": Out(shape), **options}, flops),
-        Case("conv_backward_filter", text, lambda: {
-            "x": randn(*shape), "dy": randn(*out), "dW": Out(filters),
-            "db": Out((K,)) if bias else None, **options}, flops)]
+        Case(
+            "conv_forward",
+            text,
+            lambda: {
+                "x": randn(*shape),
+                "W": weights(),
+                "b": randn(K) if bias else None,
+                "y": Out(out),
+                **options,
+            },
+            flops,
+        ),
+        Case(
+            "conv_backward_data",
+            text,
+            lambda: {"dy": randn(*out), "W": weights(), "dx": Out(shape), **options},
+            flops,
+        ),
+        Case(
+            "conv_backward_filter",
+            text,
+            lambda: {
+                "x": randn(*shape),
+                "dy": randn(*out),
+                "dW": Out(filters),
+                "db": Out((K,)) if bias else None,
+                **options,
+            },
+            flops,
+        ),
+    ]
     return made if bias else made[::2]
 
 
@@ -181,14 +239,35 @@ def linear(N: int, F: int, K: int, bias: bool = True) -> list[Case]:
         return randn(K, F) * np.float32(math.sqrt(1 / F))
 
     made = [
-        Case("linear_forward", text, lambda: {
-            "x": randn(N, F), "W": weights(), "b": randn(K) if bias else None,
-            "y": Out((N, K))}, flops),
-        Case("linear_backward_data", text, lambda: {
-            "dy": randn(N, K), "W": weights(), "dx": Out((N, F))}, flops),
-        Case("linear_backward_filter", text, lambda: {
-            "x": randn(N, F), "dy": randn(N, K), "dW": Out((K, F)),
-            "db": Out((K,)) if bias else None}, flops)]
+        Case(
+            "linear_forward",
+            text,
+            lambda: {
+                "x": randn(N, F),
+                "W": weights(),
+                "b": randn(K) if bias else None,
+                "y": Out((N, K)),
+            },
+            flops,
+        ),
+        Case(
+            "linear_backward_data",
+            text,
+            lambda: {"dy": randn(N, K), "W": weights(), "dx": Out((N, F))},
+            flops,
+        ),
+        Case(
+            "linear_backward_filter",
+            text,
+            lambda: {
+                "x": randn(N, F),
+                "dy": randn(N, K),
+                "dW": Out((K, F)),
+                "db": Out((K,)) if bias else None,
+            },
+            flops,
+        ),
+    ]
     return made if bias else made[::2]
 
 
@@ -199,8 +278,10 @@ def maxout(places: tuple[int, ...], C: int, P: int) -> list[Case]:
     def forward():
         return {"x": randn(*wide), "y": Out(thin), "which": Out(thin, np.uint8), "pieces": P}
 
-    return [Case("maxout_forward", text, forward),
-            Case("maxout_backward", text, lambda: backward("maxout", forward(), thin, wide))]
+    return [
+        Case("maxout_forward", text, forward),
+        Case("maxout_backward", text, lambda: backward("maxout", forward(), thin, wide)),
+    ]
 
 
 def pool(N: int, size: int, C: int, window: int, stride: int, pad: int = 0) -> list[Case]:
@@ -209,11 +290,19 @@ def pool(N: int, size: int, C: int, window: int, stride: int, pad: int = 0) -> l
     text = f"{times(*wide)}, {window}x{window} by {stride}" + (f", pad {pad}" if pad else "")
 
     def forward():
-        return {"x": randn(*wide), "y": Out(thin), "which": Out(thin, np.uint8), "size": window,
-                "stride": stride, "pad": pad}
+        return {
+            "x": randn(*wide),
+            "y": Out(thin),
+            "which": Out(thin, np.uint8),
+            "size": window,
+            "stride": stride,
+            "pad": pad,
+        }
 
-    return [Case("maxpool_forward", text, forward),
-            Case("maxpool_backward", text, lambda: backward("maxpool", forward(), thin, wide))]
+    return [
+        Case("maxpool_forward", text, forward),
+        Case("maxpool_backward", text, lambda: backward("maxpool", forward(), thin, wide)),
+    ]
 
 
 def average(N: int, size: int, C: int, window: int, stride: int) -> list[Case]:
@@ -222,7 +311,8 @@ def average(N: int, size: int, C: int, window: int, stride: int) -> list[Case]:
     text = f"{times(*wide)}, {window}x{window} by {stride}"
     return [
         Case("avgpool_forward", text, lambda: {"x": randn(*wide), "y": Out(thin), **options}),
-        Case("avgpool_backward", text, lambda: {"dy": randn(*thin), "dx": Out(wide), **options})]
+        Case("avgpool_backward", text, lambda: {"dy": randn(*thin), "dx": Out(wide), **options}),
+    ]
 
 
 def global_pool(N: int, size: int, C: int) -> list[Case]:
@@ -233,11 +323,18 @@ def global_pool(N: int, size: int, C: int) -> list[Case]:
 
     return [
         Case("global_maxpool_forward", text, forward),
-        Case("global_maxpool_backward", text,
-             lambda: backward("global_maxpool", forward(), (N, C), wide)),
+        Case(
+            "global_maxpool_backward",
+            text,
+            lambda: backward("global_maxpool", forward(), (N, C), wide),
+        ),
         Case("global_avgpool_forward", text, lambda: {"x": randn(*wide), "y": Out((N, C))}),
-        Case("global_avgpool_backward", text, lambda: {
-            "dy": randn(N, C), "dx": Out(wide), "x": randn(*wide)})]
+        Case(
+            "global_avgpool_backward",
+            text,
+            lambda: {"dy": randn(N, C), "dx": Out(wide), "x": randn(*wide)},
+        ),
+    ]
 
 
 def lrn(shape: tuple[int, ...]) -> list[Case]:
@@ -245,8 +342,17 @@ def lrn(shape: tuple[int, ...]) -> list[Case]:
     options = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 1.0}
     return [
         Case("lrn_forward", text, lambda: {"x": randn(*shape), "y": Out(shape), **options}),
-        Case("lrn_backward", text, lambda: {
-            "dy": randn(*shape)[::-1].copy(), "x": randn(*shape), "dx": Out(shape), **options})]
+        Case(
+            "lrn_backward",
+            text,
+            lambda: {
+                "dy": randn(*shape)[::-1].copy(),
+                "x": randn(*shape),
+                "dx": Out(shape),
+                **options,
+            },
+        ),
+    ]
 
 
 def concat(shape: tuple[int, ...], first: int, C: int) -> list[Case]:
@@ -254,14 +360,18 @@ def concat(shape: tuple[int, ...], first: int, C: int) -> list[Case]:
     part = (*shape[:-1], C)
     text = f"{times(*part)} of {shape[-1]}"
     return [
-        Case("concat_forward", text, lambda: {
-            "x": randn(*part), "y": randn(*shape), "first": first}),
-        Case("concat_backward", text, lambda: {
-            "dy": randn(*shape), "dx": Out(part), "first": first})]
+        Case(
+            "concat_forward", text, lambda: {"x": randn(*part), "y": randn(*shape), "first": first}
+        ),
+        Case(
+            "concat_backward", text, lambda: {"dy": randn(*shape), "dx": Out(part), "first": first}
+        ),
+    ]
 
 
-def maxout_pool(N: int, size: int, C: int, P: int, window: int, stride: int,
-                drop: bool = False) -> list[Case]:
+def maxout_pool(
+    N: int, size: int, C: int, P: int, window: int, stride: int, drop: bool = False
+) -> list[Case]:
     """drop: with the dropout behind it."""
     wide, out = (N, size, size, P * C), pooled(size, window, stride)
     thin, name = (N, out, out, C), "maxout_pool_dropout" if drop else "maxout_pool"
@@ -269,19 +379,29 @@ def maxout_pool(N: int, size: int, C: int, P: int, window: int, stride: int,
 
     def forward():
         more = {"drop": 0.2, "seed": SEED, "layer": 2, "clock": clock()} if drop else {}
-        return {"x": randn(*wide), "y": Out(thin), "which": Out(thin, np.uint8), "pieces": P,
-                "size": window, "stride": stride, **more}
+        return {
+            "x": randn(*wide),
+            "y": Out(thin),
+            "which": Out(thin, np.uint8),
+            "pieces": P,
+            "size": window,
+            "stride": stride,
+            **more,
+        }
 
-    return [Case(f"{name}_forward", text, forward),
-            Case(f"{name}_backward", text, lambda: backward(name, forward(), thin, wide))]
+    return [
+        Case(f"{name}_forward", text, forward),
+        Case(f"{name}_backward", text, lambda: backward(name, forward(), thin, wide)),
+    ]
 
 
 def backward(name: str, forward: dict, thin, wide) -> dict:
     """The backward's arguments, with the winners that the forward has on its x."""
     x, y, which, *options = (v.array() if isinstance(v, Out) else v for v in forward.values())
     getattr(REFERENCE, f"{name}_forward")(x, y, which, *options)
-    named = {key: forward[key] for key in ("pieces", "size", "stride", "pad", "drop")
-             if key in forward}
+    named = {
+        key: forward[key] for key in ("pieces", "size", "stride", "pad", "drop") if key in forward
+    }
     return {"dy": randn(*thin), "which": which, "dx": Out(wide), **named, "x": x}
 
 
@@ -292,28 +412,46 @@ def elementwise(shape: tuple[int, ...]) -> list[Case]:
         return lambda: {"x": randn(*shape), "y": Out(shape), **more}
 
     def backward(act, **more):
-        return lambda: {"dy": randn(*shape)[::-1].copy(), "y": act(randn(*shape)),
-                        "dx": Out(shape), **more}
+        return lambda: {
+            "dy": randn(*shape)[::-1].copy(),
+            "y": act(randn(*shape)),
+            "dx": Out(shape),
+            **more,
+        }
 
     return [
         Case("leaky_forward", text, forward(slope=slope)),
-        Case("leaky_backward", text, backward(lambda x: np.where(x > 0, x, np.float32(slope) * x),
-                                              slope=slope)),
+        Case(
+            "leaky_backward",
+            text,
+            backward(lambda x: np.where(x > 0, x, np.float32(slope) * x), slope=slope),
+        ),
         Case("tanh_forward", text, forward()),
         Case("tanh_backward", text, backward(np.tanh)),
         Case("sigmoid_forward", text, forward()),
         Case("sigmoid_backward", text, backward(lambda x: 1 / (1 + np.exp(-x)))),
-        Case("add", text, lambda: {"a": randn(*shape), "b": randn(*shape)[::-1].copy(),
-                                   "y": Out(shape)})]
+        Case(
+            "add",
+            text,
+            lambda: {"a": randn(*shape), "b": randn(*shape)[::-1].copy(), "y": Out(shape)},
+        ),
+    ]
 
 
 def dropout(shape: tuple[int, ...]) -> list[Case]:
     options = {"drop": 0.2, "seed": SEED, "layer": 2}
     return [
-        Case("dropout_forward", times(*shape), lambda: {
-            "x": randn(*shape), "y": Out(shape), **options, "clock": clock()}),
-        Case("dropout_backward", times(*shape), lambda: {
-            "dy": randn(*shape), "dx": Out(shape), **options, "clock": clock()})]
+        Case(
+            "dropout_forward",
+            times(*shape),
+            lambda: {"x": randn(*shape), "y": Out(shape), **options, "clock": clock()},
+        ),
+        Case(
+            "dropout_backward",
+            times(*shape),
+            lambda: {"dy": randn(*shape), "dx": Out(shape), **options, "clock": clock()},
+        ),
+    ]
 
 
 def batchnorm(shape: tuple[int, ...]) -> list[Case]:
@@ -321,8 +459,11 @@ def batchnorm(shape: tuple[int, ...]) -> list[Case]:
     count, eps = math.prod(shape[:-1]), 1e-5
 
     def statistics():
-        return {"running_mean": randn(C), "running_var": 1 + np.abs(randn(C)),
-                "weight": np.float32([2.5])}
+        return {
+            "running_mean": randn(C),
+            "running_var": 1 + np.abs(randn(C)),
+            "weight": np.float32([2.5]),
+        }
 
     def normalised():
         x = randn(*shape)
@@ -332,17 +473,46 @@ def batchnorm(shape: tuple[int, ...]) -> list[Case]:
         return 1 / (1 + np.abs(randn(C)))
 
     return [
-        Case("batchnorm_forward", text, lambda: {
-            "x": 2 * randn(*shape) + 1, "y": Out(shape), "mean": Out((C,)), "rstd": Out((C,)),
-            "eps": eps}),
-        Case("batchnorm_backward", text, lambda: {
-            "dy": randn(*shape)[::-1].copy(), "y": normalised(), "rstd": rstd(),
-            "dx": Out(shape)}),
-        Case("batchnorm_running", str(C), lambda: {
-            "mean": randn(C), "rstd": rstd(), **statistics(), "count": count, "fraction": 0.95,
-            "eps": eps, "clock": clock()}),
-        Case("batchnorm_inference", text, lambda: {
-            "x": randn(*shape), "y": Out(shape), **statistics(), "eps": eps})]
+        Case(
+            "batchnorm_forward",
+            text,
+            lambda: {
+                "x": 2 * randn(*shape) + 1,
+                "y": Out(shape),
+                "mean": Out((C,)),
+                "rstd": Out((C,)),
+                "eps": eps,
+            },
+        ),
+        Case(
+            "batchnorm_backward",
+            text,
+            lambda: {
+                "dy": randn(*shape)[::-1].copy(),
+                "y": normalised(),
+                "rstd": rstd(),
+                "dx": Out(shape),
+            },
+        ),
+        Case(
+            "batchnorm_running",
+            str(C),
+            lambda: {
+                "mean": randn(C),
+                "rstd": rstd(),
+                **statistics(),
+                "count": count,
+                "fraction": 0.95,
+                "eps": eps,
+                "clock": clock(),
+            },
+        ),
+        Case(
+            "batchnorm_inference",
+            text,
+            lambda: {"x": randn(*shape), "y": Out(shape), **statistics(), "eps": eps},
+        ),
+    ]
 
 
 def channelwise(shape: tuple[int, ...]) -> list[Case]:
@@ -352,16 +522,36 @@ def channelwise(shape: tuple[int, ...]) -> list[Case]:
         return {"dy": randn(*shape)[::-1].copy(), "x": randn(*shape)}
 
     return [
-        Case("scale_forward", text, lambda: {
-            "x": randn(*shape), "scale": 1 + randn(C), "shift": randn(C)[::-1].copy(),
-            "y": Out(shape)}),
-        Case("scale_backward", text, lambda: {
-            **gradient(), "scale": 1 + randn(C), "dx": Out(shape), "dscale": Out((C,)),
-            "dshift": Out((C,))}),
-        Case("prelu_forward", text, lambda: {
-            "x": randn(*shape), "slope": randn(C), "y": Out(shape)}),
-        Case("prelu_backward", text, lambda: {
-            **gradient(), "slope": randn(C), "dx": Out(shape), "dslope": Out((C,))})]
+        Case(
+            "scale_forward",
+            text,
+            lambda: {
+                "x": randn(*shape),
+                "scale": 1 + randn(C),
+                "shift": randn(C)[::-1].copy(),
+                "y": Out(shape),
+            },
+        ),
+        Case(
+            "scale_backward",
+            text,
+            lambda: {
+                **gradient(),
+                "scale": 1 + randn(C),
+                "dx": Out(shape),
+                "dscale": Out((C,)),
+                "dshift": Out((C,)),
+            },
+        ),
+        Case(
+            "prelu_forward", text, lambda: {"x": randn(*shape), "slope": randn(C), "y": Out(shape)}
+        ),
+        Case(
+            "prelu_backward",
+            text,
+            lambda: {**gradient(), "slope": randn(C), "dx": Out(shape), "dslope": Out((C,))},
+        ),
+    ]
 
 
 def loss(N: int, K: int) -> list[Case]:
@@ -372,49 +562,85 @@ def loss(N: int, K: int) -> list[Case]:
         return odds / odds.sum(axis=1, keepdims=True)
 
     def forward(**options):
-        return lambda: {"scores": randn(N, K), "labels": labels(N, K), "prob": Out((N, K)),
-                        "clock": clock(), **options}
+        return lambda: {
+            "scores": randn(N, K),
+            "labels": labels(N, K),
+            "prob": Out((N, K)),
+            "clock": clock(),
+            **options,
+        }
 
     def backward(name, values, **options):
-        return lambda: {name: values(), "labels": labels(N, K), "dscores": Out((N, K)),
-                        "weight": 1.0, **options}
+        return lambda: {
+            name: values(),
+            "labels": labels(N, K),
+            "dscores": Out((N, K)),
+            "weight": 1.0,
+            **options,
+        }
 
     def scores():
         return randn(N, K)
 
     return [
         Case("softmax", text, lambda: {"scores": randn(N, K), "prob": Out((N, K))}),
-        *(Case(f"softmax_loss_{way}", text + (f", smoothing {smoothing}" if smoothing else ""),
-               make(smoothing=smoothing)) for smoothing in (0.0, 0.1) for way, make in (
-                   ("forward", forward), ("backward", partial(backward, "prob", prob)))),
-        *(Case(f"{name}_loss_{way}", text, make) for name in ("hinge", "squared_hinge")
-          for way, make in (("forward", forward()), ("backward", backward("scores", scores))))]
+        *(
+            Case(
+                f"softmax_loss_{way}",
+                text + (f", smoothing {smoothing}" if smoothing else ""),
+                make(smoothing=smoothing),
+            )
+            for smoothing in (0.0, 0.1)
+            for way, make in (("forward", forward), ("backward", partial(backward, "prob", prob)))
+        ),
+        *(
+            Case(f"{name}_loss_{way}", text, make)
+            for name in ("hinge", "squared_hinge")
+            for way, make in (("forward", forward()), ("backward", backward("scores", scores)))
+        ),
+    ]
 
 
 def variance(shape: tuple[int, ...], groups: int) -> Case:
-    return Case("variance", f"{times(*shape)}, {groups} groups",
-                lambda: {"x": randn(*shape) + 1, "groups": groups})
+    return Case(
+        "variance",
+        f"{times(*shape)}, {groups} groups",
+        lambda: {"x": randn(*shape) + 1, "groups": groups},
+    )
 
 
 def orthonormal(rows: int, cols: int) -> Case:
     """The reflectors' application alone, LAPACK's count; drawing them is extra."""
     m, n = max(rows, cols), min(rows, cols)
-    return Case("orthonormal", times(rows, cols),
-                lambda: {"rows": rows, "cols": cols, "key": (SEED, WEIGHTS, 0)},
-                2.0 * m * n * n - 2.0 * n**3 / 3)
+    return Case(
+        "orthonormal",
+        times(rows, cols),
+        lambda: {"rows": rows, "cols": cols, "key": (SEED, WEIGHTS, 0)},
+        2.0 * m * n * n - 2.0 * n**3 / 3,
+    )
 
 
 def gather(M: int, N: int, size: int, C: int, pad: int, move: int) -> Case:
     def make():
         rng = np.random.default_rng(M)
         padded = size + 2 * pad
-        return {"images": rng.integers(0, 256, (M, size, size, C), np.uint8),
-                "labels": labels(M, 10), "shift": 100 + randn(M),
-                "scale": 0.02 + 0.001 * randn(M), "mean_image": randn(padded, padded, C),
-                "order": rng.integers(0, M, (3, N)).astype(np.int32),
-                "x": Out((N, size, size, C)), "y": Out((N,), np.int32), "clock": clock(),
-                "seed": SEED, "pad": pad, "move": move, "mirror": True, "input_scale": 0.53,
-                "augment": True}
+        return {
+            "images": rng.integers(0, 256, (M, size, size, C), np.uint8),
+            "labels": labels(M, 10),
+            "shift": 100 + randn(M),
+            "scale": 0.02 + 0.001 * randn(M),
+            "mean_image": randn(padded, padded, C),
+            "order": rng.integers(0, M, (3, N)).astype(np.int32),
+            "x": Out((N, size, size, C)),
+            "y": Out((N,), np.int32),
+            "clock": clock(),
+            "seed": SEED,
+            "pad": pad,
+            "move": move,
+            "mirror": True,
+            "input_scale": 0.53,
+            "augment": True,
+        }
 
     return Case("gather", f"{N} of {times(M, size, size, C)}", make)
 
@@ -424,15 +650,22 @@ def optimisation(biases: int, size: int) -> list[Case]:
     segments = np.array([[0, biases, 1, 1], [biases, size, 2, 0]], np.float64)
 
     def step(state, **options):
-        return lambda: {"w": randn(size), "g": 0.1 * randn(size)[::-1].copy(),
-                        state: np.abs(randn(size)), "segments": segments.copy(),
-                        "clock": clock(), **options}
+        return lambda: {
+            "w": randn(size),
+            "g": 0.1 * randn(size)[::-1].copy(),
+            state: np.abs(randn(size)),
+            "segments": segments.copy(),
+            "clock": clock(),
+            **options,
+        }
 
     return [
         Case("clip", str(size), lambda: {"g": randn(size), "limit": 1.0, "clock": clock()}),
         Case("sgd_step", str(size), step("v", momentum=0.9, decay=5e-4)),
         Case("nesterov_step", str(size), step("v", momentum=0.9, decay=5e-4)),
         Case("rmsprop_step", str(size), step("s", rho=0.9, delta=1e-8, decay=5e-4)),
-        Case("advance", "391 rates",
-             lambda: {"clock": clock(), "rates": np.linspace(0.01, 0, 391)}),
-        Case("latch", "2 clocks", lambda: {"own": clock(), "clock": clock()})]
+        Case(
+            "advance", "391 rates", lambda: {"clock": clock(), "rates": np.linspace(0.01, 0, 391)}
+        ),
+        Case("latch", "2 clocks", lambda: {"own": clock(), "clock": clock()}),
+    ]

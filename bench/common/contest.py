@@ -109,8 +109,9 @@ class Contestant:
             raise Refused(result)
         return result
 
-    def warm(self, phase: str, steps: int, least_seconds: float,
-             within: float | None = None) -> None:
+    def warm(
+        self, phase: str, steps: int, least_seconds: float, within: float | None = None
+    ) -> None:
         """Compile, fill the caches, and find how many steps make a turn of `least_seconds`. within:
         Refused where the first step takes longer than so many seconds."""
         self.ask(phase, 1, within=within)
@@ -146,9 +147,14 @@ class Place:
         return self.contestant.turns[self.phase]
 
 
-def compete(places: list[Place], rounds: int, steps: int, seconds: float,
-            deadline: Deadline | None = None,
-            report: Callable[[str], None] = lambda line: None) -> dict[str, str]:
+def compete(
+    places: list[Place],
+    rounds: int,
+    steps: int,
+    seconds: float,
+    deadline: Deadline | None = None,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, str]:
     """Warm all up, then the rounds, one place after the other -> {peer that left: why}.
 
     A turn is `steps` steps, or as many as fill `seconds`. deadline: of a peer's first step, which
@@ -199,8 +205,7 @@ def close(contestants: Iterable[Contestant]) -> None:
 
 
 def serve(pipe, kind: str, entry: Setting | Entry, options: dict) -> None:
-    """A contestant's process: build it, answer calls until the parent sends None or is gone.
-    """
+    """A contestant's process: build it, answer calls until the parent sends None or is gone."""
     try:
         module, name = kind.split(":")
         contestant = getattr(importlib.import_module(module), name)(entry, **options)

@@ -37,8 +37,13 @@ def machine(ops, peers: dict[str, str]) -> dict[str, str]:
     }
 
 
-def write(path: str | pathlib.Path | None, ops, rows: list[dict],
-          peers: dict[str, str] | None = None, **more) -> None:
+def write(
+    path: str | pathlib.Path | None,
+    ops,
+    rows: list[dict],
+    peers: dict[str, str] | None = None,
+    **more,
+) -> None:
     """{"machine": ..., "rows": [...]} as JSON; nothing without a path."""
     if path is not None:
         path = pathlib.Path(path)

@@ -43,8 +43,9 @@ class Step:
     def __init__(self, ops, entry: Entry, data):
         r = recipe(entry.net, entry.act, "lsuv", entry.recipe)
         layers = models.build(entry.net, entry.act, len(data.classes), r.dropout)
-        self.net = Net(layers, SoftmaxLoss(), ops, data.in_shape, entry.batch,
-                       precision=entry.precision)
+        self.net = Net(
+            layers, SoftmaxLoss(), ops, data.in_shape, entry.batch, precision=entry.precision
+        )
         fill(self.net, "ortho", 0, entry.act)
         self.optimizer = optimizer_of(self.net, r)
         self.feed = Feed(self.net, data, r.move, r.input_scale)
@@ -96,9 +97,11 @@ def compare(ops, other, entry: Entry, steps: int, tolerance: float) -> list[tupl
         theirs()
         own, right = ours.loss(), theirs.loss()
         if not abs(own - right) < tolerance:
-            raise RunError(f"step {number}: the loss is {own:.5f} on device {ops.name} and "
-                           f"{right:.5f} on {other.name}; a wrong kernel is not timed, run "
-                           "tests/kernels/test_ops.py to find it")
+            raise RunError(
+                f"step {number}: the loss is {own:.5f} on device {ops.name} and "
+                f"{right:.5f} on {other.name}; a wrong kernel is not timed, run "
+                "tests/kernels/test_ops.py to find it"
+            )
         losses.append((own, right))
     return losses
 
@@ -116,8 +119,11 @@ def ops_of(entry: Setting | Entry, direct: bool = False):
         from kernels.cpu.ops import CpuOps
 
         return CpuOps(entry.threads, direct=True)
-    return ops_for(entry.device, entry.threads if entry.device == "cpu" else None,
-                   getattr(entry, "precision", "fp32"))
+    return ops_for(
+        entry.device,
+        entry.threads if entry.device == "cpu" else None,
+        getattr(entry, "precision", "fp32"),
+    )
 
 
 class Ours:
@@ -131,8 +137,11 @@ class Ours:
 
     def facts(self) -> dict:
         split = self.data.train.images, self.data.test.images
-        return {"parameters": self.step.net.parameters, "data": self.data.name,
-                "data_mb": sum(images.nbytes for images in split) / 1e6}
+        return {
+            "parameters": self.step.net.parameters,
+            "data": self.data.name,
+            "data_mb": sum(images.nbytes for images in split) / 1e6,
+        }
 
     def train(self, steps: int, graph: bool = True) -> float:
         """Seconds of a training step, the mean over `steps`, after two that are not timed: the
@@ -142,8 +151,10 @@ class Ours:
         step()
         seconds = mean_seconds(step, steps, self.ops.synchronize)
         if not read_clock(self.step.net)[FINITE]:
-            raise RunError("the loss is not finite; such a step updates nothing, so it says "
-                           "nothing; give another --act")
+            raise RunError(
+                "the loss is not finite; such a step updates nothing, so it says "
+                "nothing; give another --act"
+            )
         return seconds
 
     def launched(self, steps: int) -> float:
@@ -175,8 +186,10 @@ class Ours:
         for _ in range(steps):
             step()
         operations = operations_of(step.net)
-        return {name: (seconds / steps, operations.get(name, 0), watch.bytes[name] / steps)
-                for name, seconds in watch.seconds.items()}
+        return {
+            name: (seconds / steps, operations.get(name, 0), watch.bytes[name] / steps)
+            for name, seconds in watch.seconds.items()
+        }
 
 
 def operations_of(net: Net) -> dict[str, int]:
@@ -254,8 +267,11 @@ class Convolutions:
         step.start(1)
         step()
         self.operations = operations_of(step.net)
-        self.calls = [(getattr(self.ops.ops, name), arguments)
-                      for name, arguments in self.ops.calls if name in CONVOLUTIONS]
+        self.calls = [
+            (getattr(self.ops.ops, name), arguments)
+            for name, arguments in self.ops.calls
+            if name in CONVOLUTIONS
+        ]
         self.precision, self.threads = entry.precision, entry.threads
         self.replay = self.ops.ops.captured(self.pass_over)
         self.replay()
@@ -288,11 +304,14 @@ def ceilings(ops, precision: str, threads: int) -> dict[str, float]:
     product = fastest(lambda: ops.linear_forward(x, W, b, y), ops.synchronize)
     images, out = made(32, 16, 16, 128, dtype=narrow), made(32, 16, 16, 256, dtype=narrow)
     filters, bias = made(256, 3, 3, 128), made(256)
-    filtered = fastest(lambda: ops.conv_forward(images, filters, bias, out, 1, 1, 1),
-                       ops.synchronize)
-    return {"product_gflops": 2 * size**3 / product / 1e9,
-            "convolution_gflops": 2 * out.size * 9 * 128 / filtered / 1e9,
-            "copy_gbs": copy_gbs(ops, threads)}
+    filtered = fastest(
+        lambda: ops.conv_forward(images, filters, bias, out, 1, 1, 1), ops.synchronize
+    )
+    return {
+        "product_gflops": 2 * size**3 / product / 1e9,
+        "convolution_gflops": 2 * out.size * 9 * 128 / filtered / 1e9,
+        "copy_gbs": copy_gbs(ops, threads),
+    }
 
 
 def fastest(call, synchronize=lambda: None) -> float:
@@ -315,8 +334,7 @@ def copy_gbs(ops, threads: int) -> float:
 
         return timer.copy_gbs(ops, 2 * COPIED)
     source, target = np.ones(COPIED // 4, np.float32), np.zeros(COPIED // 4, np.float32)
-    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads),
-                     strict=True))
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
 
     def copy():
         workers = [threading.Thread(target=np.copyto, args=part) for part in parts]

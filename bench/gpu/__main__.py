@@ -59,9 +59,9 @@ from kernels import ops_for
 # Seconds that a section is left, whatever those before it take.
 SECTIONS = {"losses": 60, "kernels": 100, "init": 40, "steps": 250, "sanitizer": 90}
 BUDGET = 570.0
-LARGEST = 1 << 30                   # bytes that the copy moves, which is the ceiling
-LEAST = 45.0                        # seconds of a precision's steps without the compiler
-SYNTHETIC = "synthetic"             # no file is needed, and a step takes as long as on any set
+LARGEST = 1 << 30  # bytes that the copy moves, which is the ceiling
+LEAST = 45.0  # seconds of a precision's steps without the compiler
+SYNTHETIC = "synthetic"  # no file is needed, and a step takes as long as on any set
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,9 @@ class Sizes:
 
 
 # In RMSProp's first steps, which are FitNet-MNIST's, rounding alone decides: so losses of another.
-QUICK = Sizes("fitnet_mnist", 2, "fitnet1", 4, 2, ((96, 64), (67, 97)), 1, 1, 0.0, 0.0, 1 << 16,
-              True)
+QUICK = Sizes(
+    "fitnet_mnist", 2, "fitnet1", 4, 2, ((96, 64), (67, 97)), 1, 1, 0.0, 0.0, 1 << 16, True
+)
 
 
 class Bench:
@@ -94,8 +95,9 @@ class Bench:
         first = ops_for("cuda")
         self.sizes, self.first = sizes, first
         precisions = [p for p in PRECISIONS if p == "fp32" or "bf16" in first.precisions]
-        self.devices = {p: first if p != "tf32" else ops_for("cuda", precision=p)
-                        for p in precisions}
+        self.devices = {
+            p: first if p != "tf32" else ops_for("cuda", precision=p) for p in precisions
+        }
         self.facts = facts(first)
         self.rows: list[dict] = []
         self.left_out: list[str] = []
@@ -110,12 +112,17 @@ class Bench:
         self.facts |= facts(self.first)  # with the clocks of a GPU at work
         for line in lines(self.facts):
             print(line)
-        print(f"a copy that moves {sizes.copied >> 20} MiB: {self.copy_gbs:.0f} GB/s, of "
-              f"{self.facts['pins_gbs']:.0f} that the memory's pins can do")
+        print(
+            f"a copy that moves {sizes.copied >> 20} MiB: {self.copy_gbs:.0f} GB/s, of "
+            f"{self.facts['pins_gbs']:.0f} that the memory's pins can do"
+        )
         self.add("check", checks.operations(self.devices, report))
         worst = max(row["error"] for row in self.rows)
-        print(f"{len({row['op'] for row in self.rows})} operations agree with the reference in "
-              f"{', '.join(self.devices)}: at most {worst:.1e} of the largest value", flush=True)
+        print(
+            f"{len({row['op'] for row in self.rows})} operations agree with the reference in "
+            f"{', '.join(self.devices)}: at most {worst:.1e} of the largest value",
+            flush=True,
+        )
 
     def add(self, section: str, rows: list[dict]) -> None:
         self.rows += [{"section": section, **row} for row in rows]
@@ -139,25 +146,41 @@ class Bench:
 
     def entry(self, precision: str = "fp32", recipe: str = "paper") -> Entry:
         sizes = self.sizes
-        return Entry(sizes.net, models.NETS[sizes.net].act, sizes.batch, precision, 1, "cuda",
-                     SYNTHETIC, recipe)
+        return Entry(
+            sizes.net,
+            models.NETS[sizes.net].act,
+            sizes.batch,
+            precision,
+            1,
+            "cuda",
+            SYNTHETIC,
+            recipe,
+        )
 
     def losses(self, deadline: Deadline) -> None:
-        entry = replace(self.entry(recipe="fast"), net=self.sizes.losses_net,
-                        batch=self.sizes.losses_batch)
+        entry = replace(
+            self.entry(recipe="fast"), net=self.sizes.losses_net, batch=self.sizes.losses_batch
+        )
         rows = checks.losses(self.devices, entry, self.sizes.losses_steps)
         self.add("losses", rows)
         for row in rows:
-            report(f"{row['net']} {row['precision']}: " + (row["why"] or (
-                f"{len(row['losses'])} losses within {row['difference']:.1e} of device "
-                f"{row['against']}'s")))
+            report(
+                f"{row['net']} {row['precision']}: "
+                + (
+                    row["why"]
+                    or (
+                        f"{len(row['losses'])} losses within {row['difference']:.1e} of device "
+                        f"{row['against']}'s"
+                    )
+                )
+            )
         if wrong := [row for row in rows if row["why"]]:
             self.failed["losses"] = "; ".join(f"{row['precision']}: {row['why']}" for row in wrong)
             self.refused |= {row["precision"] for row in wrong}
 
     def kernels(self, deadline: Deadline) -> None:
         sizes, wrong = self.sizes, []
-        equal: dict[int, float] = {}    # bytes -> GB/s of a copy
+        equal: dict[int, float] = {}  # bytes -> GB/s of a copy
         contestants = bench_kernels.start(Setting(1, "cuda"), sizes.small)
         try:
             for number, case in enumerate(cases(sizes.small)):
@@ -168,9 +191,15 @@ class Bench:
                         self.left_out.append(f"{case.op} ({case.text}) {precision}")
                         continue
                     try:
-                        row, = bench_kernels.measured(
-                            self.first, contestants, number, case, precision, sizes.case_seconds,
-                            {"copy_gbs": self.copy_gbs})
+                        (row,) = bench_kernels.measured(
+                            self.first,
+                            contestants,
+                            number,
+                            case,
+                            precision,
+                            sizes.case_seconds,
+                            {"copy_gbs": self.copy_gbs},
+                        )
                     except RunError as refused:
                         wrong.append(f"{precision}: {refused}")
                         continue
@@ -194,15 +223,18 @@ class Bench:
                 if deadline.over():
                     self.left_out.append(f"orthonormal {m}x{n}")
                 else:
-                    self.add("init", bench_init.compare(f"{m}x{n}", [(m, n)], [maker],
-                                                        sizes.repeats, True))
+                    self.add(
+                        "init",
+                        bench_init.compare(f"{m}x{n}", [(m, n)], [maker], sizes.repeats, True),
+                    )
         finally:
             maker.close()
         if deadline.over():
             self.left_out.append(f"LSUV of {sizes.net}")
         else:
-            data = load(SYNTHETIC, size=models.NETS[sizes.net].in_shape,
-                        limit=max(2 * sizes.batch, 40))
+            data = load(
+                SYNTHETIC, size=models.NETS[sizes.net].in_shape, limit=max(2 * sizes.batch, 40)
+            )
             row = bench_init.lsuv_row(self.first, sizes.net, data, sizes.repeats, sizes.batch)
             self.add("init", [row | {"batch": sizes.batch}])
         for row in self.rows[first:]:
@@ -222,25 +254,47 @@ class Bench:
             # it keeps, so that another run of the bench goes on from there.
             own = Deadline(deadline.left() - LEAST * (len(sound) - number - 1))
             self.step(self.entry(precision), peers, own)
-        self.left_out += [f"steps in {precision} (a result was wrong)" for precision in self.devices
-                          if precision in self.refused]
+        self.left_out += [
+            f"steps in {precision} (a result was wrong)"
+            for precision in self.devices
+            if precision in self.refused
+        ]
 
     def step(self, entry: Entry, peers: dict[str, dict], deadline: Deadline) -> None:
         """Ours as a CUDA graph, ours launched kernel by kernel, and the peers, in turn."""
         contestants, left = bench_step.start(entry, peers, bounds=())
         ours, *others = contestants
-        places = [Place("ours", ours, "train"), Place("ours without the graph", ours, "launched"),
-                  *(Place(peer.name, peer, "train", peer=True) for peer in others)]
+        places = [
+            Place("ours", ours, "train"),
+            Place("ours without the graph", ours, "launched"),
+            *(Place(peer.name, peer, "train", peer=True) for peer in others),
+        ]
         try:
             self.peers |= bench_step.same_net(ours, others)[1]
-            left |= compete(places, self.sizes.rounds, 1, self.sizes.turn_seconds, deadline,
-                            lambda line: report(f"{entry.precision}: {line}"))
+            left |= compete(
+                places,
+                self.sizes.rounds,
+                1,
+                self.sizes.turn_seconds,
+                deadline,
+                lambda line: report(f"{entry.precision}: {line}"),
+            )
         finally:
             close(contestants)
-        shared = {"net": entry.net, "batch": entry.batch, "precision": entry.precision,
-                  "recipe": entry.recipe}
-        self.add("steps", [bench_step.row(place, places[0], shared) for place in places
-                           if place.name not in left])
+        shared = {
+            "net": entry.net,
+            "batch": entry.batch,
+            "precision": entry.precision,
+            "recipe": entry.recipe,
+        }
+        self.add(
+            "steps",
+            [
+                bench_step.row(place, places[0], shared)
+                for place in places
+                if place.name not in left
+            ],
+        )
         self.left_out += [f"{name} in {entry.precision} ({why})" for name, why in left.items()]
 
     def sanitizer(self, deadline: Deadline) -> None:
@@ -256,18 +310,24 @@ class Bench:
         text = [f"{'step':<26}{'':<6}{'ms':>8}{'images/s':>10}{'ours/this':>11}"] * bool(steps)
         for row in steps:
             ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}"
-            text.append(f"{row['name']:<26}{row['precision']:<6}{1e3 * row['seconds']:>8.3f}"
-                        f"{row['images_per_second']:>10.0f}{ratio:>11}")
+            text.append(
+                f"{row['name']:<26}{row['precision']:<6}{1e3 * row['seconds']:>8.3f}"
+                f"{row['images_per_second']:>10.0f}{ratio:>11}"
+            )
         if kernels:
             shares = [row["share"] for row in kernels]
-            text.append(f"{len(kernels)} kernels and cases: {min(shares):.0%} to {max(shares):.0%} "
-                        f"of the copy, median {statistics.median(shares):.0%}")
+            text.append(
+                f"{len(kernels)} kernels and cases: {min(shares):.0%} to {max(shares):.0%} "
+                f"of the copy, median {statistics.median(shares):.0%}"
+            )
         text += map(init_line, self.of("init"))
         text += map(gpu_sanitizer.line, self.of("sanitizer"))
         text += table(goals(self.rows))
         if seconds := estimate(self.rows):
-            text.append(f"estimate: FitNet-4's {EPOCHS} epochs in tf32 are {seconds:.0f} s of "
-                        "training steps at that rate; such a run was not made")
+            text.append(
+                f"estimate: FitNet-4's {EPOCHS} epochs in tf32 are {seconds:.0f} s of "
+                "training steps at that rate; such a run was not made"
+            )
         text += [f"left out: {what}" for what in shortened(self.left_out)]
         text += [f"FAILED {name}: {why}" for name, why in self.failed.items()]
         return text
@@ -289,19 +349,31 @@ def report(line: str) -> None:
 
 def options_of(arguments: list[str] | None):
     parser = Parser(prog="bench.gpu", description=__doc__.split("\n\nRead next")[0])
-    parser.add_argument("--only", default="", metavar="NAME", help="sections, with commas "
-                        f"({','.join(SECTIONS)})")
-    parser.add_argument("--budget", type=float, default=BUDGET, metavar="SECONDS",
-                        help=f"of everything, about ({BUDGET:.0f})")
-    parser.add_argument("--quick", action="store_true",
-                        help="small sizes: to try the bench, not to measure")
-    parser.add_argument("--json", default=None, metavar="FILE",
-                        help="write everything to this file (bench/results/gpu-<the GPU>.json)")
+    parser.add_argument(
+        "--only", default="", metavar="NAME", help=f"sections, with commas ({','.join(SECTIONS)})"
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=BUDGET,
+        metavar="SECONDS",
+        help=f"of everything, about ({BUDGET:.0f})",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes: to try the bench, not to measure"
+    )
+    parser.add_argument(
+        "--json",
+        default=None,
+        metavar="FILE",
+        help="write everything to this file (bench/results/gpu-<the GPU>.json)",
+    )
     options = parser.parse_args(arguments)
     if not 1 <= options.budget < 86_400:
         raise InputError(f"--budget {options.budget:g}: give seconds from 1 to a day")
-    options.only = [choose("section", name, SECTIONS)
-                    for name in options.only.split(",") if name] or list(SECTIONS)
+    options.only = [
+        choose("section", name, SECTIONS) for name in options.only.split(",") if name
+    ] or list(SECTIONS)
     return options
 
 
@@ -312,15 +384,24 @@ def main(arguments: list[str] | None = None) -> int:
     bench.prepare()
     chosen = [name for name in SECTIONS if name in options.only]
     for number, name in enumerate(chosen):
-        later = sum(SECTIONS[other] for other in chosen[number + 1:])
+        later = sum(SECTIONS[other] for other in chosen[number + 1 :])
         bench.run(name, Deadline(max(whole.left() - later, 1.0)))
     print("\n".join(bench.summary()))
     path = options.json or RESULTS / f"gpu-{slug(bench.facts['name'])}.json"
-    write(path, bench.first, bench.rows, peers=bench.peers, gpu=bench.facts,
-          copy={"gbytes_per_second": bench.copy_gbs, "bytes": bench.sizes.copied},
-          sizes=vars(bench.sizes), sections=chosen, left_out=bench.left_out, failed=bench.failed,
-          goals=[goal.as_dict() for goal in goals(bench.rows)],
-          estimate_seconds=estimate(bench.rows))
+    write(
+        path,
+        bench.first,
+        bench.rows,
+        peers=bench.peers,
+        gpu=bench.facts,
+        copy={"gbytes_per_second": bench.copy_gbs, "bytes": bench.sizes.copied},
+        sizes=vars(bench.sizes),
+        sections=chosen,
+        left_out=bench.left_out,
+        failed=bench.failed,
+        goals=[goal.as_dict() for goal in goals(bench.rows)],
+        estimate_seconds=estimate(bench.rows),
+    )
     print(f"written: {path}")
     return 1 if bench.failed else 0
 

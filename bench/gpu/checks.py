@@ -35,8 +35,10 @@ def operations(devices: dict, report: Callable[[str], None]) -> list[dict]:
         first, *others = wrong.values()
         rest = f"; wrong too: {', '.join(list(wrong)[1:])}" if others else ""
         raise RunError(f"{first}{rest}")
-    return [{"op": op, "precision": precision, "error": error}
-            for (op, precision), error in worst.items()]
+    return [
+        {"op": op, "precision": precision, "error": error}
+        for (op, precision), error in worst.items()
+    ]
 
 
 def losses(devices: dict, entry: Entry, steps: int) -> list[dict]:
@@ -50,12 +52,20 @@ def losses(devices: dict, entry: Entry, steps: int) -> list[dict]:
     for precision, ops in devices.items():
         against = other if precision in (*other.precisions, "tf32") else ops_for("numpy")
         tolerance = TOLERANCE[precision]
-        row = {"net": entry.net, "batch": entry.batch, "precision": precision,
-               "against": against.name, "tolerance": tolerance, "why": ""}
+        row = {
+            "net": entry.net,
+            "batch": entry.batch,
+            "precision": precision,
+            "against": against.name,
+            "tolerance": tolerance,
+            "why": "",
+        }
         try:
             pairs = compare(ops, against, replace(entry, precision=precision), steps, tolerance)
-            row |= {"losses": [ours for ours, _ in pairs],
-                    "difference": max(abs(ours - theirs) for ours, theirs in pairs)}
+            row |= {
+                "losses": [ours for ours, _ in pairs],
+                "difference": max(abs(ours - theirs) for ours, theirs in pairs),
+            }
         except RunError as error:
             row["why"] = str(error)
         rows.append(row)

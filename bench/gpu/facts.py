@@ -8,9 +8,14 @@ import shutil
 import subprocess
 
 # What only the driver's own program says. {our name: its name}
-ASKED = {"driver": "driver_version", "sm_clock_mhz": "clocks.sm",
-         "most_sm_clock_mhz": "clocks.max.sm", "memory_clock_mhz": "clocks.mem",
-         "power_limit_w": "power.limit", "temperature_c": "temperature.gpu"}
+ASKED = {
+    "driver": "driver_version",
+    "sm_clock_mhz": "clocks.sm",
+    "most_sm_clock_mhz": "clocks.max.sm",
+    "memory_clock_mhz": "clocks.mem",
+    "power_limit_w": "power.limit",
+    "temperature_c": "temperature.gpu",
+}
 
 
 def facts(ops) -> dict:
@@ -24,14 +29,20 @@ def facts(ops) -> dict:
     free, total = runtime.memGetInfo()
     # Two transfers a clock.
     pins = 2e3 * attribute("MemoryClockRate") * attribute("GlobalMemoryBusWidth") / 8
-    return {"name": ops.gpu, "capability": ".".join(map(str, ops.capability)),
-            "multiprocessors": attribute("MultiProcessorCount"),
-            "memory_gb": total / 1e9, "free_gb": free / 1e9,
-            "l2_bytes": attribute("L2CacheSize"), "pins_gbs": pins / 1e9,
-            "cuda_driver": _version(runtime.driverGetVersion()),
-            "cuda_runtime": _version(runtime.runtimeGetVersion()),
-            "cupy": cupy.__version__, "cudnn": ops.description.rpartition("cuDNN ")[2],
-            **driver_facts(runtime.deviceGetPCIBusId(0))}
+    return {
+        "name": ops.gpu,
+        "capability": ".".join(map(str, ops.capability)),
+        "multiprocessors": attribute("MultiProcessorCount"),
+        "memory_gb": total / 1e9,
+        "free_gb": free / 1e9,
+        "l2_bytes": attribute("L2CacheSize"),
+        "pins_gbs": pins / 1e9,
+        "cuda_driver": _version(runtime.driverGetVersion()),
+        "cuda_runtime": _version(runtime.runtimeGetVersion()),
+        "cupy": cupy.__version__,
+        "cudnn": ops.description.rpartition("cuDNN ")[2],
+        **driver_facts(runtime.deviceGetPCIBusId(0)),
+    }
 
 
 def driver_facts(bus: str) -> dict:
@@ -39,12 +50,22 @@ def driver_facts(bus: str) -> dict:
     program = shutil.which("nvidia-smi")
     values = [None] * len(ASKED)
     if program:
-        done = subprocess.run([program, f"--id={bus}", f"--query-gpu={','.join(ASKED.values())}",
-                               "--format=csv,noheader,nounits"], capture_output=True, text=True)
+        done = subprocess.run(
+            [
+                program,
+                f"--id={bus}",
+                f"--query-gpu={','.join(ASKED.values())}",
+                "--format=csv,noheader,nounits",
+            ],
+            capture_output=True,
+            text=True,
+        )
         answers = [value.strip() for value in done.stdout.split(",")]
         if done.returncode == 0 and len(answers) == len(ASKED):
-            values = [value if name == "driver" else _number(value)
-                      for name, value in zip(ASKED, answers, strict=True)]
+            values = [
+                value if name == "driver" else _number(value)
+                for name, value in zip(ASKED, answers, strict=True)
+            ]
     return dict(zip(ASKED, values, strict=True))
 
 
@@ -55,17 +76,20 @@ def slug(name: str) -> str:
 
 def lines(gpu: dict) -> list[str]:
     """The facts for the reader."""
+
     def known(name: str, unit: str) -> str:
         return "unknown" if gpu[name] is None else f"{gpu[name]:g} {unit}"
 
-    return [f"{gpu['name']}, compute capability {gpu['capability']}, "
-            f"{gpu['multiprocessors']} multiprocessors, {gpu['memory_gb']:.1f} GB "
-            f"({gpu['free_gb']:.1f} free), L2 {gpu['l2_bytes'] / 1e6:.0f} MB",
-            f"driver {gpu['driver'] or 'unknown'}, CUDA {gpu['cuda_runtime']} (driver's "
-            f"{gpu['cuda_driver']}), CuPy {gpu['cupy']}, cuDNN {gpu['cudnn']}",
-            f"clocks now: SM {known('sm_clock_mhz', 'MHz')} of at most "
-            f"{known('most_sm_clock_mhz', 'MHz')}, memory {known('memory_clock_mhz', 'MHz')}; "
-            f"power limit {known('power_limit_w', 'W')}, {known('temperature_c', 'degrees')}"]
+    return [
+        f"{gpu['name']}, compute capability {gpu['capability']}, "
+        f"{gpu['multiprocessors']} multiprocessors, {gpu['memory_gb']:.1f} GB "
+        f"({gpu['free_gb']:.1f} free), L2 {gpu['l2_bytes'] / 1e6:.0f} MB",
+        f"driver {gpu['driver'] or 'unknown'}, CUDA {gpu['cuda_runtime']} (driver's "
+        f"{gpu['cuda_driver']}), CuPy {gpu['cupy']}, cuDNN {gpu['cudnn']}",
+        f"clocks now: SM {known('sm_clock_mhz', 'MHz')} of at most "
+        f"{known('most_sm_clock_mhz', 'MHz')}, memory {known('memory_clock_mhz', 'MHz')}; "
+        f"power limit {known('power_limit_w', 'W')}, {known('temperature_c', 'degrees')}",
+    ]
 
 
 def _version(number: int) -> str:
@@ -75,5 +99,5 @@ def _version(number: int) -> str:
 def _number(text: str) -> float | None:
     try:
         return float(text)
-    except ValueError:              # "[N/A]"
+    except ValueError:  # "[N/A]"
         return None

@@ -8,9 +8,9 @@ Read next: bench/README.md.
 from dataclasses import dataclass
 
 NET = "fitnet4"
-EAGER, COMPILED = 1.5, 1.1          # of PyTorch's images a second, at equal precision
-SHARE = 0.85                        # of a copy's bandwidth
-LARGE = 16 << 20                    # bytes of a kernel that bandwidth bounds, and not its launch
+EAGER, COMPILED = 1.5, 1.1  # of PyTorch's images a second, at equal precision
+SHARE = 0.85  # of a copy's bandwidth
+LARGE = 16 << 20  # bytes of a kernel that bandwidth bounds, and not its launch
 MATRIX, MATRIX_SECONDS = "9216x4096", 0.050
 EPOCHS, IMAGES, RUN_SECONDS = 230, 50_000, 300.0
 PRECISIONS = ("tf32", "bf16", "fp32")  # the one of the last goal first
@@ -30,21 +30,32 @@ class Goal:
         return {None: "not measured", True: "met", False: "not met"}[self.met]
 
     def as_dict(self) -> dict:
-        return {"what": self.what, "wanted": self.wanted, "measured": self.measured,
-                "verdict": self.verdict}
+        return {
+            "what": self.what,
+            "wanted": self.wanted,
+            "measured": self.measured,
+            "verdict": self.verdict,
+        }
 
 
 def goals(rows: list[dict]) -> list[Goal]:
     """Every goal, with what these rows of bench.gpu say of it."""
-    return [*against("torch eager", "PyTorch eager", EAGER, rows),
-            *against("torch compile", "torch.compile(max-autotune)", COMPILED, rows),
-            bandwidth(rows), orthonormal(rows), whole_run(rows)]
+    return [
+        *against("torch eager", "PyTorch eager", EAGER, rows),
+        *against("torch compile", "torch.compile(max-autotune)", COMPILED, rows),
+        bandwidth(rows),
+        orthonormal(rows),
+        whole_run(rows),
+    ]
 
 
 def against(name: str, words: str, factor: float, rows: list[dict]) -> list[Goal]:
     """Ours over the peer's, in images a second, in each precision."""
-    ratios = {row["precision"]: row["ratio"] for row in rows
-              if row["section"] == "steps" and (row["name"], row["net"]) == (name, NET)}
+    ratios = {
+        row["precision"]: row["ratio"]
+        for row in rows
+        if row["section"] == "steps" and (row["name"], row["net"]) == (name, NET)
+    }
     each = []
     for precision in PRECISIONS:
         what, ratio = f"FitNet-4's step against {words}, {precision}", ratios.get(precision)
@@ -62,16 +73,21 @@ def bandwidth(rows: list[dict]) -> Goal:
         return Goal(what, wanted)
     least = min(large, key=lambda row: row["share"])
     reach = sum(row["share"] >= SHARE for row in large)
-    return Goal(what, wanted, f"{reach} of {len(large)}, least {least['share']:.0%} ({least['op']} "
-                f"{least['precision']})", reach == len(large))
+    return Goal(
+        what,
+        wanted,
+        f"{reach} of {len(large)}, least {least['share']:.0%} ({least['op']} {least['precision']})",
+        reach == len(large),
+    )
 
 
 def orthonormal(rows: list[dict]) -> Goal:
     what, wanted = f"an orthonormal {MATRIX}", f"at most {1e3 * MATRIX_SECONDS:.0f} ms"
     for row in rows:
         if row["section"] == "init" and row["what"] == MATRIX:
-            return Goal(what, wanted, f"{1e3 * row['seconds']:.1f} ms",
-                        row["seconds"] <= MATRIX_SECONDS)
+            return Goal(
+                what, wanted, f"{1e3 * row['seconds']:.1f} ms", row["seconds"] <= MATRIX_SECONDS
+            )
     return Goal(what, wanted)
 
 
@@ -89,15 +105,22 @@ def estimate(rows: list[dict]) -> float | None:
     the start are not in it."""
     for row in rows:
         if row["section"] == "steps" and (row["name"], row["net"], row["precision"]) == (
-                "ours", NET, "tf32"):
+            "ours",
+            NET,
+            "tf32",
+        ):
             return EPOCHS * IMAGES / row["images_per_second"]
     return None
 
 
 def table(goals: list[Goal]) -> list[str]:
     """The goals as lines."""
-    rows = [("goal", "wanted", "measured", ""),
-            *((g.what, g.wanted, g.measured, g.verdict) for g in goals)]
+    rows = [
+        ("goal", "wanted", "measured", ""),
+        *((g.what, g.wanted, g.measured, g.verdict) for g in goals),
+    ]
     widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
-    return ["".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows]
+    return [
+        "".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -26,9 +26,9 @@ from bench.gpu.small import TOOLS
 
 PROGRAM = "compute-sanitizer"
 WHEEL = "nvidia-cuda-sanitizer-api"  # has it too, and needs no toolkit
-MARK = "========="                  # what the lines of a tool begin with
+MARK = "========="  # what the lines of a tool begin with
 REPORT = re.compile(r"Invalid|Uninitialized|Error: Race|Barrier error|Program hit")
-FOUND = 99                          # its exit code where the program ended well and it found errors
+FOUND = 99  # its exit code where the program ended well and it found errors
 OPTIONS = {"memcheck": ["--report-api-errors", "no"]}  # CuPy raises those itself
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -38,14 +38,17 @@ def program() -> str | None:
     toolkits = (os.environ.get("CUDA_PATH"), os.environ.get("CUDA_HOME"), "/usr/local/cuda")
     places = [pathlib.Path(toolkit, "bin", PROGRAM) for toolkit in toolkits if toolkit]
     with suppress(metadata.PackageNotFoundError):
-        places += [pathlib.Path(file.locate()) for file in metadata.files(WHEEL) or []
-                   if file.name == PROGRAM]
+        places += [
+            pathlib.Path(file.locate())
+            for file in metadata.files(WHEEL) or []
+            if file.name == PROGRAM
+        ]
     return shutil.which(PROGRAM) or next(
-        (str(place) for place in places if os.access(place, os.X_OK)), None)
+        (str(place) for place in places if os.access(place, os.X_OK)), None
+    )
 
 
-def measure(deadline: Deadline,
-            report: Callable[[str], None]) -> tuple[list[dict], list[str]]:
+def measure(deadline: Deadline, report: Callable[[str], None]) -> tuple[list[dict], list[str]]:
     """(a row a tool, what was left out). Nothing is timed any more: the tools run together."""
     tool = program()
     if tool is None:
@@ -61,23 +64,45 @@ def one(program: str, tool: str, deadline: Deadline) -> dict:
     """A tool's row. clean: nothing found in our run; control: the planted bug found; why: what it
     said, where one of them is not so."""
     start = time.monotonic()
-    command = [program, "--tool", tool, "--error-exitcode", str(FOUND), *OPTIONS.get(tool, []),
-               sys.executable, "-m", "bench.gpu.small"]
+    command = [
+        program,
+        "--tool",
+        tool,
+        "--error-exitcode",
+        str(FOUND),
+        *OPTIONS.get(tool, []),
+        sys.executable,
+        "-m",
+        "bench.gpu.small",
+    ]
     code, said = run([*command, "--planted", tool], deadline)
-    control = bool(code) and any(text.startswith(MARK) and f"planted_{tool}" in text
-                                 for text in said.splitlines())
+    control = bool(code) and any(
+        text.startswith(MARK) and f"planted_{tool}" in text for text in said.splitlines()
+    )
     why = "" if control else f"the planted bug was not found: exit code {code}, {ends(code, said)}"
     code, said = run([*command, *(["--products"] if tool == "memcheck" else [])], deadline)
     if code != 0:
         why = f"exit code {code}, {ends(code, said)}"
-    return {"name": tool, "clean": code == 0, "control": control,
-            "why": why, "seconds": time.monotonic() - start}
+    return {
+        "name": tool,
+        "clean": code == 0,
+        "control": control,
+        "why": why,
+        "seconds": time.monotonic() - start,
+    }
 
 
 def run(command: list[str], deadline: Deadline) -> tuple[int | None, str]:
     """(exit code, None where the time was up; everything that was said)"""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True, errors="replace", start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
     try:
         said, _ = process.communicate(timeout=max(deadline.left(), 1.0))
         return process.returncode, said

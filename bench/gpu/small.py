@@ -31,7 +31,7 @@ SOURCE = pathlib.Path(__file__).with_name("planted.cu")
 
 def unpooled():
     """Device cuda, in a process that takes each array from the driver."""
-    ops_for("cuda")                 # says what is missing
+    ops_for("cuda")  # says what is missing
     import cupy
 
     cupy.cuda.set_allocator(None)
@@ -58,8 +58,10 @@ def operations(ops, products: bool) -> int:
         if case.flops is not None and not products:
             continue
         for precision in filter(case.has, ops.precisions):
-            given = [ops.asarray(value) if isinstance(value, np.ndarray) else value
-                     for value in case.arguments(precision).values()]
+            given = [
+                ops.asarray(value) if isinstance(value, np.ndarray) else value
+                for value in case.arguments(precision).values()
+            ]
             getattr(ops, case.op)(*given)
             ops.synchronize()
             count += 1
@@ -68,8 +70,11 @@ def operations(ops, products: bool) -> int:
 
 def steps(ops, count: int) -> None:
     """Of FitNet-MNIST with two images; the second is recorded."""
-    step = Step(ops, Entry("fitnet_mnist", "maxout", 2, "fp32", 1, "cuda", "synthetic", "paper"),
-                load("synthetic", size=(28, 28, 1), limit=40))
+    step = Step(
+        ops,
+        Entry("fitnet_mnist", "maxout", 2, "fp32", 1, "cuda", "synthetic", "paper"),
+        load("synthetic", size=(28, 28, 1), limit=40),
+    )
     step.start(count)
     call = ops.captured(step)
     for _ in range(count):
@@ -80,8 +85,11 @@ def steps(ops, count: int) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.gpu.small", description=__doc__.split("\n")[0])
     parser.add_argument("--planted", choices=TOOLS, help="launch this bug, and nothing else")
-    parser.add_argument("--products", action="store_true",
-                        help="what is cuDNN's and cuSOLVER's too, and a small net")
+    parser.add_argument(
+        "--products",
+        action="store_true",
+        help="what is cuDNN's and cuSOLVER's too, and a small net",
+    )
     options = parser.parse_args(arguments)
     ops = unpooled()
     if options.planted:

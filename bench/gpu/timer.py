@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-COLD = 2.5                          # times L2 that the calls of a graph move together
+COLD = 2.5  # times L2 that the calls of a graph move together
 MOST_SETS = 64
-CALLS = 48                          # recorded together, at least: the launch does not count then
-COPIES, COPY_SECONDS = 9, 2e-3      # replays whose median counts, and about how long each takes
+CALLS = 48  # recorded together, at least: the launch does not count then
+COPIES, COPY_SECONDS = 9, 2e-3  # replays whose median counts, and about how long each takes
 
 
 def l2_bytes() -> int:
@@ -41,8 +41,8 @@ class Recorded:
         self.ops, self.count = ops, len(calls)
         self.begin, self.end, self.elapsed = Event(), Event(), get_elapsed_time
         self.replay = ops.captured(lambda: [call() for call in calls])
-        self.replay()               # as it is: kernels are compiled, workspaces allocated
-        self.replay()               # recorded, and launched
+        self.replay()  # as it is: kernels are compiled, workspaces allocated
+        self.replay()  # recorded, and launched
 
     def seconds(self, count: int = 1) -> float:
         replays = -(-count // self.count)
@@ -79,8 +79,9 @@ def copy_gbs(ops, nbytes: int, small: bool = False) -> float:
 
     def one() -> Callable[[], None]:
         source, target = ops.zeros((half,), np.uint8), ops.zeros((half,), np.uint8)
-        return lambda: runtime.memcpyAsync(target.data.ptr, source.data.ptr, half,
-                                           runtime.memcpyDeviceToDevice, stream)
+        return lambda: runtime.memcpyAsync(
+            target.data.ptr, source.data.ptr, half, runtime.memcpyDeviceToDevice, stream
+        )
 
     count = 1 if small else sets(nbytes, l2_bytes())
     copies = Recorded(ops, [one() for _ in range(count)], 1 if small else CALLS)

@@ -70,15 +70,20 @@ EXPERIMENTS = {  # the cheapest first: the order of `all`
     "figure3": Experiment(figure2_3.figure3, figure2_3.draw3),
     "table7": Experiment(table2_to_7.table7),
     "table4": Experiment(table2_to_7.table4),
-    **{name: Experiment(partial(figure4_5.cells_of, figure=name),
-                        partial(figure4_5.draw, figure=name), folder=True)
-       for name in figure4_5.NETS},
+    **{
+        name: Experiment(
+            partial(figure4_5.cells_of, figure=name),
+            partial(figure4_5.draw, figure=name),
+            folder=True,
+        )
+        for name in figure4_5.NETS
+    },
 }
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 def seconds_of(text: str) -> float:
-    """"20m" -> 1200.0; a number alone is minutes. InputError."""
+    """ "20m" -> 1200.0; a number alone is minutes. InputError."""
     parts = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*([smh]?)", text)
     value = float(parts[1]) * UNITS[parts[2] or "m"] if parts else math.nan
     if not 0 < value < math.inf:
@@ -94,17 +99,30 @@ def parser() -> Parser:
     add("--data", metavar="FOLDER", help="the images of figure4 and figure5")
     add("--device", metavar="NAME", help=f"{' | '.join(DEVICES)} (default: auto)")
     add("--threads", metavar="N", type=int, help="CPU threads (default: all)")
-    add("--seeds", metavar="N", type=int, help="runs a cell (default: 5 where nothing is trained, "
-        "3 on MNIST and for claims, else 1)")
-    add("--recipe", metavar="NAME", help=f"{' | '.join(KINDS)}, of what is trained "
-        "(default: paper)")
+    add(
+        "--seeds",
+        metavar="N",
+        type=int,
+        help="runs a cell (default: 5 where nothing is trained, 3 on MNIST and for claims, else 1)",
+    )
+    add(
+        "--recipe", metavar="NAME", help=f"{' | '.join(KINDS)}, of what is trained (default: paper)"
+    )
     add("--epochs", metavar="N", type=float, help="at most N epochs: a cell so cut says so")
-    add("--precision", metavar="P", help="fp32 | bf16 (default: bf16 for the FitNet-4 family where "
-        "the device has it, else fp32)")
+    add(
+        "--precision",
+        metavar="P",
+        help="fp32 | bf16 (default: bf16 for the FitNet-4 family where "
+        "the device has it, else fp32)",
+    )
     add("--batch", metavar="N", type=int, help="images in a step of figure4 and figure5")
     add("--budget", metavar="TIME", help="90s, 20m, 2h: what is not finished then says so")
-    add("--only", metavar="ROW[:COLUMN]", action="append", help="these cells alone, for example "
-        "'LSUV:tanh' or 'FitNet-*'; may be given again")
+    add(
+        "--only",
+        metavar="ROW[:COLUMN]",
+        action="append",
+        help="these cells alone, for example 'LSUV:tanh' or 'FitNet-*'; may be given again",
+    )
     add("--json", metavar="FILE", help="write the rows there, a list")
     add("--folder", metavar="DIR", help=f"where cells, runs and rows are kept (default: {FOLDER})")
     add("--out", metavar="DIR", help="of report: where the page goes (default: --folder)")
@@ -126,8 +144,9 @@ def check(args) -> None:
     if args.epochs is not None and not 0 < args.epochs < math.inf:
         raise InputError(f"--epochs {args.epochs:g} must be above 0")
     if args.json is not None and args.what == ["report"]:
-        raise InputError(f"--json {args.json}: report writes rows.json by itself, into --out; "
-                         "leave --json out")
+        raise InputError(
+            f"--json {args.json}: report writes rows.json by itself, into --out; leave --json out"
+        )
     if args.json is not None and Path(args.json).is_dir():
         raise InputError(f"--json {args.json}: a folder; give the name of a file in it")
     if args.json is not None and not Path(args.json).absolute().parent.is_dir():
@@ -137,9 +156,22 @@ def check(args) -> None:
 
 
 def study_of(args) -> Study:
-    options = {name: getattr(args, name) for name in (
-        "device", "threads", "data_dir", "data", "seeds", "recipe", "epochs", "precision", "batch",
-        "only") if getattr(args, name) is not None}
+    options = {
+        name: getattr(args, name)
+        for name in (
+            "device",
+            "threads",
+            "data_dir",
+            "data",
+            "seeds",
+            "recipe",
+            "epochs",
+            "precision",
+            "batch",
+            "only",
+        )
+        if getattr(args, name) is not None
+    }
     if args.folder is not None:
         options["folder"] = Path(args.folder)
     if args.budget is not None:
@@ -152,8 +184,11 @@ def chosen(args) -> list[str]:
     that was not given."""
     names = []
     for name in args.what:
-        each = [name] if name != "all" else [
-            key for key, e in EXPERIMENTS.items() if args.data is not None or not e.folder]
+        each = (
+            [name]
+            if name != "all"
+            else [key for key, e in EXPERIMENTS.items() if args.data is not None or not e.folder]
+        )
         names += [key for key in each if key not in names and key != "report"]
     return names
 
@@ -178,15 +213,22 @@ def measure(study: Study, name: str) -> list[Row]:
 def none_such(study: Study, names: list[str]) -> InputError:
     """What --only could have named."""
     blank = [row for name in names for cell in EXPERIMENTS[name].cells(study) for row in cell.blank]
-    rows, columns = (", ".join(dict.fromkeys(map(repr, names))) for names in (
-        (row.row for row in blank), (row.column for row in blank)))
-    return InputError(f"--only {' '.join(study.only)} names no cell of {', '.join(names)}; rows "
-                      f"{rows}; columns {columns}")
+    rows, columns = (
+        ", ".join(dict.fromkeys(map(repr, names)))
+        for names in ((row.row for row in blank), (row.column for row in blank))
+    )
+    return InputError(
+        f"--only {' '.join(study.only)} names no cell of {', '.join(names)}; rows "
+        f"{rows}; columns {columns}"
+    )
 
 
 def counts(rows: list[Row]) -> str:
-    words = [f"{sum(row.verdict == verdict for row in rows)} {verdict}" for verdict in VERDICTS
-             if any(row.verdict == verdict for row in rows)]
+    words = [
+        f"{sum(row.verdict == verdict for row in rows)} {verdict}"
+        for verdict in VERDICTS
+        if any(row.verdict == verdict for row in rows)
+    ]
     return f"{len(rows)} cells: {', '.join(words)}" if rows else "no cells"
 
 
@@ -202,18 +244,24 @@ def report(study: Study, out: Path) -> None:
             except (TypeError, KeyError, AttributeError, InputError):
                 raise damaged(path) from None
     if not rows:
-        raise InputError(f"{study.folder}: nothing is measured there yet; run a table first, for "
-                         "example python -m bench.paper table8")
+        raise InputError(
+            f"{study.folder}: nothing is measured there yet; run a table first, for "
+            "example python -m bench.paper table8"
+        )
     rows = with_blanks(study, rows)
     out.mkdir(parents=True, exist_ok=True)
     for figure in figures:
         plots.draw(figure, out)
     write_json(out / "rows.json", rows)
-    page.write(rows, figures, out, {
-        "machine": study.machine, "date": study.today,
-        "again": "python -m bench.paper all"})
-    print_line(f"{out / 'report.html'}, report.md, rows.json: {len(rows)} cells, "
-               f"{len(figures)} figures")
+    page.write(
+        rows,
+        figures,
+        out,
+        {"machine": study.machine, "date": study.today, "again": "python -m bench.paper all"},
+    )
+    print_line(
+        f"{out / 'report.html'}, report.md, rows.json: {len(rows)} cells, {len(figures)} figures"
+    )
 
 
 def with_blanks(study: Study, rows: list[dict]) -> list[dict]:
@@ -221,8 +269,11 @@ def with_blanks(study: Study, rows: list[dict]) -> list[dict]:
     every = []
     for name in page.TABLES:
         e = EXPERIMENTS[name]
-        blank = (figure4_5.unmeasured(study, name) if e.folder and study.data is None else
-                 [row for cell in e.cells(study) for row in cell.blank])
+        blank = (
+            figure4_5.unmeasured(study, name)
+            if e.folder and study.data is None
+            else [row for cell in e.cells(study) for row in cell.blank]
+        )
         there = {(row["row"], row["column"]): row for row in rows if row["table"] == name}
         for row in blank:
             every.append(there.pop((row.row, row.column), row.as_dict()))

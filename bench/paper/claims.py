@@ -25,9 +25,9 @@ from bench.paper.training import Run, plan, settings_options, train
 from lsuv import initialise
 
 SEEDS = 3
-SAME = 0.5                          # points that are no difference
-LARGE = 2.0                         # points that are no small decrease any more
-MOST = 5                            # iterations
+SAME = 0.5  # points that are no difference
+LARGE = 2.0  # points that are no small decrease any more
+MOST = 5  # iterations
 TOLERANCES = (0.1, 0.05, 0.02, 0.01)
 BASE = Run("fitnet1", "relu", "lsuv")
 
@@ -48,31 +48,47 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("Gaussian pre-initialisation", "small decrease", BASE,
-          Run("fitnet1", "relu", "lsuv", more=(("lsuv_pre", "gaussian"),)),
-          lambda each, d, error: max(each) < 0 and d > -LARGE),
-    Claim("input normalisation", "no improvement", BASE,
-          Run("fitnet1", "relu", "lsuv", more=(("lsuv_normalise", "input"),)),
-          lambda each, d, error: d <= 2 * error),
-    Claim("tolerance 0.01, not 0.1", "no difference", fresh(0.1), fresh(0.01),
-          lambda each, d, error: abs(d) <= max(SAME, 2 * error)),
+    Claim(
+        "Gaussian pre-initialisation",
+        "small decrease",
+        BASE,
+        Run("fitnet1", "relu", "lsuv", more=(("lsuv_pre", "gaussian"),)),
+        lambda each, d, error: max(each) < 0 and d > -LARGE,
+    ),
+    Claim(
+        "input normalisation",
+        "no improvement",
+        BASE,
+        Run("fitnet1", "relu", "lsuv", more=(("lsuv_normalise", "input"),)),
+        lambda each, d, error: d <= 2 * error,
+    ),
+    Claim(
+        "tolerance 0.01, not 0.1",
+        "no difference",
+        fresh(0.1),
+        fresh(0.01),
+        lambda each, d, error: abs(d) <= max(SAME, 2 * error),
+    ),
 )
 
 
 def claims(study: Study) -> list[Cell]:
     """The differences in accuracy, then the iterations by activation and tolerance."""
-    return [*map(lambda claim: difference(study, claim), CLAIMS),
-            *(iterations(study, column, act) for column, act in ACTS.items()
-              if act != "sigmoid")]
+    return [
+        *map(lambda claim: difference(study, claim), CLAIMS),
+        *(iterations(study, column, act) for column, act in ACTS.items() if act != "sigmoid"),
+    ]
 
 
 def difference(study: Study, claim: Claim) -> Cell:
     """Accuracy of one setting less that of another, seed by seed."""
     seeds = study.seeds or SEEDS
     pair = plan(study, claim.base), plan(study, claim.other)
-    more = {"of_epochs": pair[0].full,
-            "settings": f"{pair[1].words}, less the same with {changed(claim)}, {seeds} seeds",
-            "rerun": study.command("claims", *settings_options(study, seeds))}
+    more = {
+        "of_epochs": pair[0].full,
+        "settings": f"{pair[1].words}, less the same with {changed(claim)}, {seeds} seeds",
+        "rerun": study.command("claims", *settings_options(study, seeds)),
+    }
 
     def measure(progress: Progress) -> list[Row]:
         outcomes = []
@@ -80,20 +96,38 @@ def difference(study: Study, claim: Claim) -> Cell:
             seed, planned = number // 2, pair[number % 2]
 
             def report(line, epoch, number=number, planned=planned):
-                progress.say(f"seed {number // 2}, {line}",
-                             (number + min(epoch / planned.epochs, 1)) / (2 * seeds))
+                progress.say(
+                    f"seed {number // 2}, {line}",
+                    (number + min(epoch / planned.epochs, 1)) / (2 * seeds),
+                )
 
             outcomes.append(train(study, planned, seed, report))
         begun = [o for o in outcomes if o is not None and (o.epochs or o.failed)]
-        both = [(a, b) for a, b in zip(outcomes[::2], outcomes[1::2], strict=True)
-                if a is not None and b is not None and a.finished and b.finished]
+        both = [
+            (a, b)
+            for a, b in zip(outcomes[::2], outcomes[1::2], strict=True)
+            if a is not None and b is not None and a.finished and b.finished
+        ]
         if not begun:
             return blank
         broken = sorted({o.failed.strip() for o in begun if o.failed})
         if not both:
-            return [study.row("claims", claim.row, "accuracy", claim.says, "points", **{
-                **more, "ours": NC if broken else None, "verdict": CUT,
-                "epochs": min(o.epochs for o in begun), "note": "; ".join(broken)})]
+            return [
+                study.row(
+                    "claims",
+                    claim.row,
+                    "accuracy",
+                    claim.says,
+                    "points",
+                    **{
+                        **more,
+                        "ours": NC if broken else None,
+                        "verdict": CUT,
+                        "epochs": min(o.epochs for o in begun),
+                        "note": "; ".join(broken),
+                    },
+                )
+            ]
         values = [100 * (b.accuracy - a.accuracy) for a, b in both]
         mean, spread = mean_and_spread(values)
         done = len(both) == seeds and pair[0].whole
@@ -104,13 +138,32 @@ def difference(study: Study, claim: Claim) -> Cell:
         elif spread is None:  # one seed has no error to judge by
             verdict = NO_VALUE
         else:
-            verdict = OK if claim.holds(values, mean, spread / seeds ** 0.5) else OFF
-        return [study.row("claims", claim.row, "accuracy", claim.says, "points", **{
-            **more, "ours": mean, "spread": spread, "seeds": values, "verdict": verdict,
-            "epochs": pair[0].epochs, "date": both[-1][1].record["started"][:10],
-            "machine": training.ran_on(both[-1][1].record),
-            "note": "; ".join([*broken, *([] if len(both) == seeds else
-                                          [f"{len(both)} of {seeds} seeds"])])})]
+            verdict = OK if claim.holds(values, mean, spread / seeds**0.5) else OFF
+        return [
+            study.row(
+                "claims",
+                claim.row,
+                "accuracy",
+                claim.says,
+                "points",
+                **{
+                    **more,
+                    "ours": mean,
+                    "spread": spread,
+                    "seeds": values,
+                    "verdict": verdict,
+                    "epochs": pair[0].epochs,
+                    "date": both[-1][1].record["started"][:10],
+                    "machine": training.ran_on(both[-1][1].record),
+                    "note": "; ".join(
+                        [
+                            *broken,
+                            *([] if len(both) == seeds else [f"{len(both)} of {seeds} seeds"]),
+                        ]
+                    ),
+                },
+            )
+        ]
 
     blank = [study.row("claims", claim.row, "accuracy", claim.says, "points", **more)]
     cost = 2 * seeds * pair[0].epochs * training.multiply_adds(claim.base.net, claim.base.act)
@@ -135,14 +188,25 @@ def iterations(study: Study, column: str, act: str) -> Cell:
             if counts:
                 most = [max(of_layers) for of_layers in counts]
                 mean = statistics.fmean(sum(counts, []))
-                more = {"ours": float(max(most)), "seeds": [float(c) for c in most],
-                        "verdict": OK if max(most) <= MOST else OFF,
-                        "note": f"{mean:.1f} on average over the layers"}
-            out.append(study.row(
-                "claims", f"iterations, tolerance {tolerance:g}", column, "1 to 5", "iterations",
-                settings=f"FitNet-4, {act}, LSUV in fresh mode, CIFAR-10, batch {BATCH}, "
-                f"the most of any layer, {seeds} seeds",
-                rerun=study.command("claims", f"--seeds {seeds}"), **more))
+                more = {
+                    "ours": float(max(most)),
+                    "seeds": [float(c) for c in most],
+                    "verdict": OK if max(most) <= MOST else OFF,
+                    "note": f"{mean:.1f} on average over the layers",
+                }
+            out.append(
+                study.row(
+                    "claims",
+                    f"iterations, tolerance {tolerance:g}",
+                    column,
+                    "1 to 5",
+                    "iterations",
+                    settings=f"FitNet-4, {act}, LSUV in fresh mode, CIFAR-10, batch {BATCH}, "
+                    f"the most of any layer, {seeds} seeds",
+                    rerun=study.command("claims", f"--seeds {seeds}"),
+                    **more,
+                )
+            )
         return out
 
     def measure(progress: Progress) -> list[Row]:
@@ -150,13 +214,21 @@ def iterations(study: Study, column: str, act: str) -> Cell:
         for tolerance in TOLERANCES:
             for seed in range(seeds):
                 net, feed = fitnet4(study, act, seed)
-                report = initialise(net, "lsuv", feed.first_batches(), seed, act, mode="fresh",
-                                    tolerance=tolerance)
+                report = initialise(
+                    net, "lsuv", feed.first_batches(), seed, act, mode="fresh", tolerance=tolerance
+                )
                 found.setdefault(tolerance, []).append([r.iterations for r in report.rows])
-                progress.say(f"tolerance {tolerance:g}, seed {seed}",
-                             (TOLERANCES.index(tolerance) + (seed + 1) / seeds) / len(TOLERANCES))
+                progress.say(
+                    f"tolerance {tolerance:g}, seed {seed}",
+                    (TOLERANCES.index(tolerance) + (seed + 1) / seeds) / len(TOLERANCES),
+                )
         return rows(found)
 
     cost = 0.05 * training.multiply_adds("fitnet4", act) * seeds
-    return Cell(f"claims-iterations-{column}-{seeds}seeds", f"claims iterations, {column}", cost,
-                measure, rows({}))
+    return Cell(
+        f"claims-iterations-{column}-{seeds}seeds",
+        f"claims iterations, {column}",
+        cost,
+        measure,
+        rows({}),
+    )

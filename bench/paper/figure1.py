@@ -32,7 +32,7 @@ from models.recipes import recipe
 STEPS, FIRST = 100, 10
 GAINS = (0.5, 0.7, 1.0, 1.2, 1.4, 1.7, 2.0)
 BAND = (1e-3, 1e-2, "0.1 % to 1 %")
-OPTIMUM, NEAR = 1.4, 1.25           # the paper's for ReLU, and the factor that ours may be off by
+OPTIMUM, NEAR = 1.4, 1.25  # the paper's for ReLU, and the factor that ours may be off by
 COLUMNS = ("ReLU", "VLReLU", "tanh", "maxout")
 UNIT = "|dW|/|W|"
 
@@ -47,15 +47,24 @@ def name_of(gain: float | None) -> str:
 
 def figure1(study: Study) -> list[Cell]:
     """Relative size of the updates for orthonormal weights times a gain, and for LSUV."""
-    return [*(scaled(study, column, gain) for column in COLUMNS for gain in (*GAINS, None)),
-            *(nearest(study, column) for column in COLUMNS)]
+    return [
+        *(scaled(study, column, gain) for column in COLUMNS for gain in (*GAINS, None)),
+        *(nearest(study, column) for column in COLUMNS),
+    ]
 
 
 def scaled(study: Study, column: str, gain: float | None) -> Cell:
     act, key = ACTS[column], key_of(column, gain)
-    row = partial(study.row, "figure1", name_of(gain), column, None, UNIT,
-                  settings=f"FitNet-4, {act}, orthonormal weights, CIFAR-10, paper recipe, fp32, "
-                  f"seed 0: median of the first {FIRST} updates")
+    row = partial(
+        study.row,
+        "figure1",
+        name_of(gain),
+        column,
+        None,
+        UNIT,
+        settings=f"FitNet-4, {act}, orthonormal weights, CIFAR-10, paper recipe, fp32, "
+        f"seed 0: median of the first {FIRST} updates",
+    )
 
     def measure(progress: Progress) -> list[Row]:
         found = study.series(key)
@@ -72,11 +81,19 @@ def scaled(study: Study, column: str, gain: float | None) -> Cell:
         else:
             last = statistics.fmean(losses[-10:])
             end = f"loss {losses[0]:.2f}, after {STEPS} steps {last:.2f}"
-        return [row(ours=ratio if math.isfinite(ratio) else NC, verdict=NO_VALUE, note=end,
-                    date=found["date"], machine=found["machine"])]
+        return [
+            row(
+                ours=ratio if math.isfinite(ratio) else NC,
+                verdict=NO_VALUE,
+                note=end,
+                date=found["date"],
+                machine=found["machine"],
+            )
+        ]
 
-    return Cell(None, f"figure1 {name_of(gain)}, {column}", multiply_adds("fitnet4", act), measure,
-                [row()])
+    return Cell(
+        None, f"figure1 {name_of(gain)}, {column}", multiply_adds("fitnet4", act), measure, [row()]
+    )
 
 
 def walked(study: Study, act: str, gain: float | None) -> dict | None:
@@ -87,15 +104,22 @@ def walked(study: Study, act: str, gain: float | None) -> dict | None:
     else:
         fill(net, "ortho", 0, act, gain=gain)
     settings = recipe("fitnet4", act, "ortho")
-    losses, ratios = walk(net, feed, optimizer_of(net, settings), settings.policy, STEPS,
-                          until=lambda done: study.left > 0)
+    losses, ratios = walk(
+        net,
+        feed,
+        optimizer_of(net, settings),
+        settings.policy,
+        STEPS,
+        until=lambda done: study.left > 0,
+    )
     if study.left <= 0:
         return None
     return {"loss": losses, "ratio": ratios, "date": study.today, "machine": study.machine}
 
 
-def walk(net, feed, optimizer, policy: dict, steps: int,
-         look: bool = True, until=lambda done: True) -> tuple[list[float], list[float]]:
+def walk(
+    net, feed, optimizer, policy: dict, steps: int, look: bool = True, until=lambda done: True
+) -> tuple[list[float], list[float]]:
     """Train `steps` steps -> (losses, ratios), a number a step; fewer where the loss stops being
     finite.
 
@@ -117,8 +141,12 @@ def walk(net, feed, optimizer, policy: dict, steps: int,
         if not look:
             continue
         after = weights_of(net)
-        ratios.append(float(np.abs(after - before).mean(dtype=np.float64)
-                            / np.abs(before).mean(dtype=np.float64)))
+        ratios.append(
+            float(
+                np.abs(after - before).mean(dtype=np.float64)
+                / np.abs(before).mean(dtype=np.float64)
+            )
+        )
         before = after
     return losses, ratios
 
@@ -126,8 +154,13 @@ def walk(net, feed, optimizer, policy: dict, steps: int,
 def weights_of(net) -> np.ndarray:
     """A copy of all weights, without biases."""
     arena = net.ops.tohost(net.weights)
-    return np.concatenate([net.arenas.view(arena, name).reshape(-1)
-                           for name in net.named_params() if name.endswith(".W")])
+    return np.concatenate(
+        [
+            net.arenas.view(arena, name).reshape(-1)
+            for name in net.named_params()
+            if name.endswith(".W")
+        ]
+    )
 
 
 def first(found: dict) -> float:
@@ -138,10 +171,16 @@ def first(found: dict) -> float:
 def nearest(study: Study, column: str) -> Cell:
     """The gain whose first updates are nearest to the middle of the band, on a log scale."""
     judged = column == "ReLU"
-    row = partial(study.row, "figure1", "gain nearest the band", column,
-                  OPTIMUM if judged else None, "gain",
-                  settings=f"the gain whose median ratio of the first {FIRST} updates is nearest "
-                  "to the middle of the band, on a log scale")
+    row = partial(
+        study.row,
+        "figure1",
+        "gain nearest the band",
+        column,
+        OPTIMUM if judged else None,
+        "gain",
+        settings=f"the gain whose median ratio of the first {FIRST} updates is nearest "
+        "to the middle of the band, on a log scale",
+    )
 
     def measure(progress: Progress) -> list[Row]:
         found = {gain: study.series(key_of(column, gain)) for gain in GAINS}
@@ -149,9 +188,15 @@ def nearest(study: Study, column: str) -> Cell:
             return [row()]
         middle = math.sqrt(BAND[0] * BAND[1])
         gain = min(GAINS, key=lambda g: abs(math.log(first(found[g]) / middle)))
-        return [row(ours=gain, verdict=within(gain, OPTIMUM, NEAR) if judged else NO_VALUE,
-                    note=f"ratio {first(found[gain]):.2g}", date=found[gain]["date"],
-                    machine=found[gain]["machine"])]
+        return [
+            row(
+                ours=gain,
+                verdict=within(gain, OPTIMUM, NEAR) if judged else NO_VALUE,
+                note=f"ratio {first(found[gain]):.2g}",
+                date=found[gain]["date"],
+                machine=found[gain]["machine"],
+            )
+        ]
 
     return Cell(None, f"figure1 gain nearest the band, {column}", 0, measure, [row()])
 
@@ -163,12 +208,26 @@ def draw(study: Study) -> Figure | None:
         for gain in (*GAINS, None):
             found = study.series(key_of(column, gain))
             if found is not None:
-                series.append(Series(name_of(gain), list(range(1, len(found["ratio"]) + 1)),
-                                     found["ratio"], column))
+                series.append(
+                    Series(
+                        name_of(gain),
+                        list(range(1, len(found["ratio"]) + 1)),
+                        found["ratio"],
+                        column,
+                    )
+                )
     if not series:
         return None
-    return Figure("figure1", "Relative size of the weight updates", "iteration",
-                  "mean |dW| / mean |W|", series, log_y=True, band=BAND, y_top=1.0,
-                  caption="FitNet-4 on CIFAR-10, SGD as in the paper's recipe; orthonormal weights "
-                  "times a gain, and LSUV. The band is where the paper finds convergence. Lines "
-                  "that leave at the top are runs that diverge.")
+    return Figure(
+        "figure1",
+        "Relative size of the weight updates",
+        "iteration",
+        "mean |dW| / mean |W|",
+        series,
+        log_y=True,
+        band=BAND,
+        y_top=1.0,
+        caption="FitNet-4 on CIFAR-10, SGD as in the paper's recipe; orthonormal weights "
+        "times a gain, and LSUV. The band is where the paper finds convergence. Lines "
+        "that leave at the top are runs that diverge.",
+    )

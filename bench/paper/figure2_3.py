@@ -20,7 +20,7 @@ from bench.paper.table6 import threads_of
 from bench.paper.training import Run, cell, folder_of, multiply_adds, outcome, plan
 from models.recipes import recipe
 
-ACT_3 = "relu"                      # the cheapest of the paper's
+ACT_3 = "relu"  # the cheapest of the paper's
 RUNS_3 = {
     "LSUV": Run("fitnet4", ACT_3, "lsuv"),
     "BN before": Run("fitnet4-bn-before", ACT_3, "xavier"),
@@ -28,14 +28,18 @@ RUNS_3 = {
     "BN-half before": Run("fitnet4-bn-before", ACT_3, "xavier", share=0.5),
     "BN-half after": Run("fitnet4-bn-after", ACT_3, "xavier", share=0.5),
 }
-OVERHEAD, AROUND = 30.0, 1.5        # % of an iteration, as the paper says; factor
-ROUNDS, STEPS = 5, 3                # of a timed step: rounds over the nets, steps in a turn
+OVERHEAD, AROUND = 30.0, 1.5  # % of an iteration, as the paper says; factor
+ROUNDS, STEPS = 5, 3  # of a timed step: rounds over the nets, steps in a turn
 
 
 def figure2(study: Study) -> list[Cell]:
     """The runs of Table 3, whose curves are drawn."""
-    return [cell(study, "figure2", init, act, None, Run("fitnet4", ACTS[act], INITS[init]))
-            for act in ACTS for init in TABLE_3 if act in TABLE_3[init]]
+    return [
+        cell(study, "figure2", init, act, None, Run("fitnet4", ACTS[act], INITS[init]))
+        for act in ACTS
+        for init in TABLE_3
+        if act in TABLE_3[init]
+    ]
 
 
 def curve(study: Study, run: Run, label: str, panel: str, seconds: float | None = None):
@@ -51,18 +55,28 @@ def curve(study: Study, run: Run, label: str, panel: str, seconds: float | None 
 
 
 def draw2(study: Study) -> Figure | None:
-    series = [curve(study, Run("fitnet4", ACTS[act], INITS[init]), init, act)
-              for act in ACTS for init in TABLE_3 if act in TABLE_3[init]]
-    return accuracy_figure("figure2", "FitNet-4: accuracy by activation and initialiser", "epoch",
-                           series, f"CIFAR-10, {study.recipe} recipe; a point is the test accuracy "
-                           "after an epoch, of seed 0.")
+    series = [
+        curve(study, Run("fitnet4", ACTS[act], INITS[init]), init, act)
+        for act in ACTS
+        for init in TABLE_3
+        if act in TABLE_3[init]
+    ]
+    return accuracy_figure(
+        "figure2",
+        "FitNet-4: accuracy by activation and initialiser",
+        "epoch",
+        series,
+        f"CIFAR-10, {study.recipe} recipe; a point is the test accuracy after an epoch, of seed 0.",
+    )
 
 
 def figure3(study: Study) -> list[Cell]:
     """LSUV and batch normalisation, whole and with half the iterations in each step of the rate;
     and what the normalisation adds to an iteration."""
-    return [overhead(study), *(cell(study, "figure3", row, "accuracy", None, run)
-                               for row, run in RUNS_3.items())]
+    return [
+        overhead(study),
+        *(cell(study, "figure3", row, "accuracy", None, run) for row, run in RUNS_3.items()),
+    ]
 
 
 def overhead_key(study: Study) -> str:
@@ -81,24 +95,46 @@ def overhead(study: Study) -> Cell:
         rows = []
         for column, net in columns.items():
             ours = 100 * (seconds[net] / seconds["fitnet4"] - 1)
-            rows.append(study.row("figure3", "overhead", column, OVERHEAD, "% of a step", ours=ours,
-                                  verdict=within(ours, OVERHEAD, AROUND),
-                                  note=f"{seconds[net]:.1f} s an epoch, {seconds['fitnet4']:.1f} "
-                                  "without", **more))
+            rows.append(
+                study.row(
+                    "figure3",
+                    "overhead",
+                    column,
+                    OVERHEAD,
+                    "% of a step",
+                    ours=ours,
+                    verdict=within(ours, OVERHEAD, AROUND),
+                    note=f"{seconds[net]:.1f} s an epoch, {seconds['fitnet4']:.1f} without",
+                    **more,
+                )
+            )
         return rows
 
-    return Cell(key, "figure3 overhead of batch normalisation",
-                0.02 * multiply_adds("fitnet4", ACT_3), measure,
-                [study.row("figure3", "overhead", column, OVERHEAD, "% of a step", **more)
-                 for column in columns])
+    return Cell(
+        key,
+        "figure3 overhead of batch normalisation",
+        0.02 * multiply_adds("fitnet4", ACT_3),
+        measure,
+        [
+            study.row("figure3", "overhead", column, OVERHEAD, "% of a step", **more)
+            for column in columns
+        ],
+    )
 
 
-def seconds_per_epoch(study: Study, nets: tuple[str, ...], act: str,
-                      precision: str) -> dict[str, float]:
+def seconds_per_epoch(
+    study: Study, nets: tuple[str, ...], act: str, precision: str
+) -> dict[str, float]:
     """{net: seconds of an epoch of CIFAR-10 at the median training step}, the nets in turn."""
     data, batch = study.dataset("cifar10"), recipe(nets[0], act, "lsuv").batch
-    steps = {name: Step(study.ops, Entry(name, act, batch, precision, 1, study.ops.name, "cifar10",
-                                         "paper"), data) for name in nets}
+    steps = {
+        name: Step(
+            study.ops,
+            Entry(name, act, batch, precision, 1, study.ops.name, "cifar10", "paper"),
+            data,
+        )
+        for name in nets
+    }
     times: dict[str, list[float]] = {name: [] for name in nets}
     for step in steps.values():
         step.start((ROUNDS + 1) * STEPS)
@@ -110,8 +146,10 @@ def seconds_per_epoch(study: Study, nets: tuple[str, ...], act: str,
                 study.ops.synchronize()
                 if number:  # the first round warms up
                     times[name].append(time.perf_counter() - start)
-    return {name: len(data.train) / batch * statistics.median(seconds)
-            for name, seconds in times.items()}
+    return {
+        name: len(data.train) / batch * statistics.median(seconds)
+        for name, seconds in times.items()
+    }
 
 
 def draw3(study: Study) -> Figure | None:
@@ -119,10 +157,15 @@ def draw3(study: Study) -> Figure | None:
     if seconds is None:
         return None
     series = [curve(study, run, row, "", seconds[run.net]) for row, run in RUNS_3.items()]
-    return accuracy_figure("figure3", "FitNet-4: accuracy by training time", "minutes of training",
-                           series, f"CIFAR-10, {ACT_3}, {study.recipe} recipe. Minutes are epochs "
-                           "times the seconds an epoch of that net takes on the machine alone, "
-                           "evaluation left out.")
+    return accuracy_figure(
+        "figure3",
+        "FitNet-4: accuracy by training time",
+        "minutes of training",
+        series,
+        f"CIFAR-10, {ACT_3}, {study.recipe} recipe. Minutes are epochs "
+        "times the seconds an epoch of that net takes on the machine alone, "
+        "evaluation left out.",
+    )
 
 
 def accuracy_figure(name: str, title: str, x_label: str, series, caption: str) -> Figure | None:

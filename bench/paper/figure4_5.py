@@ -25,22 +25,26 @@ from engine.data import load
 from engine.errors import InputError
 from engine.train import KNOWN, assemble, first_weights
 
-FLAT = 0.98                         # of the loss of guessing: until there the loss is flat
-IMAGENET = 1000                     # classes: elsewhere the plateau is another one, not judged
+FLAT = 0.98  # of the loss of guessing: until there the loss is flat
+IMAGENET = 1000  # classes: elsewhere the plateau is another one, not judged
 FACTOR = 2.0
-SILENCE = 30                        # seconds between two lines on an epoch's progress
+SILENCE = 30  # seconds between two lines on an epoch's progress
 NETS = {"figure4": ("caffenet", "CaffeNet"), "figure5": ("googlenet", "GoogLeNet")}
 INITS = {"LSUV": "lsuv", "original": "original"}
 # Final accuracy in %, and epochs until the loss leaves its plateau, where the text gives them.
-PAPER = {("figure4", "flat loss"): {"LSUV": 0.05, "original": 0.5},
-         ("figure5", "accuracy"): {"LSUV": 68.0, "original": 67.2}}
+PAPER = {
+    ("figure4", "flat loss"): {"LSUV": 0.05, "original": 0.5},
+    ("figure5", "accuracy"): {"LSUV": 68.0, "original": 67.2},
+}
 
 
 def folder_run(study: Study, figure: str, init: str) -> Run:
     """InputError without a folder of images."""
     if study.data is None:
-        raise InputError(f"{figure} wants --data FOLDER, a folder of images with train/CLASS/*.jpg "
-                         "and test/CLASS/*.jpg, such as ImageNet's")
+        raise InputError(
+            f"{figure} wants --data FOLDER, a folder of images with train/CLASS/*.jpg "
+            "and test/CLASS/*.jpg, such as ImageNet's"
+        )
     more = () if study.batch is None else (("batch", study.batch),)
     return Run(NETS[figure][0], "relu", init, study.data, more=more)
 
@@ -50,10 +54,18 @@ def cells_of(study: Study, figure: str) -> list[Cell]:
     cells = []
     for column, init in INITS.items():
         run = folder_run(study, figure, init)
-        cells += [first_epoch(study, figure, column, run),
-                  cell(study, figure, "accuracy", column,
-                       PAPER.get((figure, "accuracy"), {}).get(column), run,
-                       options=options_of(study))]
+        cells += [
+            first_epoch(study, figure, column, run),
+            cell(
+                study,
+                figure,
+                "accuracy",
+                column,
+                PAPER.get((figure, "accuracy"), {}).get(column),
+                run,
+                options=options_of(study),
+            ),
+        ]
     return cells
 
 
@@ -65,11 +77,19 @@ def options_of(study: Study) -> list[str]:
 
 def unmeasured(study: Study, figure: str) -> list[Row]:
     """The rows of a figure that was given no folder of images."""
-    return [study.row(figure, row, column, PAPER.get((figure, row), {}).get(column), unit,
-                      rerun=study.command(figure, "--data FOLDER"),
-                      note="wants a folder of images")
-            for row, unit in (("flat loss", "epochs"), ("accuracy", "% accuracy"))
-            for column in INITS]
+    return [
+        study.row(
+            figure,
+            row,
+            column,
+            PAPER.get((figure, row), {}).get(column),
+            unit,
+            rerun=study.command(figure, "--data FOLDER"),
+            note="wants a folder of images",
+        )
+        for row, unit in (("flat loss", "epochs"), ("accuracy", "% accuracy"))
+        for column in INITS
+    ]
 
 
 def first_epoch(study: Study, figure: str, column: str, run: Run) -> Cell:
@@ -77,10 +97,12 @@ def first_epoch(study: Study, figure: str, column: str, run: Run) -> Cell:
     paper = PAPER.get((figure, "flat loss"), {}).get(column)
     planned = plan(study, run)
     key = f"{figure}-first-epoch-{planned.name}"
-    more = {"of_epochs": 1.0, "rerun": study.command(
-        figure, *options_of(study), *settings_options(study, 1)),
+    more = {
+        "of_epochs": 1.0,
+        "rerun": study.command(figure, *options_of(study), *settings_options(study, 1)),
         "settings": f"{planned.words}; epochs until a mean of ten losses is below {FLAT:g} of ln "
-        "classes"}
+        "classes",
+    }
 
     def walked(progress: Progress) -> dict | None:
         """The losses; None where the budget ended the walk."""
@@ -100,8 +122,14 @@ def first_epoch(study: Study, figure: str, column: str, run: Run) -> Cell:
         losses, _ = walk(net, feed, optimizer, s.policy, steps, look=False, until=goes_on)
         if study.left <= 0:
             return None
-        return {"loss": losses, "steps": len(data.train) / s.batch, "walked": steps,
-                "classes": len(data.classes), "date": study.today, "machine": study.machine}
+        return {
+            "loss": losses,
+            "steps": len(data.train) / s.batch,
+            "walked": steps,
+            "classes": len(data.classes),
+            "date": study.today,
+            "machine": study.machine,
+        }
 
     def measure(progress: Progress) -> list[Row]:
         found = study.series(key)
@@ -122,18 +150,32 @@ def first_epoch(study: Study, figure: str, column: str, run: Run) -> Cell:
             verdict = NO_VALUE
         else:
             verdict = OFF if ours == NC else within(ours, paper, FACTOR)
-        return [study.row(figure, "flat loss", column, paper, "epochs", ours=ours, epochs=epochs,
-                          verdict=verdict, date=found["date"], machine=found["machine"], **more)]
+        return [
+            study.row(
+                figure,
+                "flat loss",
+                column,
+                paper,
+                "epochs",
+                ours=ours,
+                epochs=epochs,
+                verdict=verdict,
+                date=found["date"],
+                machine=found["machine"],
+                **more,
+            )
+        ]
 
     blank = [study.row(figure, "flat loss", column, paper, "epochs", **more)]
-    return Cell(None, f"{figure} first epoch, {column}", 2 * multiply_adds(run.net, run.act),
-                measure, blank)
+    return Cell(
+        None, f"{figure} first epoch, {column}", 2 * multiply_adds(run.net, run.act), measure, blank
+    )
 
 
 def left_plateau(losses: list[float], guessing: float) -> int | None:
     """The first step after which ten losses on average are below FLAT of guessing's."""
     for step in range(10, len(losses) + 1):
-        if statistics.fmean(losses[step - 10:step]) < FLAT * guessing:
+        if statistics.fmean(losses[step - 10 : step]) < FLAT * guessing:
             return step
     return None
 
@@ -151,6 +193,11 @@ def draw(study: Study, figure: str) -> Figure | None:
     if not found:
         return None
     name = NETS[figure][1]
-    return Figure(figure, f"{name}: LSUV and its original initialisation", "epoch",
-                  "loss, or test accuracy in %", found, caption=f"{name} on the images of "
-                  f"{Path(study.data).resolve().name}.")
+    return Figure(
+        figure,
+        f"{name}: LSUV and its original initialisation",
+        "epoch",
+        "loss, or test accuracy in %",
+        found,
+        caption=f"{name} on the images of {Path(study.data).resolve().name}.",
+    )

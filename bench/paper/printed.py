@@ -9,16 +9,44 @@ Read next: bench/paper/table8_to_10.py, the tables that train nothing.
 
 from math import sqrt
 
-LAYERS = ("conv11", "conv12", "conv13", "conv14", "conv15",
-          "conv21", "conv22", "conv23", "conv24", "conv25", "conv26",
-          "conv31", "conv32", "conv33", "conv34", "conv35", "conv36", "ip1")
-RATIO = "ip1/conv11"                # the last row of Table 10
+LAYERS = (
+    "conv11",
+    "conv12",
+    "conv13",
+    "conv14",
+    "conv15",
+    "conv21",
+    "conv22",
+    "conv23",
+    "conv24",
+    "conv25",
+    "conv26",
+    "conv31",
+    "conv32",
+    "conv33",
+    "conv34",
+    "conv35",
+    "conv36",
+    "ip1",
+)
+RATIO = "ip1/conv11"  # the last row of Table 10
 NC = "n/c"
 
-ACTS = {"maxout": "maxout", "ReLU": "relu", "VLReLU": "vlrelu", "tanh": "tanh",
-        "sigmoid": "sigmoid"}       # the paper's name: ours
-INITS = {"LSUV": "lsuv", "OrthoNorm": "ortho", "OrthoNorm, MSRA scaled": "ortho-msra",
-         "Xavier": "xavier", "MSRA": "msra", "Ortho": "ortho"}
+ACTS = {
+    "maxout": "maxout",
+    "ReLU": "relu",
+    "VLReLU": "vlrelu",
+    "tanh": "tanh",
+    "sigmoid": "sigmoid",
+}  # the paper's name: ours
+INITS = {
+    "LSUV": "lsuv",
+    "OrthoNorm": "ortho",
+    "OrthoNorm, MSRA scaled": "ortho-msra",
+    "Xavier": "xavier",
+    "MSRA": "msra",
+    "Ortho": "ortho",
+}
 
 
 def _column(text: str, names=LAYERS) -> dict[str, float]:
@@ -27,8 +55,11 @@ def _column(text: str, names=LAYERS) -> dict[str, float]:
 
 def _row(text: str, names=tuple(ACTS)) -> dict[str, float | str]:
     """Cells by column; a dash is a cell that the paper leaves empty, and has no entry here."""
-    return {name: cell if cell == NC else float(cell)
-            for name, cell in zip(names, text.split(), strict=True) if cell != "-"}
+    return {
+        name: cell if cell == NC else float(cell)
+        for name, cell in zip(names, text.split(), strict=True)
+        if cell != "-"
+    }
 
 
 # Table 2, the rows of the paper's own nets. Accuracy in % with augmentation; the columns marked
@@ -77,31 +108,50 @@ TABLE_7 = {2: 89.27, 16: 89.30, 32: 89.30, 128: 89.28, 1024: 89.31}
 
 # Standard deviation of FitNet-4's weights by initialiser, ReLU, CIFAR-10.
 TABLE_8 = {
-    "LSUV": _column("0.383 0.091 0.083 0.076 0.068 0.036 0.048 0.061 0.052 0.067 0.055 "
-                    "0.034 0.044 0.042 0.041 0.040 0.043 0.048"),
-    "Ortho": _column("0.175 0.058 0.058 0.058 0.048 0.048 0.037 0.037 0.037 0.037 0.037 "
-                     "0.037 0.029 0.029 0.029 0.029 0.029 0.044"),
-    "MSRA": _column("0.265 0.082 0.083 0.083 0.060 0.052 0.052 0.052 0.052 0.052 0.052 "
-                    "0.052 0.041 0.041 0.041 0.041 0.041 0.124"),
-    "Xavier": _column("0.191 0.059 0.059 0.059 0.048 0.037 0.037 0.037 0.037 0.037 0.037 "
-                      "0.037 0.029 0.029 0.029 0.029 0.029 0.088"),
+    "LSUV": _column(
+        "0.383 0.091 0.083 0.076 0.068 0.036 0.048 0.061 0.052 0.067 0.055 "
+        "0.034 0.044 0.042 0.041 0.040 0.043 0.048"
+    ),
+    "Ortho": _column(
+        "0.175 0.058 0.058 0.058 0.048 0.048 0.037 0.037 0.037 0.037 0.037 "
+        "0.037 0.029 0.029 0.029 0.029 0.029 0.044"
+    ),
+    "MSRA": _column(
+        "0.265 0.082 0.083 0.083 0.060 0.052 0.052 0.052 0.052 0.052 0.052 "
+        "0.052 0.041 0.041 0.041 0.041 0.041 0.124"
+    ),
+    "Xavier": _column(
+        "0.191 0.059 0.059 0.059 0.048 0.037 0.037 0.037 0.037 0.037 0.037 "
+        "0.037 0.029 0.029 0.029 0.029 0.029 0.088"
+    ),
 }
 
 # Cells that no such filler can give: sqrt(2 / 432) is 0.0680, sqrt(1 / 432) is 0.0481, while
 # conv21's own Ortho cell confirms its fan_in of 432. What the filler does give.
-TABLE_8_SLIPS = {("MSRA", "conv15"): sqrt(2 / 432), ("MSRA", "conv21"): sqrt(2 / 432),
-                 ("Xavier", "conv21"): sqrt(1 / 432)}
+TABLE_8_SLIPS = {
+    ("MSRA", "conv15"): sqrt(2 / 432),
+    ("MSRA", "conv21"): sqrt(2 / 432),
+    ("Xavier", "conv21"): sqrt(1 / 432),
+}
 
 # The same as LSUV finds it, by activation.
 TABLE_9 = {
-    "tanh": _column("0.386 0.118 0.102 0.101 0.081 0.065 0.064 0.060 0.058 0.061 0.063 "
-                    "0.054 0.052 0.051 0.050 0.051 0.051 0.084"),
-    "ReLU": _column("0.388 0.083 0.096 0.082 0.064 0.044 0.055 0.055 0.064 0.061 0.049 "
-                    "0.032 0.049 0.048 0.047 0.047 0.040 0.044"),
-    "VLReLU": _column("0.384 0.084 0.075 0.080 0.065 0.037 0.047 0.049 0.049 0.043 0.052 "
-                      "0.037 0.037 0.042 0.038 0.039 0.037 0.044"),
-    "maxout": _column("0.383 0.058 0.063 0.065 0.044 0.034 0.040 0.032 0.041 0.040 0.037 "
-                      "0.027 0.031 0.033 0.028 0.030 0.033 0.038"),
+    "tanh": _column(
+        "0.386 0.118 0.102 0.101 0.081 0.065 0.064 0.060 0.058 0.061 0.063 "
+        "0.054 0.052 0.051 0.050 0.051 0.051 0.084"
+    ),
+    "ReLU": _column(
+        "0.388 0.083 0.096 0.082 0.064 0.044 0.055 0.055 0.064 0.061 0.049 "
+        "0.032 0.049 0.048 0.047 0.047 0.040 0.044"
+    ),
+    "VLReLU": _column(
+        "0.384 0.084 0.075 0.080 0.065 0.037 0.047 0.049 0.049 0.043 0.052 "
+        "0.037 0.037 0.042 0.038 0.039 0.037 0.044"
+    ),
+    "maxout": _column(
+        "0.383 0.058 0.063 0.065 0.044 0.034 0.040 0.032 0.041 0.040 0.037 "
+        "0.027 0.031 0.033 0.028 0.030 0.033 0.038"
+    ),
 }
 
 # Variance of the gradient of each layer's output before the activation, at initialisation, ReLU,
@@ -111,17 +161,21 @@ TABLE_10 = {
     "LSUV": _column(
         "4.87e-10 5.07e-10 4.36e-10 3.21e-10 3.85e-10 1.25e-09 1.15e-09 1.19e-09 9.12e-10 7.45e-10 "
         "8.21e-10 3.06e-09 2.57e-09 2.40e-09 2.19e-09 1.94e-09 2.31e-09 1.24e-07 255",
-        (*LAYERS, RATIO)),
+        (*LAYERS, RATIO),
+    ),
     "MSRA": _column(
         "9.42e-09 9.62e-09 1.07e-08 7.03e-09 6.57e-09 9.11e-09 9.73e-09 1.07e-08 1.07e-08 1.09e-08 "
         "1.15e-08 1.92e-08 2.01e-08 1.99e-08 2.25e-08 2.57e-08 2.97e-08 1.95e-07 20",
-        (*LAYERS, RATIO)),
+        (*LAYERS, RATIO),
+    ),
     "Ortho": _column(
         "5.67e-15 1.17e-14 2.30e-14 2.95e-14 6.71e-14 1.95e-13 3.79e-13 8.18e-13 1.79e-12 4.04e-12 "
         "8.36e-12 2.65e-11 5.95e-11 1.21e-10 2.64e-10 5.89e-10 1.32e-09 6.91e-08 12198922",
-        (*LAYERS, RATIO)),
+        (*LAYERS, RATIO),
+    ),
     "Xavier": _column(
         "2.30e-14 4.85e-14 9.94e-14 1.35e-13 3.10e-13 8.00e-13 1.56e-12 3.28e-12 6.69e-12 1.36e-11 "
         "2.99e-11 1.05e-10 2.28e-10 4.69e-10 1.01e-09 2.27e-09 5.57e-09 7.31e-08 3176821",
-        (*LAYERS, RATIO)),
+        (*LAYERS, RATIO),
+    ),
 }

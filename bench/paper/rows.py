@@ -83,8 +83,11 @@ def number(value: float | str | None, unit: str, printed: bool = False) -> str:
     if 0 < size < 1e-4 or size >= 1e9:
         return f"{value:.2e}"
     # A measured second keeps its zeros; what the paper or a count gives as 4 stays 4.
-    return (f"{value:#.{digits}g}".rstrip(".") if unit in TIMES and not printed
-            else f"{value:.{digits}g}")
+    return (
+        f"{value:#.{digits}g}".rstrip(".")
+        if unit in TIMES and not printed
+        else f"{value:.{digits}g}"
+    )
 
 
 def spread(value: float, unit: str, ours: str) -> str:
@@ -110,5 +113,7 @@ def line(row: dict) -> str:
     epochs = "" if row["epochs"] is None else f"  {row['epochs']:.4g}"
     if row["epochs"] is not None and row["of_epochs"] is not None:
         epochs += f" of {row['of_epochs']:.4g} epochs"
-    return (f"  {row['row']:<28} {row['column']:<18}{paper:>10}"
-            f"{ours:>22}  {row['verdict']}{epochs}{'  ' + row['note'] if row['note'] else ''}")
+    return (
+        f"  {row['row']:<28} {row['column']:<18}{paper:>10}"
+        f"{ours:>22}  {row['verdict']}{epochs}{'  ' + row['note'] if row['note'] else ''}"
+    )

@@ -28,7 +28,7 @@ from kernels import ops_for
 
 FOLDER = Path("runs") / "paper"
 CELLS, ROWS = "cells", "rows"
-AT_ONCE = 0.2                       # seconds
+AT_ONCE = 0.2  # seconds
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,10 @@ class Study:
     @cached_property
     def machine(self) -> str:
         m = machine(self.ops, {})
-        return (f"{m['processor']}, {m['cores']} cores, device {m['device']} ({m['description']}), "
-                f"Python {m['python']}, {m['versions']}")
+        return (
+            f"{m['processor']}, {m['cores']} cores, device {m['device']} ({m['description']}), "
+            f"Python {m['python']}, {m['versions']}"
+        )
 
     def command(self, table: str, *options: str) -> str:
         """What measures a cell of `table` again, with the options that decide its value."""
@@ -102,15 +104,28 @@ class Study:
     def row(self, table: str, row: str, column: str, paper, unit: str, **more) -> Row:
         """A row of today on this machine; nothing measured unless `more` says so."""
         blank = {"ours": None, "spread": None, "epochs": None, "verdict": NOT_RUN}
-        return Row(table, row, column, paper, unit=unit, **{
-            **blank, "rerun": self.command(table), "date": self.today, "machine": self.machine,
-            **more})
+        return Row(
+            table,
+            row,
+            column,
+            paper,
+            unit=unit,
+            **{
+                **blank,
+                "rerun": self.command(table),
+                "date": self.today,
+                "machine": self.machine,
+                **more,
+            },
+        )
 
     def wanted(self, row: Row) -> bool:
         """Whether the patterns of --only, if any, name this row."""
         return not self.only or any(
             fnmatchcase(row.row, pattern.partition(":")[0])
-            and fnmatchcase(row.column, pattern.partition(":")[2] or "*") for pattern in self.only)
+            and fnmatchcase(row.column, pattern.partition(":")[2] or "*")
+            for pattern in self.only
+        )
 
     @property
     def cells(self) -> str:
@@ -159,8 +174,7 @@ class Progress:
         self.say("")
 
     def end(self) -> None:
-        """The cell is over; one that took no time was there before and says nothing of the pace.
-        """
+        """The cell is over; one that took no time was there before and says nothing of the pace."""
         spent = time.monotonic() - self.began
         self.done += self.cell.cost
         if spent > AT_ONCE:
@@ -187,8 +201,9 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def run(study: Study, cells: list[Cell],
-        keep: Callable[[list[Row]], None] = lambda rows: None) -> list[Row]:
+def run(
+    study: Study, cells: list[Cell], keep: Callable[[list[Row]], None] = lambda rows: None
+) -> list[Row]:
     """Measure what is not there yet, in order, while there is time -> every row.
 
     A cell that ends in a RunError has it as its note and is no result; the next one is measured.

@@ -25,10 +25,15 @@ from bench.paper.training import Run, cell
 
 MNIST_SEEDS = 3
 NETS_2 = {"Fitnet4-LSUV": "lsuv", "Fitnet4-OrthoInit": "ortho"}
-DATA_2 = {"CIFAR-10": ("cifar10", None), "CIFAR-100": ("cifar100", None),
-          "CIFAR-100 RMSProp": ("cifar100", "rmsprop")}
-NOTES = {("table3", "MSRA", "maxout"): "the paper trained it once, with a very small rate and "
-         "clipping; its paper recipe here has those"}
+DATA_2 = {
+    "CIFAR-10": ("cifar10", None),
+    "CIFAR-100": ("cifar100", None),
+    "CIFAR-100 RMSProp": ("cifar100", "rmsprop"),
+}
+NOTES = {
+    ("table3", "MSRA", "maxout"): "the paper trained it once, with a very small rate and "
+    "clipping; its paper recipe here has those"
+}
 OPTIMIZERS = {"SGD": None, "RMSProp": "rmsprop"}
 
 
@@ -39,10 +44,16 @@ def table2(study: Study) -> list[Cell]:
         for column, paper in columns.items():
             if column == "MNIST error":
                 init = "lsuv" if "LSUV" in row else "ortho"
-                run = Run("fitnet_mnist", "maxout", init, "mnist",
-                          loss="svm" if row.endswith("SVM") else "softmax")
-                cells.insert(0, cell(study, "table2", row, column, paper, run, MNIST_SEEDS,
-                                     error=True))
+                run = Run(
+                    "fitnet_mnist",
+                    "maxout",
+                    init,
+                    "mnist",
+                    loss="svm" if row.endswith("SVM") else "softmax",
+                )
+                cells.insert(
+                    0, cell(study, "table2", row, column, paper, run, MNIST_SEEDS, error=True)
+                )
             else:
                 data, optimizer = DATA_2[column]
                 run = Run("fitnet4", "maxout", NETS_2[row], data, optimizer=optimizer)
@@ -51,9 +62,19 @@ def table2(study: Study) -> list[Cell]:
 
 
 def grid(study: Study, table: str, net: str, paper: dict[str, dict]) -> list[Cell]:
-    return [cell(study, table, row, column, printed, Run(net, ACTS[column], INITS[row]),
-                 note=NOTES.get((table, row, column), ""))
-            for row, columns in paper.items() for column, printed in columns.items()]
+    return [
+        cell(
+            study,
+            table,
+            row,
+            column,
+            printed,
+            Run(net, ACTS[column], INITS[row]),
+            note=NOTES.get((table, row, column), ""),
+        )
+        for row, columns in paper.items()
+        for column, printed in columns.items()
+    ]
 
 
 def table3(study: Study) -> list[Cell]:
@@ -68,33 +89,57 @@ def table4(study: Study) -> list[Cell]:
 
 def table5(study: Study) -> list[Cell]:
     """Batch-normalised FitNet-4, Xavier, the norm before or after the activation."""
-    return [cell(study, "table5", row, column, printed,
-                 Run(f"fitnet4-bn-{row}", ACTS[column], "xavier"))
-            for row, columns in TABLE_5.items() for column, printed in columns.items()]
+    return [
+        cell(
+            study, "table5", row, column, printed, Run(f"fitnet4-bn-{row}", ACTS[column], "xavier")
+        )
+        for row, columns in TABLE_5.items()
+        for column, printed in columns.items()
+    ]
 
 
 def table7(study: Study) -> list[Cell]:
     """FitNet-4 with tanh, by the images of LSUV's batch; the training batch is 128."""
-    return [cell(study, "table7", str(images), "accuracy", printed,
-                 Run("fitnet4", "tanh", "lsuv",
-                     more=() if images == 128 else (("lsuv_batch", images),)))
-            for images, printed in TABLE_7.items()]
+    return [
+        cell(
+            study,
+            "table7",
+            str(images),
+            "accuracy",
+            printed,
+            Run("fitnet4", "tanh", "lsuv", more=() if images == 128 else (("lsuv_batch", images),)),
+        )
+        for images, printed in TABLE_7.items()
+    ]
 
 
 def section51(study: Study) -> list[Cell]:
     """FitNet-1 trains with each optimizer and initialisation, by activation."""
+
     def trains(found: Cell) -> Cell:
         def measure(progress):
             rows = found.measure(progress)
             for row in rows:
                 row.verdict = claimed(row)
             return rows
+
         return Cell(found.key, found.title, found.cost, measure, found.blank)
 
-    return [trains(cell(study, "section51", f"{init}, {optimizer}", act, SECTION_51.get(act),
-                        Run("fitnet1", ACTS[act], INITS[init], optimizer=OPTIMIZERS[optimizer])))
-            for optimizer in OPTIMIZERS for init in ("LSUV", "OrthoNorm", "Xavier", "MSRA")
-            for act in ACTS]
+    return [
+        trains(
+            cell(
+                study,
+                "section51",
+                f"{init}, {optimizer}",
+                act,
+                SECTION_51.get(act),
+                Run("fitnet1", ACTS[act], INITS[init], optimizer=OPTIMIZERS[optimizer]),
+            )
+        )
+        for optimizer in OPTIMIZERS
+        for init in ("LSUV", "OrthoNorm", "Xavier", "MSRA")
+        for act in ACTS
+    ]
 
 
 def claimed(row: Row) -> str:

@@ -25,28 +25,52 @@ REPEATS = 3
 
 def table6(study: Study) -> list[Cell]:
     """Orthonormal weights, and the whole of LSUV."""
+
     def cell(net: str, paper: tuple[float, float], cost: float) -> Cell:
         def rows(ortho=(), lsuv=(), words="") -> list[Row]:
             out = []
-            for column, printed, seconds in (("OrthoNorm", paper[0], ortho),
-                                             ("LSUV", paper[1], lsuv)):
-                found = {} if not seconds else {
-                    "ours": statistics.median(seconds), "seeds": list(seconds),
-                    "verdict": OK if statistics.median(seconds) <= printed else OFF}
-                out.append(study.row("table6", TABLE_6_NAMES[net], column, float(printed),
-                                     "s", settings=words, **found))
+            for column, printed, seconds in (
+                ("OrthoNorm", paper[0], ortho),
+                ("LSUV", paper[1], lsuv),
+            ):
+                found = (
+                    {}
+                    if not seconds
+                    else {
+                        "ours": statistics.median(seconds),
+                        "seeds": list(seconds),
+                        "verdict": OK if statistics.median(seconds) <= printed else OFF,
+                    }
+                )
+                out.append(
+                    study.row(
+                        "table6",
+                        TABLE_6_NAMES[net],
+                        column,
+                        float(printed),
+                        "s",
+                        settings=words,
+                        **found,
+                    )
+                )
             return out
 
         def measure(progress: Progress) -> list[Row]:
             built, next_batch, words = prepared(study, net)
             ortho = timed(built.ops, lambda seed: fill(built, "ortho", seed, words[0]))
             progress.say("orthonormal weights timed", 0.3)
-            lsuv = timed(built.ops,
-                         lambda seed: initialise(built, "lsuv", next_batch, seed, words[0]))
+            lsuv = timed(
+                built.ops, lambda seed: initialise(built, "lsuv", next_batch, seed, words[0])
+            )
             return rows(ortho, lsuv, f"{', '.join(words)}; median of {REPEATS}")
 
-        return Cell(f"table6-{net}-{threads_of(study)}", f"table6 {TABLE_6_NAMES[net]}", cost,
-                    measure, rows())
+        return Cell(
+            f"table6-{net}-{threads_of(study)}",
+            f"table6 {TABLE_6_NAMES[net]}",
+            cost,
+            measure,
+            rows(),
+        )
 
     costs = {"fitnet4": 1, "googlenet": 10, "caffenet": 15}
     return [cell(net, paper, costs[net]) for net, paper in TABLE_6.items()]

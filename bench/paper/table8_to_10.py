@@ -32,8 +32,12 @@ FILLED, LSUV, LSUV_TANH, CONV11 = 1.05, 1.25, 1.10, 1.03
 GRADIENT, GRADIENT_WIDE = 1.6, 2.0
 # The loss of the first batch by initialiser, from a simulation that gives Table 10 its numbers; the
 # paper prints none. With scores near zero it is ln 10; with unit variance it is above that.
-FIRST_LOSS = {"LSUV": (2.76, 1.1), "MSRA": (5.48, 1.25), "Ortho": (2.3027, 1.001),
-              "Xavier": (2.3030, 1.001)}
+FIRST_LOSS = {
+    "LSUV": (2.76, 1.1),
+    "MSRA": (5.48, 1.25),
+    "Ortho": (2.3027, 1.001),
+    "Xavier": (2.3030, 1.001),
+}
 
 
 def bound_9(act: str, layer: str) -> float:
@@ -72,8 +76,9 @@ def filled_deviations(study: Study, init: str, seeds: int) -> dict[str, list[flo
     return deviations
 
 
-def gradient_variances(study: Study, init: str, seeds: int) -> tuple[dict[str, list[float]],
-                                                                     list[float]]:
+def gradient_variances(
+    study: Study, init: str, seeds: int
+) -> tuple[dict[str, list[float]], list[float]]:
     """{layer: variance of its output's gradient, a number a seed}, and each seed's first loss."""
     variances: dict[str, list[float]] = {}
     losses = []
@@ -105,80 +110,149 @@ def first_gradients(net: Net, feed: Feed) -> tuple[dict[str, float], float]:
     return variances, loss
 
 
-def judged(study: Study, table: str, column: str, paper: dict[str, float],
-           ours: dict[str, list[float]], unit: str, verdict, settings: str) -> list[Row]:
+def judged(
+    study: Study,
+    table: str,
+    column: str,
+    paper: dict[str, float],
+    ours: dict[str, list[float]],
+    unit: str,
+    verdict,
+    settings: str,
+) -> list[Row]:
     """A row a layer. verdict(layer, ours, paper) -> word."""
     rows = []
     for layer, printed in paper.items():
         mean, spread = mean_and_spread(ours[layer])
-        rows.append(study.row(
-            table, layer, column, printed, unit, ours=mean, spread=spread, seeds=ours[layer],
-            verdict=verdict(layer, mean, printed), settings=settings,
-            rerun=study.command(table, f"--seeds {len(ours[layer])}")))
+        rows.append(
+            study.row(
+                table,
+                layer,
+                column,
+                printed,
+                unit,
+                ours=mean,
+                spread=spread,
+                seeds=ours[layer],
+                verdict=verdict(layer, mean, printed),
+                settings=settings,
+                rerun=study.command(table, f"--seeds {len(ours[layer])}"),
+            )
+        )
     return rows
 
 
-def column_cell(study: Study, table: str, column: str, paper, unit: str, cost: float,
-                measure, extra: tuple[str, ...] = ()) -> Cell:
+def column_cell(
+    study: Study,
+    table: str,
+    column: str,
+    paper,
+    unit: str,
+    cost: float,
+    measure,
+    extra: tuple[str, ...] = (),
+) -> Cell:
     """A cell of one column. measure(seeds) -> rows; extra: rows beside the paper's."""
     seeds = study.seeds or SEEDS
     rerun = study.command(table, f"--seeds {seeds}")
-    return Cell(f"{table}-{column}-{seeds}seeds", f"{table} {column}, {seeds} seeds", cost,
-                lambda progress: measure(seeds),
-                [*(study.row(table, layer, column, printed, unit, rerun=rerun)
-                   for layer, printed in paper.items()),
-                 *(study.row(table, row, column, None, "loss", rerun=rerun) for row in extra)])
+    return Cell(
+        f"{table}-{column}-{seeds}seeds",
+        f"{table} {column}, {seeds} seeds",
+        cost,
+        lambda progress: measure(seeds),
+        [
+            *(
+                study.row(table, layer, column, printed, unit, rerun=rerun)
+                for layer, printed in paper.items()
+            ),
+            *(study.row(table, row, column, None, "loss", rerun=rerun) for row in extra),
+        ],
+    )
 
 
-def by_lsuv(study: Study, table: str, column: str, act: str, paper: dict[str, float],
-            seeds: int) -> list[Row]:
+def by_lsuv(
+    study: Study, table: str, column: str, act: str, paper: dict[str, float], seeds: int
+) -> list[Row]:
     deviations, largest = lsuv_deviations(study, act, seeds)
-    return judged(study, table, column, paper, deviations, "std",
-                  lambda layer, ours, printed: within(ours, printed, bound_9(act, layer)),
-                  f"FitNet-4, {act}, LSUV, CIFAR-10, batch {BATCH}, {seeds} seeds; every layer's "
-                  f"output variance within {largest:.3f} of 1")
+    return judged(
+        study,
+        table,
+        column,
+        paper,
+        deviations,
+        "std",
+        lambda layer, ours, printed: within(ours, printed, bound_9(act, layer)),
+        f"FitNet-4, {act}, LSUV, CIFAR-10, batch {BATCH}, {seeds} seeds; every layer's "
+        f"output variance within {largest:.3f} of 1",
+    )
 
 
 def table8(study: Study) -> list[Cell]:
     """Weight deviations by initialiser, ReLU."""
+
     def verdict(column):
         def of(layer, ours, printed):
             if (column, layer) not in TABLE_8_SLIPS:
                 return within(ours, printed, FILLED)
             return TYPO if within(ours, TABLE_8_SLIPS[column, layer], FILLED) == OK else OFF
+
         return of
 
     def lsuv(seeds):
         rows = by_lsuv(study, "table8", "LSUV", "relu", TABLE_8["LSUV"], seeds)
         for row in rows:
             if row.verdict == OFF:
-                row.note = ("the authors' other run of the same, in Table 9, has "
-                            f"{TABLE_9['ReLU'][row.row]:g}")
+                row.note = (
+                    "the authors' other run of the same, in Table 9, has "
+                    f"{TABLE_9['ReLU'][row.row]:g}"
+                )
         return rows
 
     def measure(column):
         if column == "LSUV":
             return lsuv
         return lambda seeds: judged(
-            study, "table8", column, TABLE_8[column],
-            filled_deviations(study, INITS[column], seeds), "std", verdict(column),
-            f"FitNet-4, ReLU, {column}, {seeds} seeds")
+            study,
+            "table8",
+            column,
+            TABLE_8[column],
+            filled_deviations(study, INITS[column], seeds),
+            "std",
+            verdict(column),
+            f"FitNet-4, ReLU, {column}, {seeds} seeds",
+        )
 
-    return [column_cell(study, "table8", column, paper, "std", 5 if column == "LSUV" else 1,
-                        measure(column)) for column, paper in TABLE_8.items()]
+    return [
+        column_cell(
+            study, "table8", column, paper, "std", 5 if column == "LSUV" else 1, measure(column)
+        )
+        for column, paper in TABLE_8.items()
+    ]
 
 
 def table9(study: Study) -> list[Cell]:
     """Weight deviations that LSUV finds, by activation."""
+
     def measure(column, paper):
         return lambda seeds: by_lsuv(study, "table9", column, ACTS[column], paper, seeds)
 
-    return [column_cell(study, "table9", column, paper, "std", 2 if column == "maxout" else 1,
-                        measure(column, paper)) for column, paper in TABLE_9.items()]
+    return [
+        column_cell(
+            study,
+            "table9",
+            column,
+            paper,
+            "std",
+            2 if column == "maxout" else 1,
+            measure(column, paper),
+        )
+        for column, paper in TABLE_9.items()
+    ]
 
 
 def table10(study: Study) -> list[Cell]:
     """Variance of the first gradients, by initialiser, ReLU; and the first loss."""
+
     def verdict(column):
         factor = GRADIENT_WIDE if column == "Xavier" else GRADIENT
         return lambda layer, ours, printed: within(ours, printed, factor)
@@ -186,29 +260,47 @@ def table10(study: Study) -> list[Cell]:
     def measure(column, paper):
         def rows(seeds):
             variances, losses = gradient_variances(study, INITS[column], seeds)
-            variances[RATIO] = [last / first for last, first in zip(
-                variances["ip1"], variances["conv11"], strict=True)]
-            settings = (f"FitNet-4, ReLU, {column}, CIFAR-10, {BATCHES} batches of {BATCH} a seed, "
-                        f"{seeds} seeds, no update")
-            out = judged(study, "table10", column, paper, variances, "variance", verdict(column),
-                         settings)
+            variances[RATIO] = [
+                last / first
+                for last, first in zip(variances["ip1"], variances["conv11"], strict=True)
+            ]
+            settings = (
+                f"FitNet-4, ReLU, {column}, CIFAR-10, {BATCHES} batches of {BATCH} a seed, "
+                f"{seeds} seeds, no update"
+            )
+            out = judged(
+                study, "table10", column, paper, variances, "variance", verdict(column), settings
+            )
             for row in out:
                 if row.row == RATIO:  # of the two cells above it, as the paper's is
                     row.unit = "ratio"
                     row.ours = float(np.mean(variances["ip1"]) / np.mean(variances["conv11"]))
                     row.verdict = within(row.ours, row.paper, GRADIENT_WIDE)
             return [*out, first_loss(column, losses, settings)]
+
         return rows
 
     def first_loss(column, losses, settings):
         mean, spread = mean_and_spread(losses)
         expected, factor = FIRST_LOSS[column]
-        return study.row("table10", "first loss", column, None, "loss", ours=mean, spread=spread,
-                         seeds=losses, verdict=within(mean, expected, factor), settings=settings,
-                         rerun=study.command("table10", f"--seeds {len(losses)}"),
-                         note=f"expected {expected:g} from a simulation, within a factor "
-                              f"{factor:g}")
+        return study.row(
+            "table10",
+            "first loss",
+            column,
+            None,
+            "loss",
+            ours=mean,
+            spread=spread,
+            seeds=losses,
+            verdict=within(mean, expected, factor),
+            settings=settings,
+            rerun=study.command("table10", f"--seeds {len(losses)}"),
+            note=f"expected {expected:g} from a simulation, within a factor {factor:g}",
+        )
 
-    return [column_cell(study, "table10", column, paper, "variance", 1, measure(column, paper),
-                        ("first loss",))
-            for column, paper in TABLE_10.items()]
+    return [
+        column_cell(
+            study, "table10", column, paper, "variance", 1, measure(column, paper), ("first loss",)
+        )
+        for column, paper in TABLE_10.items()
+    ]

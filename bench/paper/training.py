@@ -34,7 +34,7 @@ from engine.run import folder as runs
 from kernels import ops_for
 from models.recipes import recipe
 
-GUESSING = 2                        # times the accuracy of guessing is still n/c
+GUESSING = 2  # times the accuracy of guessing is still n/c
 # How far our mean may be from the paper's single run: in points, or two standard errors of ours.
 POINTS = {"cifar10": 0.5, "cifar100": 1.0, "mnist": 0.1}
 NARROW = ("fitnet4", "fitresnet4")  # trained in bf16 unless told otherwise: faster there
@@ -78,18 +78,40 @@ class Planned:
         """The run folder's name: the settings, each in its place."""
         r = self.run
         more = [f"{key.replace('_', '-')}-{value}" for key, value in r.more]
-        parts = [r.net, r.act, r.init, *([] if r.loss == "softmax" else [r.loss]),
-                 *([r.optimizer] if r.optimizer else []), *more, slug(r.data), self.kind,
-                 *([] if self.whole and r.share == 1 else [f"{self.epochs:g}ep"]),
-                 *([] if self.precision == "fp32" else [self.precision])]
+        parts = [
+            r.net,
+            r.act,
+            r.init,
+            *([] if r.loss == "softmax" else [r.loss]),
+            *([r.optimizer] if r.optimizer else []),
+            *more,
+            slug(r.data),
+            self.kind,
+            *([] if self.whole and r.share == 1 else [f"{self.epochs:g}ep"]),
+            *([] if self.precision == "fp32" else [self.precision]),
+        ]
         return "-".join(parts)
 
     @property
     def arguments(self) -> list[str]:
         """engine.train's, without seed, folder, device."""
         r = self.run
-        found = ["--net", r.net, "--act", r.act, "--init", r.init, "--data", r.data, "--loss",
-                 r.loss, "--recipe", self.kind, "--precision", self.precision]
+        found = [
+            "--net",
+            r.net,
+            "--act",
+            r.act,
+            "--init",
+            r.init,
+            "--data",
+            r.data,
+            "--loss",
+            r.loss,
+            "--recipe",
+            self.kind,
+            "--precision",
+            self.precision,
+        ]
         if r.optimizer:
             found += ["--optimizer", r.optimizer]
         if not (self.whole and r.share == 1):
@@ -103,8 +125,19 @@ class Planned:
         """The settings in a line."""
         r = self.run
         more = [f"{key.replace('_', '-')} {value}" for key, value in r.more]
-        return ", ".join([r.net, r.act, r.init, r.loss, *([r.optimizer] if r.optimizer else []),
-                          *more, Path(r.data).name, f"{self.kind} recipe", self.precision])
+        return ", ".join(
+            [
+                r.net,
+                r.act,
+                r.init,
+                r.loss,
+                *([r.optimizer] if r.optimizer else []),
+                *more,
+                Path(r.data).name,
+                f"{self.kind} recipe",
+                self.precision,
+            ]
+        )
 
 
 def slug(data: str) -> str:
@@ -190,19 +223,25 @@ def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
             return there
     if study.left <= 0:
         return there
-    options = ["--resume", str(folder)] if there is not None else [
-        *planned.arguments, "--seed", str(seed), "--out", str(folder)]
+    options = (
+        ["--resume", str(folder)]
+        if there is not None
+        else [*planned.arguments, "--seed", str(seed), "--out", str(folder)]
+    )
     options += ["--device", study.device] if there is None or study.device != "auto" else []
     for name in ("threads", "data_dir"):
         if getattr(study, name) is not None:
             options += [f"--{name.replace('_', '-')}", str(getattr(study, name))]
     # Apart from this terminal's signals: Ctrl-C comes to us alone, and we ask the run once.
-    process = subprocess.Popen([sys.executable, "-m", "engine.train", *options], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "engine.train", *options],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     over: list[bool] = []
-    timer = threading.Timer(max(study.left, 0.01),
-                            lambda: (over.append(True), process.terminate()))
+    timer = threading.Timer(max(study.left, 0.01), lambda: (over.append(True), process.terminate()))
     if study.left < float("inf"):
         timer.daemon = True
         timer.start()
@@ -228,21 +267,34 @@ def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
     if code == 0 or (over and code in (143, -signal.SIGTERM)) or (there and there.failed):
         return there
     raise (InputError if code == 2 else RunError)(
-        f"{planned.name} seed {seed}: {message or f'ended with exit code {code}'}")
+        f"{planned.name} seed {seed}: {message or f'ended with exit code {code}'}"
+    )
 
 
 def check(there: Outcome, planned: Planned, seed: int) -> None:
     """InputError where the folder holds another run than its name says."""
     r, settings = planned.run, there.record["settings"]
-    wanted = {"net": r.net, "act": r.act, "init": r.init, "loss": r.loss, "recipe": planned.kind,
-              "precision": planned.precision, "seed": seed, "limit": None}
+    wanted = {
+        "net": r.net,
+        "act": r.act,
+        "init": r.init,
+        "loss": r.loss,
+        "recipe": planned.kind,
+        "precision": planned.precision,
+        "seed": seed,
+        "limit": None,
+    }
     for key, value in {**wanted, **dict(r.more)}.items():
         if settings.get(key, value) != value:
-            raise InputError(f"{there.folder}: its {key} is {settings[key]}, not {value}; move it "
-                             "away, or give another --folder")
+            raise InputError(
+                f"{there.folder}: its {key} is {settings[key]}, not {value}; move it "
+                "away, or give another --folder"
+            )
     if abs(settings["epochs"] - planned.epochs) > 1e-9 * planned.epochs:
-        raise InputError(f"{there.folder}: a run of {settings['epochs']:g} epochs, not "
-                         f"{planned.epochs:g}; move it away, or give another --folder")
+        raise InputError(
+            f"{there.folder}: a run of {settings['epochs']:g} epochs, not "
+            f"{planned.epochs:g}; move it away, or give another --folder"
+        )
 
 
 @cache
@@ -253,30 +305,49 @@ def multiply_adds(net: str, act: str) -> int:
     return sum(layer.multiply_adds for layer in chain.leaves())
 
 
-def cell(study: Study, table: str, row: str, column: str, paper, run: Run, seeds: int = 1,
-         error: bool = False, note: str = "", options: Sequence[str] = ()) -> Cell:
+def cell(
+    study: Study,
+    table: str,
+    row: str,
+    column: str,
+    paper,
+    run: Run,
+    seeds: int = 1,
+    error: bool = False,
+    note: str = "",
+    options: Sequence[str] = (),
+) -> Cell:
     """A cell of a table: `seeds` runs, and their mean accuracy in %, or error in %.
 
     options: what else `bench.paper TABLE` is given to measure it again."""
     planned, seeds = plan(study, run), study.seeds or seeds
     unit = "% error" if error else "% accuracy"
     rerun = study.command(table, *options, *settings_options(study, seeds))
-    more = {"of_epochs": planned.full, "settings": f"{planned.words}, {seeds} "
-            f"seed{'s' if seeds > 1 else ''}", "rerun": rerun}
+    more = {
+        "of_epochs": planned.full,
+        "settings": f"{planned.words}, {seeds} seed{'s' if seeds > 1 else ''}",
+        "rerun": rerun,
+    }
 
     def measure(progress: Progress) -> list[Row]:
         outcomes = []
         for seed in range(seeds):
+
             def report(line, epoch, seed=seed):
-                progress.say(f"seed {seed}, {line}",
-                             (seed + min(epoch / planned.epochs, 1)) / seeds)
+                progress.say(
+                    f"seed {seed}, {line}", (seed + min(epoch / planned.epochs, 1)) / seeds
+                )
 
             outcomes.append(train(study, planned, seed, report))
         return [summary(study, table, row, column, paper, unit, planned, outcomes, more, note)]
 
-    return Cell(None, f"{table} {row}, {column}", seeds * planned.epochs
-                * multiply_adds(run.net, run.act), measure,
-                [study.row(table, row, column, paper, unit, **more)])
+    return Cell(
+        None,
+        f"{table} {row}, {column}",
+        seeds * planned.epochs * multiply_adds(run.net, run.act),
+        measure,
+        [study.row(table, row, column, paper, unit, **more)],
+    )
 
 
 def settings_options(study: Study, seeds: int) -> list[str]:
@@ -289,8 +360,18 @@ def settings_options(study: Study, seeds: int) -> list[str]:
     return found
 
 
-def summary(study: Study, table: str, row: str, column: str, paper, unit: str, planned: Planned,
-            outcomes: list[Outcome | None], more: dict, note: str = "") -> Row:
+def summary(
+    study: Study,
+    table: str,
+    row: str,
+    column: str,
+    paper,
+    unit: str,
+    planned: Planned,
+    outcomes: list[Outcome | None],
+    more: dict,
+    note: str = "",
+) -> Row:
     """The row of a cell's runs, one a seed; None or no epoch where a run has nothing yet."""
     begun = [o for o in outcomes if o is not None and (o.epochs or o.failed)]
     if not begun:
@@ -307,16 +388,28 @@ def summary(study: Study, table: str, row: str, column: str, paper, unit: str, p
     notes += sorted({o.failed.split(";")[0] for o in begun if o.failed})
     done = len(begun) == len(outcomes) and all(o.finished or o.failed for o in begun)
     return study.row(
-        table, row, column, paper, unit, **{
-            **more, "ours": ours, "spread": spread, "seeds": values,
+        table,
+        row,
+        column,
+        paper,
+        unit,
+        **{
+            **more,
+            "ours": ours,
+            "spread": spread,
+            "seeds": values,
             "epochs": min(o.epochs for o in begun),
             "verdict": judge(planned, paper, ours, values, done, len(good) < len(scored)),
             "note": "; ".join(notes),
-            "date": begun[-1].record["started"][:10], "machine": ran_on(begun[-1].record)})
+            "date": begun[-1].record["started"][:10],
+            "machine": ran_on(begun[-1].record),
+        },
+    )
 
 
-def judge(planned: Planned, paper, ours, values: list[float], done: bool,
-          failures: bool = False) -> str:
+def judge(
+    planned: Planned, paper, ours, values: list[float], done: bool, failures: bool = False
+) -> str:
     """The verdict on a cell: of numbers only where the whole paper recipe was run.
 
     ours: the mean of the seeds that trained, or n/c. failures: whether a seed is n/c."""
@@ -340,5 +433,7 @@ def judge(planned: Planned, paper, ours, values: list[float], done: bool,
 def ran_on(record: dict) -> str:
     """The machine of a run, from its own record."""
     versions = record["versions"]
-    return (f"device {record['device']} ({record['device_description']}), Python "
-            f"{versions['python']}, numpy {versions['numpy']}")
+    return (
+        f"device {record['device']} ({record['device_description']}), Python "
+        f"{versions['python']}, numpy {versions['numpy']}"
+    )

@@ -16,8 +16,11 @@ def torch_missing(device: str) -> str | None:
         return "torch is not installed"
     if device != "cuda":
         return None
-    done = subprocess.run([sys.executable, "-c", "import torch; print(torch.cuda.is_available())"],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import torch; print(torch.cuda.is_available())"],
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         return f"torch does not load: {(done.stderr.splitlines() or ['no word'])[-1]}"
     return None if "True" in done.stdout else "torch sees no GPU; its build for the CPU?"

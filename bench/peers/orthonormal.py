@@ -65,6 +65,7 @@ def torch_orthogonal(threads: int, device: str):
         if device == "cuda":
             torch.cuda.synchronize()
         return Q
+
     return make
 
 
@@ -78,6 +79,7 @@ def maker(name: str, device: str, threads: int):
             Q = ops.orthonormal(rows, cols, (seed, WEIGHTS, 0))
             ops.synchronize()
             return Q
+
         return make, ops.tohost
     if name == "torch orthogonal_":
         own = "cuda" if device == "cuda" else "cpu"

@@ -100,8 +100,9 @@ def module(layers: list[Layer], in_shape: tuple[int, ...], way: str = "maximum")
     return nn.Sequential(*modules)
 
 
-def walk(layers: list[Layer], shape: tuple[int, ...],
-         way: str) -> tuple[list[nn.Module], tuple[int, ...]]:
+def walk(
+    layers: list[Layer], shape: tuple[int, ...], way: str
+) -> tuple[list[nn.Module], tuple[int, ...]]:
     """The modules, and the shape after them, (H, W, C) or (F,)."""
     modules: list[nn.Module] = []
     for layer in layers:
@@ -110,8 +111,7 @@ def walk(layers: list[Layer], shape: tuple[int, ...],
     return modules, shape
 
 
-def peer(layer: Layer, shape: tuple[int, ...],
-         way: str) -> tuple[list[nn.Module], tuple[int, ...]]:
+def peer(layer: Layer, shape: tuple[int, ...], way: str) -> tuple[list[nn.Module], tuple[int, ...]]:
     """One layer's modules, and the shape after it."""
     if isinstance(layer, Residual):
         inner, after = walk(layer.chains[1].layers, shape, way)
@@ -156,13 +156,16 @@ def peer(layer: Layer, shape: tuple[int, ...],
     if isinstance(layer, BatchNorm):
         kind = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
         return [kind(shape[-1], layer.eps, 1 - layer.fraction, affine=False)], shape
-    raise ValueError(f"{type(layer).__name__}: no peer in PyTorch; add one to "
-                     "bench/peers/torch_nets.py")
+    raise ValueError(
+        f"{type(layer).__name__}: no peer in PyTorch; add one to bench/peers/torch_nets.py"
+    )
 
 
 def pooling(size: int, stride: int, shape: tuple[int, ...], pad: int = 0):
-    return ([nn.MaxPool2d(size, stride, pad, ceil_mode=True)],
-            (*pooled("", shape[:2], size, stride, pad), shape[-1]))
+    return (
+        [nn.MaxPool2d(size, stride, pad, ceil_mode=True)],
+        (*pooled("", shape[:2], size, stride, pad), shape[-1]),
+    )
 
 
 def decayed(made: nn.Module, layer: Layer) -> nn.Module:
@@ -178,8 +181,12 @@ def optimizer_of(net: nn.Module, r) -> torch.optim.Optimizer:
     weighted = [m for m in net.modules() if hasattr(m, "bias_decay")]
     groups = [{"params": [m.weight for m in weighted], "weight_decay": r.decay}]
     for share in sorted({m.bias_decay for m in weighted}):
-        groups.append({"params": [m.bias for m in weighted if m.bias_decay == share],
-                       "weight_decay": share * r.decay})
+        groups.append(
+            {
+                "params": [m.bias for m in weighted if m.bias_decay == share],
+                "weight_decay": share * r.decay,
+            }
+        )
     if r.optimizer == "sgd":
         return torch.optim.SGD(groups, RATE, momentum=r.momentum, fused=True)
     return torch.optim.RMSprop(groups, RATE, alpha=r.rho, eps=r.delta, foreach=True)
@@ -200,8 +207,15 @@ class Torch:
 
     compiled: by torch.compile, in this mode of it. device: of PyTorch's own."""
 
-    def __init__(self, entry: Entry, channels_last: bool = False, compiled: bool = False,
-                 way: str = "maximum", mode: str | None = None, device: str = "cpu"):
+    def __init__(
+        self,
+        entry: Entry,
+        channels_last: bool = False,
+        compiled: bool = False,
+        way: str = "maximum",
+        mode: str | None = None,
+        device: str = "cpu",
+    ):
         torch.set_num_threads(entry.threads)
         torch.manual_seed(0)
         warnings.filterwarnings("ignore", module=r"torch\.")  # of the compiler, about itself
@@ -221,8 +235,9 @@ class Torch:
         self.labels = (torch.arange(entry.batch) % CLASSES).to(device)
         self.loss_of, self.scores_of = self._loss, self._scores
         if compiled:
-            self.loss_of, self.scores_of = (torch.compile(call, mode=mode)
-                                            for call in (self._loss, self._scores))
+            self.loss_of, self.scores_of = (
+                torch.compile(call, mode=mode) for call in (self._loss, self._scores)
+            )
 
     def _scores(self, x):
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):

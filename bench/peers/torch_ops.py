@@ -62,8 +62,14 @@ class Made:
         returned = returned if isinstance(returned, tuple) else (returned,)
         values = dict(zip(self.names, returned, strict=False))
         values |= {name: get() for name, get in self.after.items()}
-        return {name: (value.permute(0, 2, 3, 1) if value.ndim == 4 else value).detach().float()
-                .contiguous().numpy() for name, value in values.items()}
+        return {
+            name: (value.permute(0, 2, 3, 1) if value.ndim == 4 else value)
+            .detach()
+            .float()
+            .contiguous()
+            .numpy()
+            for name, value in values.items()
+        }
 
 
 def call_of(case: Case, precision: str) -> Made | None:
@@ -76,6 +82,7 @@ def call_of(case: Case, precision: str) -> Made | None:
 
 # -- convolution and fully connected --------------------------------------------------------------
 
+
 def conv_forward(g):
     x, W, b, stride, pad, groups = (g[n] for n in ("x", "W", "b", "stride", "pad", "groups"))
     return Made(lambda: functional.conv2d(x, W, b, stride, pad, groups=groups), "y")
@@ -83,8 +90,9 @@ def conv_forward(g):
 
 def conv_backward(g, x, W, mask):
     stride, pad = [g["stride"]] * 2, [g["pad"]] * 2
-    return lambda: aten.convolution_backward(g["dy"], x, W, [W.shape[0]], stride, pad, [1, 1],
-                                             False, [0, 0], g["groups"], mask)
+    return lambda: aten.convolution_backward(
+        g["dy"], x, W, [W.shape[0]], stride, pad, [1, 1], False, [0, 0], g["groups"], mask
+    )
 
 
 def conv_backward_data(g):
@@ -95,7 +103,7 @@ def conv_backward_data(g):
 def conv_backward_filter(g):
     bias = g["db"] is not None
     call = conv_backward(g, g["x"], g["dW"], [False, True, bias])
-    return Made(lambda: call()[1:2 + bias], *["dW", "db"][:1 + bias])
+    return Made(lambda: call()[1 : 2 + bias], *["dW", "db"][: 1 + bias])
 
 
 def linear_forward(g):
@@ -114,10 +122,10 @@ def linear_backward_filter(g):
 
 # -- maxout and pooling ---------------------------------------------------------------------------
 
+
 def largest(x, pieces):
     """bench/peers/torch_nets.py's fastest for two pieces."""
-    return (torch.maximum(*x.chunk(2, 1)) if pieces == 2
-            else x.unflatten(1, (pieces, -1)).amax(1))
+    return torch.maximum(*x.chunk(2, 1)) if pieces == 2 else x.unflatten(1, (pieces, -1)).amax(1)
 
 
 def windows(g):
@@ -162,8 +170,10 @@ def maxout_pool_forward(g):
 
 def maxout_pool_backward(g):
     def pooled(x):
-        return functional.max_pool2d(largest(x, g["pieces"]), g["size"], g["stride"],
-                                     ceil_mode=True)
+        return functional.max_pool2d(
+            largest(x, g["pieces"]), g["size"], g["stride"], ceil_mode=True
+        )
+
     return Made(gradient(pooled, g["x"], g["dy"]), "dx")
 
 
@@ -174,9 +184,11 @@ def maxout_pool_dropout_forward(g):
 
 def maxout_pool_dropout_backward(g):
     """Through a mask of PyTorch's own, which its graph keeps."""
+
     def dropped(x):
         y = functional.max_pool2d(largest(x, g["pieces"]), g["size"], g["stride"], ceil_mode=True)
         return functional.dropout(y, g["drop"], training=True)
+
     return Made(gradient(dropped, g["x"], g["dy"]), "dx")
 
 
@@ -215,6 +227,7 @@ def global_avgpool_backward(g):
 
 # -- normalisation across channels, and concatenation ---------------------------------------------
 
+
 def normalised(g):
     return lambda x: functional.local_response_norm(x, g["size"], g["alpha"], g["beta"], g["k"])
 
@@ -231,16 +244,17 @@ def lrn_backward(g):
 def concat_forward(g):
     """Into the place that it has: what torch.cat does with each of its inputs."""
     x, y, first = g["x"], g["y"], g["first"]
-    place = y[:, first:first + x.shape[1]]
+    place = y[:, first : first + x.shape[1]]
     return Made(lambda: place.copy_(x), after={"y": lambda: y})
 
 
 def concat_backward(g):
-    place = g["dy"][:, g["first"]:g["first"] + g["dx"].shape[1]]
+    place = g["dy"][:, g["first"] : g["first"] + g["dx"].shape[1]]
     return Made(lambda: g["dx"].copy_(place), "dx")
 
 
 # -- activations, dropout, sum --------------------------------------------------------------------
+
 
 def leaky_forward(g):
     return Made(lambda: functional.leaky_relu(g["x"], g["slope"]), "y")
@@ -283,10 +297,12 @@ def add(g):
 
 # -- batch normalisation --------------------------------------------------------------------------
 
+
 def batchnorm_forward(g):
     call = torch.native_batch_norm
-    return Made(lambda: call(g["x"], None, None, None, None, True, 0.1, g["eps"]),
-                "y", "mean", "rstd")
+    return Made(
+        lambda: call(g["x"], None, None, None, None, True, 0.1, g["eps"]), "y", "mean", "rstd"
+    )
 
 
 def batchnorm_backward(g):
@@ -294,8 +310,10 @@ def batchnorm_backward(g):
     rstd, mean = g["rstd"], torch.zeros_like(g["rstd"])
     x = (g["y"] / rstd[:, None, None]).to(g["y"].dtype)
     call = aten.native_batch_norm_backward
-    return Made(lambda: call(g["dy"], x, None, None, None, mean, rstd, True, 0.0,
-                             [True, False, False])[0], "dx")
+    return Made(
+        lambda: call(g["dy"], x, None, None, None, mean, rstd, True, 0.0, [True, False, False])[0],
+        "dx",
+    )
 
 
 def batchnorm_inference(g):
@@ -304,6 +322,7 @@ def batchnorm_inference(g):
 
 
 # -- what is learned for each channel -------------------------------------------------------------
+
 
 def scaled(x, scale, shift):
     return torch.addcmul(shift[:, None, None], x, scale[:, None, None])
@@ -332,21 +351,29 @@ def prelu_backward(g):
 
 # -- losses and statistics ------------------------------------------------------------------------
 
+
 def softmax(g):
     return Made(lambda: torch.softmax(g["scores"], 1, torch.float32), "prob")
 
 
 def softmax_loss_forward(g):
     truth = g["labels"].long()
-    return Made(lambda: functional.cross_entropy(g["scores"], truth,
-                                                 label_smoothing=g["smoothing"]), "loss")
+    return Made(
+        lambda: functional.cross_entropy(g["scores"], truth, label_smoothing=g["smoothing"]), "loss"
+    )
 
 
 def softmax_loss_backward(g):
     scores, truth = g["prob"].log().to(g["dscores"].dtype), g["labels"].long()
     one = torch.ones((), dtype=scores.dtype)
-    return Made(gradient(lambda x: functional.cross_entropy(
-        x, truth, label_smoothing=g["smoothing"]), scores, one), "dscores")
+    return Made(
+        gradient(
+            lambda x: functional.cross_entropy(x, truth, label_smoothing=g["smoothing"]),
+            scores,
+            one,
+        ),
+        "dscores",
+    )
 
 
 def variance(g):
@@ -356,6 +383,7 @@ def variance(g):
     def call():
         variance, mean = torch.var_mean(x, (0, 2), correction=0)
         return mean, variance
+
     return Made(call, "result 0", "result 1")
 
 
@@ -364,6 +392,7 @@ def orthonormal(g):
 
 
 # -- optimisation ---------------------------------------------------------------------------------
+
 
 def clip(g):
     return Made(lambda: torch.linalg.vector_norm(g["g"]), "norm")
@@ -376,15 +405,19 @@ def segments(g):
         part = slice(int(start), int(stop))
         parameter = torch.nn.Parameter(g["w"][part])
         parameter.grad = g["g"][part]
-        yield part, parameter, {"params": [parameter], "lr": factor * rate,
-                                "weight_decay": decay * g["decay"]}
+        yield (
+            part,
+            parameter,
+            {"params": [parameter], "lr": factor * rate, "weight_decay": decay * g["decay"]},
+        )
 
 
 def sgd_step(g, nesterov=False):
     """Its velocity does not hold the rate: ours over the rate."""
     parts = list(segments(g))
-    optimizer = torch.optim.SGD([group for _, _, group in parts], momentum=g["momentum"],
-                                nesterov=nesterov, fused=True)
+    optimizer = torch.optim.SGD(
+        [group for _, _, group in parts], momentum=g["momentum"], nesterov=nesterov, fused=True
+    )
     for part, parameter, group in parts:
         optimizer.state[parameter]["momentum_buffer"] = g["v"][part] / group["lr"]
     return Made(optimizer.step, after={"w": lambda: g["w"]})
@@ -396,28 +429,68 @@ def nesterov_step(g):
 
 def rmsprop_step(g):
     parts = list(segments(g))
-    optimizer = torch.optim.RMSprop([group for _, _, group in parts], alpha=g["rho"],
-                                    eps=g["delta"], foreach=True)
+    optimizer = torch.optim.RMSprop(
+        [group for _, _, group in parts], alpha=g["rho"], eps=g["delta"], foreach=True
+    )
     for part, parameter, _ in parts:
         optimizer.state[parameter] = {"step": torch.zeros(()), "square_avg": g["s"][part]}
     return Made(optimizer.step, after={"w": lambda: g["w"], "s": lambda: g["s"]})
 
 
-COUNTERPARTS = {make.__name__: make for make in (
-    conv_forward, conv_backward_data, conv_backward_filter,
-    linear_forward, linear_backward_data, linear_backward_filter,
-    maxout_forward, maxout_backward, maxpool_forward, maxpool_backward,
-    maxout_pool_forward, maxout_pool_backward,
-    maxout_pool_dropout_forward, maxout_pool_dropout_backward, avgpool_forward, avgpool_backward,
-    global_maxpool_forward, global_maxpool_backward,
-    global_avgpool_forward, global_avgpool_backward,
-    lrn_forward, lrn_backward, concat_forward, concat_backward,
-    leaky_forward, leaky_backward, tanh_forward, tanh_backward, sigmoid_forward, sigmoid_backward,
-    dropout_forward, dropout_backward, add,
-    batchnorm_forward, batchnorm_backward, batchnorm_inference,
-    scale_forward, scale_backward, prelu_forward, prelu_backward,
-    softmax, softmax_loss_forward, softmax_loss_backward,
-    variance, orthonormal, clip, sgd_step, nesterov_step, rmsprop_step)}
+COUNTERPARTS = {
+    make.__name__: make
+    for make in (
+        conv_forward,
+        conv_backward_data,
+        conv_backward_filter,
+        linear_forward,
+        linear_backward_data,
+        linear_backward_filter,
+        maxout_forward,
+        maxout_backward,
+        maxpool_forward,
+        maxpool_backward,
+        maxout_pool_forward,
+        maxout_pool_backward,
+        maxout_pool_dropout_forward,
+        maxout_pool_dropout_backward,
+        avgpool_forward,
+        avgpool_backward,
+        global_maxpool_forward,
+        global_maxpool_backward,
+        global_avgpool_forward,
+        global_avgpool_backward,
+        lrn_forward,
+        lrn_backward,
+        concat_forward,
+        concat_backward,
+        leaky_forward,
+        leaky_backward,
+        tanh_forward,
+        tanh_backward,
+        sigmoid_forward,
+        sigmoid_backward,
+        dropout_forward,
+        dropout_backward,
+        add,
+        batchnorm_forward,
+        batchnorm_backward,
+        batchnorm_inference,
+        scale_forward,
+        scale_backward,
+        prelu_forward,
+        prelu_backward,
+        softmax,
+        softmax_loss_forward,
+        softmax_loss_backward,
+        variance,
+        orthonormal,
+        clip,
+        sgd_step,
+        nesterov_step,
+        rmsprop_step,
+    )
+}
 
 
 class TorchCalls:

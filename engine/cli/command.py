@@ -46,8 +46,9 @@ class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line of ours, and which names the nearest known option."""
 
     def __init__(self, **options):
-        super().__init__(allow_abbrev=False,
-                         formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        super().__init__(
+            allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+        )
 
     def error(self, message: str):
         raise InputError(f"{message}; see --help")

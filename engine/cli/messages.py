@@ -41,27 +41,33 @@ def data_line(name: str) -> str:
 
 
 def epoch_line(row: dict, epochs: float) -> str:
-    return (f"epoch {row['epoch']}/{math.ceil(epochs)}  step {row['step']}  lr {row['lr']:.3g}  "
-            f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}  "
-            f"test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:.4f}  "
-            f"images/s {row['images_per_second']:.0f}")
+    return (
+        f"epoch {row['epoch']}/{math.ceil(epochs)}  step {row['step']}  lr {row['lr']:.3g}  "
+        f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}  "
+        f"test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:.4f}  "
+        f"images/s {row['images_per_second']:.0f}"
+    )
 
 
 def last_line(result: dict) -> str:
     loss = float("nan") if result["test_loss"] is None else result["test_loss"]
-    return (f"test accuracy {result['test_accuracy']:.4f}  error {result['test_error']:.4f}  "
-            f"loss {loss:.4f}  epochs {result['epochs']:g}  "
-            f"images/s {result['images_per_second']:.0f}  device {result['device']}  "
-            f"{data_line(result['data'])}")
+    return (
+        f"test accuracy {result['test_accuracy']:.4f}  error {result['test_error']:.4f}  "
+        f"loss {loss:.4f}  epochs {result['epochs']:g}  "
+        f"images/s {result['images_per_second']:.0f}  device {result['device']}  "
+        f"{data_line(result['data'])}"
+    )
 
 
 def print_settings(s: Settings, origins: dict, data, ops) -> None:
     """The first lines: the run in a line, the device and why, the data's notes, every setting."""
     print_line(f"net {s.net}  act {s.act}  init {s.init}  {data_line(data.name)}")
     print_line(f"{ops.why}; {ops.description}")
-    print_line(f"{len(data.train.images):,} training and {len(data.test.images):,} test images, "
-               f"{'x'.join(map(str, data.in_shape))}, {len(data.classes)} classes, "
-               f"fingerprint {data.fingerprint}")
+    print_line(
+        f"{len(data.train.images):,} training and {len(data.test.images):,} test images, "
+        f"{'x'.join(map(str, data.in_shape))}, {len(data.classes)} classes, "
+        f"fingerprint {data.fingerprint}"
+    )
     for note in data.notes:
         print_line(f"note: {printable(note)}")
     for line in lines(s, origins):

@@ -39,56 +39,103 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> dict:
 
     add = groups["net"].add_argument
     add("--net", metavar="NET", help=f"{one_of(known.nets)} (default: {DEFAULTS['net']})")
-    add("--act", metavar="ACT", help=f"{one_of(known.acts)} (default: the net's own: "
-        f"{one_of(sorted({net.act for net in known.nets.values()}))})")
+    add(
+        "--act",
+        metavar="ACT",
+        help=f"{one_of(known.acts)} (default: the net's own: "
+        f"{one_of(sorted({net.act for net in known.nets.values()}))})",
+    )
     add("--loss", metavar="LOSS", help=f"{one_of(LOSSES)} (default: {DEFAULTS['loss']})")
 
     add = groups["initialisation"].add_argument
     add("--init", metavar="INIT", help=f"{one_of(known.inits)} (default: {DEFAULTS['init']})")
-    add("--lsuv-mode", metavar="MODE", help="same: one kept mini-batch | fresh: a new one for "
-        f"every measurement, as the authors did (default: {DEFAULTS['lsuv_mode']})")
+    add(
+        "--lsuv-mode",
+        metavar="MODE",
+        help="same: one kept mini-batch | fresh: a new one for "
+        f"every measurement, as the authors did (default: {DEFAULTS['lsuv_mode']})",
+    )
     add("--lsuv-batch", metavar="N", type=int, help="images in LSUV's batch (default: --batch)")
-    add("--lsuv-tol", metavar="X", type=float, help="tolerance on |variance - 1| "
-        f"(default: {DEFAULTS['lsuv_tol']})")
-    add("--lsuv-max-iter", metavar="N", type=int, help="divisions of a layer at most "
-        f"(default: {DEFAULTS['lsuv_max_iter']})")
-    add("--lsuv-pre", metavar="INIT",
-        help=f"the filler before it (default: {DEFAULTS['lsuv_pre']})")
-    add("--lsuv-normalise", metavar="WHAT", help=f"{one_of(known.normalisations)}: a layer's own "
-        f"output or the next layer's input (default: {DEFAULTS['lsuv_normalise']})")
+    add(
+        "--lsuv-tol",
+        metavar="X",
+        type=float,
+        help=f"tolerance on |variance - 1| (default: {DEFAULTS['lsuv_tol']})",
+    )
+    add(
+        "--lsuv-max-iter",
+        metavar="N",
+        type=int,
+        help=f"divisions of a layer at most (default: {DEFAULTS['lsuv_max_iter']})",
+    )
+    add(
+        "--lsuv-pre", metavar="INIT", help=f"the filler before it (default: {DEFAULTS['lsuv_pre']})"
+    )
+    add(
+        "--lsuv-normalise",
+        metavar="WHAT",
+        help=f"{one_of(known.normalisations)}: a layer's own "
+        f"output or the next layer's input (default: {DEFAULTS['lsuv_normalise']})",
+    )
 
     add = groups["data"].add_argument
-    add("--data", metavar="DATA", help=f"{one_of(NAMES)} | a folder with train/CLASS/*.png and "
-        "test/CLASS/*.png. auto: the net's own set, else synthetic (default: auto)")
-    add("--data-dir", metavar="DIR", help="where the data set's files are (default: "
-        "$LSUV_DATA_DIR, then the cache folder)")
+    add(
+        "--data",
+        metavar="DATA",
+        help=f"{one_of(NAMES)} | a folder with train/CLASS/*.png and "
+        "test/CLASS/*.png. auto: the net's own set, else synthetic (default: auto)",
+    )
+    add(
+        "--data-dir",
+        metavar="DIR",
+        help="where the data set's files are (default: $LSUV_DATA_DIR, then the cache folder)",
+    )
     add("--limit", metavar="N", type=int, help="at most N training and N test images")
     add("--input-scale", metavar="X", type=float, help="factor on every input (default: recipe)")
-    add("--mirror", action=switch, help="mirror half of the training images (default: as the data "
-        "set says)")
+    add(
+        "--mirror",
+        action=switch,
+        help="mirror half of the training images (default: as the data set says)",
+    )
 
     add = groups["training"].add_argument
-    add("--recipe", metavar="NAME", help=f"{one_of(known.recipes)}: the authors' settings, or our "
-        f"short ones (default: {DEFAULTS['recipe']})")
+    add(
+        "--recipe",
+        metavar="NAME",
+        help=f"{one_of(known.recipes)}: the authors' settings, or our "
+        f"short ones (default: {DEFAULTS['recipe']})",
+    )
     add("--batch", metavar="N", type=int, help="images in a step (default: recipe)")
     add("--seed", metavar="N", type=int, help="of every random number (default: 0)")
 
     add = groups["device"].add_argument
     add("--device", metavar="NAME", help=f"{one_of(known.devices)} (default: auto)")
     add("--threads", metavar="N", type=int, help="CPU threads (default: all)")
-    add("--precision", metavar="P", help="fp32 | tf32: device cuda rounds the operands of matmuls "
-        "to TF32 | bf16: activations and gradients in bfloat16, weights in float32 (default: fp32)")
-    add("--nondeterministic", action=switch, help="device cuda: faster convolutions whose bits may "
-        "differ from run to run")
+    add(
+        "--precision",
+        metavar="P",
+        help="fp32 | tf32: device cuda rounds the operands of matmuls "
+        "to TF32 | bf16: activations and gradients in bfloat16, weights in float32 (default: fp32)",
+    )
+    add(
+        "--nondeterministic",
+        action=switch,
+        help="device cuda: faster convolutions whose bits may differ from run to run",
+    )
     return groups
 
 
 def train_parser(known: Known, description: str) -> Parser:
-    parser = Parser(prog="engine.train", description=description, epilog=(
-        "The recipe's rate policy is stretched in proportion to the steps of the run, so with "
-        "--epochs 23 a\nten times shorter `paper` run drops its rate ten times earlier. "
-        "A run is round(epochs * images /\nbatch) steps. "
-        "Defaults of the recipe are printed at the start."))
+    parser = Parser(
+        prog="engine.train",
+        description=description,
+        epilog=(
+            "The recipe's rate policy is stretched in proportion to the steps of the run, so with "
+            "--epochs 23 a\nten times shorter `paper` run drops its rate ten times earlier. "
+            "A run is round(epochs * images /\nbatch) steps. "
+            "Defaults of the recipe are printed at the start."
+        ),
+    )
     groups = add_net_options(parser, known)
     add = groups["training"].add_argument
     add("--epochs", metavar="N", type=float, help="passes over the training images; 0: no training")
@@ -100,10 +147,18 @@ def train_parser(known: Known, description: str) -> Parser:
         add(option(name), metavar="X", type=float, help=f"{of}{hyper.help}, {hyper.wanted}")
     add = groups["run"].add_argument
     add("--out", metavar="DIR", help="run folder (default: runs/<net>-<init>-<date>)")
-    add("--resume", metavar="DIR", help="continue the run in DIR exactly, or the --runs in it; "
-        f"only {', '.join(map(option, MAY_CHANGE))} may be given with it")
-    add("--runs", metavar="N", type=int, help="N runs, seeds --seed and on, a folder each; mean "
-        "and spread at the end")
+    add(
+        "--resume",
+        metavar="DIR",
+        help="continue the run in DIR exactly, or the --runs in it; "
+        f"only {', '.join(map(option, MAY_CHANGE))} may be given with it",
+    )
+    add(
+        "--runs",
+        metavar="N",
+        type=int,
+        help="N runs, seeds --seed and on, a folder each; mean and spread at the end",
+    )
     add("--summary", action="store_const", const=True, help="print the net's layers and stop")
     return parser
 
@@ -123,16 +178,19 @@ def check(args: argparse.Namespace, known: Known) -> None:
                 raise InputError(f"{option(name)} is for --init lsuv, not {given['init']}")
     seed, count = given.get("seed", DEFAULTS["seed"]), given.get("runs", 1)
     if seed + count > 1 << 64:
-        raise InputError(f"--seed {seed} with --runs {count} needs seeds beyond 2^64; give a "
-                         "smaller --seed")
+        raise InputError(
+            f"--seed {seed} with --runs {count} needs seeds beyond 2^64; give a smaller --seed"
+        )
 
 
 def check_resume(args: argparse.Namespace) -> None:
     """InputError if an option beside --resume would change the run."""
     for name, value in vars(args).items():
         if name not in (*MAY_CHANGE, "resume") and value is not None:
-            raise InputError(f"{option(name)} can't be given with --resume, which continues the "
-                             "run with its own settings; leave it out, or start a new run")
+            raise InputError(
+                f"{option(name)} can't be given with --resume, which continues the "
+                "run with its own settings; leave it out, or start a new run"
+            )
 
 
 def options_of(args: argparse.Namespace) -> dict:
@@ -144,12 +202,15 @@ def recipe_of(args: argparse.Namespace, known: Known):
     """The recipe that the options ask for. InputError for an option of another optimizer."""
     given = options_of(args)
     names = defaults(given, known) | given
-    recipe = known.recipe(*(names[key] for key in ("net", "act", "init", "recipe")),
-                          given.get("optimizer"))
+    recipe = known.recipe(
+        *(names[key] for key in ("net", "act", "init", "recipe")), given.get("optimizer")
+    )
     own = OPTIMIZERS[recipe.optimizer].options
     for name in HYPER.keys() & given.keys() - own.keys():
-        raise InputError(f"{option(name)} {given[name]:g}: optimizer {recipe.optimizer} has none, "
-                         f"but {', '.join(own)}; leave it out, or give another --optimizer")
+        raise InputError(
+            f"{option(name)} {given[name]:g}: optimizer {recipe.optimizer} has none, "
+            f"but {', '.join(own)}; leave it out, or give another --optimizer"
+        )
     return recipe
 
 
@@ -183,8 +244,10 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
     source = f"recipe {recipe.name}"
     for name in ("optimizer", "epochs", "batch", "input_scale", "dropout", "move"):
         values[name] = pick(name, getattr(recipe, name), source)
-    hyper = {name: pick(name, getattr(recipe, name, one.default), source)
-             for name, one in OPTIMIZERS[recipe.optimizer].options.items()}
+    hyper = {
+        name: pick(name, getattr(recipe, name, one.default), source)
+        for name, one in OPTIMIZERS[recipe.optimizer].options.items()
+    }
     values["lr"] = pick("lr", recipe.policy["rate"], source)
     values["lsuv_batch"] = pick("lsuv_batch", values["batch"], "the batch")
     values["mirror"] = pick("mirror", data.mirror, f"data {data.name}")
@@ -193,26 +256,35 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
         values["move"] = data.preprocessing.pad
     for name in ("batch", "lsuv_batch"):
         if values[name] > images:
-            raise InputError(f"{option(name)} {values[name]} is more than the {images} training "
-                             f"images of {data.name}; give a smaller one, or raise --limit")
+            raise InputError(
+                f"{option(name)} {values[name]} is more than the {images} training "
+                f"images of {data.name}; give a smaller one, or raise --limit"
+            )
     steps = steps_of(values["epochs"], images, values["batch"])
     policy = recipe.policy_over(steps) if steps else recipe.policy
     stretch = "" if policy == recipe.policy else f", stretched from {recipe.steps} to {steps} steps"
     origins |= {"policy": source + stretch, "steps": "epochs x images / batch"}
-    return Settings(**values, hyper=hyper, steps=steps,
-                    policy={**policy, "rate": values["lr"]}), origins
+    return Settings(
+        **values, hyper=hyper, steps=steps, policy={**policy, "rate": values["lr"]}
+    ), origins
 
 
 def steps_of(epochs: float, images: int, batch: int) -> int:
     """round(epochs x images / batch). InputError where it is none, or more than a run can have."""
     length = epochs * images / batch
     if not length < (1 << 31) - 1:
-        raise InputError(f"--epochs {epochs:g} is {length:.3g} steps, and a run has fewer than "
-                         "2^31; give fewer epochs")
+        raise InputError(
+            f"--epochs {epochs:g} is {length:.3g} steps, and a run has fewer than "
+            "2^31; give fewer epochs"
+        )
     if epochs > MOST_EPOCHS:
-        raise InputError(f"--epochs {epochs:g} is more than {MOST_EPOCHS:,}, the rows that a "
-                         "checkpoint has room for; give fewer epochs, of a larger --limit")
+        raise InputError(
+            f"--epochs {epochs:g} is more than {MOST_EPOCHS:,}, the rows that a "
+            "checkpoint has room for; give fewer epochs, of a larger --limit"
+        )
     if epochs > 0 and round(length) == 0:
-        raise InputError(f"--epochs {epochs:g} of {images} images is no step of {batch}; give "
-                         f"--epochs {batch / images:.4g}, which is one, or 0 for the untrained net")
+        raise InputError(
+            f"--epochs {epochs:g} of {images} images is no step of {batch}; give "
+            f"--epochs {batch / images:.4g}, which is one, or 0 for the untrained net"
+        )
     return round(length)

@@ -27,14 +27,24 @@ class ProgressBar:
             from rich.console import Console  # 15 ms, for a terminal alone
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-            self.bar = Progress(TextColumn("epoch {task.fields[epoch]}"), BarColumn(),
-                                TextColumn("{task.percentage:>3.0f}%  loss {task.fields[loss]}  "
-                                           "{task.fields[speed]} images/s  left"),
-                                TimeRemainingColumn(), console=Console(), transient=True,
-                                redirect_stdout=False, redirect_stderr=False,
-                                refresh_per_second=2, speed_estimate_period=120)
-            self.task = self.bar.add_task("", total=max(self.total, 1), completed=self.done,
-                                          epoch="1", loss="-", speed="-")
+            self.bar = Progress(
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(),
+                TextColumn(
+                    "{task.percentage:>3.0f}%  loss {task.fields[loss]}  "
+                    "{task.fields[speed]} images/s  left"
+                ),
+                TimeRemainingColumn(),
+                console=Console(),
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+                refresh_per_second=2,
+                speed_estimate_period=120,
+            )
+            self.task = self.bar.add_task(
+                "", total=max(self.total, 1), completed=self.done, epoch="1", loss="-", speed="-"
+            )
             self.bar.start()
         return self
 
@@ -52,9 +62,15 @@ class ProgressBar:
     def step(self, step: int, epoch: int, loss: float, speed: float) -> None:
         """Show where the run is. loss: mean of the epoch so far; speed: training images/s."""
         if self.bar:
-            self.bar.update(self.task, completed=step, epoch=str(epoch), loss=f"{loss:.4f}",
-                            speed=f"{speed:.0f}")
+            self.bar.update(
+                self.task,
+                completed=step,
+                epoch=str(epoch),
+                loss=f"{loss:.4f}",
+                speed=f"{speed:.0f}",
+            )
         elif time.perf_counter() - self.spoke > PLAIN_SECONDS:
             self.spoke = time.perf_counter()
-            self.line(f"  step {step}/{self.total}  epoch {epoch}  loss {loss:.4f}  "
-                      f"images/s {speed:.0f}")
+            self.line(
+                f"  step {step}/{self.total}  epoch {epoch}  loss {loss:.4f}  images/s {speed:.0f}"
+            )

@@ -19,10 +19,21 @@ from engine.optimizers import OPTIMIZERS
 from engine.schedules import rates
 
 DEFAULTS: dict[str, Any] = {
-    "net": "fitnet4", "loss": "softmax", "init": "lsuv", "recipe": "paper", "data": "auto",
-    "device": "auto", "precision": "fp32", "seed": 0, "lsuv_mode": "same", "lsuv_tol": 0.05,
-    "lsuv_max_iter": 100, "lsuv_pre": "ortho", "lsuv_normalise": "output",
-    "nondeterministic": False}
+    "net": "fitnet4",
+    "loss": "softmax",
+    "init": "lsuv",
+    "recipe": "paper",
+    "data": "auto",
+    "device": "auto",
+    "precision": "fp32",
+    "seed": 0,
+    "lsuv_mode": "same",
+    "lsuv_tol": 0.05,
+    "lsuv_max_iter": 100,
+    "lsuv_pre": "ortho",
+    "lsuv_normalise": "output",
+    "nondeterministic": False,
+}
 # ... and the activation: each net has its own, see `defaults`.
 # Of a run that is resumed. Another device or count of threads sums in another order, so the result
 # is equal up to rounding only, and the run says so. Data are the same by their fingerprint.
@@ -46,7 +57,8 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "lsuv_tol": ("in (0, 1)", lambda v: 0 < v < 1),
     "lsuv_max_iter": ("1 or more", lambda v: v >= 1),
     "steps": ("in [0, 2^31)", lambda v: 0 <= v < 1 << 31),
-    **{name: (option.wanted, option.fits) for name, option in HYPER.items()}}
+    **{name: (option.wanted, option.fits) for name, option in HYPER.items()},
+}
 
 
 @dataclass(frozen=True)
@@ -126,8 +138,13 @@ class Settings:
         """What `lsuv.initialise` is to be told; nothing for another initialiser."""
         if self.init != "lsuv":
             return {}
-        return {"pre": self.lsuv_pre, "mode": self.lsuv_mode, "tolerance": self.lsuv_tol,
-                "max_iter": self.lsuv_max_iter, "normalise": self.lsuv_normalise}
+        return {
+            "pre": self.lsuv_pre,
+            "mode": self.lsuv_mode,
+            "tolerance": self.lsuv_tol,
+            "max_iter": self.lsuv_max_iter,
+            "normalise": self.lsuv_normalise,
+        }
 
     @classmethod
     def from_dict(cls, values: dict, where: str | Path, known: Known) -> "Settings":
@@ -138,13 +155,17 @@ class Settings:
         if isinstance(name := values.get("optimizer"), str) and name in OPTIMIZERS:
             kinds |= dict.fromkeys(OPTIMIZERS[name].options, float)
         if missing := [name for name in kinds if name not in values]:
-            raise InputError(f"{where}: its settings lack {', '.join(missing)}; it was written by "
-                             "another version")
+            raise InputError(
+                f"{where}: its settings lack {', '.join(missing)}; it was written by "
+                "another version"
+            )
         values = {name: values[name] for name in kinds}
         for name, kind in kinds.items():
             if not of_kind(values[name], kind):
-                raise InputError(f"{where}: its setting {name} is {values[name]!r}, which is no "
-                                 f"{getattr(kind, '__name__', kind)}; put the run's own file back")
+                raise InputError(
+                    f"{where}: its setting {name} is {values[name]!r}, which is no "
+                    f"{getattr(kind, '__name__', kind)}; put the run's own file back"
+                )
         try:
             check_values(values, known)
             for step in (0, max(values["steps"] - 1, 0)):
@@ -158,15 +179,21 @@ class Settings:
         """InputError unless these settings, out of a file, are those of a run on this data set."""
         images, border = len(data.train.images), data.preprocessing.pad
         for name, fits, wanted in (
-                ("batch", self.batch <= images, f"at most the {images} training images"),
-                ("lsuv_batch", self.lsuv_batch <= images, f"at most the {images} training images"),
-                ("move", 0 <= self.move <= border, f"from 0 to the border, {border}"),
-                ("steps", self.steps == round(self.epochs * images / self.batch),
-                 "epochs x images / batch")):
+            ("batch", self.batch <= images, f"at most the {images} training images"),
+            ("lsuv_batch", self.lsuv_batch <= images, f"at most the {images} training images"),
+            ("move", 0 <= self.move <= border, f"from 0 to the border, {border}"),
+            (
+                "steps",
+                self.steps == round(self.epochs * images / self.batch),
+                "epochs x images / batch",
+            ),
+        ):
             if not fits:
-                raise InputError(f"{where}: its setting {name} is {getattr(self, name)}, and on "
-                                 f"data {data.name} it must be {wanted}; put the run's own file "
-                                 "back")
+                raise InputError(
+                    f"{where}: its setting {name} is {getattr(self, name)}, and on "
+                    f"data {data.name} it must be {wanted}; put the run's own file "
+                    "back"
+                )
 
 
 def of_kind(value, kind) -> bool:
@@ -188,10 +215,19 @@ def defaults(given: dict, known: Known) -> dict:
 
 def check_values(given: dict, known: Known) -> None:
     """Refuse names that nobody knows and numbers out of range. InputError."""
-    names = {"net": known.nets, "act": known.acts, "loss": LOSSES, "init": known.inits,
-             "recipe": known.recipes, "device": known.devices, "optimizer": OPTIMIZERS,
-             "lsuv_mode": known.modes, "lsuv_pre": known.inits,
-             "lsuv_normalise": known.normalisations, "precision": PRECISIONS}
+    names = {
+        "net": known.nets,
+        "act": known.acts,
+        "loss": LOSSES,
+        "init": known.inits,
+        "recipe": known.recipes,
+        "device": known.devices,
+        "optimizer": OPTIMIZERS,
+        "lsuv_mode": known.modes,
+        "lsuv_pre": known.inits,
+        "lsuv_normalise": known.normalisations,
+        "precision": PRECISIONS,
+    }
     for name in names.keys() & given.keys():
         choose(option(name), given[name], names[name])
     if "act" in given:
@@ -212,9 +248,11 @@ def option(name: str) -> str:
 
 def lines(settings: Settings, origins: dict[str, str]) -> list[str]:
     """One line a setting: name, value, origin. What the initialiser ignores is left out."""
-    return [f"  {name.replace('_', '-'):<13}  {shown(value):<24}  {origins.get(name, '')}".rstrip()
-            for name, value in settings.as_dict().items()
-            if settings.init == "lsuv" or not name.startswith("lsuv_")]
+    return [
+        f"  {name.replace('_', '-'):<13}  {shown(value):<24}  {origins.get(name, '')}".rstrip()
+        for name, value in settings.as_dict().items()
+        if settings.init == "lsuv" or not name.startswith("lsuv_")
+    ]
 
 
 def shown(value) -> str:

@@ -16,15 +16,21 @@ from engine.errors import InputError, nearest
 
 __all__ = ["FOLDER", "NAMES", "Dataset", "Raw", "Split", "build", "load"]
 
-OFFICIAL: dict[str, Layout] = {layout.name: layout for layout in
-                               (cifar.CIFAR10, cifar.CIFAR100, mnist.MNIST)}
+OFFICIAL: dict[str, Layout] = {
+    layout.name: layout for layout in (cifar.CIFAR10, cifar.CIFAR100, mnist.MNIST)
+}
 NAMES = ("auto", *OFFICIAL, "synthetic")
 FOLDER = "folder"  # what `auto` has for a net whose data no program may fetch
 
 
-def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None,
-         limit: int | None = None, wanted: str | None = None,
-         size: tuple[int, ...] | None = None, report=print) -> Dataset:
+def load(
+    name: str | os.PathLike,
+    data_dir: str | os.PathLike | None = None,
+    limit: int | None = None,
+    wanted: str | None = None,
+    size: tuple[int, ...] | None = None,
+    report=print,
+) -> Dataset:
     """The data set `name`: auto, cifar10, cifar100, mnist, synthetic, or the path of a folder.
 
     data_dir: where an official set lies, instead of $LSUV_DATA_DIR and the cache folder.
@@ -46,22 +52,33 @@ def load(name: str | os.PathLike, data_dir: str | os.PathLike | None = None,
         return _official(name, data_dir, limit, size, report)
     root = Path(os.path.expanduser(name))
     if not name or not os.path.isdir(root):
-        raise InputError(f"unknown data {name!r}, and no folder of that name; "
-                         f"{nearest(name, NAMES)}, or the path of a folder of images")
+        raise InputError(
+            f"unknown data {name!r}, and no folder of that name; "
+            f"{nearest(name, NAMES)}, or the path of a folder of images"
+        )
     from engine.data import folder  # Pillow is loaded for this alone
 
     root = root.resolve()
     name = f"{root.name}/"  # the slash tells it from a set of ours
     raw, notes = folder.read(root, size, limit)
     height, width = raw.train_images.shape[1:3]
-    return build(name, raw, min(height, width) // 4, True, None,
-                 [f"data {name}: {note}" for note in notes], identity="/".join(raw.classes))
+    return build(
+        name,
+        raw,
+        min(height, width) // 4,
+        True,
+        None,
+        [f"data {name}: {note}" for note in notes],
+        identity="/".join(raw.classes),
+    )
 
 
 def _auto(wanted: str, data_dir, limit, size, report) -> Dataset:
     if wanted == FOLDER:
-        raise InputError("data auto: this net's data are images of your own; give --data FOLDER, "
-                         "with train/CLASS/*.png and test/CLASS/*.png in it")
+        raise InputError(
+            "data auto: this net's data are images of your own; give --data FOLDER, "
+            "with train/CLASS/*.png and test/CLASS/*.png in it"
+        )
     if wanted == "synthetic":
         return _synthetic(limit, size, [])
     if wanted not in OFFICIAL:
@@ -82,18 +99,30 @@ def _synthetic(limit, size, notes: list[str]) -> Dataset:
 def _official(name: str, data_dir, limit, size, report) -> Dataset:
     layout = OFFICIAL[name]
     shape = layout.in_shape
-    if size is not None and tuple(size) != shape[:len(size)]:
-        raise InputError(f"data {name}: images are {'x'.join(map(str, shape))}, not "
-                         f"{'x'.join(map(str, size))}; choose another net or another data set")
+    if size is not None and tuple(size) != shape[: len(size)]:
+        raise InputError(
+            f"data {name}: images are {'x'.join(map(str, shape))}, not "
+            f"{'x'.join(map(str, size))}; choose another net or another data set"
+        )
     where = download.obtain(layout, data_dir, report)
-    return build(name, layout.read(where), layout.pad, layout.mirror, limit,
-                 [f"data {name}: read from {where}"], layout.pixel_scale)
+    return build(
+        name,
+        layout.read(where),
+        layout.pad,
+        layout.mirror,
+        limit,
+        [f"data {name}: read from {where}"],
+        layout.pixel_scale,
+    )
 
 
 def _check(limit, size) -> None:
     if limit is not None and limit < 1:
         raise InputError(f"limit {limit}: expected 1 or more images")
-    if size is not None and (len(size) not in (2, 3) or min(size) < 1
-                             or (len(size) == 3 and size[2] not in (1, 3))):
-        raise InputError(f"size {tuple(size)}: expected (height, width) or (height, width, "
-                         f"channels) with 1 or 3 channels")
+    if size is not None and (
+        len(size) not in (2, 3) or min(size) < 1 or (len(size) == 3 and size[2] not in (1, 3))
+    ):
+        raise InputError(
+            f"size {tuple(size)}: expected (height, width) or (height, width, "
+            f"channels) with 1 or 3 channels"
+        )

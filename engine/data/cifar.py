@@ -58,21 +58,30 @@ class Cifar(Layout):
 
 
 CIFAR10 = Cifar(
-    name="cifar10", folder="cifar-10-batches-bin", pickles="cifar-10-batches-py",
+    name="cifar10",
+    folder="cifar-10-batches-bin",
+    pickles="cifar-10-batches-py",
     train=tuple((f"data_batch_{i}.bin", 10_000) for i in range(1, 6)),
     test=(("test_batch.bin", 10_000),),
     labels=(10,),
     classes=tuple(NAMES_10.split()),
     addresses=("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
-    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd", megabytes=170)
+    sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+    megabytes=170,
+)
 
 CIFAR100 = Cifar(
-    name="cifar100", folder="cifar-100-binary", pickles="cifar-100-python",
-    train=(("train.bin", 50_000),), test=(("test.bin", 10_000),),
+    name="cifar100",
+    folder="cifar-100-binary",
+    pickles="cifar-100-python",
+    train=(("train.bin", 50_000),),
+    test=(("test.bin", 10_000),),
     labels=(20, 100),
     classes=tuple(NAMES_100.split()),
     addresses=("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",),
-    sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec", megabytes=169)
+    sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    megabytes=169,
+)
 
 
 def _split(folder: Path, layout: Cifar, files, which: str) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +90,7 @@ def _split(folder: Path, layout: Cifar, files, which: str) -> tuple[np.ndarray, 
     labels = np.empty(count, np.int32)
     first = 0
     for name, rows in files:
-        read_file(folder / name, layout, images[first:first + rows], labels[first:first + rows])
+        read_file(folder / name, layout, images[first : first + rows], labels[first : first + rows])
         first += rows
     check_labels(f"{folder} ({which} files)", labels, len(layout.classes))
     return images, labels
@@ -96,25 +105,30 @@ def read_file(path: Path, layout: Cifar, images: np.ndarray, labels: np.ndarray)
             data = np.fromfile(file, np.uint8, expected + 1)  # one byte more would show
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}; {layout.name} needs this file, "
-                         f"{again}") from None
+        raise InputError(
+            f"{path}: {error.strerror or error}; {layout.name} needs this file, {again}"
+        ) from None
     if size != expected or len(data) != expected:
         raise InputError(f"{path}: {size:,} bytes, expected {expected:,}; {again}")
     data = data.reshape(-1, width)
     for column, classes in enumerate(layout.labels):
         if int(data[:, column].max()) >= classes:
             row = int(np.argmax(data[:, column] >= classes))
-            raise InputError(f"{path}: label {data[row, column]} of image {row}, expected 0 to "
-                             f"{classes - 1}; {again}")
+            raise InputError(
+                f"{path}: label {data[row, column]} of image {row}, expected 0 to "
+                f"{classes - 1}; {again}"
+            )
     labels[...] = fine = data[:, len(layout.labels) - 1]
     coarse = np.zeros(256, np.uint8)
     coarse[fine] = data[:, 0]  # of each class; CIFAR-10's only label is its own
     other = np.flatnonzero(data[:, 0] != coarse[fine])
     if len(other):
         row = other[0]
-        raise InputError(f"{path}: image {row} of class {fine[row]} has coarse label "
-                         f"{data[row, 0]}, and another one {coarse[fine[row]]}; {again}")
-    pixels = data[:, len(layout.labels):].reshape(-1, 3, 32 * 32)
+        raise InputError(
+            f"{path}: image {row} of class {fine[row]} has coarse label "
+            f"{data[row, 0]}, and another one {coarse[fine[row]]}; {again}"
+        )
+    pixels = data[:, len(layout.labels) :].reshape(-1, 3, 32 * 32)
     flat = images.reshape(-1, 32 * 32, 3)
     for channel in range(3):  # three strided copies are faster than one transposed one
         flat[:, :, channel] = pixels[:, channel]

@@ -57,8 +57,14 @@ class Layout:
 
     def path(self, folder: Path, name: str) -> Path | None:
         """A file under the first of its names that is there, or None."""
-        return next((path for path in map(folder.joinpath, self.names(name))
-                     if path.exists() and not path.is_dir()), None)
+        return next(
+            (
+                path
+                for path in map(folder.joinpath, self.names(name))
+                if path.exists() and not path.is_dir()
+            ),
+            None,
+        )
 
     def read(self, folder: Path) -> Raw:
         """The set that lies in `folder`; InputError names the file that is missing or damaged."""
@@ -115,32 +121,55 @@ def check_labels(where: str, labels: np.ndarray, classes: int) -> None:
     """InputError unless every label is below `classes` and every class occurs."""
     if len(labels) and int(labels.max()) >= classes:
         row = int(np.argmax(labels >= classes))
-        raise InputError(f"{where}: label {int(labels[row])} of image {row}, expected 0 to "
-                         f"{classes - 1}; the file is damaged, fetch it again")
+        raise InputError(
+            f"{where}: label {int(labels[row])} of image {row}, expected 0 to "
+            f"{classes - 1}; the file is damaged, fetch it again"
+        )
     counts = np.bincount(labels, minlength=classes)
     if not counts.all():
-        raise InputError(f"{where}: no image of class {int(np.argmin(counts))}, expected all of "
-                         f"0 to {classes - 1}; the file is damaged, fetch it again")
+        raise InputError(
+            f"{where}: no image of class {int(np.argmin(counts))}, expected all of "
+            f"0 to {classes - 1}; the file is damaged, fetch it again"
+        )
 
 
-def build(name: str, raw: Raw, pad: int, mirror: bool, limit: int | None, notes: list[str],
-          pixel_scale: float | None = None, identity: str | None = None) -> Dataset:
+def build(
+    name: str,
+    raw: Raw,
+    pad: int,
+    mirror: bool,
+    limit: int | None,
+    notes: list[str],
+    pixel_scale: float | None = None,
+    identity: str | None = None,
+) -> Dataset:
     """A Dataset of what a reader returned, its preprocessing fitted on the training images.
 
     pad and pixel_scale: see Preprocessing. identity: what the fingerprint names the set by, which
     is `name` unless given."""
     (train_images, train_labels), (test_images, test_labels) = (
-        _limited(images, labels, limit) for images, labels in (raw[0:2], raw[2:4]))
+        _limited(images, labels, limit) for images, labels in (raw[0:2], raw[2:4])
+    )
     if len(train_labels) < len(raw.train_labels) or len(test_labels) < len(raw.test_labels):
-        notes = notes + [f"data {name}: limit {limit:,} keeps {len(train_labels):,} of "
-                         f"{len(raw.train_labels):,} training and {len(test_labels):,} of "
-                         f"{len(raw.test_labels):,} test images, classes taken in turn"]
+        notes = notes + [
+            f"data {name}: limit {limit:,} keeps {len(train_labels):,} of "
+            f"{len(raw.train_labels):,} training and {len(test_labels):,} of "
+            f"{len(raw.test_labels):,} test images, classes taken in turn"
+        ]
     preprocessing, (shift, scale) = Preprocessing.fit(train_images, pad, pixel_scale)
     train = Split(train_images, train_labels, shift, scale)
     test = Split(test_images, test_labels, *preprocessing.normalise(test_images))
-    return Dataset(name, train, test, preprocessing, mirror, list(raw.classes),
-                   fingerprint(name if identity is None else identity, train, test,
-                               preprocessing.mean_image), train_images.shape[1:], notes)
+    return Dataset(
+        name,
+        train,
+        test,
+        preprocessing,
+        mirror,
+        list(raw.classes),
+        fingerprint(name if identity is None else identity, train, test, preprocessing.mean_image),
+        train_images.shape[1:],
+        notes,
+    )
 
 
 def _limited(images: np.ndarray, labels: np.ndarray, limit: int | None):

@@ -66,25 +66,32 @@ def obtain(layout: Layout, data_dir: str | os.PathLike | None, report) -> Path:
     cache = cache_folder()
     reasons = []
     for address in layout.addresses:
-        report(f"data {layout.name}: not on this machine, fetching {address} "
-               f"({layout.megabytes} MB) into {cache}")
+        report(
+            f"data {layout.name}: not on this machine, fetching {address} "
+            f"({layout.megabytes} MB) into {cache}"
+        )
         try:
             return _fetch(layout, address, cache)
-        except (OSError, EOFError, LookupError, ValueError, zlib.error,
-                tarfile.TarError) as error:
+        except (OSError, EOFError, LookupError, ValueError, zlib.error, tarfile.TarError) as error:
             reasons.append(_reason(address, error))
     searched = places(data_dir)
-    raise MissingData(layout.name, f"not found in {', '.join(map(str, searched))}"
-                      f"{pickles(layout, searched)} and could not be fetched "
-                      f"({', '.join(reasons)})", by_hand(layout, "one of these folders"))
+    raise MissingData(
+        layout.name,
+        f"not found in {', '.join(map(str, searched))}"
+        f"{pickles(layout, searched)} and could not be fetched "
+        f"({', '.join(reasons)})",
+        by_hand(layout, "one of these folders"),
+    )
 
 
 def by_hand(layout: Layout, where: str) -> str:
     """The remedy of last resort."""
     address = layout.addresses[0]
     files = [f"{address}{name}.gz" for name in layout.sizes] if address[-1] == "/" else [address]
-    return (f"fetch {' '.join(files)} by hand and unpack it so that {layout.folder}/"
-            f"{next(iter(layout.sizes))} lies in {where}")
+    return (
+        f"fetch {' '.join(files)} by hand and unpack it so that {layout.folder}/"
+        f"{next(iter(layout.sizes))} lies in {where}"
+    )
 
 
 def absent(layout: Layout, place: Path) -> MissingData:
@@ -94,18 +101,23 @@ def absent(layout: Layout, place: Path) -> MissingData:
     except OSError as error:
         raise InputError(f"data-dir {place}: can't be listed ({error.strerror})") from None
     why = f"not in data-dir {place}, which " + (f"holds {some(names)}" if names else "is empty")
-    return MissingData(layout.name, why + pickles(layout, [place]),
-                       by_hand(layout, "it") + ", or leave --data-dir out")
+    return MissingData(
+        layout.name,
+        why + pickles(layout, [place]),
+        by_hand(layout, "it") + ", or leave --data-dir out",
+    )
 
 
 def pickles(layout: Layout, searched: list[Path]) -> str:
     """Words on torchvision's version of a set, where it lies in one of these folders."""
     if not isinstance(layout, Cifar) or not any(
-            place.name == layout.pickles or (place / layout.pickles).exists()
-            for place in searched):
+        place.name == layout.pickles or (place / layout.pickles).exists() for place in searched
+    ):
         return ""
-    return (f" ({layout.pickles} holds pickles, which can run any code and are never read; the "
-            "binary version has the same images)")
+    return (
+        f" ({layout.pickles} holds pickles, which can run any code and are never read; the "
+        "binary version has the same images)"
+    )
 
 
 def _fetch(layout: Layout, address: str, cache: Path) -> Path:
@@ -115,8 +127,12 @@ def _fetch(layout: Layout, address: str, cache: Path) -> Path:
         whole = Path(work) / layout.folder
         if isinstance(layout, Cifar):
             members = [f"{layout.folder}/{name}" for name in layout.sizes]
-            _retrieve(address, Path(work), f"sha256:{layout.sha256}",
-                      pooch.Untar(members, extract_dir="."))
+            _retrieve(
+                address,
+                Path(work),
+                f"sha256:{layout.sha256}",
+                pooch.Untar(members, extract_dir="."),
+            )
             check_members(layout, whole)
         elif isinstance(layout, Mnist):
             whole.mkdir()
@@ -137,8 +153,14 @@ def _retrieve(address: str, folder: Path, known_hash: str | None = None, process
     level = logger.level
     logger.setLevel(logging.ERROR)  # it names each file on standard error; a run speaks for itself
     try:
-        pooch.retrieve(address, known_hash, fname=name, path=folder, processor=processor,
-                       downloader=pooch.HTTPDownloader(timeout=TIMEOUT))
+        pooch.retrieve(
+            address,
+            known_hash,
+            fname=name,
+            path=folder,
+            processor=processor,
+            downloader=pooch.HTTPDownloader(timeout=TIMEOUT),
+        )
     finally:
         logger.setLevel(level)
     return folder / name
@@ -172,6 +194,9 @@ def _reason(address: str, error: Exception) -> str:
     if status is not None:
         return f"{urlsplit(address).hostname} answers {status}"
     if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.strerror and error.filename else \
-            f"{urlsplit(address).hostname}: {type(error).__name__}"
+        return (
+            f"{error.filename}: {error.strerror}"
+            if error.strerror and error.filename
+            else f"{urlsplit(address).hostname}: {type(error).__name__}"
+        )
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -62,8 +62,10 @@ class Resident:
 
     def __init__(self, net, split: Split, preprocessing: Preprocessing):
         if list(net.wanted) != ["labels"]:
-            raise InputError(f"the net's loss wants {', '.join(net.wanted)}, and a data set has "
-                             "labels alone; train it with engine.fit")
+            raise InputError(
+                f"the net's loss wants {', '.join(net.wanted)}, and a data set has "
+                "labels alone; train it with engine.fit"
+            )
         constant = net.ops.constant
         self.net, self.preprocessing, self.count = net, preprocessing, len(split)
         self.images = constant(np.ascontiguousarray(split.images, np.uint8))
@@ -72,8 +74,9 @@ class Resident:
 
     def gather(self, order, move: int = 0, mirror: bool = False, augment: bool = False) -> None:
         """Fill net.x and net.labels with the images that the clock's row of `order` names."""
-        self.preprocessing.gather(self.net, self.images, self.labels, self.arrays, order, move,
-                                  mirror, augment)
+        self.preprocessing.gather(
+            self.net, self.images, self.labels, self.arrays, order, move, mirror, augment
+        )
 
     def batch(self, rows: np.ndarray) -> None:
         """Images `rows`, at most net.batch, as they are; the rest of the batch is padding with
@@ -92,13 +95,15 @@ class Feed:
     move: random crops move by up to this many pixels, of which the data set's border has as many.
     mirror: whether half of the training images are mirrored; None: as the data set says."""
 
-    def __init__(self, net, data: Dataset, move: int, input_scale: float,
-                 mirror: bool | None = None):
+    def __init__(
+        self, net, data: Dataset, move: int, input_scale: float, mirror: bool | None = None
+    ):
         self.net, self.data, self.move = net, data, move
         self.mirror = data.mirror if mirror is None else mirror
         preprocessing = replace(data.preprocessing, input_scale=input_scale)
-        self.train, self.test = (Resident(net, split, preprocessing)
-                                 for split in (data.train, data.test))
+        self.train, self.test = (
+            Resident(net, split, preprocessing) for split in (data.train, data.test)
+        )
         self.order_of = Order(net.seed, self.train.count)
 
     def start(self, clock: np.ndarray, first: int, stop: int, rates: np.ndarray):

@@ -34,13 +34,37 @@ BILEVEL = ("1", "P")  # a byte may have eight pixels
 DEEP = ("I", "F")  # more than eight bits a value: Pillow would clip them without a word
 # What makes a picture upright, by its EXIF orientation; 1 is upright.
 Turn = Image.Transpose
-TURNS = {2: Turn.FLIP_LEFT_RIGHT, 3: Turn.ROTATE_180, 4: Turn.FLIP_TOP_BOTTOM, 5: Turn.TRANSPOSE,
-         6: Turn.ROTATE_270, 7: Turn.TRANSVERSE, 8: Turn.ROTATE_90}
+TURNS = {
+    2: Turn.FLIP_LEFT_RIGHT,
+    3: Turn.ROTATE_180,
+    4: Turn.FLIP_TOP_BOTTOM,
+    5: Turn.TRANSPOSE,
+    6: Turn.ROTATE_270,
+    7: Turn.TRANSVERSE,
+    8: Turn.ROTATE_90,
+}
 # Of Windows, macOS, Synology, QNAP and Linux; what else they leave starts with a dot.
-LITTER = {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini",
-          "$recycle.bin", "recycler", "system volume information", "icon\r", "__macosx",
-          "network trash folder", "temporary items", "@eadir", "#recycle", "#snapshot", "@recycle",
-          "@recently-snapshot", "synoindex_media_info", "lost+found"}
+LITTER = {
+    "thumbs.db",
+    "ehthumbs.db",
+    "ehthumbs_vista.db",
+    "desktop.ini",
+    "picasa.ini",
+    "$recycle.bin",
+    "recycler",
+    "system volume information",
+    "icon\r",
+    "__macosx",
+    "network trash folder",
+    "temporary items",
+    "@eadir",
+    "#recycle",
+    "#snapshot",
+    "@recycle",
+    "@recently-snapshot",
+    "synoindex_media_info",
+    "lost+found",
+}
 LITTER_ENDINGS = (":zone.identifier", ":encryptable", "@synoeastream", "@synoresource")
 Result = TypeVar("Result")
 
@@ -56,8 +80,9 @@ class Unusable(InputError):
 def natural(name: str):
     """Sort key: runs of digits count as numbers, then the name itself."""
     parts = re.split(r"([0-9]+)", name)
-    return [(int(part), "") if i % 2 else (0, part.casefold()) for i, part in enumerate(parts)], \
-        name
+    return [
+        (int(part), "") if i % 2 else (0, part.casefold()) for i, part in enumerate(parts)
+    ], name
 
 
 def litter(name: str) -> bool:
@@ -78,29 +103,42 @@ def read(root: Path, size: tuple[int, ...] | None, limit: int | None) -> tuple[R
     refuse(root, listing.problems)
     classes, others = (list(by_class) for by_class in splits.values())
     if others != classes:
-        alone = [f"{name!r} only in {split}" for split, by_class in splits.items()
-                 for name in by_class if (name in classes) != (name in others)]
-        raise InputError(f"{root}: train and test have different classes ({some(alone)}); give "
-                         f"both the same class folders")
+        alone = [
+            f"{name!r} only in {split}"
+            for split, by_class in splits.items()
+            for name in by_class
+            if (name in classes) != (name in others)
+        ]
+        raise InputError(
+            f"{root}: train and test have different classes ({some(alone)}); give "
+            f"both the same class folders"
+        )
     if len(classes) < 2:
-        raise InputError(f"{root}: one class ({classes[0]!r}), expected two or more class folders "
-                         f"in train and in test")
+        raise InputError(
+            f"{root}: one class ({classes[0]!r}), expected two or more class folders "
+            f"in train and in test"
+        )
     notes = []
     if listing.litter:
-        notes.append(f"{sum(listing.litter.values()):,} entries that are no pictures of yours "
-                     f"passed over ({some(sorted(listing.litter))})")
+        notes.append(
+            f"{sum(listing.litter.values()):,} entries that are no pictures of yours "
+            f"passed over ({some(sorted(listing.litter))})"
+        )
     paths: list[Path] = []  # of both splits
     labels: list[np.ndarray] = []
     for split, by_class in splits.items():
         files = [path for files in by_class.values() for path in files]
-        every = np.repeat(np.arange(len(classes), dtype=np.int32),
-                          [len(files) for files in by_class.values()])
+        every = np.repeat(
+            np.arange(len(classes), dtype=np.int32), [len(files) for files in by_class.values()]
+        )
         chosen = keep(every, limit)
         paths += [files[i] for i in chosen]
         labels.append(every[chosen])
         if len(chosen) < len(files):
-            notes.append(f"limit {limit:,} keeps {len(chosen):,} of {len(files):,} {split} images, "
-                         f"classes taken in turn")
+            notes.append(
+                f"limit {limit:,} keeps {len(chosen):,} of {len(files):,} {split} images, "
+                f"classes taken in turn"
+            )
     channels = size[2] if size is not None and len(size) == 3 else 3
     height, width = common_size(root, paths) if size is None else size[:2]
     try:
@@ -108,8 +146,9 @@ def read(root: Path, size: tuple[int, ...] | None, limit: int | None) -> tuple[R
     except MemoryError as error:
         raise InputError(f"{root}: {error}; give smaller images, or a limit") from None
     done = Counter[str]()
-    for place, (pixels, changes) in enumerate(usable(root, paths, lambda path: read_picture(
-            path, height, width, channels))):
+    for place, (pixels, changes) in enumerate(
+        usable(root, paths, lambda path: read_picture(path, height, width, channels))
+    ):
         images[place] = pixels
         done.update(changes)
     notes += [f"{done[change]:,} of {len(paths):,} images {change}" for change in sorted(done)]
@@ -130,20 +169,26 @@ class Listing:
         """Class name to files, both in natural order."""
         top = self.root / split
         if not os.path.isdir(top):
-            raise InputError(f"{self.root}: no folder {split!r}; expected train/CLASS/*.png and "
-                             f"test/CLASS/*.png")
+            raise InputError(
+                f"{self.root}: no folder {split!r}; expected train/CLASS/*.png and test/CLASS/*.png"
+            )
         by_class: dict[str, list[Path]] = {}
         for folder in self.entries(top) if self.inside(top) else ():
             if not os.path.isdir(folder):
-                self.problems.append(Unusable(folder, "a file beside the class folders",
-                                              "move it into one or away"))
+                self.problems.append(
+                    Unusable(folder, "a file beside the class folders", "move it into one or away")
+                )
                 continue
             paths = self.entries(folder)
-            self.problems += [Unusable(path, "not a file", "images lie directly in their class "
-                                       "folder") for path in paths if not os.path.isfile(path)]
+            self.problems += [
+                Unusable(path, "not a file", "images lie directly in their class folder")
+                for path in paths
+                if not os.path.isfile(path)
+            ]
             if not paths:
-                self.problems.append(Unusable(folder, "no images of this class",
-                                              "add some or remove the folder"))
+                self.problems.append(
+                    Unusable(folder, "no images of this class", "add some or remove the folder")
+                )
             by_class[folder.name] = paths
         if not by_class and not self.problems:
             raise InputError(f"{top}: no class folders; expected {split}/CLASS/*.png")
@@ -162,10 +207,12 @@ class Listing:
     def inside(self, path: Path) -> bool:
         """Whether it is no link that leads out, which is a problem."""
         inside = not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(
-            os.path.realpath(self.root))
+            os.path.realpath(self.root)
+        )
         if not inside:
-            self.problems.append(Unusable(path, f"a link that leads out of {self.root}",
-                                          "copy the file instead"))
+            self.problems.append(
+                Unusable(path, f"a link that leads out of {self.root}", "copy the file instead")
+            )
         return inside
 
 
@@ -175,8 +222,10 @@ def refuse(root: Path, problems: list[Unusable]) -> None:
         raise problems[0]
     if problems:
         each = (f"{problem.path.relative_to(root)} ({problem.reason})" for problem in problems)
-        raise InputError(f"{root}: {len(problems):,} entries can't be used: {some(each)}; repair, "
-                         f"move or remove them")
+        raise InputError(
+            f"{root}: {len(problems):,} entries can't be used: {some(each)}; repair, "
+            f"move or remove them"
+        )
 
 
 def usable(root: Path, paths: list[Path], read: Callable[[Path], Result]) -> Iterator[Result]:
@@ -200,11 +249,15 @@ def open_picture(path: Path, use: Callable[[Image.Image], Result]) -> Result:
             with open_regular(path) as file, Image.open(file, formats=formats()) as image:
                 pixels, size = image.width * image.height, os.fstat(file.fileno()).st_size
                 if pixels > max(LARGE, DENSEST * size * (8 if image.mode in BILEVEL else 1)):
-                    raise Unusable(path, f"{image.height:,}x{image.width:,} pixels in a file of "
-                                   f"{size:,} bytes", "save a smaller image")
+                    raise Unusable(
+                        path,
+                        f"{image.height:,}x{image.width:,} pixels in a file of {size:,} bytes",
+                        "save a smaller image",
+                    )
                 if image.mode.split(";")[0] in DEEP:
-                    raise Unusable(path, f"more than 8 bits a value (mode {image.mode})",
-                                   "save it with 8")
+                    raise Unusable(
+                        path, f"more than 8 bits a value (mode {image.mode})", "save it with 8"
+                    )
                 return use(image)
     except InputError:
         raise
@@ -236,15 +289,20 @@ def upright(image: Image.Image) -> tuple[Image.Image, bool]:
 
 def common_size(root: Path, paths: list[Path]) -> tuple[int, int]:
     """The height and width that most pictures have; of several the smallest."""
-    sizes = Counter(usable(root, paths, lambda path: open_picture(
-        path, lambda image: upright(image)[0].size)))
-    return max(((height, width) for width, height in sizes),
-               key=lambda shape: (sizes[shape[::-1]], -shape[0] * shape[1], shape))
+    sizes = Counter(
+        usable(root, paths, lambda path: open_picture(path, lambda image: upright(image)[0].size))
+    )
+    return max(
+        ((height, width) for width, height in sizes),
+        key=lambda shape: (sizes[shape[::-1]], -shape[0] * shape[1], shape),
+    )
 
 
-def read_picture(path: Path, height: int, width: int,
-                 channels: int) -> tuple[np.ndarray, list[str]]:
+def read_picture(
+    path: Path, height: int, width: int, channels: int
+) -> tuple[np.ndarray, list[str]]:
     """(height, width, channels) uint8, and what was done to the picture besides decoding it."""
+
     def pixels(image: Image.Image) -> tuple[np.ndarray, list[str]]:
         image, turned = upright(image)
         changes = ["turned upright, as their EXIF orientation says"] if turned else []
@@ -258,4 +316,5 @@ def read_picture(path: Path, height: int, width: int,
             changes.append(f"resized to {height}x{width}")
             image = image.resize((width, height), Image.Resampling.LANCZOS)
         return np.asarray(image, np.uint8).reshape(height, width, channels), changes
+
     return open_picture(path, pixels)

@@ -43,8 +43,10 @@ class Mnist(Layout):
 
     @property
     def sizes(self) -> dict[str, int]:
-        return {name: 4 + 4 * len(self.shape(name)) + int(np.prod(self.shape(name)))
-                for name in self.md5}
+        return {
+            name: 4 + 4 * len(self.shape(name)) + int(np.prod(self.shape(name)))
+            for name in self.md5
+        }
 
     def names(self, name: str) -> tuple[str, ...]:
         """Unpacked before packed, the official name before that which 7-Zip and Kaggle give."""
@@ -60,14 +62,22 @@ class Mnist(Layout):
 
 
 MNIST = Mnist(
-    name="mnist", folder="mnist", others=("MNIST/raw", "raw"),  # torchvision's
+    name="mnist",
+    folder="mnist",
+    others=("MNIST/raw", "raw"),  # torchvision's
     counts=(60_000, 10_000),
-    addresses=("https://ossci-datasets.s3.amazonaws.com/mnist/",
-             "https://storage.googleapis.com/cvdf-datasets/mnist/"), megabytes=12,
-    md5={"train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-         "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-         "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-         "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637"})
+    addresses=(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+    ),
+    megabytes=12,
+    md5={
+        "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+        "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+        "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+    },
+)
 
 
 def read_file(folder: Path, name: str, layout: Mnist = MNIST) -> np.ndarray:
@@ -76,24 +86,27 @@ def read_file(folder: Path, name: str, layout: Mnist = MNIST) -> np.ndarray:
     again = f"fetch it again from {layout.addresses[0]}{name}.gz"
     path = layout.path(folder, name)
     if path is None:
-        raise InputError(f"{folder / name}: not there, packed (.gz) or unpacked, and mnist needs "
-                         f"it; {again}")
+        raise InputError(
+            f"{folder / name}: not there, packed (.gz) or unpacked, and mnist needs it; {again}"
+        )
     try:
-        with open_regular(path) as raw, \
-                (gzip.open(raw) if path.suffix == ".gz" else raw) as file:
+        with open_regular(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
             data = file.read(expected + 1)
             if len(data) > expected:
-                raise InputError(f"{path}: more than {expected:,} bytes, expected {expected:,}; "
-                                 f"{again}")
+                raise InputError(
+                    f"{path}: more than {expected:,} bytes, expected {expected:,}; {again}"
+                )
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: can't be read ({error}); {again}") from None
     shape = layout.shape(name)
     head = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
     if data[:4] != head[:4]:
-        raise InputError(f"{path}: starts with {data[:4].hex() or 'nothing'}, expected "
-                         f"{head[:4].hex()} (IDX, {len(shape)} dimensions of bytes); {again}")
-    if data[4:len(head)] != head[4:]:
-        declared = [int.from_bytes(data[i:i + 4], "big") for i in range(4, len(head), 4)]
+        raise InputError(
+            f"{path}: starts with {data[:4].hex() or 'nothing'}, expected "
+            f"{head[:4].hex()} (IDX, {len(shape)} dimensions of bytes); {again}"
+        )
+    if data[4 : len(head)] != head[4:]:
+        declared = [int.from_bytes(data[i : i + 4], "big") for i in range(4, len(head), 4)]
         raise InputError(f"{path}: dimensions {declared}, expected {list(shape)}; {again}")
     if len(data) != expected:
         raise InputError(f"{path}: {len(data):,} bytes, expected {expected:,}; {again}")

@@ -44,8 +44,9 @@ class Preprocessing:
     SAVED = {"pad": int, "pixel_scale": (int, float, type(None))}
 
     @classmethod
-    def fit(cls, images: np.ndarray, pad: int, pixel_scale: float | None = None
-            ) -> tuple["Preprocessing", tuple[np.ndarray, np.ndarray]]:
+    def fit(
+        cls, images: np.ndarray, pad: int, pixel_scale: float | None = None
+    ) -> tuple["Preprocessing", tuple[np.ndarray, np.ndarray]]:
         """Of training images (M, H, W, C) uint8 -> (it, what `normalise` gives for these images).
 
         The mean image of images with a `pixel_scale` is zero."""
@@ -61,8 +62,10 @@ class Preprocessing:
         """Shift and scale, each (M,) float32, of images (M, H, W, C) uint8."""
         if self.pixel_scale is None:
             return contrast(images)
-        return (np.zeros(len(images), np.float32),
-                np.full(len(images), self.pixel_scale, np.float32))
+        return (
+            np.zeros(len(images), np.float32),
+            np.full(len(images), self.pixel_scale, np.float32),
+        )
 
     def description(self) -> dict:
         """The numbers that a run's record of its data holds."""
@@ -73,30 +76,54 @@ class Preprocessing:
         return {MEAN_IMAGE: np.ascontiguousarray(self.mean_image, np.float32)}
 
     @classmethod
-    def restored(cls, description: dict, tensors: dict[str, np.ndarray],
-                 in_shape: tuple[int, int, int], input_scale: float, where) -> "Preprocessing":
+    def restored(
+        cls,
+        description: dict,
+        tensors: dict[str, np.ndarray],
+        in_shape: tuple[int, int, int],
+        input_scale: float,
+        where,
+    ) -> "Preprocessing":
         """What `description` and `tensors` gave, out of the file `where`. InputError for a mean
         image that is missing, or not that of images of in_shape (H, W, C)."""
         pad, (height, width, channels) = description["pad"], in_shape
         mean = tensors.get(MEAN_IMAGE)
         padded = (height + 2 * pad, width + 2 * pad, channels)
         if pad < 0 or mean is None or mean.shape != padded:
-            raise InputError(f"{where}: its {MEAN_IMAGE} has shape {getattr(mean, 'shape', None)}, "
-                             f"and this net's images want {padded}; put the run's own file back")
+            raise InputError(
+                f"{where}: its {MEAN_IMAGE} has shape {getattr(mean, 'shape', None)}, "
+                f"and this net's images want {padded}; put the run's own file back"
+            )
         return cls(pad, description["pixel_scale"], mean, input_scale)
 
     def on_device(self, ops, shift: np.ndarray, scale: np.ndarray) -> tuple:
         """What `gather` reads beside the images whose shift and scale these are."""
-        return tuple(ops.constant(np.ascontiguousarray(values, np.float32))
-                     for values in (shift, scale, self.mean_image))
+        return tuple(
+            ops.constant(np.ascontiguousarray(values, np.float32))
+            for values in (shift, scale, self.mean_image)
+        )
 
-    def gather(self, net, images, labels, arrays: tuple, order, move: int, mirror: bool,
-               augment: bool) -> None:
+    def gather(
+        self, net, images, labels, arrays: tuple, order, move: int, mirror: bool, augment: bool
+    ) -> None:
         """Fill net.x and net.labels with the images that the clock's row of `order` names.
 
         images, labels, arrays (of `on_device`) and order are on the device."""
-        net.ops.gather(images, labels, *arrays, order, net.x, net.labels, net.clock, net.seed,
-                       self.pad, move, mirror, self.input_scale, augment)
+        net.ops.gather(
+            images,
+            labels,
+            *arrays,
+            order,
+            net.x,
+            net.labels,
+            net.clock,
+            net.seed,
+            self.pad,
+            move,
+            mirror,
+            self.input_scale,
+            augment,
+        )
 
 
 def contrast(images: np.ndarray, norm: float = SCALE) -> tuple[np.ndarray, np.ndarray]:
@@ -107,8 +134,10 @@ def contrast(images: np.ndarray, norm: float = SCALE) -> tuple[np.ndarray, np.nd
     contrast normalisation (scale 55, no bias), which the paper's CIFAR sets went through.
     """
     values = images[0].size
-    total, square = np.concatenate([(chunk.sum(axis=1), np.einsum("ij,ij->i", chunk, chunk))
-                                    for _, chunk in _chunks(images)], axis=1)
+    total, square = np.concatenate(
+        [(chunk.sum(axis=1), np.einsum("ij,ij->i", chunk, chunk)) for _, chunk in _chunks(images)],
+        axis=1,
+    )
     length = np.sqrt(np.maximum(values * square - total * total, 0.0) / values)  # ||u - mean||
     divisor = length / norm
     divisor[divisor < 1e-8] = 1.0
@@ -121,11 +150,11 @@ def mean_image(images: np.ndarray, shift: np.ndarray, scale: np.ndarray, pad: in
     total = np.zeros(images[0].size)
     weight = scale.astype(np.float64)
     for first, chunk in _chunks(images):
-        chunk *= weight[first:first + len(chunk), None]
+        chunk *= weight[first : first + len(chunk), None]
         total += chunk.sum(axis=0)  # rows one after another: a fixed order, unlike a BLAS product's
     total -= math.fsum(weight * shift)
     mean = np.zeros((height + 2 * pad, width + 2 * pad, channels), np.float32)
-    mean[pad:pad + height, pad:pad + width] = (total / len(images)).reshape(images.shape[1:])
+    mean[pad : pad + height, pad : pad + width] = (total / len(images)).reshape(images.shape[1:])
     return mean
 
 
@@ -133,4 +162,4 @@ def _chunks(images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """(first, float64 (n, H*W*C)) over all images."""
     flat = images.reshape(len(images), -1)
     for first in range(0, len(flat), CHUNK):
-        yield first, flat[first:first + CHUNK].astype(np.float64)
+        yield first, flat[first : first + CHUNK].astype(np.float64)

@@ -15,8 +15,18 @@ from engine.data.dataset import Raw
 from engine.errors import InputError
 from kernels.philox import SYNTHETIC, uniform, words
 
-CLASSES = ["disc", "ring", "square", "frame", "diamond", "triangle", "plus", "saltire", "rows",
-           "columns"]
+CLASSES = [
+    "disc",
+    "ring",
+    "square",
+    "frame",
+    "diamond",
+    "triangle",
+    "plus",
+    "saltire",
+    "rows",
+    "columns",
+]
 TRAIN, TEST = 5_000, 1_000
 PAD = 8
 SEED = 1511_06422
@@ -31,8 +41,10 @@ def make(size: tuple[int, ...] | None = None) -> Raw:
     """
     height, width, channels = (*(size or (32, 32)), 3)[:3]
     if channels not in (1, 3) or not (8 <= height <= 256 and 8 <= width <= 256):
-        raise InputError(f"data synthetic: size {height}x{width}x{channels}; it is made from 8x8 "
-                         f"to 256x256, with 1 or 3 channels")
+        raise InputError(
+            f"data synthetic: size {height}x{width}x{channels}; it is made from 8x8 "
+            f"to 256x256, with 1 or 3 channels"
+        )
     count = TRAIN + TEST
     labels = (np.arange(count) % len(CLASSES)).astype(np.int32)
     traits = uniform(SEED, SYNTHETIC, 0, count * TRAITS).reshape(count, TRAITS)
@@ -94,5 +106,6 @@ def outline(label: int, x: np.ndarray, y: np.ndarray, r: np.ndarray) -> np.ndarr
             ax, ay = np.abs(x + y) * np.sqrt(0.5), np.abs(x - y) * np.sqrt(0.5)
         return np.maximum(np.maximum(ax, ay) - r, np.minimum(ax, ay) - 0.28 * r)
     across = ay if name == "rows" else ax  # three bars in a square
-    return np.maximum(np.maximum(ax, ay) - r,
-                      np.minimum(across, np.abs(across - 0.75 * r)) - 0.2 * r)
+    return np.maximum(
+        np.maximum(ax, ay) - r, np.minimum(across, np.abs(across - 0.75 * r)) - 0.2 * r
+    )

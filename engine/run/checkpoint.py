@@ -86,7 +86,7 @@ def collect(net, optimizer=None) -> dict[str, np.ndarray]:
         found[name] = outward(param, host(param.value))
     for name, state in net.named_state().items():
         found[name] = np.array(host(state))
-    for kind, flat in (optimizer.state.items() if optimizer else ()):
+    for kind, flat in optimizer.state.items() if optimizer else ():
         for name, param in net.named_params().items():
             found[f"optimizer.{kind}.{name}"] = outward(param, host(net.arenas.view(flat, name)))
     return found
@@ -104,22 +104,34 @@ def restore(saved: Saved, net, optimizer=None) -> None:
             value = inward(param, value) if value.ndim == len(shape) else value
         if value is None or value.shape != tuple(shape):
             found = "nothing" if value is None else f"shape {value.shape}"
-            raise InputError(f"{saved.path}: {name} should have shape {tuple(shape)} and has "
-                             f"{found}; it is the checkpoint of another net or optimizer")
+            raise InputError(
+                f"{saved.path}: {name} should have shape {tuple(shape)} and has "
+                f"{found}; it is the checkpoint of another net or optimizer"
+            )
         return asarray(value.astype(net.dtype))
 
     for name, param in params.items():
         param.value[...] = take(name, param.value.shape, param)
     for name, state in net.named_state().items():
         state[...] = take(name, state.shape)
-    for kind, flat in (optimizer.state.items() if optimizer else ()):
+    for kind, flat in optimizer.state.items() if optimizer else ():
         for name, param in params.items():
             view = net.arenas.view(flat, name)
             view[...] = take(f"optimizer.{kind}.{name}", view.shape, param)
 
 
-def save(folder: Path, net, optimizer, *, step: int, epoch: float, settings: dict, data: dict,
-         data_tensors: dict[str, np.ndarray], progress: dict) -> Path:
+def save(
+    folder: Path,
+    net,
+    optimizer,
+    *,
+    step: int,
+    epoch: float,
+    settings: dict,
+    data: dict,
+    data_tensors: dict[str, np.ndarray],
+    progress: dict,
+) -> Path:
     """Write RUN/checkpoint.safetensors; the one that stood there becomes its predecessor.
 
     data, data_tensors: the data set's description, and the tensors of its preprocessing.
@@ -127,14 +139,27 @@ def save(folder: Path, net, optimizer, *, step: int, epoch: float, settings: dic
     tensors = collect(net, optimizer)
     for name, value in tensors.items():
         if not np.isfinite(value).all():
-            raise RunError(f"{name} is not finite at step {step}; nothing is saved over the last "
-                           f"good checkpoint, {folder / CHECKPOINT}; lower --lr, or set --clip")
+            raise RunError(
+                f"{name} is not finite at step {step}; nothing is saved over the last "
+                f"good checkpoint, {folder / CHECKPOINT}; lower --lr, or set --clip"
+            )
     tensors |= data_tensors
-    metadata = {"format": f"{FORMAT} {VERSION}", "step": str(step), "epoch": repr(float(epoch)),
-                "seed": str(settings["seed"])}
-    metadata |= {key: json.dumps(plain(value)) for key, value in
-                 {"settings": settings, "data": data, "progress": progress,
-                  "versions": versions(), "plans": net.ops.plans()}.items()}
+    metadata = {
+        "format": f"{FORMAT} {VERSION}",
+        "step": str(step),
+        "epoch": repr(float(epoch)),
+        "seed": str(settings["seed"]),
+    }
+    metadata |= {
+        key: json.dumps(plain(value))
+        for key, value in {
+            "settings": settings,
+            "data": data,
+            "progress": progress,
+            "versions": versions(),
+            "plans": net.ops.plans(),
+        }.items()
+    }
     metadata["hashes"] = json.dumps({name: digest(value) for name, value in tensors.items()})
     metadata["metadata_hash"] = metadata_digest(metadata)
     path = Path(folder) / CHECKPOINT
@@ -168,8 +193,9 @@ def read(folder: str | Path, report=print) -> Saved:
             if problems:
                 report(f"note: {problems[0]}; using its predecessor {name}, step {saved.step}")
             return saved
-    raise InputError(f"{folder}: no checkpoint to load ({'; '.join(problems)}); "
-                     "train anew with another --out")
+    raise InputError(
+        f"{folder}: no checkpoint to load ({'; '.join(problems)}); train anew with another --out"
+    )
 
 
 def read_file(path: Path) -> Saved:
@@ -203,13 +229,16 @@ def verified(metadata: dict[str, str], path: Path) -> dict[str, str]:
     """The metadata, if it is this version's and whole."""
     program, _, number = metadata.get("format", "").rpartition(" ")
     if program != FORMAT or not (number.isascii() and number.isdigit()):
-        raise Damaged("is not a checkpoint of this program (format "
-                      f"{metadata.get('format')!r:.80})")
+        raise Damaged(
+            f"is not a checkpoint of this program (format {metadata.get('format')!r:.80})"
+        )
     if metadata.get("metadata_hash") != metadata_digest(metadata):
         raise Damaged("is damaged (the header does not match its hash)")
     if number != str(VERSION):
-        raise InputError(f"{path}: a checkpoint of format {number:.80}, and this version of the "
-                         f"program knows {VERSION}; use the one that wrote it")
+        raise InputError(
+            f"{path}: a checkpoint of format {number:.80}, and this version of the "
+            f"program knows {VERSION}; use the one that wrote it"
+        )
     return metadata
 
 
@@ -217,14 +246,16 @@ def described(metadata: dict[str, str], path: Path) -> dict:
     """What the metadata say of a run, and the hashes. Damaged where `save` would not say so: their
     own hash is no secret."""
     try:
-        found = {key: parse(metadata[key].encode())
-                 for key in ("settings", "data", "progress", "hashes")}
+        found = {
+            key: parse(metadata[key].encode()) for key in ("settings", "data", "progress", "hashes")
+        }
         found["plans"] = parse(metadata.get("plans", "{}").encode())
         need(found, dict.fromkeys(found, dict), path)
         need(found["plans"], dict.fromkeys(found["plans"], str), path)
         need(found["data"], DATA, path)
-        step, epoch, seed = (kind(metadata[key]) for key, kind in
-                             (("step", int), ("epoch", float), ("seed", int)))
+        step, epoch, seed = (
+            kind(metadata[key]) for key, kind in (("step", int), ("epoch", float), ("seed", int))
+        )
         if not (step >= 0 and 0 <= epoch < math.inf and seed >= 0):
             raise ValueError(f"step {step}, epoch {epoch}, seed {seed}")
     except (LookupError, TypeError, ValueError) as error:
@@ -242,14 +273,16 @@ def set_aside(folder: Path, saved: Saved) -> None:
 
 
 def refuse_others(saved: Saved, settings: dict, data: dict | None = None) -> None:
-    """InputError if the checkpoint is of other settings or of another data set, each by name.
-    """
+    """InputError if the checkpoint is of other settings or of another data set, each by name."""
     for key, value in saved.settings.items():  # one that is no setting any more decides nothing
         if key in settings and key not in MAY_CHANGE and settings[key] != value:
-            raise InputError(f"{saved.path}: this checkpoint is of {key} {value}, not "
-                             f"{settings[key]}; put the run's own files back")
+            raise InputError(
+                f"{saved.path}: this checkpoint is of {key} {value}, not "
+                f"{settings[key]}; put the run's own files back"
+            )
     if data is not None and saved.data["fingerprint"] != data["fingerprint"]:
         raise InputError(
             f"{saved.path}: this checkpoint was trained on data {saved.data['name']} "
             f"(fingerprint {saved.data['fingerprint'][:12]}), not on {data['name']} "
-            f"({data['fingerprint'][:12]}); give the same data with --data or --data-dir")
+            f"({data['fingerprint'][:12]}); give the same data with --data or --data-dir"
+        )

@@ -56,8 +56,9 @@ def write_atomic(path: Path, data: bytes, previous: Path | None = None) -> None:
         if not isinstance(error, OSError):
             raise
         kind, remedy = (NoRoom, "; make room") if error.errno in FULL else (RunError, "")
-        raise kind(f"cannot write {path}: {error.strerror or error}; what was saved before is "
-                   f"kept{remedy}") from error
+        raise kind(
+            f"cannot write {path}: {error.strerror or error}; what was saved before is kept{remedy}"
+        ) from error
 
 
 def keep(path: Path, previous: Path) -> None:
@@ -154,8 +155,10 @@ def need(values: Any, wanted: Mapping[str, Any], path: Path) -> dict:
     for key, kind in wanted.items():
         value = values.get(key, ...) if isinstance(values, dict) else ...
         if not isinstance(value, kind) or isinstance(value, bool) or not finite(value):
-            raise InputError(f"{path}: not the {path.name} of a run ({key!r} is missing or of "
-                             "another type); put the run's own file back")
+            raise InputError(
+                f"{path}: not the {path.name} of a run ({key!r} is missing or of "
+                "another type); put the run's own file back"
+            )
     return values
 
 
@@ -174,8 +177,10 @@ def write_json(path: Path, value: dict, longest: int = 4 << 20) -> None:
     hundred thousand classes."""
     text = (json.dumps(plain(value), indent=2, allow_nan=False) + "\n").encode()
     if len(text) > longest:
-        raise RunError(f"{path}: would have {len(text):,} bytes, and at most {longest:,} are "
-                       "read again; give fewer classes, or shorter names")
+        raise RunError(
+            f"{path}: would have {len(text):,} bytes, and at most {longest:,} are "
+            "read again; give fewer classes, or shorter names"
+        )
     write_atomic(path, text)
 
 

@@ -33,30 +33,73 @@ from kernels.clock import SIZE, STEP
 
 RENAMED = {"head": "loss"}  # a setting's name in older run folders: its present one
 # Those whose versions a result may depend on, where they are installed.
-PACKAGES = ("lsuv-engine", "numpy", "ml_dtypes", "safetensors", "Pillow", "onednn-cpu-gomp",
-            "cupy-cuda13x", "cupy-cuda12x", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12",
-            "nvidia-cudnn-frontend")
-COLUMNS = ("epoch", "step", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy",
-           "images_per_second", "seconds")
+PACKAGES = (
+    "lsuv-engine",
+    "numpy",
+    "ml_dtypes",
+    "safetensors",
+    "Pillow",
+    "onednn-cpu-gomp",
+    "cupy-cuda13x",
+    "cupy-cuda12x",
+    "nvidia-cudnn-cu13",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-frontend",
+)
+COLUMNS = (
+    "epoch",
+    "step",
+    "lr",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "images_per_second",
+    "seconds",
+)
 RUN, INIT, METRICS, SEEDS = "run.json", "init.json", "metrics.csv", "runs.json"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 
 LONGEST_JSON = 4 << 20  # bytes of run.json (a few thousand) and runs.json (600 a run)
 LONGEST_METRICS = 8 << 20  # bytes of metrics.csv: 80,000 epochs
 # What is needed of run.json, of its data, and of its result once there is one; of runs.json.
-RECORD = {"settings": dict, "origins": dict, "data": dict, "device": str,
-          "result": (dict, type(None))}
+RECORD = {
+    "settings": dict,
+    "origins": dict,
+    "data": dict,
+    "device": str,
+    "result": (dict, type(None)),
+}
 DATA = {"name": str, "fingerprint": str}
 SERIES = {"settings": dict, "origins": dict, "runs": int, "result": (dict, type(None))}
 # Of a checkpoint's data, where images are to be preprocessed as that was.
 DESCRIPTION = {**DATA, "classes": list, "in_shape": list}
 # Of a checkpoint's progress, and of a row of metrics in it.
-PROGRESS = {"clock": list, "rows": list, "images": int, "training": NUMBER,
-            "epoch_training": NUMBER, "epoch_images": int, "seconds": NUMBER}
-ROW = {**dict.fromkeys(COLUMNS, NUMBER), "epoch": int, "step": int,
-       "train_loss": (*NUMBER, type(None)), "test_loss": (*NUMBER, type(None))}
-RESULT = {"test_accuracy": NUMBER, "test_error": NUMBER, "test_loss": (*NUMBER, type(None)),
-          "epochs": NUMBER, "images_per_second": NUMBER, "device": str, "data": str}
+PROGRESS = {
+    "clock": list,
+    "rows": list,
+    "images": int,
+    "training": NUMBER,
+    "epoch_training": NUMBER,
+    "epoch_images": int,
+    "seconds": NUMBER,
+}
+ROW = {
+    **dict.fromkeys(COLUMNS, NUMBER),
+    "epoch": int,
+    "step": int,
+    "train_loss": (*NUMBER, type(None)),
+    "test_loss": (*NUMBER, type(None)),
+}
+RESULT = {
+    "test_accuracy": NUMBER,
+    "test_error": NUMBER,
+    "test_loss": (*NUMBER, type(None)),
+    "epochs": NUMBER,
+    "images_per_second": NUMBER,
+    "device": str,
+    "data": str,
+}
 
 
 def to_resume(folder: Path) -> Path:
@@ -86,8 +129,10 @@ def read_seeds(folder: Path) -> dict:
     path = folder / SEEDS
     series = need(read_json(path), SERIES, path)
     if not 2 <= series["runs"] < 1 << 31:
-        raise InputError(f"{path}: {series['runs']} runs, and it is for 2 or more, below 2^31; put "
-                         "the run's own file back")
+        raise InputError(
+            f"{path}: {series['runs']} runs, and it is for 2 or more, below 2^31; put "
+            "the run's own file back"
+        )
     if series["result"] is not None:
         need(series["result"], RESULT, path)
     return series | {"settings": renamed(series["settings"])}
@@ -97,8 +142,10 @@ def read_json(path: Path):
     try:
         return parse(contents(path, LONGEST_JSON))
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path.parent}: not a run folder (it holds no {path.name}); give one "
-                         "that engine.train wrote") from None
+        raise InputError(
+            f"{path.parent}: not a run folder (it holds no {path.name}); give one "
+            "that engine.train wrote"
+        ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); put the run's own file back") from None
 
@@ -108,8 +155,10 @@ def need_progress(progress: dict, step: int, ends: Iterable[int], path: Path) ->
 
     ends: the steps at which the run's epochs end."""
     if missing := sorted(set(PROGRESS) - set(progress)):
-        raise InputError(f"{path}: its progress lacks {', '.join(missing)}; it was written by "
-                         "another version of this program, resume with that one")
+        raise InputError(
+            f"{path}: its progress lacks {', '.join(missing)}; it was written by "
+            "another version of this program, resume with that one"
+        )
     need(progress, PROGRESS, path)
     rows = [need(row, ROW, path) for row in progress["rows"]]
     ends = [0, *islice(ends, len(rows) + 1)]
@@ -117,17 +166,28 @@ def need_progress(progress: dict, step: int, ends: Iterable[int], path: Path) ->
         clock = [float.fromhex(value) for value in progress["clock"]]
     except (TypeError, ValueError, OverflowError):
         clock = []
-    if len(clock) != SIZE or not all(map(math.isfinite, clock)) or clock[STEP] != step \
-            or [row["step"] for row in rows] != ends[1:len(rows) + 1] \
-            or not ends[len(rows)] <= step <= ends[-1] \
-            or not all(row["epoch"] == number and 0 <= row["train_accuracy"] <= 1
-                       and 0 <= row["test_accuracy"] <= 1 for number, row in enumerate(rows, 1)) \
-            or not all(0 <= progress[key] < 1 << 62
-                       for key in ("images", "epoch_images", "seconds")) \
-            or not all(progress[key] == 0 or 1e-9 < progress[key] < 1 << 62
-                       for key in ("training", "epoch_training")):
-        raise InputError(f"{path}: its progress is not that of this run at step {step}; put the "
-                         "run's own file back")
+    if (
+        len(clock) != SIZE
+        or not all(map(math.isfinite, clock))
+        or clock[STEP] != step
+        or [row["step"] for row in rows] != ends[1 : len(rows) + 1]
+        or not ends[len(rows)] <= step <= ends[-1]
+        or not all(
+            row["epoch"] == number
+            and 0 <= row["train_accuracy"] <= 1
+            and 0 <= row["test_accuracy"] <= 1
+            for number, row in enumerate(rows, 1)
+        )
+        or not all(0 <= progress[key] < 1 << 62 for key in ("images", "epoch_images", "seconds"))
+        or not all(
+            progress[key] == 0 or 1e-9 < progress[key] < 1 << 62
+            for key in ("training", "epoch_training")
+        )
+    ):
+        raise InputError(
+            f"{path}: its progress is not that of this run at step {step}; put the "
+            "run's own file back"
+        )
     return {key: progress[key] for key in PROGRESS}
 
 
@@ -135,9 +195,11 @@ def refuse_other_data(record: dict, data, folder: Path) -> None:
     """InputError unless a run's record is of this data set."""
     before = record["data"]
     if before["fingerprint"] != data.fingerprint:
-        raise InputError(f"{folder}: this run began on data {before['name']} (fingerprint "
-                         f"{before['fingerprint']}), not on {data.name} ({data.fingerprint}); give "
-                         "the same data with --data or --data-dir")
+        raise InputError(
+            f"{folder}: this run began on data {before['name']} (fingerprint "
+            f"{before['fingerprint']}), not on {data.name} ({data.fingerprint}); give "
+            "the same data with --data or --data-dir"
+        )
 
 
 def untrained(folder: Path) -> bool:
@@ -152,8 +214,10 @@ def new_folder(out: str | Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: a file of that name exists; give another --out")
     if (folder / RUN).exists() or (folder / SEEDS).exists():
-        raise InputError(f"--out {folder}: a run lives there already; continue it with --resume "
-                         f"{folder}, or give another --out")
+        raise InputError(
+            f"--out {folder}: a run lives there already; continue it with --resume "
+            f"{folder}, or give another --out"
+        )
     if not untrained(folder) or any(folder.glob(f"seed*/{RUN}")):
         raise InputError(f"--out {folder}: parts of a run are there; give another --out")
     return folder
@@ -172,8 +236,10 @@ def made(folder: Path) -> Iterator[None]:
                 sync_folder(path.absolute().parent)
         except OSError as error:
             kind = RunError if error.errno in (*FULL, errno.EIO) else InputError
-            raise kind(f"--out {folder}: cannot be made: {error.filename or folder}: "
-                       f"{error.strerror}; give another --out") from None
+            raise kind(
+                f"--out {folder}: cannot be made: {error.filename or folder}: "
+                f"{error.strerror}; give another --out"
+            ) from None
         yield
     except Exception:
         for path in new:
@@ -234,9 +300,13 @@ def read_metrics(folder: Path) -> list[dict]:
     if header != ",".join(COLUMNS):
         raise InputError(f"{path}: its columns are not {','.join(COLUMNS)}")
     try:
-        return [{c: int(v) if c in ("epoch", "step") else float(v)
-                 for c, v in zip(COLUMNS, line.decode().split(","), strict=True)}
-                for line in lines]
+        return [
+            {
+                c: int(v) if c in ("epoch", "step") else float(v)
+                for c, v in zip(COLUMNS, line.decode().split(","), strict=True)
+            }
+            for line in lines
+        ]
     except ValueError as error:
         raise InputError(f"{path}: a damaged row ({error}); put the run's own file back") from None
 
@@ -244,10 +314,17 @@ def read_metrics(folder: Path) -> list[dict]:
 def describe(data) -> dict:
     """What a checkpoint and run.json say of a data set: with the tensors of its preprocessing it is
     enough to preprocess new images alike."""
-    return {"name": data.name, "fingerprint": data.fingerprint, "classes": data.classes,
-            "in_shape": list(data.in_shape), **data.preprocessing.description(),
-            "mirror": data.mirror, "train_images": len(data.train.images),
-            "test_images": len(data.test.images), "notes": data.notes}
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "classes": data.classes,
+        "in_shape": list(data.in_shape),
+        **data.preprocessing.description(),
+        "mirror": data.mirror,
+        "train_images": len(data.train.images),
+        "test_images": len(data.test.images),
+        "notes": data.notes,
+    }
 
 
 def versions() -> dict[str, str]:

@@ -38,13 +38,16 @@ def hold(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise InputError(f"{folder}: {writer(folder) or 'another process'} is writing this run; "
-                         "wait for it or stop it, or give another --out") from None
+        raise InputError(
+            f"{folder}: {writer(folder) or 'another process'} is writing this run; "
+            "wait for it or stop it, or give another --out"
+        ) from None
     except (OSError, NotImplementedError) as error:
         number, reason = getattr(error, "errno", None), getattr(error, "strerror", None) or error
         kind = RunError if number in (*FULL, errno.EIO) else InputError  # the disk's fault, or not
-        raise kind(f"{path}: can't be locked ({reason}); give an --out on another file "
-                   "system") from None
+        raise kind(
+            f"{path}: can't be locked ({reason}); give an --out on another file system"
+        ) from None
     try:
         if left := writer(folder):
             report(f"note: {folder / WRITER} was left by {left}, which is gone; taken over")

@@ -90,8 +90,7 @@ class Epoch(NamedTuple):
 
 
 def epoch_ends(s: Settings, images: int) -> Iterator[int]:
-    """The step after which each epoch is over: batches run across epochs, the last may be short.
-    """
+    """The step after which each epoch is over: batches run across epochs, the last may be short."""
     epoch = end = 0
     while end < s.steps:
         epoch += 1
@@ -104,8 +103,16 @@ class Session:
 
     `asked` is what signals have asked for. Used as a context it shows its progress."""
 
-    def __init__(self, s: Settings, net: Net, feed: Feed, optimizer: Optimizer, folder: Path,
-                 progress: Progress, asked: Signals):
+    def __init__(
+        self,
+        s: Settings,
+        net: Net,
+        feed: Feed,
+        optimizer: Optimizer,
+        folder: Path,
+        progress: Progress,
+        asked: Signals,
+    ):
         self.settings, self.net, self.feed, self.optimizer = s, net, feed, optimizer
         self.folder, self.progress, self.asked = folder, progress, asked
         self.before, self.began = progress.seconds, time.perf_counter()
@@ -153,8 +160,12 @@ class Session:
                 if not clock[FINITE]:
                     break
                 images = (clock[STEP] - self.progress.clock[STEP]) * self.settings.batch
-                self.show.step(int(clock[STEP]), epoch.number, clock[LOSS_SUM] / clock[SEEN],
-                               images / (looked - self.start))
+                self.show.step(
+                    int(clock[STEP]),
+                    epoch.number,
+                    clock[LOSS_SUM] / clock[SEEN],
+                    images / (looked - self.start),
+                )
         self.count(epoch)
 
     def count(self, epoch: Epoch) -> None:
@@ -163,8 +174,10 @@ class Session:
         clock, seconds = read_clock(self.net), time.perf_counter() - self.start
         if not clock[FINITE]:  # that step is repeated, looking
             where = first_not_finite(self.net, self.feed)
-            raise NotFinite(f"loss or gradient is not finite at step {int(clock[STEP])} (epoch "
-                            f"{epoch.number}): first seen in {where}; {self.advice()}")
+            raise NotFinite(
+                f"loss or gradient is not finite at step {int(clock[STEP])} (epoch "
+                f"{epoch.number}): first seen in {where}; {self.advice()}"
+            )
         self.progress.count(clock, self.settings.batch, seconds)
 
     def score(self) -> Scores | None:
@@ -176,13 +189,17 @@ class Session:
         self.require_finite(tested, f"after step {epoch.end} (epoch {epoch.number})")
         s, past = self.settings, self.progress
         past.seconds, clock = self.seconds, past.clock
-        row = {"epoch": epoch.number, "step": epoch.end,
-               "lr": float(rates(s.policy, epoch.end - 1, 1)[0]),
-               "train_loss": clock[LOSS_SUM] / clock[SEEN],
-               "train_accuracy": clock[CORRECT_SUM] / clock[SEEN],
-               "test_loss": tested.loss, "test_accuracy": tested.accuracy,
-               "images_per_second": past.epoch_images / max(past.epoch_training, 1e-9),
-               "seconds": past.seconds}
+        row = {
+            "epoch": epoch.number,
+            "step": epoch.end,
+            "lr": float(rates(s.policy, epoch.end - 1, 1)[0]),
+            "train_loss": clock[LOSS_SUM] / clock[SEEN],
+            "train_accuracy": clock[CORRECT_SUM] / clock[SEEN],
+            "test_loss": tested.loss,
+            "test_accuracy": tested.accuracy,
+            "images_per_second": past.epoch_images / max(past.epoch_training, 1e-9),
+            "seconds": past.seconds,
+        }
         past.rows.append(row)
         run_folder.write_metrics(self.folder, past.rows)
         self.show.step(epoch.end, epoch.number, row["train_loss"], row["images_per_second"])
@@ -194,10 +211,17 @@ class Session:
     def save(self) -> None:
         self.progress.seconds = self.seconds
         step, s, data = int(self.progress.clock[STEP]), self.settings, self.feed.data
-        checkpoint.save(self.folder, self.net, self.optimizer, step=step,
-                        epoch=step * s.batch / self.feed.train.count, settings=s.as_dict(),
-                        data=run_folder.describe(data), data_tensors=data.preprocessing.tensors(),
-                        progress=self.progress.as_dict())
+        checkpoint.save(
+            self.folder,
+            self.net,
+            self.optimizer,
+            step=step,
+            epoch=step * s.batch / self.feed.train.count,
+            settings=s.as_dict(),
+            data=run_folder.describe(data),
+            data_tensors=data.preprocessing.tensors(),
+            progress=self.progress.as_dict(),
+        )
         if self.asked.save:
             self.asked.save = False
             self.show.line(f"saved as SIGUSR1 asked, step {step} of {s.steps}")
@@ -205,18 +229,22 @@ class Session:
     def require_finite(self, tested: Scores, when: str) -> None:
         """NotFinite where the test set shows what training has not met yet."""
         if not np.isfinite(tested.loss):
-            raise NotFinite(f"test loss is not finite {when}: first seen in {tested.where}; "
-                            f"{self.advice()}")
+            raise NotFinite(
+                f"test loss is not finite {when}: first seen in {tested.where}; {self.advice()}"
+            )
 
     def advice(self) -> str:
         s, saved = self.settings, checkpoint.read(self.folder)
         clip = f"--clip ({s.clip:g})" if s.clip else "set --clip 1"
-        return (f"lower --lr ({s.lr:g}) or {clip}, or try another --init ({s.init}); the last good "
-                f"checkpoint is {saved.path}, step {saved.step}")
+        return (
+            f"lower --lr ({s.lr:g}) or {clip}, or try another --init ({s.init}); the last good "
+            f"checkpoint is {saved.path}, step {saved.step}"
+        )
 
 
-def new_run(work: Work, s: Settings, origins: dict, data, ops, folder: Path,
-            seeds: dict | None = None) -> dict:
+def new_run(
+    work: Work, s: Settings, origins: dict, data, ops, folder: Path, seeds: dict | None = None
+) -> dict:
     """Initialise and train in a new folder -> the run's record, as run.json holds it.
 
     seeds: what runs.json holds where this is one of several runs; it is written beside the folder.
@@ -224,23 +252,34 @@ def new_run(work: Work, s: Settings, origins: dict, data, ops, folder: Path,
     net, feed, optimizer = work.assemble(s, data, ops)
     if not s.steps:
         need_statistics(net)  # the untrained net is going to be scored
-    record = {"settings": s.as_dict(), "origins": origins, "data": run_folder.describe(data),
-              "parameters": net.parameters, "device": ops.name, "device_description":
-              ops.description, "versions": run_folder.versions(),
-              "started": time.strftime("%Y-%m-%d %H:%M:%S%z"), "failure": None, "result": None}
+    record = {
+        "settings": s.as_dict(),
+        "origins": origins,
+        "data": run_folder.describe(data),
+        "parameters": net.parameters,
+        "device": ops.name,
+        "device_description": ops.description,
+        "versions": run_folder.versions(),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        "failure": None,
+        "result": None,
+    }
     files = {folder.parent / run_folder.SEEDS: seeds} if seeds is not None else {}
     with run_folder.made(folder), hold(folder, print_line):
         run_folder.new_folder(folder)  # that another one has not begun there meanwhile
         sweep(folder)
-        with run_folder.begun(files | {folder / run_folder.RUN: record}), \
-                failure_recorded(folder, record, net):
+        with (
+            run_folder.begun(files | {folder / run_folder.RUN: record}),
+            failure_recorded(folder, record, net),
+        ):
             report = work.first_weights(s, net, feed)
         print_report(s, net, report, folder)
         return finish(work, Session(s, net, feed, optimizer, folder, Progress(), Signals()), record)
 
 
-def resumed_run(work: Work, s: Settings, origins: dict, data, ops, folder: Path,
-                record: dict) -> dict:
+def resumed_run(
+    work: Work, s: Settings, origins: dict, data, ops, folder: Path, record: dict
+) -> dict:
     """Continue the run in `folder` from its checkpoint -> its record, which was `record`."""
     with hold(folder, print_line):
         sweep(folder)
@@ -249,13 +288,19 @@ def resumed_run(work: Work, s: Settings, origins: dict, data, ops, folder: Path,
         if ops.name != record["device"]:
             print_rounding(f"on device {record['device']}", f"on {ops.name}")
         elif isinstance(threads, int) and threads != s.threads:
-            print_rounding(f"with {threads} thread{'s' if threads > 1 else ''}",
-                           f"with {s.threads}")
+            print_rounding(
+                f"with {threads} thread{'s' if threads > 1 else ''}", f"with {s.threads}"
+            )
         elif ops.description != record.get("device_description", ops.description):
             print_rounding(f"on {record['device_description']}", f"on {ops.description}")
         net, feed, optimizer = work.assemble(s, data, ops)
-        record |= {"settings": s.as_dict(), "origins": origins, "device": ops.name,
-                   "device_description": ops.description, "failure": None}
+        record |= {
+            "settings": s.as_dict(),
+            "origins": origins,
+            "device": ops.name,
+            "device_description": ops.description,
+            "failure": None,
+        }
         if run_folder.untrained(folder):  # killed as it began: its first weights are made again
             with failure_recorded(folder, record, net):
                 report = work.first_weights(s, net, feed)
@@ -269,7 +314,8 @@ def resumed_run(work: Work, s: Settings, origins: dict, data, ops, folder: Path,
             checkpoint.set_aside(folder, saved)
             ends = epoch_ends(s, feed.train.count)
             progress = Progress.from_dict(
-                run_folder.need_progress(saved.progress, saved.step, ends, saved.path))
+                run_folder.need_progress(saved.progress, saved.step, ends, saved.path)
+            )
             run_folder.write_metrics(folder, progress.rows)
             print_line(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
         return finish(work, Session(s, net, feed, optimizer, folder, progress, Signals()), record)
@@ -289,9 +335,11 @@ def finish(work: Work, run: Session, record: dict) -> dict:
             tested = run.score()
             done = tested is not None
         if not done:
-            print_line(f"stopped at step {int(progress.clock[STEP])} of {s.steps} and saved; "
-                       "continue with python -m engine.train --resume "
-                       f"{run_folder.to_resume(folder)}")
+            print_line(
+                f"stopped at step {int(progress.clock[STEP])} of {s.steps} and saved; "
+                "continue with python -m engine.train --resume "
+                f"{run_folder.to_resume(folder)}"
+            )
             raise SystemExit(asked.exit_code)
         if tested is None:
             accuracy, loss = progress.rows[-1]["test_accuracy"], progress.rows[-1]["test_loss"]
@@ -299,12 +347,18 @@ def finish(work: Work, run: Session, record: dict) -> dict:
             run.require_finite(tested, "before training")
             accuracy, loss = tested.accuracy, tested.loss
         record["result"] = {
-            "test_accuracy": accuracy, "test_error": 1 - accuracy,
-            "test_loss": loss, "epochs": s.epochs, "steps": s.steps,
+            "test_accuracy": accuracy,
+            "test_error": 1 - accuracy,
+            "test_loss": loss,
+            "epochs": s.epochs,
+            "steps": s.steps,
             "images_per_second": progress.images / progress.training if progress.training else 0.0,
-            "training_seconds": progress.training, "seconds": progress.seconds,
-            "device": run.net.ops.name, "data": run.feed.data.name,
-            "finished": time.strftime("%Y-%m-%d %H:%M:%S%z")}
+            "training_seconds": progress.training,
+            "seconds": progress.seconds,
+            "device": run.net.ops.name,
+            "data": run.feed.data.name,
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        }
         record = plain(record)
         write_json(folder / run_folder.RUN, record)
     print_line(last_line(record["result"]))
@@ -324,8 +378,9 @@ def failure_recorded(folder: Path, record: dict, net: Net):
         with suppress(RunError, OSError):
             write_json(folder / run_folder.RUN, {**record, "failure": failure})
         if isinstance(error, NoRoom):
-            raise NoRoom(f"{error}, then go on with --resume {run_folder.to_resume(folder)}"
-                         ) from error
+            raise NoRoom(
+                f"{error}, then go on with --resume {run_folder.to_resume(folder)}"
+            ) from error
         raise
 
 
@@ -359,12 +414,18 @@ def summarise(results: list[dict]) -> dict:
     accuracy = np.array([result["test_accuracy"] for result in results])
     losses = [float("nan") if r["test_loss"] is None else r["test_loss"] for r in results]
     mean, spread = float(accuracy.mean()), float(accuracy.std(ddof=1))
-    print_line(f"{len(results)} runs: test accuracy mean {mean:.4f}  spread {spread:.4f}  "
-               f"min {accuracy.min():.4f}  max {accuracy.max():.4f}")
-    return {"test_accuracy": mean, "test_error": 1 - mean, "spread": spread,
-            "test_loss": float(np.mean(losses)),
-            "images_per_second": float(np.mean([r["images_per_second"] for r in results])),
-            **{key: results[-1][key] for key in ("epochs", "device", "data")}}
+    print_line(
+        f"{len(results)} runs: test accuracy mean {mean:.4f}  spread {spread:.4f}  "
+        f"min {accuracy.min():.4f}  max {accuracy.max():.4f}"
+    )
+    return {
+        "test_accuracy": mean,
+        "test_error": 1 - mean,
+        "spread": spread,
+        "test_loss": float(np.mean(losses)),
+        "images_per_second": float(np.mean([r["images_per_second"] for r in results])),
+        **{key: results[-1][key] for key in ("epochs", "device", "data")},
+    }
 
 
 def resume(work: Work, args) -> None:
@@ -403,8 +464,10 @@ def data_of(s: Settings, in_shape: tuple[int, ...]):
     """The data set of a run that has begun. InputError names the remedy where its folder of images
     lies elsewhere now."""
     if s.data not in NAMES and not Path(s.data).is_dir():
-        raise InputError(f"the run's images were in {s.data}, and there is no such folder; give "
-                         "their new place with --data FOLDER")
+        raise InputError(
+            f"the run's images were in {s.data}, and there is no such folder; give "
+            "their new place with --data FOLDER"
+        )
     return load_data(s.data, s.data_dir, s.limit, size=in_shape, report=log_line)
 
 
@@ -412,11 +475,14 @@ def print_report(s: Settings, net: Net, report, folder: Path) -> None:
     """What the initialiser did: in a line, and layer by layer in init.json."""
     for note in report.notes:
         print_line(f"note: {note}")
-    print_line(f"init {s.init}: {len(report.layers())} layers with weights, {net.parameters:,} "
-               f"parameters, {report.seconds:.2f} s; {folder / run_folder.INIT} has every layer")
+    print_line(
+        f"init {s.init}: {len(report.layers())} layers with weights, {net.parameters:,} "
+        f"parameters, {report.seconds:.2f} s; {folder / run_folder.INIT} has every layer"
+    )
     write_json(folder / run_folder.INIT, report.as_dict())
 
 
 def print_rounding(before: str, now: str) -> None:
-    print_line(f"note: the run began {before}; {now} it continues equal up to rounding, not bit "
-               "for bit")
+    print_line(
+        f"note: the run began {before}; {now} it continues equal up to rounding, not bit for bit"
+    )

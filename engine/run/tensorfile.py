@@ -56,8 +56,10 @@ def header(file: BufferedReader, longest: int) -> tuple[dict[str, str], dict[str
         end = after
     if 8 + length + end != size:
         raise ValueError(f"{size:,} bytes, and its tensors need {8 + length + end:,}")
-    return metadata, {name: Entry(found[name]["dtype"], tuple(found[name]["shape"]),
-                                  8 + length + first) for first, _, name in spans}
+    return metadata, {
+        name: Entry(found[name]["dtype"], tuple(found[name]["shape"]), 8 + length + first)
+        for first, _, name in spans
+    }
 
 
 def span(name: str, entry) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import sys
 
 WHEEL = "onednn-cpu-gomp"
 LIBRARY = "libdnnl.so.3"
-SPINS = "10000"                     # about 0.1 ms: longer than Python's pause between two kernels
+SPINS = "10000"  # about 0.1 ms: longer than Python's pause between two kernels
 
 
 class NativeError(ImportError):
@@ -65,8 +65,10 @@ def _load():
         raise NativeError(reason, "use numpy")
     remedy = "install g++, then lsuv-engine again; pip -v says why"
     if importlib.machinery.PathFinder.find_spec("kernels.cpu._native", __path__) is None:
-        reason = ("the native extension is not built for this Python (no C++ compiler, or no "
-                  "oneDNN wheel, when it was installed)")
+        reason = (
+            "the native extension is not built for this Python (no C++ compiler, or no "
+            "oneDNN wheel, when it was installed)"
+        )
         raise NativeError(reason, remedy)
     _preload()
     try:

@@ -72,7 +72,7 @@ def _native_operation(name: str):
 
     @functools.wraps(getattr(NumpyOps, name))
     def operation(self, *values, **named):
-        if named or len(values) < count:    # some by their names, or by their defaults
+        if named or len(values) < count:  # some by their names, or by their defaults
             bound = signature.bind(self, *values, **named)
             bound.apply_defaults()
             values = bound.args[1:]

@@ -13,15 +13,18 @@ import functools
 import importlib
 from importlib.util import find_spec
 
-OLDEST = 7, 5                       # compute capability: what CUDA 13 compiles for
+OLDEST = 7, 5  # compute capability: what CUDA 13 compiles for
 INSTALL = "pip install -e '.[cuda13]' (or '.[cuda12]' for a driver before version 580)"
 
 
 @functools.cache
 def missing() -> str | None:
     """What device cuda lacks on this machine, in one line with the remedy; None if nothing."""
-    absent = [name for name, module in (("CuPy", "cupy"), ("the cuDNN frontend", "cudnn"))
-              if find_spec(module) is None]
+    absent = [
+        name
+        for name, module in (("CuPy", "cupy"), ("the cuDNN frontend", "cudnn"))
+        if find_spec(module) is None
+    ]
     driver = has_driver()
     if not driver:
         absent.insert(0, "the NVIDIA driver (libcuda.so.1)")
@@ -46,20 +49,26 @@ def _gpu() -> str | None:
     try:
         runtime = importlib.import_module("cupy").cuda.runtime
     except Exception as error:  # it makes a folder, besides loading libraries
-        return (f"CuPy does not load ({_line(error)}); {INSTALL}, and CUPY_CACHE_DIR names a "
-                "folder that it may write to")
+        return (
+            f"CuPy does not load ({_line(error)}); {INSTALL}, and CUPY_CACHE_DIR names a "
+            "folder that it may write to"
+        )
     try:
         runtime.getDeviceCount()  # raises where there is none
         facts = runtime.getDeviceProperties(0)
     except runtime.CUDARuntimeError as error:
         if "InsufficientDriver" in str(error):
-            return (f"the driver is too old for this CuPy ({_line(error)}); update it, or "
-                    "pip install -e '.[cuda12]'")
+            return (
+                f"the driver is too old for this CuPy ({_line(error)}); update it, or "
+                "pip install -e '.[cuda12]'"
+            )
         return f"the driver gives no GPU ({_line(error)}); look at nvidia-smi, CUDA_VISIBLE_DEVICES"
     capability = facts["major"], facts["minor"]
     if capability < OLDEST:
-        return (f"the GPU, {facts['name'].decode()}, is of compute capability {capability[0]}."
-                f"{capability[1]}, and {OLDEST[0]}.{OLDEST[1]} is the oldest; use device cpu")
+        return (
+            f"the GPU, {facts['name'].decode()}, is of compute capability {capability[0]}."
+            f"{capability[1]}, and {OLDEST[0]}.{OLDEST[1]} is the oldest; use device cpu"
+        )
     return None
 
 
@@ -71,8 +80,10 @@ def _libraries() -> str | None:
             load(library)
         importlib.import_module("cudnn").backend_version()
     except Exception as error:  # of any library: each has errors of its own
-        return (f"cuDNN or its frontend does not load ({_line(error)}); {INSTALL} installs what "
-                "fits together")
+        return (
+            f"cuDNN or its frontend does not load ({_line(error)}); {INSTALL} installs what "
+            "fits together"
+        )
     return None
 
 

@@ -41,7 +41,9 @@ struct Each {
 };
 
 template <class Function>
-__device__ inline Each<Function> each(Function function) { return {function}; }
+__device__ inline Each<Function> each(Function function) {
+    return {function};
+}
 
 KERNEL leaky_forward(const real* x, real* y, double slope, int64 size) {
     const float below = float(slope);
@@ -64,9 +66,10 @@ KERNEL tanh_backward(const real* dy, const real* y, real* dx, int64 size) {
 // 1 / (1 + exp(-x)), written with exp(-|x|), which can't overflow.
 KERNEL sigmoid_forward(const real* x, real* y, int64 size) {
     map(each([](float x) {
-        const float small = expf(-fabsf(x));
-        return (x >= 0.0f ? 1.0f : small) / (1.0f + small);
-    }), size, y, x);
+            const float small = expf(-fabsf(x));
+            return (x >= 0.0f ? 1.0f : small) / (1.0f + small);
+        }),
+        size, y, x);
 }
 
 KERNEL sigmoid_backward(const real* dy, const real* y, real* dx, int64 size) {

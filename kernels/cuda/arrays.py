@@ -28,8 +28,11 @@ def checked(operation):
     @functools.wraps(operation)
     def check(self, *values, **named):
         arguments = signature.bind(self, *values, **named).arguments
-        arrays = {key: value for key, value in arguments.items()
-                  if isinstance(value, (cupy.ndarray, np.ndarray))}
+        arrays = {
+            key: value
+            for key, value in arguments.items()
+            if isinstance(value, (cupy.ndarray, np.ndarray))
+        }
         missing = {key for key, value in arguments.items() if value is None}
         for key in missing.difference(contract.optional):
             raise ValueError(f"{name}: {key} is None; it may not be left out")

@@ -27,8 +27,7 @@ __device__ void forward(const real* __restrict__ x, real* __restrict__ y, const 
         const Span h = team.part_of(all), w = inside(at.w * shape.stride, shape.size, shape.W);
         Pack<N> sum = {};
         for (int r = h.first; r < h.stop; ++r) {
-            const real* from = x + at.vector * N +
-                               element(at.n, r, w.first, shape.H, shape.W, C);
+            const real* from = x + at.vector * N + element(at.n, r, w.first, shape.H, shape.W, C);
 #pragma unroll 4
             for (int s = 0; s < w.count(); ++s, from += C) {
                 const Pack<N> value = load<N>(from);
@@ -91,8 +90,7 @@ __device__ void backward_overlapping(const real* __restrict__ dy, real* __restri
         Pack<N> sum = {};
         for (int a = last_window(at.h, stride, shape.Ho); a >= 0 && at.h - a * stride < size; --a) {
             const Span h = inside(a * stride, size, shape.H);
-            const real* from = dy + at.vector * N +
-                               element(at.n, a, right, shape.Ho, shape.Wo, C);
+            const real* from = dy + at.vector * N + element(at.n, a, right, shape.Ho, shape.Wo, C);
             for (int b = right; b >= 0 && at.w - b * stride < size; --b, from -= C) {
                 const Pack<N> gradient = load<N>(from);
                 const float factor = share(h, inside(b * stride, size, shape.W));

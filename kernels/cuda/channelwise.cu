@@ -18,12 +18,11 @@ KERNEL scale_forward(const real* x, const float* scale, const float* shift, real
                  [](float value, float factor, float level) { return value * factor + level; });
 }
 
-KERNEL prelu_forward(const real* x, const float* slope, real* y, int64 rows, int64 C,
-                     int64 across, int64 tiles, int64 height, int64 parts) {
-    map_channels(x, slope, slope, y, {rows, C, across, tiles, height, parts},
-                 [](float value, float factor, float) {
-                     return value > 0.0f ? value : factor * value;
-                 });
+KERNEL prelu_forward(const real* x, const float* slope, real* y, int64 rows, int64 C, int64 across,
+                     int64 tiles, int64 height, int64 parts) {
+    map_channels(
+        x, slope, slope, y, {rows, C, across, tiles, height, parts},
+        [](float value, float factor, float) { return value > 0.0f ? value : factor * value; });
 }
 
 // dx = dy * slope(x, a), where it is wanted; partial (2, C, parts): the sums of dy * along(x), and
@@ -72,15 +71,17 @@ KERNEL scale_backward(const real* dy, const real* x, const float* scale, real* d
                       int64 rows, int64 C, int64 across, int64 tiles, int64 height, int64 parts,
                       int64 wanted) {
     __shared__ float smem[VECTOR * THREADS];
-    backward(dy, x, scale, dx, partial, {rows, C, across, tiles, height, parts}, wanted, smem,
-             [](float, float factor) { return factor; }, [](float value) { return value; });
+    backward(
+        dy, x, scale, dx, partial, {rows, C, across, tiles, height, parts}, wanted, smem,
+        [](float, float factor) { return factor; }, [](float value) { return value; });
 }
 
 KERNEL prelu_backward(const real* dy, const real* x, const float* slope, real* dx, float* partial,
                       int64 rows, int64 C, int64 across, int64 tiles, int64 height, int64 parts,
                       int64 wanted) {
     __shared__ float smem[VECTOR * THREADS];
-    backward(dy, x, slope, dx, partial, {rows, C, across, tiles, height, parts}, wanted, smem,
-             [](float value, float factor) { return value > 0.0f ? 1.0f : factor; },
-             [](float value) { return value > 0.0f ? 0.0f : value; });
+    backward(
+        dy, x, slope, dx, partial, {rows, C, across, tiles, height, parts}, wanted, smem,
+        [](float value, float factor) { return value > 0.0f ? 1.0f : factor; },
+        [](float value) { return value > 0.0f ? 0.0f : value; });
 }

@@ -4,8 +4,8 @@
 //
 // Read next: orthonormal.py.
 
-#include "common.cuh"
 #include "clock.cuh"
+#include "common.cuh"
 
 KERNEL advance(double* clock, const double* rates, int64 count, Fault* fault) {
     if (first_index() != 0 || clock[FINITE] == 0.0) return;

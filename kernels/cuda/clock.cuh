@@ -4,6 +4,4 @@
 // Read next: optimizer.cu.
 #pragma once
 
-enum Clock {
-    STEP, FIRST, RATE, CLIP, FINITE, LOSS, NORM, LOSS_SUM, CORRECT_SUM, SEEN
-};
+enum Clock { STEP, FIRST, RATE, CLIP, FINITE, LOSS, NORM, LOSS_SUM, CORRECT_SUM, SEEN };

@@ -37,8 +37,13 @@ __device__ inline Share share(const Matrix& m, int64 task) {
     const int64 channel = (at.rest * across + column) * VECTOR, start = at.quotient * m.height;
     const int channels = row < down ? int(max(min(m.C - channel, int64(VECTOR)), int64(0))) : 0;
     const int left = channels ? int(min(m.rows - start, m.height)) - row : 0;
-    return {at.quotient, channel, (start + row) * m.C + channel, down * m.C,
-            left > 0 ? (left + down - 1) / down : 0, channels, row};
+    return {at.quotient,
+            channel,
+            (start + row) * m.C + channel,
+            down * m.C,
+            left > 0 ? (left + down - 1) / down : 0,
+            channels,
+            row};
 }
 
 // VECTOR neighbouring channels, of which only `channels` may exist; the others are 0.
@@ -93,8 +98,8 @@ __device__ inline Pack<VECTOR> statistics(const float* of, const Share& own) {
 
 // y = function(x, a, b), with a and b those of the channel, over this thread's share.
 template <bool WIDE, class Function>
-__device__ inline void map_share(const real* __restrict__ x, real* __restrict__ y,
-                                 const Share& own, const Pack<VECTOR>& a, const Pack<VECTOR>& b,
+__device__ inline void map_share(const real* __restrict__ x, real* __restrict__ y, const Share& own,
+                                 const Pack<VECTOR>& a, const Pack<VECTOR>& b,
                                  const Function& function) {
 #pragma unroll WIDE ? 4 : 1
     for (int turn = 0; turn < own.turns; ++turn) {
@@ -114,7 +119,8 @@ __device__ inline void map_channels(const real* x, const float* a, const float* 
     for (int64 task = blockIdx.x; task < m.tasks(); task += gridDim.x) {
         const Share own = share(m, task);
         if (whole) {
-            map_share<true>(x, y, own, statistics<true>(a, own), statistics<true>(b, own), function);
+            map_share<true>(x, y, own, statistics<true>(a, own), statistics<true>(b, own),
+                            function);
         } else {
             map_share<false>(x, y, own, statistics<false>(a, own), statistics<false>(b, own),
                              function);

@@ -42,9 +42,7 @@ struct bfloat16 {
 
 __device__ inline float widen(float value) { return value; }
 
-__device__ inline float widen(bfloat16 value) {
-    return __uint_as_float(uint32(value.bits) << 16);
-}
+__device__ inline float widen(bfloat16 value) { return __uint_as_float(uint32(value.bits) << 16); }
 
 __device__ inline void narrow(float value, float& to) { to = value; }
 
@@ -178,9 +176,7 @@ struct Fault {
     int64 code, value, bound, step;
 };
 
-enum FaultCode : int64 {
-    NO_FAULT, LABEL, NO_ROW, NO_IMAGE, SEGMENT, BEFORE_TABLE, NO_STATISTICS
-};
+enum FaultCode : int64 { NO_FAULT, LABEL, NO_ROW, NO_IMAGE, SEGMENT, BEFORE_TABLE, NO_STATISTICS };
 
 __device__ inline void report(Fault* fault, FaultCode code, int64 value, int64 bound,
                               int64 step = 0) {

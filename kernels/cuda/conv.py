@@ -36,14 +36,14 @@ from ml_dtypes import bfloat16
 from kernels.cuda.plan_cache import PlanCache
 from kernels.errors import DeviceError
 
-LARGEST = 1 << 30                   # bytes of a workspace; every shape of our nets has plans below
-COMPILED = 8                        # plans to try of those that cuDNN compiles, 0.3 s each
-MOST_RUNS, ENOUGH = 10, 1.0         # of a plan in one timing, and milliseconds that will do
-TIMINGS = 3                         # of each plan; the shortest counts
-ALIGNMENT = 16                      # bytes: cuDNN's assumption about addresses
-PLACE = 256                         # bytes: where arrays in the workspace begin
-DEVICE_TO_DEVICE = 3                # cudaMemcpyKind
-X, WEIGHTS, BIAS, Y = 1, 2, 3, 4    # the arrays' numbers in a graph; a gradient has its array's
+LARGEST = 1 << 30  # bytes of a workspace; every shape of our nets has plans below
+COMPILED = 8  # plans to try of those that cuDNN compiles, 0.3 s each
+MOST_RUNS, ENOUGH = 10, 1.0  # of a plan in one timing, and milliseconds that will do
+TIMINGS = 3  # of each plan; the shortest counts
+ALIGNMENT = 16  # bytes: cuDNN's assumption about addresses
+PLACE = 256  # bytes: where arrays in the workspace begin
+DEVICE_TO_DEVICE = 3  # cudaMemcpyKind
+X, WEIGHTS, BIAS, Y = 1, 2, 3, 4  # the arrays' numbers in a graph; a gradient has its array's
 RESULT = {"conv_forward": Y, "conv_backward_data": X, "conv_backward_filter": WEIGHTS}
 
 FLOAT = cudnn.data_type.FLOAT
@@ -68,21 +68,29 @@ class Problem(NamedTuple):
     groups: int
     precision: str
     deterministic: bool = True
-    bias: bool = True               # added in conv_forward
+    bias: bool = True  # added in conv_forward
 
     def __str__(self) -> str:
-        return (f"{self.name} {self.N}x{self.H}x{self.W}x{self.C} -> {self.K}, {self.R}x{self.S}, "
-                f"stride {self.stride}, pad {self.pad}, groups {self.groups}, {self.precision}"
-                + ("" if self.deterministic else ", nondeterministic")
-                + ("" if self.bias else ", no bias"))
+        return (
+            f"{self.name} {self.N}x{self.H}x{self.W}x{self.C} -> {self.K}, {self.R}x{self.S}, "
+            f"stride {self.stride}, pad {self.pad}, groups {self.groups}, {self.precision}"
+            + ("" if self.deterministic else ", nondeterministic")
+            + ("" if self.bias else ", no bias")
+        )
 
     @property
     def sizes(self) -> dict[int, tuple[int, int, int, int]]:
         """{array: its axes in cuDNN's order}."""
-        Ho, Wo = ((length + 2 * self.pad - window) // self.stride + 1
-                  for length, window in ((self.H, self.R), (self.W, self.S)))
-        return {X: (self.N, self.C, self.H, self.W), Y: (self.N, self.K, Ho, Wo),
-                WEIGHTS: (self.K, self.C // self.groups, self.R, self.S), BIAS: (1, self.K, 1, 1)}
+        Ho, Wo = (
+            (length + 2 * self.pad - window) // self.stride + 1
+            for length, window in ((self.H, self.R), (self.W, self.S))
+        )
+        return {
+            X: (self.N, self.C, self.H, self.W),
+            Y: (self.N, self.K, Ho, Wo),
+            WEIGHTS: (self.K, self.C // self.groups, self.R, self.S),
+            BIAS: (1, self.K, 1, 1),
+        }
 
     @property
     def excluded(self) -> list:
@@ -101,13 +109,18 @@ def graph(problem: Problem, **where):
     where: handle=…, or for a GPU that isn't here device_property=… and sm_version=….
     One of REFUSED if cuDNN has no plan for it."""
     real = cudnn.data_type.BFLOAT16 if problem.precision == "bf16" else FLOAT
-    made = cudnn.pygraph(io_data_type=real, intermediate_data_type=FLOAT, compute_data_type=FLOAT,
-                         **where)
+    made = cudnn.pygraph(
+        io_data_type=real, intermediate_data_type=FLOAT, compute_data_type=FLOAT, **where
+    )
     sizes = problem.sizes
 
     def tensor(number: int, kind=real):
-        return made.tensor(dim=list(sizes[number]), stride=channels_last(*sizes[number]),
-                           data_type=kind, uid=number)
+        return made.tensor(
+            dim=list(sizes[number]),
+            stride=channels_last(*sizes[number]),
+            data_type=kind,
+            uid=number,
+        )
 
     window = {"padding": [problem.pad] * 2, "stride": [problem.stride] * 2, "dilation": [1, 1]}
     if problem.name == "conv_forward":
@@ -135,9 +148,9 @@ def channels_last(N: int, C: int, H: int, W: int) -> list[int]:
 
 
 class Plan(NamedTuple):
-    graph: Any                      # with this plan built, and no other
+    graph: Any  # with this plan built, and no other
     name: str
-    workspace: int                  # bytes
+    workspace: int  # bytes
 
 
 class Convolutions:
@@ -174,21 +187,28 @@ class Convolutions:
         """Take the plans that `plans` of an earlier run named, where they still exist. Before a
         step is captured: what a graph has captured must not be replaced."""
         self.preferred |= plans
-        self.chosen = {problem: plan for problem, plan in self.chosen.items()
-                       if plans.get(str(problem), plan.name) == plan.name}
+        self.chosen = {
+            problem: plan
+            for problem, plan in self.chosen.items()
+            if plans.get(str(problem), plan.name) == plan.name
+        }
 
-    def _run(self, name: str, arrays: dict, stride: int, pad: int, groups: int,
-             bias: bool = True) -> None:
+    def _run(
+        self, name: str, arrays: dict, stride: int, pad: int, groups: int, bias: bool = True
+    ) -> None:
         N, H, W, C = arrays[X].shape
         K, R, S, _ = arrays[WEIGHTS].shape
         precision = "bf16" if arrays[X].dtype == bfloat16 else self.precision
-        problem = Problem(name, N, H, W, C, K, R, S, stride, pad, groups, precision,
-                          self.deterministic, bias)
+        problem = Problem(
+            name, N, H, W, C, K, R, S, stride, pad, groups, precision, self.deterministic, bias
+        )
         plan = self.chosen.get(problem)
         if plan is None:
             if self.stream.is_capturing():
-                raise RuntimeError(f"{problem}: a plan can't be chosen during capture; run the "
-                                   "step once before it is captured")
+                raise RuntimeError(
+                    f"{problem}: a plan can't be chosen during capture; run the "
+                    "step once before it is captured"
+                )
             plan = self.chosen[problem] = self._choose(problem, arrays)
         addresses, scratch = self._place(arrays, plan.workspace, self.workspace)
         plan.graph.execute(addresses, scratch.data.ptr, handle=self.handle)
@@ -249,8 +269,10 @@ class Convolutions:
         left, names = COMPILED, []
         try:
             made = graph(problem, handle=self.handle)
-            names = [made.get_plan_name_at_index(index)
-                     for index in range(made.get_execution_plan_count())]
+            names = [
+                made.get_plan_name_at_index(index)
+                for index in range(made.get_execution_plan_count())
+            ]
         except REFUSED as error:
             reason = error
         for index, name in enumerate(names):
@@ -273,16 +295,18 @@ class Convolutions:
         if best is None:
             raise DeviceError(
                 f"{problem}: cuDNN {self.version} has no plan on {self.gpu} "
-                f"({' '.join(str(reason).split())[:200]}); use another --precision or --device cpu")
+                f"({' '.join(str(reason).split())[:200]}); use another --precision or --device cpu"
+            )
         return best[1]
 
     def _milliseconds(self, made, addresses: dict[int, int], scratch: cupy.ndarray) -> float:
         """How long the selected plan takes as a part of a CUDA graph, as a training step has it:
         launched one by one, small convolutions would wait for Python."""
+
         def run() -> None:
             made.execute(addresses, scratch.data.ptr, handle=self.handle)
 
-        run()                       # what is loaded at first must not be captured
+        run()  # what is loaded at first must not be captured
         runs = int(min(max(ENOUGH / max(self._elapsed(run), 1e-6), 1), MOST_RUNS))
         self.stream.begin_capture()
         try:
@@ -291,8 +315,9 @@ class Convolutions:
         finally:
             captured = self.stream.end_capture()
         captured.launch(self.stream)
-        return min(self._elapsed(lambda: captured.launch(self.stream))
-                   for _ in range(TIMINGS)) / runs
+        return (
+            min(self._elapsed(lambda: captured.launch(self.stream)) for _ in range(TIMINGS)) / runs
+        )
 
     def _elapsed(self, work) -> float:
         start, stop = cupy.cuda.Event(), cupy.cuda.Event()

@@ -87,12 +87,12 @@ KERNEL gather(const uint8* images, const int* labels, const float* shift, const 
             continue;
         }
         const uint64 n = uint64(step) * uint64(N) + uint64(i);  // of the run
-        const Crop crop = augment ? draw(uint64(seed), n, pad, move, mirror)
-                                  : Crop{int(pad), int(pad), false};
+        const Crop crop =
+            augment ? draw(uint64(seed), n, pad, move, mirror) : Crop{int(pad), int(pad), false};
         const uint8* image = images + index * size;
         if (wide(W * C, x)) {
             write_crop<VECTOR>(image, mean_image, result, shift[index], scale[index], factor, crop,
-                              shape);
+                               shape);
         } else {
             write_crop<1>(image, mean_image, result, shift[index], scale[index], factor, crop,
                           shape);

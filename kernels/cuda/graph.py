@@ -18,7 +18,7 @@ from typing import Any
 
 import cupy
 
-AHEAD = 8                           # steps that may be queued
+AHEAD = 8  # steps that may be queued
 
 
 class Captured:
@@ -28,7 +28,7 @@ class Captured:
         self.stream, self.step, self.holds = stream, step, holds
         self.calls = 0
         self.graph: Any = None
-        self.ends: deque = deque()      # events behind the last launches
+        self.ends: deque = deque()  # events behind the last launches
 
     def __call__(self) -> None:
         self.calls += 1

@@ -14,8 +14,8 @@ import numpy as np
 
 from kernels.cuda.source import options, source
 
-THREADS = 256                       # of a block, as in common.cuh
-MOST_BLOCKS = (1 << 31) - 1         # of a grid; loops with a grid's stride do the rest
+THREADS = 256  # of a block, as in common.cuh
+MOST_BLOCKS = (1 << 31) - 1  # of a grid; loops with a grid's stride do the rest
 
 
 def blocks_for(threads: int) -> int:
@@ -44,7 +44,8 @@ class Launcher:
         """The module of a file for activations of dtype `real`."""
         if (file, real) not in self.modules:
             self.modules[file, real] = cupy.RawModule(
-                code=source(file), options=options(real), backend="nvrtc")
+                code=source(file), options=options(real), backend="nvrtc"
+            )
         return self.modules[file, real]
 
 

@@ -12,8 +12,8 @@
 #include "common.cuh"
 
 template <int N>
-__device__ void forward(const real* __restrict__ x, real* __restrict__ y,
-                        uint8* __restrict__ which, int64 rows, int64 C, int64 pieces) {
+__device__ void forward(const real* __restrict__ x, real* __restrict__ y, uint8* __restrict__ which,
+                        int64 rows, int64 C, int64 pieces) {
     const int64 width = C / N;
     for (int64 i = first_index(); i < rows * width; i += stride_of_grid()) {
         const Split at = split(i, width);

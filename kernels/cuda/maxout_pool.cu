@@ -77,8 +77,8 @@ KERNEL maxout_pool_dropout_forward(const real* x, real* y, uint8* which, int64 N
                                    int64 stride, int64 log2_team, int64 threshold, double factor,
                                    int64 seed, int64 layer, const double* clock) {
     const Windows shape = windows(N, H, W, Ho, Wo, C, pieces, size, stride, 0);
-    const Dropping dropping = {{uint32(threshold), float(factor), uint64(seed),
-                                uint32(clock[STEP]), uint32(layer)}};
+    const Dropping dropping = {
+        {uint32(threshold), float(factor), uint64(seed), uint32(clock[STEP]), uint32(layer)}};
     if (!wide(C, x, y, which)) {
         pool_forward<1, 0, 0>(x, y, which, shape, log2_team, dropping);
     } else if (size == 2 && pieces == 2) {

@@ -21,7 +21,7 @@ __device__ inline float median(float a, float b, float c) {
 // The medians of a part's first, middle and last row, of this thread's channels.
 template <bool WIDE>
 __device__ inline Pack<VECTOR> pivots(const real* __restrict__ x, const Matrix& m,
-                                     const Share& own) {
+                                      const Share& own) {
     Pack<VECTOR> pivot = {};
     if (own.channels) {
         const real* first = x + own.offset - own.row * m.C;

@@ -31,12 +31,12 @@ from kernels.cuda.launch import MOST_BLOCKS, THREADS, Launcher, blocks_for
 from kernels.errors import MemoryFull
 from kernels.reference import NumpyOps
 
-ACCESS_BYTES = 16                   # of an access of VECTOR elements, as in common.cuh
-SLAB = 64                           # numbers whose sum a thread makes alone, in float32
-MOST_PARTS = 1024                   # blocks that share a sum over all of an array
-MATRIX_TASKS = 512                  # tasks of a matrix: one wave of blocks on an H100 (4 * 132)
-LONGEST = 1 << 30                   # a pooling's axes are shorter: their places fit 32 bits
-CHUNK = 2048                        # values whose rows a block of `lrn_backward` takes at a time
+ACCESS_BYTES = 16  # of an access of VECTOR elements, as in common.cuh
+SLAB = 64  # numbers whose sum a thread makes alone, in float32
+MOST_PARTS = 1024  # blocks that share a sum over all of an array
+MATRIX_TASKS = 512  # tasks of a matrix: one wave of blocks on an H100 (4 * 132)
+LONGEST = 1 << 30  # a pooling's axes are shorter: their places fit 32 bits
+CHUNK = 2048  # values whose rows a block of `lrn_backward` takes at a time
 # What a kernel noted: {code in common.cuh: words for (value, bound, step)}.
 FAULTS = {
     1: "label {0}, but there are {1} classes",
@@ -77,15 +77,21 @@ class CudaOps(NumpyOps):
         self._fault = cupy.zeros((4,), np.int64)
         self._workspaces = {kind: cupy.empty((0,), np.uint8) for kind in ("workspace", "weights")}
         self._convolutions = Convolutions(
-            self.stream, self._workspace, lambda nbytes: self.empty((nbytes,), np.uint8),
-            precision == "tf32", deterministic)
+            self.stream,
+            self._workspace,
+            lambda nbytes: self.empty((nbytes,), np.uint8),
+            precision == "tf32",
+            deterministic,
+        )
 
     @property
     def description(self) -> str:
         """One line for the user."""
         major, minor = self.capability
-        return (f"{self.gpu}, compute capability {major}.{minor}, CuPy {cupy.__version__}, "
-                f"cuDNN {self._convolutions.version}")
+        return (
+            f"{self.gpu}, compute capability {major}.{minor}, CuPy {cupy.__version__}, "
+            f"cuDNN {self._convolutions.version}"
+        )
 
     def plans(self) -> dict[str, str]:
         return self._convolutions.plans()
@@ -108,7 +114,7 @@ class CudaOps(NumpyOps):
         host = np.ascontiguousarray(host)
         array = self.empty(host.shape, host.dtype)
         array.set(host, stream=self.stream)
-        self.stream.synchronize()   # until then the copy may still read `host`
+        self.stream.synchronize()  # until then the copy may still read `host`
         return array
 
     def constant(self, host):
@@ -187,8 +193,16 @@ class CudaOps(NumpyOps):
 
     def _merge_sums(self, partial, sums, C, parts) -> None:
         """sums (C,) = sums over the parts of partial (C, parts)."""
-        self.launch("columns", "column_sums_merge", sums.dtype, min(max(C, 1), MOST_BLOCKS),
-                    partial, sums, C, parts)
+        self.launch(
+            "columns",
+            "column_sums_merge",
+            sums.dtype,
+            min(max(C, 1), MOST_BLOCKS),
+            partial,
+            sums,
+            C,
+            parts,
+        )
 
     # -- fully connected --------------------------------------------------------------------------
     # cuDNN's convolution of images of one pixel.
@@ -215,31 +229,74 @@ class CudaOps(NumpyOps):
         checks.maxout("maxout_forward", x, y, pieces)
         checks.shape("maxout_forward", which, y.shape)
         C = y.shape[-1]
-        self.launch("maxout", "maxout_forward", x.dtype, _vectors(y), x, y, which,
-                    y.size // max(C, 1), C, pieces)
+        self.launch(
+            "maxout",
+            "maxout_forward",
+            x.dtype,
+            _vectors(y),
+            x,
+            y,
+            which,
+            y.size // max(C, 1),
+            C,
+            pieces,
+        )
 
     @checked
     def maxout_backward(self, dy, which, dx, pieces):
         checks.maxout("maxout_backward", dx, dy, pieces)
         checks.shape("maxout_backward", which, dy.shape)
         C = dy.shape[-1]
-        self.launch("maxout", "maxout_backward", dx.dtype, _vectors(dy), dy, which, dx,
-                    dy.size // max(C, 1), C, pieces)
+        self.launch(
+            "maxout",
+            "maxout_backward",
+            dx.dtype,
+            _vectors(dy),
+            dy,
+            which,
+            dx,
+            dy.size // max(C, 1),
+            C,
+            pieces,
+        )
 
     @checked
     def maxpool_forward(self, x, y, which, size, stride, pad):
         checks.maxpool("maxpool_forward", x, y, size, stride, pad)
         checks.shape("maxpool_forward", which, y.shape)
         team = _log2_team(size)
-        self.launch("maxpool", "maxpool_forward", x.dtype, _vectors(y, 1 << team), x, y, which,
-                    *_windows(x, y), size, stride, pad, team)
+        self.launch(
+            "maxpool",
+            "maxpool_forward",
+            x.dtype,
+            _vectors(y, 1 << team),
+            x,
+            y,
+            which,
+            *_windows(x, y),
+            size,
+            stride,
+            pad,
+            team,
+        )
 
     @checked
     def maxpool_backward(self, dy, which, dx, size, stride, pad):
         checks.maxpool("maxpool_backward", dx, dy, size, stride, pad)
         checks.shape("maxpool_backward", which, dy.shape)
-        self.launch("maxpool", "maxpool_backward", dx.dtype, _spread(dx, dy, size, stride), dy,
-                    which, dx, *_windows(dx, dy), size, stride, pad)
+        self.launch(
+            "maxpool",
+            "maxpool_backward",
+            dx.dtype,
+            _spread(dx, dy, size, stride),
+            dy,
+            which,
+            dx,
+            *_windows(dx, dy),
+            size,
+            stride,
+            pad,
+        )
 
     @checked
     def maxout_pool_forward(self, x, y, which, pieces, size, stride):
@@ -252,12 +309,14 @@ class CudaOps(NumpyOps):
         self._maxout_unpool("maxout_pool_backward", dy, which, dx, pieces, size, stride)
 
     @checked
-    def maxout_pool_dropout_forward(self, x, y, which, pieces, size, stride, drop, seed, layer,
-                                    clock):
+    def maxout_pool_dropout_forward(
+        self, x, y, which, pieces, size, stride, drop, seed, layer, clock
+    ):
         name = "maxout_pool_dropout_forward"
         checks.maxout_pool(name, x, y, pieces, size, stride, checks.DROPPED)
-        self._maxout_pool(name, x, y, which, pieces, size, stride, *_dropout(drop, seed, layer),
-                          clock)
+        self._maxout_pool(
+            name, x, y, which, pieces, size, stride, *_dropout(drop, seed, layer), clock
+        )
 
     @checked
     def maxout_pool_dropout_backward(self, dy, which, dx, pieces, size, stride, drop):
@@ -269,13 +328,38 @@ class CudaOps(NumpyOps):
     def _maxout_pool(self, name, x, y, which, pieces, size, stride, *dropout) -> None:
         checks.shape(name, which, y.shape)
         team = _log2_team(size)
-        self.launch("maxout_pool", name, x.dtype, _vectors(y, 1 << team), x, y, which,
-                    *_windows(x, y), pieces, size, stride, team, *dropout)
+        self.launch(
+            "maxout_pool",
+            name,
+            x.dtype,
+            _vectors(y, 1 << team),
+            x,
+            y,
+            which,
+            *_windows(x, y),
+            pieces,
+            size,
+            stride,
+            team,
+            *dropout,
+        )
 
     def _maxout_unpool(self, name, dy, which, dx, pieces, size, stride, *factor) -> None:
         checks.shape(name, which, dy.shape)
-        self.launch("maxout_pool", name, dx.dtype, _spread(dx, dy, size, stride), dy, which, dx,
-                    *_windows(dx, dy), pieces, size, stride, *factor)
+        self.launch(
+            "maxout_pool",
+            name,
+            dx.dtype,
+            _spread(dx, dy, size, stride),
+            dy,
+            which,
+            dx,
+            *_windows(dx, dy),
+            pieces,
+            size,
+            stride,
+            *factor,
+        )
 
     @checked
     def avgpool_forward(self, x, y, size, stride):
@@ -299,12 +383,31 @@ class CudaOps(NumpyOps):
 
     def _averages(self, x, y, size, stride) -> None:
         team = _log2_team(size)
-        self.launch("avgpool", "avgpool_forward", x.dtype, _vectors(y, 1 << team), x, y,
-                    *_windows(x, y), size, stride, team)
+        self.launch(
+            "avgpool",
+            "avgpool_forward",
+            x.dtype,
+            _vectors(y, 1 << team),
+            x,
+            y,
+            *_windows(x, y),
+            size,
+            stride,
+            team,
+        )
 
     def _shares(self, dy, dx, size, stride) -> None:
-        self.launch("avgpool", "avgpool_backward", dx.dtype, _spread(dx, dy, size, stride), dy, dx,
-                    *_windows(dx, dy), size, stride)
+        self.launch(
+            "avgpool",
+            "avgpool_backward",
+            dx.dtype,
+            _spread(dx, dy, size, stride),
+            dy,
+            dx,
+            *_windows(dx, dy),
+            size,
+            stride,
+        )
 
     @checked
     def global_maxpool_forward(self, x, y, which):
@@ -312,16 +415,39 @@ class CudaOps(NumpyOps):
         checks.shape("global_maxpool_forward", which, y.shape)
         N, H, W, _, _, C = _windows(x, _pixels(y))
         team = _log2_team(H)
-        self.launch("maxpool", "global_maxpool_forward", x.dtype, _vectors(y, 1 << team), x, y,
-                    which, N, H, W, C, team)
+        self.launch(
+            "maxpool",
+            "global_maxpool_forward",
+            x.dtype,
+            _vectors(y, 1 << team),
+            x,
+            y,
+            which,
+            N,
+            H,
+            W,
+            C,
+            team,
+        )
 
     @checked
     def global_maxpool_backward(self, dy, which, dx):
         checks.places("global_maxpool_backward", dx, dy)
         checks.shape("global_maxpool_backward", which, dy.shape)
         N, H, W, _, _, C = _windows(dx, _pixels(dy))
-        self.launch("maxpool", "global_maxpool_backward", dx.dtype, _spread(dx, _pixels(dy), 1, 1),
-                    dy, which, dx, N, H, W, C)
+        self.launch(
+            "maxpool",
+            "global_maxpool_backward",
+            dx.dtype,
+            _spread(dx, _pixels(dy), 1, 1),
+            dy,
+            which,
+            dx,
+            N,
+            H,
+            W,
+            C,
+        )
 
     # -- normalisation across channels, and concatenation -----------------------------------------
 
@@ -329,8 +455,20 @@ class CudaOps(NumpyOps):
     def lrn_forward(self, x, y, size, alpha, beta, k):
         checks.lrn("lrn_forward", x, y, size, alpha, k)
         C = x.shape[-1]
-        self.launch("lrn", "lrn_forward", x.dtype, _vectors(x), x, y, x.size, C, min(size // 2, C),
-                    alpha / size, float(beta), float(k))
+        self.launch(
+            "lrn",
+            "lrn_forward",
+            x.dtype,
+            _vectors(x),
+            x,
+            y,
+            x.size,
+            C,
+            min(size // 2, C),
+            alpha / size,
+            float(beta),
+            float(k),
+        )
 
     @checked
     def lrn_backward(self, dy, x, dx, size, alpha, beta, k):
@@ -342,21 +480,57 @@ class CudaOps(NumpyOps):
         five = min(size // 2, C) == 2 and beta == 0.75 and _wide(dy, x, dx)
         chunk = share // max(C, 1) * C
         parts = 0 if five else min(blocks, MOST_PARTS, -(-x.size // max(chunk, 1)))
-        self.launch("lrn", "lrn_backward", x.dtype, blocks, dy, x, dx,
-                    self._workspace(8 * parts * share), parts, share, x.size, C, min(size // 2, C),
-                    alpha / size, float(beta), float(k), 2 * alpha / size * beta)
+        self.launch(
+            "lrn",
+            "lrn_backward",
+            x.dtype,
+            blocks,
+            dy,
+            x,
+            dx,
+            self._workspace(8 * parts * share),
+            parts,
+            share,
+            x.size,
+            C,
+            min(size // 2, C),
+            alpha / size,
+            float(beta),
+            float(k),
+            2 * alpha / size * beta,
+        )
 
     @checked
     def concat_forward(self, x, y, first):
         checks.concat("concat_forward", x, y, first)
-        self.launch("concat", "concat_forward", x.dtype, _vectors(x), x, y, x.size, x.shape[-1],
-                    y.shape[-1], first)
+        self.launch(
+            "concat",
+            "concat_forward",
+            x.dtype,
+            _vectors(x),
+            x,
+            y,
+            x.size,
+            x.shape[-1],
+            y.shape[-1],
+            first,
+        )
 
     @checked
     def concat_backward(self, dy, dx, first):
         checks.concat("concat_backward", dx, dy, first)
-        self.launch("concat", "concat_backward", dx.dtype, _vectors(dx), dy, dx, dx.size,
-                    dx.shape[-1], dy.shape[-1], first)
+        self.launch(
+            "concat",
+            "concat_backward",
+            dx.dtype,
+            _vectors(dx),
+            dy,
+            dx,
+            dx.size,
+            dx.shape[-1],
+            dy.shape[-1],
+            first,
+        )
 
     # -- activations ------------------------------------------------------------------------------
 
@@ -400,16 +574,26 @@ class CudaOps(NumpyOps):
         arrays = [value for value in arguments if isinstance(value, cupy.ndarray)]
         for array in arrays[1:]:
             checks.shape(name, array, arrays[0].shape)
-        self.launch("activation", name, arrays[0].dtype, _vectors(arrays[0]), *arguments,
-                    arrays[0].size)
+        self.launch(
+            "activation", name, arrays[0].dtype, _vectors(arrays[0]), *arguments, arrays[0].size
+        )
 
     # -- dropout ----------------------------------------------------------------------------------
 
     @checked
     def dropout_forward(self, x, y, drop, seed, layer, clock):
         checks.shape("dropout_forward", y, x.shape)
-        self.launch("dropout", "dropout", x.dtype, _vectors(x), x, y, x.size,
-                    *_dropout(drop, seed, layer), clock)
+        self.launch(
+            "dropout",
+            "dropout",
+            x.dtype,
+            _vectors(x),
+            x,
+            y,
+            x.size,
+            *_dropout(drop, seed, layer),
+            clock,
+        )
 
     @checked
     def dropout_backward(self, dy, dx, drop, seed, layer, clock):
@@ -424,8 +608,20 @@ class CudaOps(NumpyOps):
         rows, C, _, _, height, parts = shape
         partial = self._workspace(12 * C * parts)
         self.launch("batchnorm", "batchnorm_moments", x.dtype, blocks, x, partial, *shape)
-        self.launch("batchnorm", "batchnorm_merge", x.dtype, min(C, MOST_BLOCKS), partial, mean,
-                    rstd, rows, C, height, parts, float(eps))
+        self.launch(
+            "batchnorm",
+            "batchnorm_merge",
+            x.dtype,
+            min(C, MOST_BLOCKS),
+            partial,
+            mean,
+            rstd,
+            rows,
+            C,
+            height,
+            parts,
+            float(eps),
+        )
         self.launch("batchnorm", "batchnorm_forward", x.dtype, blocks, x, y, mean, rstd, *shape)
 
     @checked
@@ -434,29 +630,67 @@ class CudaOps(NumpyOps):
         blocks, shape = _matrix_grid(y)
         rows, C, parts = shape[0], shape[1], shape[-1]
         both = self._workspace(8 * C + 8 * C * parts)
-        means, partial = both[:8 * C], both[8 * C:]
-        self.launch("channelwise", "scale_backward", y.dtype, blocks, dy, y, rstd, y, partial,
-                    *shape, 0)  # the sums alone
-        self.launch("batchnorm", "batchnorm_means", y.dtype, min(2 * C, MOST_BLOCKS), partial,
-                    means, rows, C, parts)
-        self.launch("batchnorm", "batchnorm_backward", y.dtype, blocks, dy, y, rstd, means, dx,
-                    *shape)
+        means, partial = both[: 8 * C], both[8 * C :]
+        self.launch(
+            "channelwise", "scale_backward", y.dtype, blocks, dy, y, rstd, y, partial, *shape, 0
+        )  # the sums alone
+        self.launch(
+            "batchnorm",
+            "batchnorm_means",
+            y.dtype,
+            min(2 * C, MOST_BLOCKS),
+            partial,
+            means,
+            rows,
+            C,
+            parts,
+        )
+        self.launch(
+            "batchnorm", "batchnorm_backward", y.dtype, blocks, dy, y, rstd, means, dx, *shape
+        )
 
     @checked
-    def batchnorm_running(self, mean, rstd, running_mean, running_var, weight, count, fraction,
-                          eps, clock):
+    def batchnorm_running(
+        self, mean, rstd, running_mean, running_var, weight, count, fraction, eps, clock
+    ):
         for array in (rstd, running_mean, running_var):
             checks.shape("batchnorm_running", array, mean.shape)
         C = len(mean)
-        self.launch("batchnorm", "batchnorm_running", np.float32, blocks_for(C), mean, rstd,
-                    running_mean, running_var, weight, C, count, float(fraction), float(eps), clock)
+        self.launch(
+            "batchnorm",
+            "batchnorm_running",
+            np.float32,
+            blocks_for(C),
+            mean,
+            rstd,
+            running_mean,
+            running_var,
+            weight,
+            C,
+            count,
+            float(fraction),
+            float(eps),
+            clock,
+        )
 
     @checked
     def batchnorm_inference(self, x, y, running_mean, running_var, weight, eps):
         checks.channels("batchnorm_inference", x, (y,), running_mean, running_var)
         blocks, shape = _matrix_grid(x)
-        self.launch("batchnorm", "batchnorm_inference", x.dtype, blocks, x, y, running_mean,
-                    running_var, weight, *shape, float(eps), self._fault)
+        self.launch(
+            "batchnorm",
+            "batchnorm_inference",
+            x.dtype,
+            blocks,
+            x,
+            y,
+            running_mean,
+            running_var,
+            weight,
+            *shape,
+            float(eps),
+            self._fault,
+        )
 
     @checked
     def scale_forward(self, x, scale, shift, y):
@@ -476,10 +710,21 @@ class CudaOps(NumpyOps):
         blocks, shape = _matrix_grid(x)
         C, parts = shape[1], shape[-1]
         partial = self._workspace(8 * C * parts)
-        self.launch("channelwise", name, x.dtype, blocks, dy, x, parameter,
-                    x if dx is None else dx, partial, *shape, int(dx is not None))
+        self.launch(
+            "channelwise",
+            name,
+            x.dtype,
+            blocks,
+            dy,
+            x,
+            parameter,
+            x if dx is None else dx,
+            partial,
+            *shape,
+            int(dx is not None),
+        )
         for number, sums in enumerate(gradients):
-            self._merge_sums(partial[4 * number * C * parts:], sums, C, parts)
+            self._merge_sums(partial[4 * number * C * parts :], sums, C, parts)
 
     # -- losses -----------------------------------------------------------------------------------
 
@@ -519,16 +764,39 @@ class CudaOps(NumpyOps):
         N, K = _classes(name, scores, prob)
         checks.shape(name, labels, (N,))
         outcomes = self._workspace(16 * N)  # an image's loss, and whether it was classified right
-        self.launch("loss", name.removeprefix("squared_"), scores.dtype, blocks_for(32 * N),
-                    scores, labels, prob, outcomes, N, K, option, self._fault)
+        self.launch(
+            "loss",
+            name.removeprefix("squared_"),
+            scores.dtype,
+            blocks_for(32 * N),
+            scores,
+            labels,
+            prob,
+            outcomes,
+            N,
+            K,
+            option,
+            self._fault,
+        )
         self.launch("loss", "record", scores.dtype, 1, outcomes, N, clock)
 
     def _dscores(self, name, source, labels, dscores, weight, option) -> None:
         N, K = _classes(name, source, dscores)
         checks.shape(name, labels, (N,))
-        self.launch("loss", name.removeprefix("squared_"), dscores.dtype,
-                    blocks_for(source.size), source, labels, dscores, N, K, float(weight), option,
-                    self._fault)
+        self.launch(
+            "loss",
+            name.removeprefix("squared_"),
+            dscores.dtype,
+            blocks_for(source.size),
+            source,
+            labels,
+            dscores,
+            N,
+            K,
+            float(weight),
+            option,
+            self._fault,
+        )
 
     # -- statistics and initialisation ------------------------------------------------------------
 
@@ -539,10 +807,21 @@ class CudaOps(NumpyOps):
         rows, C, _, _, height, parts = shape
         end = 24 * C * parts
         partial = self._workspace(end + 16 * groups)
-        result = partial[end:end + 16 * groups].view(np.float64)
+        result = partial[end : end + 16 * groups].view(np.float64)
         self.launch("variance", "variance_moments", x.dtype, blocks, x, partial, *shape)
-        self.launch("variance", "variance_merge", x.dtype, min(groups, MOST_BLOCKS), partial,
-                    result, rows, C, groups, height, parts)
+        self.launch(
+            "variance",
+            "variance_merge",
+            x.dtype,
+            min(groups, MOST_BLOCKS),
+            partial,
+            result,
+            rows,
+            C,
+            groups,
+            height,
+            parts,
+        )
         mean, variance = self.tohost(result).reshape(2, groups)
         return mean, variance
 
@@ -552,8 +831,24 @@ class CudaOps(NumpyOps):
     # -- data -------------------------------------------------------------------------------------
 
     @checked
-    def gather(self, images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
-               mirror, input_scale, augment):
+    def gather(
+        self,
+        images,
+        labels,
+        shift,
+        scale,
+        mean_image,
+        order,
+        x,
+        y,
+        clock,
+        seed,
+        pad,
+        move,
+        mirror,
+        input_scale,
+        augment,
+    ):
         N, H, W, C = x.shape
         checks.gather(images, mean_image, order, x, pad, move)
         checks.shape("gather", y, (N,))
@@ -564,10 +859,34 @@ class CudaOps(NumpyOps):
         # One thread per 16-byte vector of an image; of many or large images it takes several.
         count = max(N, 1)
         parts = max(min(-(-_vectors(x) // count), MOST_PARTS // count), 1)
-        self.launch("gather", "gather", x.dtype, (count, parts), images, labels, shift, scale,
-                    mean_image, order, x, y, clock, len(images), len(order), N, H, W, C,
-                    _signed(seed), pad, move, int(bool(mirror)), float(input_scale),
-                    int(bool(augment)), self._fault)
+        self.launch(
+            "gather",
+            "gather",
+            x.dtype,
+            (count, parts),
+            images,
+            labels,
+            shift,
+            scale,
+            mean_image,
+            order,
+            x,
+            y,
+            clock,
+            len(images),
+            len(order),
+            N,
+            H,
+            W,
+            C,
+            _signed(seed),
+            pad,
+            move,
+            int(bool(mirror)),
+            float(input_scale),
+            int(bool(augment)),
+            self._fault,
+        )
 
     # -- optimisation -----------------------------------------------------------------------------
 
@@ -588,14 +907,28 @@ class CudaOps(NumpyOps):
 
     @checked
     def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):
-        self._update("rmsprop_step", w, g, s, segments, clock, float(rho), float(delta),
-                     float(decay))
+        self._update(
+            "rmsprop_step", w, g, s, segments, clock, float(rho), float(delta), float(decay)
+        )
 
     def _update(self, name, w, g, state, segments, clock, *numbers) -> None:
         for array in (g, state):
             checks.shape(name, array, w.shape)
-        self.launch("optimizer", name, g.dtype, blocks_for(-(-w.size // 16)), w, g, state, segments,
-                    clock, w.size, len(segments), *numbers, self._fault)
+        self.launch(
+            "optimizer",
+            name,
+            g.dtype,
+            blocks_for(-(-w.size // 16)),
+            w,
+            g,
+            state,
+            segments,
+            clock,
+            w.size,
+            len(segments),
+            *numbers,
+            self._fault,
+        )
 
     @checked
     def advance(self, clock, rates):
@@ -628,8 +961,9 @@ def _vectors(array, threads: int = 1) -> int:
 
 def _wide(*arrays) -> bool:
     """Whether a kernel can read rows of channels a vector at a time: `wide` of common.cuh."""
-    return all((array.data.ptr | array.shape[-1] * array.itemsize) % ACCESS_BYTES == 0
-               for array in arrays)
+    return all(
+        (array.data.ptr | array.shape[-1] * array.itemsize) % ACCESS_BYTES == 0 for array in arrays
+    )
 
 
 def _log2_team(size: int) -> int:
@@ -670,8 +1004,9 @@ def _matrix_grid(x) -> tuple[int, tuple[int, ...]]:
 def _windows(x, y) -> tuple[int, ...]:
     """N, H, W, Ho, Wo, C of a pooling; C is that of y."""
     if max(x.shape) >= LONGEST:
-        raise ValueError(f"pooling: x {x.shape} has {LONGEST} or more along an axis; pool a part "
-                         "of it at a time")
+        raise ValueError(
+            f"pooling: x {x.shape} has {LONGEST} or more along an axis; pool a part of it at a time"
+        )
     return (*x.shape[:3], *y.shape[1:])
 
 
@@ -686,7 +1021,7 @@ def _classes(name, scores, result) -> tuple[int, int]:
 
 def _signed(seed: int) -> int:
     """A 64-bit seed as a kernel's int64."""
-    philox.words(seed, 0, 0, 0, 0, 0)   # no words, but the seed's check
+    philox.words(seed, 0, 0, 0, 0, 0)  # no words, but the seed's check
     return int(np.uint64(seed).view(np.int64))
 
 
@@ -694,4 +1029,4 @@ def _dropout(drop, seed, layer) -> tuple:
     """Threshold, factor, seed and layer, checked."""
     checks.drop("dropout", drop)
     philox.words(seed, philox.DROPOUT, layer, 0, 0, 0)
-    return math.floor(drop * 2.0 ** 32), 1 / (1 - drop), _signed(seed), layer
+    return math.floor(drop * 2.0**32), 1 / (1 - drop), _signed(seed), layer

@@ -150,9 +150,8 @@ KERNEL sgd_step(float* w, const real* g, float* v, const double* segments, const
     update_arena(w, g, v, segments, clock, size, S, decay, fault, rule);
 }
 
-KERNEL nesterov_step(float* w, const real* g, float* v, const double* segments,
-                     const double* clock, int64 size, int64 S, double momentum, double decay,
-                     Fault* fault) {
+KERNEL nesterov_step(float* w, const real* g, float* v, const double* segments, const double* clock,
+                     int64 size, int64 S, double momentum, double decay, Fault* fault) {
     const float kept = static_cast<float>(momentum);
     const auto rule = [kept](float& weight, float& velocity, float step, float rate) {
         const float before = velocity;

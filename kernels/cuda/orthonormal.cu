@@ -32,8 +32,8 @@ KERNEL orthonormal_reflectors(double* A, double* tau, double* signs, int64 rows,
         // Four numbers at a time, those that a counter gives by Box and Muller.
         for (int64 counter = (first + k) / 4 + threadIdx.x; counter <= (first + rows - 1) / 4;
              counter += THREADS) {
-            const Words words = philox(uint64(seed), uint64(counter), 0, uint32(purpose),
-                                       uint32(index));
+            const Words words =
+                philox(uint64(seed), uint64(counter), 0, uint32(purpose), uint32(index));
 #pragma unroll
             for (int pair = 0; pair < 4; pair += 2) {
                 const double radius = sqrt(-2 * log(uniform(words.w[pair])));

@@ -20,20 +20,31 @@ from kernels.cuda.launch import blocks_for
 # Matrices of no more elements are made by NumPy and uploaded: in the time of the launches, of
 # cuSOLVER's many small ones and of waiting for its verdict, the host is done.
 HOST = 4096
-TILE = 32                           # of orthonormal.cu
+TILE = 32  # of orthonormal.cu
 
 
 def orthonormal(ops, rows: int, cols: int, key: tuple[int, int, int]):
-    """A Haar orthonormal (rows, cols), float32 on the device; key = (seed, purpose, index).
-    """
+    """A Haar orthonormal (rows, cols), float32 on the device; key = (seed, purpose, index)."""
     if rows < 1 or cols < 1 or rows * cols <= HOST:
         return ops.asarray(reference.orthonormal(rows, cols, key).astype(np.float32))
     seed, purpose, index = key
-    philox.words(seed, purpose, index, 0, 0, 0)     # no words, but the key's checks
+    philox.words(seed, purpose, index, 0, 0, 0)  # no words, but the key's checks
     m, n = max(rows, cols), min(rows, cols)
     A, tau, signs = (ops.empty(shape, np.float64) for shape in ((n, m), (n,), (n,)))
-    ops.launch("orthonormal", "orthonormal_reflectors", np.float32, n, A, tau, signs, m, n,
-               int(np.uint64(seed).view(np.int64)), purpose, index)
+    ops.launch(
+        "orthonormal",
+        "orthonormal_reflectors",
+        np.float32,
+        n,
+        A,
+        tau,
+        signs,
+        m,
+        n,
+        int(np.uint64(seed).view(np.int64)),
+        purpose,
+        index,
+    )
     _multiply(ops, A, tau)
     result = ops.empty((rows, cols), np.float32)
     if rows < cols:
@@ -50,9 +61,12 @@ def _multiply(ops, A, tau) -> None:
     handle = device.get_cusolver_handle()
     size = cusolver.dorgqr_bufferSize(handle, m, n, n, A.data.ptr, m, tau.data.ptr)
     work, info = ops.empty((size,), np.float64), ops.empty((1,), np.int32)
-    cusolver.dorgqr(handle, m, n, n, A.data.ptr, m, tau.data.ptr, work.data.ptr, size,
-                    info.data.ptr)
+    cusolver.dorgqr(
+        handle, m, n, n, A.data.ptr, m, tau.data.ptr, work.data.ptr, size, info.data.ptr
+    )
     code = int(ops.tohost(info)[0])
     if code:
-        raise RuntimeError(f"orthonormal: cuSOLVER's dorgqr of {m} x {n} ended with devInfo {code};"
-                           " update cuSOLVER, or use --device cpu")
+        raise RuntimeError(
+            f"orthonormal: cuSOLVER's dorgqr of {m} x {n} ended with devInfo {code};"
+            " update cuSOLVER, or use --device cpu"
+        )

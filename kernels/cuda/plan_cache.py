@@ -23,7 +23,7 @@ class PlanCache:
 
     def add(self, problem: str, name: str) -> None:
         self.names[problem] = name
-        every = self._read()        # another process may have written since
+        every = self._read()  # another process may have written since
         every[self.machine] = every.get(self.machine, {}) | {problem: name}
         try:
             path = self._path()
@@ -42,8 +42,11 @@ class PlanCache:
         try:
             path = self._path()
             every = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            return {machine: names for machine, names in every.items()
-                    if isinstance(names, dict) and all(isinstance(n, str) for n in names.values())}
+            return {
+                machine: names
+                for machine, names in every.items()
+                if isinstance(names, dict) and all(isinstance(n, str) for n in names.values())
+            }
         except (OSError, RuntimeError, ValueError, AttributeError):  # RecursionError included
             return {}
 

@@ -41,7 +41,9 @@ struct Numbers {
 };
 
 template <int N>
-__device__ inline Bytes<N> load_numbers(const uint8* from) { return load_bytes<N>(from); }
+__device__ inline Bytes<N> load_numbers(const uint8* from) {
+    return load_bytes<N>(from);
+}
 
 template <int N>
 __device__ inline Numbers<N> load_numbers(const int* from) {
@@ -78,14 +80,13 @@ __device__ inline void search_whole(const real* from, int64 row, int64 C, Winner
 // `rows` runs of `run` vectors, whose numbers begin `numbers` apart, the first with `number`; four
 // at a time, of which the last may come again, as it can't beat itself.
 template <int N>
-__device__ inline void search(const real* from, int rows, int run, int64 row, int64 C,
-                              int number, int numbers, Winner<N>& best) {
+__device__ inline void search(const real* from, int rows, int run, int64 row, int64 C, int number,
+                              int numbers, Winner<N>& best) {
     for (int r = 0; r < rows; ++r, from += row, number += numbers) {
         for (int q = 0; q < run; q += 4) {
             Pack<N> values[4];
 #pragma unroll
-            for (int i = 0; i < 4; ++i)
-                values[i] = load<N>(from + min(q + i, run - 1) * C);
+            for (int i = 0; i < 4; ++i) values[i] = load<N>(from + min(q + i, run - 1) * C);
 #pragma unroll
             for (int i = 0; i < 4; ++i) best.challenge(values[i], number + min(q + i, run - 1));
         }
@@ -157,8 +158,8 @@ __device__ void pool_backward_apart(const real* __restrict__ dy, const Which* __
         const auto winner = load_numbers<N>(which + from);
 #pragma unroll
         for (int k = 0; k < N; ++k) gradient.v[k] *= factor;
-        real* to = dx + at.vector * N +
-                   element(at.n, at.h, w.first, shape.H, shape.W, int64(pieces) * C);
+        real* to =
+            dx + at.vector * N + element(at.n, at.h, w.first, shape.H, shape.W, int64(pieces) * C);
         const int number = (r * shape.row + w.first - left) * pieces;
 #pragma unroll 4
         for (int q = 0; q < w.count() * pieces; ++q, to += C) {
@@ -186,8 +187,8 @@ __device__ void pool_backward_overlapping(const real* __restrict__ dy,
         const int h = at.h + shape.pad, w = at.w + shape.pad;
         const int bottom = last_window(h, stride, shape.Ho);
         const int right = last_window(w, stride, shape.Wo);
-        real* to = dx + at.vector * N +
-                   element(at.n, at.h, at.w, shape.H, shape.W, int64(pieces) * C);
+        real* to =
+            dx + at.vector * N + element(at.n, at.h, at.w, shape.H, shape.W, int64(pieces) * C);
         for (int first = 0; first < pieces; first += GROUP) {
             Pack<N> sum[GROUP] = {};
             for (int a = bottom, r = h - a * stride; a >= 0 && r < size; --a, r += stride) {

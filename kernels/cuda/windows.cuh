@@ -15,8 +15,8 @@ struct Windows {
 
 __device__ inline Windows windows(int64 N, int64 H, int64 W, int64 Ho, int64 Wo, int64 C,
                                   int64 pieces, int64 size, int64 stride, int64 pad) {
-    return {N, int(H), int(W), int(Ho), int(Wo), int(C), int(pieces), int(size), int(stride),
-            int(pad), int(size)};
+    return {N,           int(H),    int(W),      int(Ho),  int(Wo),  int(C),
+            int(pieces), int(size), int(stride), int(pad), int(size)};
 }
 
 // One window over the image, whose places are numbered h * W + w.
@@ -66,10 +66,8 @@ __device__ inline int64 element(int64 n, int h, int w, int height, int width, in
 struct Team {
     int log2_team, vectors, vector, part;
     __device__ explicit Team(int64 log2_team)
-        : log2_team(int(log2_team)),
-          vectors(WARP >> log2_team),
-          vector(threadIdx.x & (vectors - 1)),
-          part((threadIdx.x % WARP << log2_team) / WARP) {}
+        : log2_team(int(log2_team)), vectors(WARP >> log2_team),
+          vector(threadIdx.x & (vectors - 1)), part((threadIdx.x % WARP << log2_team) / WARP) {}
     // This thread's first vector, and how far the next ones are.
     __device__ int64 first() const { return first_index() / WARP * vectors + vector; }
     __device__ int64 stride() const { return stride_of_grid() >> log2_team; }

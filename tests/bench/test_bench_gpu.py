@@ -54,8 +54,13 @@ def run(*arguments, program=("-m", "bench.gpu"), path=None, **more):
     environment = {**double_environment(), "OMP_NUM_THREADS": "1", **more}
     if path:
         environment["PATH"] = f"{path}{os.pathsep}{environment['PATH']}"
-    return subprocess.run([sys.executable, *program, *map(str, arguments)], cwd=ROOT, text=True,
-                          capture_output=True, env=environment)
+    return subprocess.run(
+        [sys.executable, *program, *map(str, arguments)],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        env=environment,
+    )
 
 
 def sanitizer(folder, blind="", finds="") -> pathlib.Path:
@@ -70,11 +75,12 @@ def sanitizer(folder, blind="", finds="") -> pathlib.Path:
 
 def patched(text: str, bench: str = "gpu"):
     """A bench as a program that first changes something."""
-    return ("import sys\nfrom bench import init, kernels, step\nfrom bench.common import ours\n"
-            "from bench.gpu import __main__ as gpu\n"
-            "from engine.cli.command import run_command\n" + text +
-            "\nif __name__ == '__main__':\n"
-            f"    sys.exit(run_command('bench.{bench}', {bench}.main))\n")
+    return (
+        "import sys\nfrom bench import init, kernels, step\nfrom bench.common import ours\n"
+        "from bench.gpu import __main__ as gpu\n"
+        "from engine.cli.command import run_command\n" + text + "\nif __name__ == '__main__':\n"
+        f"    sys.exit(run_command('bench.{bench}', {bench}.main))\n"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +89,17 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gpu")
     program = folder / "program.py"
     # PyTorch's part, on the CPU; one of its modes can't be built.
-    program.write_text(patched(
-        "eager = {'channels_last': True}\n"
-        "step.GPU_MODES = {'torch eager': eager, 'torch compile': {**eager, 'mood': 'x'}}\n"
-        + "gpu.torch_missing = lambda device: None" * TORCH))
-    done = run("--quick", "--json", folder / "gpu.json", program=(program,),
-               path=sanitizer(folder / "bin"))
+    program.write_text(
+        patched(
+            "eager = {'channels_last': True}\n"
+            "step.GPU_MODES = {'torch eager': eager, 'torch compile': {**eager, 'mood': 'x'}}\n"
+            + "gpu.torch_missing = lambda device: None"
+            * TORCH
+        )
+    )
+    done = run(
+        "--quick", "--json", folder / "gpu.json", program=(program,), path=sanitizer(folder / "bin")
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return done, json.loads((folder / "gpu.json").read_text())
 
@@ -127,7 +138,8 @@ def test_steps_are_compared_with_both_kinds_of_ours_and_the_peers(whole):
     steps = rows_of(found, "steps")
     names = ["ours", "ours without the graph"] + ["torch eager"] * TORCH
     assert [(row["precision"], row["name"]) for row in steps] == [
-        (precision, name) for precision in gpu_goals.PRECISIONS for name in names]
+        (precision, name) for precision in gpu_goals.PRECISIONS for name in names
+    ]
     for row in steps:
         assert row["images_per_second"] == pytest.approx(row["batch"] / row["seconds"])
         assert (row["ratio"] is None) == (row["name"] == "ours")
@@ -145,9 +157,10 @@ def test_the_table_comes_last_and_names_every_goal(whole):
     assert lines[0].startswith("Double of a GPU, compute capability 9.0, 132 multiprocessors")
     assert lines[-1].startswith("written: ")
     assert [goal["what"] for goal in found["goals"]] == [
-        goal.what for goal in gpu_goals.goals([])] and len(found["goals"]) == 9
+        goal.what for goal in gpu_goals.goals([])
+    ] and len(found["goals"]) == 9
     for goal in found["goals"]:
-        line, = (text for text in lines if text.startswith(goal["what"]))
+        (line,) = (text for text in lines if text.startswith(goal["what"]))
         assert goal["wanted"] in line and line.endswith(goal["verdict"])
     # The sizes that are tried here say nothing of the goals.
     assert {goal["verdict"] for goal in found["goals"]} == {"not measured"}
@@ -171,8 +184,11 @@ def test_the_report_takes_its_figures_from_the_file(whole, tmp_path, monkeypatch
     (tmp_path / "gpu-double-of-a-gpu.json").write_text(json.dumps(found))
     text = report.part("gpu")
     assert "## On a GPU: Double of a GPU" in text and not report.part("goals")
-    ours, = (row for row in rows_of(found, "steps")
-             if (row["name"], row["precision"]) == ("ours", "bf16"))
+    (ours,) = (
+        row
+        for row in rows_of(found, "steps")
+        if (row["name"], row["precision"]) == ("ours", "bf16")
+    )
     assert f" {ours['images_per_second']:,.0f} |" in text
     for row in rows_of(found, "kernels"):
         assert f"| `{row['op']}` | {row['case']} | {row['precision']} |" in text
@@ -184,21 +200,39 @@ CEILINGS = "{'copy_gbs': 1.0, 'product_gflops': 1.0, 'convolution_gflops': 1.0}"
 
 def test_the_benches_take_device_cuda(tmp_path):
     """Ours alone where there is no peer on a GPU; the sizes are to try it, the ceilings made up."""
+
     def rows(bench, *arguments):
         program, path = tmp_path / f"{bench}.py", tmp_path / f"{bench}.json"
-        program.write_text(patched(f"kernels.ceilings = ours.ceilings = lambda *_: {CEILINGS}",
-                                   bench))
+        program.write_text(
+            patched(f"kernels.ceilings = ours.ceilings = lambda *_: {CEILINGS}", bench)
+        )
         done = run("--device", "cuda", *arguments, "--json", path, program=(program,))
         assert done.returncode == 0, done.stderr[-4000:]
         return json.loads(path.read_text())["rows"]
 
     found = rows("kernels", "--small", "--seconds", "0", "--only", "add,conv_forward,variance")
     assert {(row["name"], row["op"]) for row in found} == {
-        ("ours", op) for op in ("add", "conv_forward", "variance")}
+        ("ours", op) for op in ("add", "conv_forward", "variance")
+    }
     assert {row["precision"] for row in found} == {"fp32", "bf16"}
     assert all(row["seconds"] > 0 and row["error"] < 0.01 for row in found)
-    found = rows("step", "--net", "fitnet_mnist", "--data", "synthetic", "--batch", "2", "--steps",
-                 "1", "--seconds", "0", "--rounds", "1", "--precision", "tf32")
+    found = rows(
+        "step",
+        "--net",
+        "fitnet_mnist",
+        "--data",
+        "synthetic",
+        "--batch",
+        "2",
+        "--steps",
+        "1",
+        "--seconds",
+        "0",
+        "--rounds",
+        "1",
+        "--precision",
+        "tf32",
+    )
     assert [row["name"] for row in found[:3]] == ["ours", "ours", "convolutions alone"]
     assert found[0]["precision"] == "tf32" and "conv_forward" in {row["name"] for row in found}
     found = rows("init", "--shapes", "9x4", "--nets", "", "--repeats", "1")
@@ -229,9 +263,15 @@ def test_a_wrong_kernel_stops_it_before_anything_is_timed(tmp_path):
 
 
 def test_a_section_that_fails_is_named_and_the_next_one_runs(tmp_path):
-    failing = ("def fails(*_): raise ValueError('planted')\nkernels.measured = fails")
-    done = run("--quick", "--only", "kernels,init", "--json", tmp_path / "gpu.json",
-               program=("-c", patched(failing)))
+    failing = "def fails(*_): raise ValueError('planted')\nkernels.measured = fails"
+    done = run(
+        "--quick",
+        "--only",
+        "kernels,init",
+        "--json",
+        tmp_path / "gpu.json",
+        program=("-c", patched(failing)),
+    )
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert done.returncode == 1 and found["failed"] == {"kernels": "planted"}
     assert "FAILED kernels: planted" in done.stdout and len(rows_of(found, "init")) == 3
@@ -257,8 +297,10 @@ gpu.torch_missing = lambda device: 'planted'
 """
 
 
-@pytest.mark.parametrize("precision, op, sections, timed", [
-    ("tf32", None, "losses,steps", {"bf16", "fp32"}), (None, "add", "kernels,steps", set())])
+@pytest.mark.parametrize(
+    "precision, op, sections, timed",
+    [("tf32", None, "losses,steps", {"bf16", "fp32"}), (None, "add", "kernels,steps", set())],
+)
 def test_what_was_wrong_is_not_timed(tmp_path, precision, op, sections, timed):
     program = tmp_path / "program.py"
     program.write_text(patched(REFUSED.format(precision=precision, op=op)))
@@ -266,24 +308,36 @@ def test_what_was_wrong_is_not_timed(tmp_path, precision, op, sections, timed):
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert done.returncode == 1 and "planted" in found["failed"][sections.split(",")[0]]
     assert {row["precision"] for row in rows_of(found, "steps")} == timed
-    assert {f"steps in {p} (a result was wrong)" for p in gpu_goals.PRECISIONS
-            if p not in timed} <= set(found["left_out"])
+    assert {
+        f"steps in {p} (a result was wrong)" for p in gpu_goals.PRECISIONS if p not in timed
+    } <= set(found["left_out"])
     assert "add" not in {row["op"] for row in rows_of(found, "kernels")}
 
 
 def test_what_there_is_no_time_for_is_left_out_and_said(tmp_path):
     late = "from bench.common.contest import Deadline\nDeadline.left = lambda self: 0.0"
-    done = run("--quick", "--only", "kernels,init,steps", "--json", tmp_path / "gpu.json",
-               program=("-c", patched(late)))
+    done = run(
+        "--quick",
+        "--only",
+        "kernels,init,steps",
+        "--json",
+        tmp_path / "gpu.json",
+        program=("-c", patched(late)),
+    )
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert done.returncode == 0 and not [row for row in found["rows"] if row["section"] != "check"]
     assert {"orthonormal 96x64", "LSUV of fitnet_mnist", "steps in tf32"} <= set(found["left_out"])
     assert "more, which the JSON names" in done.stdout
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--only", "kernel"], "did you mean 'kernels'"), (["--budget", "0"], "--budget 0"),
-    (["--qick"], "did you mean --quick")])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--only", "kernel"], "did you mean 'kernels'"),
+        (["--budget", "0"], "--budget 0"),
+        (["--qick"], "did you mean --quick"),
+    ],
+)
 def test_bad_input_is_one_line(arguments, said):
     done = run(*arguments)
     assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
@@ -297,9 +351,16 @@ def test_without_a_gpu_it_says_what_is_missing():
 
 # -- compute-sanitizer ----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("tool, words", [
-    ("memcheck", "planted_memcheck wrote behind an array of 1024 bytes"), ("racecheck", None),
-    ("initcheck", None), ("synccheck", "planted_synccheck: thread 47 of block (0, 0, 0) waits")])
+
+@pytest.mark.parametrize(
+    "tool, words",
+    [
+        ("memcheck", "planted_memcheck wrote behind an array of 1024 bytes"),
+        ("racecheck", None),
+        ("initcheck", None),
+        ("synccheck", "planted_synccheck: thread 47 of block (0, 0, 0) waits"),
+    ],
+)
 def test_the_planted_bugs_run_and_the_double_finds_two_of_them_too(tool, words):
     done = run("--planted", tool, program=("-m", "bench.gpu.small"))
     assert done.returncode == bool(words) and (words or "") in done.stderr
@@ -307,10 +368,12 @@ def test_the_planted_bugs_run_and_the_double_finds_two_of_them_too(tool, words):
 
 def test_a_tool_that_finds_something_or_not_the_planted_bug_fails(tmp_path):
     quick = Deadline(60)
-    program = str(sanitizer(tmp_path / "bin", blind="synccheck", finds="racecheck")
-                  / gpu_sanitizer.PROGRAM)
-    blind, finds, fine = (gpu_sanitizer.one(program, tool, quick)
-                          for tool in ("synccheck", "racecheck", "initcheck"))
+    program = str(
+        sanitizer(tmp_path / "bin", blind="synccheck", finds="racecheck") / gpu_sanitizer.PROGRAM
+    )
+    blind, finds, fine = (
+        gpu_sanitizer.one(program, tool, quick) for tool in ("synccheck", "racecheck", "initcheck")
+    )
     assert blind["clean"] and not blind["control"]
     assert "the planted bug was not found: exit code 0" in gpu_sanitizer.line(blind)
     assert finds["control"] and not finds["clean"]
@@ -337,6 +400,7 @@ def test_the_time_of_a_tool_ends_it(tmp_path):
 
 # -- the parts ------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("ops", DEVICES, ids=lambda ops: ops.name)
 def test_odd_cases_are_of_every_operation_and_right_on_every_device(ops):
     found = odd_cases()
@@ -352,8 +416,14 @@ def test_tf32_is_another_operation_for_products_alone():
 
 
 def step(name: str, precision: str, ratio, images: float = 1000.0) -> dict:
-    return {"section": "steps", "name": name, "net": "fitnet4", "precision": precision,
-            "ratio": ratio, "images_per_second": images}
+    return {
+        "section": "steps",
+        "name": name,
+        "net": "fitnet4",
+        "precision": precision,
+        "ratio": ratio,
+        "images_per_second": images,
+    }
 
 
 def kernel(share: float, size: int = 1 << 25) -> dict:
@@ -361,17 +431,26 @@ def kernel(share: float, size: int = 1 << 25) -> dict:
 
 
 def test_goals_are_met_or_not_by_what_was_measured():
-    rows = [step("ours", "tf32", None, 50_000.0), step("torch eager", "tf32", 1.5),
-            step("torch compile", "tf32", 1.09), kernel(0.9), kernel(0.85), kernel(0.1, 1 << 20),
-            {"section": "init", "what": "9216x4096", "seconds": 0.051}]
+    rows = [
+        step("ours", "tf32", None, 50_000.0),
+        step("torch eager", "tf32", 1.5),
+        step("torch compile", "tf32", 1.09),
+        kernel(0.9),
+        kernel(0.85),
+        kernel(0.1, 1 << 20),
+        {"section": "init", "what": "9216x4096", "seconds": 0.051},
+    ]
     found = {goal.what: goal for goal in gpu_goals.goals(rows)}
-    verdicts = {what: goal.verdict for what, goal in found.items()
-                if goal.verdict != "not measured"}
+    verdicts = {
+        what: goal.verdict for what, goal in found.items() if goal.verdict != "not measured"
+    }
     assert verdicts == {
         "FitNet-4's step against PyTorch eager, tf32": "met",
         "FitNet-4's step against torch.compile(max-autotune), tf32": "not met",
         "our kernels that move 16 MiB or more, GB/s of a copy's": "met",
-        "an orthonormal 9216x4096": "not met", "FitNet-4's 230 epochs in tf32": "met"}
+        "an orthonormal 9216x4096": "not met",
+        "FitNet-4's 230 epochs in tf32": "met",
+    }
     assert gpu_goals.estimate(rows) == 230 * 50_000 / 50_000
     assert found["FitNet-4's 230 epochs in tf32"].measured == "3.8 min (estimate)"
     worse = gpu_goals.bandwidth([*rows, kernel(0.84)])
@@ -389,8 +468,13 @@ def test_the_drivers_own_words(tmp_path, monkeypatch):
     program.chmod(0o700)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert gpu_facts.driver_facts("0000:00:00.0") == {
-        "driver": "580.65.06", "sm_clock_mhz": 1755, "most_sm_clock_mhz": 1980,
-        "memory_clock_mhz": 2619, "power_limit_w": 700, "temperature_c": None}
+        "driver": "580.65.06",
+        "sm_clock_mhz": 1755,
+        "most_sm_clock_mhz": 1980,
+        "memory_clock_mhz": 2619,
+        "power_limit_w": 700,
+        "temperature_c": None,
+    }
     program.write_text("#!/bin/sh\nexit 9\n")
     assert set(gpu_facts.driver_facts("0000:00:00.0").values()) == {None}
 
@@ -399,11 +483,23 @@ def test_a_gpus_name_in_a_files():
     assert gpu_facts.slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
 
 
-@pytest.mark.parametrize("code, said, words", [
-    (99, "200 calls\n========= COMPUTE-SANITIZER\n========= Invalid __global__ write of size 4\n"
-     "=========     at add+0x10\n", "Invalid __global__ write of size 4"),
-    (1, "Traceback\nValueError: planted\n========= Error: process didn't end well\n",
-     "ValueError: planted"), (255, "========= Error: no launch\n", "Error: no launch"),
-    (3, "\n", "it said nothing")])
+@pytest.mark.parametrize(
+    "code, said, words",
+    [
+        (
+            99,
+            "200 calls\n========= COMPUTE-SANITIZER\n========= Invalid __global__ write of size 4\n"
+            "=========     at add+0x10\n",
+            "Invalid __global__ write of size 4",
+        ),
+        (
+            1,
+            "Traceback\nValueError: planted\n========= Error: process didn't end well\n",
+            "ValueError: planted",
+        ),
+        (255, "========= Error: no launch\n", "Error: no launch"),
+        (3, "\n", "it said nothing"),
+    ],
+)
 def test_what_is_worth_knowing_of_a_tools_run(code, said, words):
     assert gpu_sanitizer.ends(code, said) == words

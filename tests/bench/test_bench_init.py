@@ -19,8 +19,10 @@ from kernels.reference import NumpyOps
 
 def test_the_nets_matrices_are_all_of_their_weights():
     found = {net: init.shapes_of_net(net) for net in init.NETS}
-    parameters = {net: sum(outputs * (inputs + 1) for outputs, inputs in shapes)
-                  for net, shapes in found.items()}
+    parameters = {
+        net: sum(outputs * (inputs + 1) for outputs, inputs in shapes)
+        for net, shapes in found.items()
+    }
     assert parameters == {"fitnet4": 2_742_102, "caffenet": 60_965_224, "googlenet": 13_378_280}
     assert len(found["fitnet4"]) == 17 * 2 + 5 + 1 and found["fitnet4"][0] == (32, 27)
     assert found["caffenet"][1] == (256, 48 * 5 * 5)  # two groups
@@ -54,12 +56,14 @@ def test_the_error_is_the_largest_of_the_gram_matrix():
 
 def test_rows(tmp_path, capsys):
     path = tmp_path / "init.json"
-    assert init.main(["--shapes", "9x4,4x9", "--nets", "", "--repeats", "1", "--json",
-                      str(path)]) == 0
+    assert (
+        init.main(["--shapes", "9x4,4x9", "--nets", "", "--repeats", "1", "--json", str(path)]) == 0
+    )
     found = json.loads(path.read_text())
     names = ["ours", *peers.available("cpu")]
     assert [(row["what"], row["name"]) for row in found["rows"]] == [
-        (what, name) for what in ("9x4", "4x9") for name in names]
+        (what, name) for what in ("9x4", "4x9") for name in names
+    ]
     for row in found["rows"]:
         ours = next(r for r in found["rows"] if (r["what"], r["name"]) == (row["what"], "ours"))
         assert row["seconds"] > 0 and 0 <= row["error"] < 2e-6
@@ -99,19 +103,28 @@ def test_a_large_svd_waits_for_full(capsys):
         makers = [Counted("ours"), Counted("numpy svd")]
         rows = init.compare("big", [(5000, 5000)], makers, repeats=3, full=full)
         assert [maker.calls for maker in makers] == [4, 4 if full else 0]
-        assert [row["name"] for row in rows] == ["ours", "numpy svd"][:1 + full]
+        assert [row["name"] for row in rows] == ["ours", "numpy svd"][: 1 + full]
         assert ("left out" in capsys.readouterr().out) is not full
 
 
 def test_the_report_has_a_row_a_matrix_and_a_net(tmp_path, monkeypatch):
     def row(name, what, seconds, error=None):
-        return {"name": name, "what": what, "seconds": seconds, "ratio": seconds / 0.5,
-                "error": error}
+        return {
+            "name": name,
+            "what": what,
+            "seconds": seconds,
+            "ratio": seconds / 0.5,
+            "error": error,
+        }
 
-    rows = [row("ours", "9x4", 0.5, 2e-7), row("numpy qr", "9x4", 1.5, 1e-8),
-            row("numpy svd", "9x4", 2, 1e-8), row("torch orthogonal_", "9x4", 3, 1e-6),
-            row("ours", "fitnet4 LSUV, cifar10", 0.5, 3e-7),
-            init.paper_row("fitnet4 LSUV, cifar10", 4, 0.5)]
+    rows = [
+        row("ours", "9x4", 0.5, 2e-7),
+        row("numpy qr", "9x4", 1.5, 1e-8),
+        row("numpy svd", "9x4", 2, 1e-8),
+        row("torch orthogonal_", "9x4", 3, 1e-6),
+        row("ours", "fitnet4 LSUV, cifar10", 0.5, 3e-7),
+        init.paper_row("fitnet4 LSUV, cifar10", 4, 0.5),
+    ]
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     assert not report.part("init")
     write(tmp_path / "init.json", ops_for("numpy"), rows)
@@ -128,15 +141,26 @@ def test_lsuv_of_fitnet4_is_timed_beside_the_papers_seconds():
     row = init.lsuv_row(ops_for("auto"), "fitnet4", load("synthetic", limit=256), repeats=1)
     assert row["what"] == "fitnet4 LSUV, synthetic"
     assert row["name"] == "ours" and row["seconds"] > 0 and row["error"] < 1e-5
-    assert init.paper_row("x", 4, 2.0) == {"name": "paper", "what": "x", "seconds": 4,
-                                           "ratio": 2.0, "error": None}
+    assert init.paper_row("x", 4, 2.0) == {
+        "name": "paper",
+        "what": "x",
+        "seconds": 4,
+        "ratio": 2.0,
+        "error": None,
+    }
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--shapes", "9x"], "'9x' is not ROWSxCOLS"), (["--shapes", "0x3"], "'0x3'"),
-    (["--nets", "fitnet5"], "'fitnet5'"), (["--repeats", "0"], "--repeats 0"),
-    (["--device", "gpu"], "'gpu'"), (["--threads", "0"], "threads 0"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--shapes", "9x"], "'9x' is not ROWSxCOLS"),
+        (["--shapes", "0x3"], "'0x3'"),
+        (["--nets", "fitnet5"], "'fitnet5'"),
+        (["--repeats", "0"], "--repeats 0"),
+        (["--device", "gpu"], "'gpu'"),
+        (["--threads", "0"], "threads 0"),
+    ],
+)
 def test_bad_input_is_one_line(arguments, said, capsys):
     code = run_command("bench.init", lambda: init.main(arguments), (DeviceError, InputError))
     line = capsys.readouterr().err

@@ -28,8 +28,9 @@ from kernels.contract import OPERATIONS
 from kernels.reference import NumpyOps
 
 SMALL = cases(small=True)
-BOTH = [(case, precision) for case in SMALL for precision in ("fp32", "bf16")
-        if case.has(precision)]
+BOTH = [
+    (case, precision) for case in SMALL for precision in ("fp32", "bf16") if case.has(precision)
+]
 NAMES = [f"{case.op} {case.text} {precision}" for case, precision in BOTH]
 QUICK = ["--small", "--seconds", "0", "--threads", "1"]
 DEVICE = ops_for("auto")
@@ -37,6 +38,7 @@ needs_cpu = pytest.mark.skipif(DEVICE.name != "cpu", reason="the reference is th
 
 
 # -- the cases ------------------------------------------------------------------------------------
+
 
 def test_every_operation_has_a_case():
     for found in (SMALL, cases()):
@@ -47,7 +49,11 @@ def test_every_operation_has_a_case():
 
 def test_operations_without_a_narrow_argument_are_timed_once():
     assert {case.op for case in SMALL if not case.has("bf16")} == {
-        "batchnorm_running", "orthonormal", "advance", "latch"}
+        "batchnorm_running",
+        "orthonormal",
+        "advance",
+        "latch",
+    }
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: f"{case.op} {case.text}")
@@ -56,8 +62,11 @@ def test_arguments_are_the_signatures_and_always_the_same(case):
     assert list(first) == list(case.contract.arguments)
     for name, value in first.items():
         np.testing.assert_array_equal(value, again[name])
-        assert not isinstance(value, np.ndarray) or value.dtype != np.float64 or name in (
-            "clock", "own", "segments", "rates")
+        assert (
+            not isinstance(value, np.ndarray)
+            or value.dtype != np.float64
+            or name in ("clock", "own", "segments", "rates")
+        )
 
 
 def bytes_of(op: str, precision: str = "fp32") -> tuple[int, dict]:
@@ -93,6 +102,7 @@ def test_operations_are_the_plain_convolutions():
 
 # -- what is refused ------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("ops", DEVICES, ids=lambda ops: ops.name)
 @pytest.mark.parametrize("case, precision", BOTH, ids=NAMES)
 def test_every_case_is_right_on_every_device(ops, case, precision):
@@ -105,6 +115,7 @@ def test_every_case_is_right_on_every_device(ops, case, precision):
 
 def changed(op: str, change):
     """The reference, with something done to the arguments of one operation after it."""
+
     def wrong(self, *arguments):
         found = getattr(NumpyOps, op)(self, *arguments)
         change(dict(zip(OPERATIONS[op].arguments, arguments, strict=False)))
@@ -116,27 +127,37 @@ def changed(op: str, change):
 def first_nan(name):
     def change(given):
         given[name].reshape(-1)[0] = np.nan
+
     return change
 
 
 def negated(name):
     def change(given):
         given[name][...] *= -1
+
     return change
 
 
 def one_more(name, at=0):
     def change(given):
         given[name].reshape(-1)[at] += 1
+
     return change
 
 
-@pytest.mark.parametrize("op, name, change", [
-    ("conv_forward", "y", negated), ("conv_backward_filter", "db", negated),
-    ("conv_backward_data", "dx", first_nan), ("maxout_forward", "which", one_more),
-    ("maxpool_backward", "dx", negated), ("gather", "y", one_more),
-    ("rmsprop_step", "w", first_nan), ("softmax_loss_forward", "clock", one_more),
-])
+@pytest.mark.parametrize(
+    "op, name, change",
+    [
+        ("conv_forward", "y", negated),
+        ("conv_backward_filter", "db", negated),
+        ("conv_backward_data", "dx", first_nan),
+        ("maxout_forward", "which", one_more),
+        ("maxpool_backward", "dx", negated),
+        ("gather", "y", one_more),
+        ("rmsprop_step", "w", first_nan),
+        ("softmax_loss_forward", "clock", one_more),
+    ],
+)
 def test_a_wrong_kernel_is_refused(op, name, change):
     case = next(case for case in SMALL if case.op == op)
     said = rf"{op} \(.*\) on device numpy: {name} differs .* a wrong kernel is not timed"
@@ -175,6 +196,7 @@ def test_difference_is_a_part_of_the_largest_value_and_of_a_clock_of_each():
 
 # -- rows -----------------------------------------------------------------------------------------
 
+
 def rows_of(tmp_path, *more: str) -> dict:
     path = tmp_path / "kernels.json"
     assert bench.main([*QUICK, *more, "--json", str(path)]) == 0
@@ -188,9 +210,12 @@ def test_rows(tmp_path, capsys, monkeypatch):
     wanted = {
         ("conv_forward", "fp32"): ["ours", "onednn direct", "numpy", *torch],
         ("conv_forward", "bf16"): ["ours", "onednn direct", *torch],
-        ("add", "fp32"): ["ours", "numpy", *torch], ("add", "bf16"): ["ours", *torch],
-        ("gather", "fp32"): ["ours", "numpy"], ("gather", "bf16"): ["ours"],
-        ("orthonormal", "fp32"): ["ours", "numpy", *torch]}
+        ("add", "fp32"): ["ours", "numpy", *torch],
+        ("add", "bf16"): ["ours", *torch],
+        ("gather", "fp32"): ["ours", "numpy"],
+        ("gather", "bf16"): ["ours"],
+        ("orthonormal", "fp32"): ["ours", "numpy", *torch],
+    }
     precisions = list(DEVICE.precisions)
     names: dict = {}
     for row in found["rows"]:
@@ -199,8 +224,12 @@ def test_rows(tmp_path, capsys, monkeypatch):
     for (op, precision, _), by in names.items():
         assert by == wanted[op, precision]
     for row in found["rows"]:
-        ours = next(r for r in found["rows"] if r["name"] == "ours" and all(
-            r[key] == row[key] for key in ("op", "case", "precision")))
+        ours = next(
+            r
+            for r in found["rows"]
+            if r["name"] == "ours"
+            and all(r[key] == row[key] for key in ("op", "case", "precision"))
+        )
         assert row["seconds"] > 0 and row["bytes"] == ours["bytes"] > 0
         assert row["ratio"] == pytest.approx(row["seconds"] / ours["seconds"])
         limits = found["ceilings"][row["precision"]]
@@ -216,7 +245,7 @@ def test_rows(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     text = report.page()
     for op in {op for op, _ in wanted}:
-        row, = (line for line in text.split("\n") if line.startswith(f"| `{op}` |"))
+        (row,) = (line for line in text.split("\n") if line.startswith(f"| `{op}` |"))
         shown = len(row.split(" | ")[2].split(" / "))
         assert shown == sum((op, precision) in wanted for precision in precisions)
 
@@ -224,8 +253,11 @@ def test_rows(tmp_path, capsys, monkeypatch):
 @needs_cpu
 def test_without_torch_its_column_is_left_out(tmp_path, capsys, monkeypatch):
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec",
-                        lambda name, *more: None if name == "torch" else real(name, *more))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "torch" else real(name, *more),
+    )
     found = rows_of(tmp_path, "--only", "add", "--precision", "fp32")
     assert [row["name"] for row in found["rows"]] == ["ours", "numpy"]
     assert "torch is not installed" in capsys.readouterr().out
@@ -233,19 +265,37 @@ def test_without_torch_its_column_is_left_out(tmp_path, capsys, monkeypatch):
 
 
 def test_device_numpy_has_no_row_beside_itself(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "ceilings", lambda *_: {
-        "copy_gbs": 1.0, "product_gflops": 1.0, "convolution_gflops": 1.0})
+    monkeypatch.setattr(
+        bench,
+        "ceilings",
+        lambda *_: {"copy_gbs": 1.0, "product_gflops": 1.0, "convolution_gflops": 1.0},
+    )
     path = tmp_path / "kernels.json"
-    assert bench.main(["--small", "--seconds", "0", "--device", "numpy", "--only", "gather",
-                       "--json", str(path)]) == 0
+    assert (
+        bench.main(
+            [
+                "--small",
+                "--seconds",
+                "0",
+                "--device",
+                "numpy",
+                "--only",
+                "gather",
+                "--json",
+                str(path),
+            ]
+        )
+        == 0
+    )
     rows = json.loads(path.read_text())["rows"]
-    assert [(row["name"], row["precision"]) for row in rows] == [("ours", "fp32"),
-                                                                 ("ours", "bf16")]
+    assert [(row["name"], row["precision"]) for row in rows] == [("ours", "fp32"), ("ours", "bf16")]
 
 
 def test_the_bench_itself_never_imports_torch():
-    code = ("import sys; sys.modules['torch'] = None; "
-            "import bench.kernels, bench.common.calls, bench.init, bench.peers.orthonormal")
+    code = (
+        "import sys; sys.modules['torch'] = None; "
+        "import bench.kernels, bench.common.calls, bench.init, bench.peers.orthonormal"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -271,11 +321,17 @@ def test_a_slow_reference_is_not_waited_for(slow, takes_part):
     assert bench.takes_part(Counted(), 0, SMALL[0], "fp32") is takes_part
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--only", "conv_foward"], "did you mean 'conv_forward'"), (["--seconds", "-1"], "-1"),
-    (["--device", "gpu"], "'gpu'"), (["--threads", "0"], "threads 0"),
-    (["--precision", "fp16"], "fp16"), (["--second", "1"], "did you mean --seconds"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--only", "conv_foward"], "did you mean 'conv_forward'"),
+        (["--seconds", "-1"], "-1"),
+        (["--device", "gpu"], "'gpu'"),
+        (["--threads", "0"], "threads 0"),
+        (["--precision", "fp16"], "fp16"),
+        (["--second", "1"], "did you mean --seconds"),
+    ],
+)
 def test_bad_input_is_one_line(arguments, said, capsys):
     code = run_command("bench.kernels", lambda: bench.main(arguments))
     line = capsys.readouterr().err
@@ -285,10 +341,19 @@ def test_bad_input_is_one_line(arguments, said, capsys):
 # -- the peer -------------------------------------------------------------------------------------
 
 # In bfloat16 values tie, and PyTorch shares a maxout's gradient among those that do.
-TIES = {"maxout_backward", "maxpool_backward", "maxout_pool_backward",
-        "maxout_pool_dropout_backward"}
-OWN_NUMBERS = {"dropout_forward", "dropout_backward", "maxout_pool_dropout_forward",
-               "maxout_pool_dropout_backward", "orthonormal"}
+TIES = {
+    "maxout_backward",
+    "maxpool_backward",
+    "maxout_pool_backward",
+    "maxout_pool_dropout_backward",
+}
+OWN_NUMBERS = {
+    "dropout_forward",
+    "dropout_backward",
+    "maxout_pool_dropout_forward",
+    "maxout_pool_dropout_backward",
+    "orthonormal",
+}
 
 
 def test_the_peer_computes_the_same():
@@ -319,12 +384,13 @@ def drawn(case: Case, precision: str, found: dict) -> None:
         assert Q.shape == (case.make()["rows"], case.make()["cols"])
         assert abs(gram - np.eye(len(gram))).max() < 1e-5
         return
-    (name, got), = found.items()
+    ((name, got),) = found.items()
     given = case.arguments(precision, peers=True) | {"drop": 0.0}
     if case.op == "maxout_pool_dropout_backward":  # with the winners of all, as nothing is dropped
         options = [given[key] for key in ("pieces", "size", "stride")]
-        REFERENCE.maxout_pool_forward(given["x"], np.empty_like(given["dy"]), given["which"],
-                                      *options)
+        REFERENCE.maxout_pool_forward(
+            given["x"], np.empty_like(given["dy"]), given["which"], *options
+        )
         del given["x"]
     whole = called(REFERENCE, case.op, given)[name].astype(np.float32)
     kept = got != 0
@@ -335,5 +401,10 @@ def drawn(case: Case, precision: str, found: dict) -> None:
 def test_what_has_no_counterpart_is_known():
     torch_ops = pytest.importorskip("bench.peers.torch_ops")
     assert set(OPERATIONS) - set(torch_ops.COUNTERPARTS) == {
-        "batchnorm_running", "hinge_loss_forward", "hinge_loss_backward", "gather", "advance",
-        "latch"}
+        "batchnorm_running",
+        "hinge_loss_forward",
+        "hinge_loss_backward",
+        "gather",
+        "advance",
+        "latch",
+    }

@@ -36,8 +36,20 @@ from lsuv.fillers import fill
 from models.caffenet import caffenet
 from models.googlenet import googlenet
 
-SMALL = ["--net", "fitnet_mnist", "--data", "synthetic", "--batch", "8", "--steps", "1",
-         "--seconds", "0", "--rounds", "2"]
+SMALL = [
+    "--net",
+    "fitnet_mnist",
+    "--data",
+    "synthetic",
+    "--batch",
+    "8",
+    "--steps",
+    "1",
+    "--seconds",
+    "0",
+    "--rounds",
+    "2",
+]
 ENTRY = Entry("fitnet_mnist", "maxout", 4, "fp32", 1, "numpy", "synthetic")
 
 
@@ -65,8 +77,15 @@ def test_rows_of_our_step_alone(tmp_path, capsys, monkeypatch):
     assert alone["name"] == "convolutions alone" and alone["share"] > 0
     assert direct["name"] == "convolutions by oneDNN" and direct["share"] > 0
     names = {r["name"] for r in ops}
-    assert {"gather", "conv_forward", "conv_backward_data", "conv_backward_filter", "clip",
-            "rmsprop_step", "advance"} <= names
+    assert {
+        "gather",
+        "conv_forward",
+        "conv_backward_data",
+        "conv_backward_filter",
+        "clip",
+        "rmsprop_step",
+        "advance",
+    } <= names
     assert all(r["seconds"] > 0 and r["of_ceiling"] >= 0 for r in ops)
     assert all(rate > 0 for rate in found["ceilings"].values())
     guard = sum(r["seconds"] for r in ops if r["name"] in ("clip", "softmax_loss_forward"))
@@ -79,25 +98,36 @@ def test_rows_of_our_step_alone(tmp_path, capsys, monkeypatch):
 @pytest.mark.slow
 def test_rows_against_pytorch(tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
-    eager = {"torch eager": {}, "torch eager channels_last": {"channels_last": True},
-             "torch odd": {"no such": "mode"}}
+    eager = {
+        "torch eager": {},
+        "torch eager channels_last": {"channels_last": True},
+        "torch odd": {"no such": "mode"},
+    }
     monkeypatch.setattr(step, "CPU_MODES", eager)
     found = rows_of(tmp_path, "--against", "torch")
     rows = [r for r in found["rows"] if r["name"].startswith("torch eager")]
     assert sorted((r["name"], r["phase"]) for r in rows) == [
-        (name, phase) for name in sorted(eager)[:2] for phase in ("test", "train")]
+        (name, phase) for name in sorted(eager)[:2] for phase in ("test", "train")
+    ]
     for r in rows:
         low, high = r["ratios"]
         assert 0 < low <= r["ratio"] <= high and r["peak_mb"] > 20
-    odd, = (r for r in found["rows"] if r["name"] == "torch odd")
+    (odd,) = (r for r in found["rows"] if r["name"] == "torch odd")
     assert "no such" in odd["error"] and "seconds" not in odd
     assert f"torch {torch.__version__}" in found["machine"]["versions"]
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     assert "(eager" in report.part("step")
 
 
-@pytest.mark.parametrize("op, result", [("conv_forward", 3), ("conv_backward_filter", 2),
-                                        ("maxout_pool_backward", 2), ("rmsprop_step", 0)])
+@pytest.mark.parametrize(
+    "op, result",
+    [
+        ("conv_forward", 3),
+        ("conv_backward_filter", 2),
+        ("maxout_pool_backward", 2),
+        ("rmsprop_step", 0),
+    ],
+)
 def test_a_wrong_kernel_is_not_timed(op, result, monkeypatch):
     ops = ops_for("auto")
     if ops.name == "numpy":
@@ -144,24 +174,30 @@ def test_peak_memory_is_of_this_process_and_grows_with_it():
 
 def test_where_there_is_no_proc_the_peak_is_getrusages_in_the_systems_unit(monkeypatch):
     """1,024 bytes on Linux and bytes on macOS."""
+
     def missing(self):
         raise FileNotFoundError(self)
 
     monkeypatch.setattr(contest.pathlib.Path, "read_text", missing)
-    monkeypatch.setattr(contest.resource, "getrusage",
-                        lambda who: types.SimpleNamespace(ru_maxrss=50_000_000))
+    monkeypatch.setattr(
+        contest.resource, "getrusage", lambda who: types.SimpleNamespace(ru_maxrss=50_000_000)
+    )
     for platform, megabytes in (("linux", 51_200), ("darwin", 50)):
         monkeypatch.setattr(contest.sys, "platform", platform)
         assert peak_mb() == megabytes
 
 
 def test_a_peer_that_fails_leaves_and_ours_may_not():
-    ours, late, weak = (Contestant(name, "helpers.contestants:Late", ENTRY, **options)
-                        for name, options in (("ours", {}), ("late", {"first": 30}),
-                                              ("weak", {"good": 3})))
+    ours, late, weak = (
+        Contestant(name, "helpers.contestants:Late", ENTRY, **options)
+        for name, options in (("ours", {}), ("late", {"first": 30}), ("weak", {"good": 3}))
+    )
     try:
-        places = [Place("ours", ours, "train"), Place("late", late, "train", peer=True),
-                  Place("weak", weak, "train", peer=True)]
+        places = [
+            Place("ours", ours, "train"),
+            Place("late", late, "train", peer=True),
+            Place("weak", weak, "train", peer=True),
+        ]
         left = compete(places, 3, 1, 0.0, Deadline(0))
         assert left == {"late": "no answer within 1 s", "weak": "RuntimeError: planted"}
         assert not late.process.is_alive() and not weak.process.is_alive()
@@ -176,9 +212,11 @@ def test_a_peer_that_fails_leaves_and_ours_may_not():
 def test_the_bound_makes_the_convolutions_of_a_step_and_nothing_else():
     bound = Convolutions(ENTRY)
     names = [call.__name__ for call, _ in bound.calls]
-    assert names == (["conv_forward"] * 6
-                     + ["conv_backward_filter", "conv_backward_data"] * 5
-                     + ["conv_backward_filter"])
+    assert names == (
+        ["conv_forward"] * 6
+        + ["conv_backward_filter", "conv_backward_data"] * 5
+        + ["conv_backward_filter"]
+    )
     for _, arguments in bound.calls:
         assert len(arguments[0]) == ENTRY.batch and np.isfinite(arguments[0]).all()
 
@@ -238,8 +276,9 @@ def without_fc7():
     return [*most, last]
 
 
-@pytest.mark.parametrize("layers, size", [(without_fc7, 67),
-                                          (lambda: googlenet("relu", 10, False, last=2), 80)])
+@pytest.mark.parametrize(
+    "layers, size", [(without_fc7, 67), (lambda: googlenet("relu", 10, False, last=2), 80)]
+)
 def test_the_peer_of_an_imagenet_net_is_the_same(layers, size):
     ours, theirs = scores_of_both(layers(), (size, size, 3), train=True)
     assert np.abs(ours).max() > 1e-3
@@ -247,8 +286,15 @@ def test_the_peer_of_an_imagenet_net_is_the_same(layers, size):
 
 
 def test_the_peer_of_strides_groups_and_overlapping_pools():
-    layers = [Conv(6, size=5, stride=2, pad=1, pieces=2), Maxout(2), MaxPool(4, 3),
-              Residual([Conv(6, groups=3)]), Linear(7, pieces=5), Maxout(5), Linear(10)]
+    layers = [
+        Conv(6, size=5, stride=2, pad=1, pieces=2),
+        Maxout(2),
+        MaxPool(4, 3),
+        Residual([Conv(6, groups=3)]),
+        Linear(7, pieces=5),
+        Maxout(5),
+        Linear(10),
+    ]
     ours, theirs = scores_of_both(layers, (29, 23, 3), train=False)
     np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4)
 

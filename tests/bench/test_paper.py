@@ -55,8 +55,16 @@ SMALL = Run("fitnet1", "relu", "lsuv", "synthetic", more=(("limit", 64), ("batch
 
 
 def small_study(tmp_path, **more) -> Study:
-    return Study(**{"folder": tmp_path / "paper", "threads": 1, "recipe": "fast", "epochs": 2.0,
-                    "seeds": 1, **more})
+    return Study(
+        **{
+            "folder": tmp_path / "paper",
+            "threads": 1,
+            "recipe": "fast",
+            "epochs": 2.0,
+            "seeds": 1,
+            **more,
+        }
+    )
 
 
 def main(*arguments) -> int:
@@ -65,6 +73,7 @@ def main(*arguments) -> int:
 
 # -- the paper's numbers --------------------------------------------------------------------------
 
+
 def test_the_ratio_row_of_table_10_is_that_of_its_own_cells():
     for column in printed.TABLE_10.values():
         ratio = column["ip1"] / column["conv11"]
@@ -72,24 +81,50 @@ def test_the_ratio_row_of_table_10_is_that_of_its_own_cells():
 
 
 def test_tables_have_as_many_cells_as_the_paper():
-    count = {name: sum(len(column) for column in table.values()) for name, table in (
-        ("2", printed.TABLE_2), ("3", printed.TABLE_3), ("4", printed.TABLE_4),
-        ("5", printed.TABLE_5), ("8", printed.TABLE_8), ("9", printed.TABLE_9),
-        ("10", printed.TABLE_10))}
+    count = {
+        name: sum(len(column) for column in table.values())
+        for name, table in (
+            ("2", printed.TABLE_2),
+            ("3", printed.TABLE_3),
+            ("4", printed.TABLE_4),
+            ("5", printed.TABLE_5),
+            ("8", printed.TABLE_8),
+            ("9", printed.TABLE_9),
+            ("10", printed.TABLE_10),
+        )
+    }
     assert count == {"2": 10, "3": 23, "4": 20, "5": 6, "8": 72, "9": 72, "10": 76}
 
 
 # -- a cell without training ----------------------------------------------------------------------
 
+
 def test_table_8_by_command(tmp_path, capsys):
     """The columns that need no data: every cell ok but the three typos; JSON as documented."""
     out, folder = tmp_path / "rows.json", tmp_path / "paper"
-    assert main("table8", "--only", "*:Ortho", "--only", "*:MSRA", "--only", "*:Xavier", "--seeds",
-                2, "--json", out, "--folder", folder) == 0
+    assert (
+        main(
+            "table8",
+            "--only",
+            "*:Ortho",
+            "--only",
+            "*:MSRA",
+            "--only",
+            "*:Xavier",
+            "--seeds",
+            2,
+            "--json",
+            out,
+            "--folder",
+            folder,
+        )
+        == 0
+    )
     found = json.loads(out.read_text())
     assert len(found) == 54 and all(list(row)[:9] == KEYS for row in found)
-    assert {(r["column"], r["row"]) for r in found if r["verdict"] == TYPO} == \
-        printed.TABLE_8_SLIPS.keys()
+    assert {
+        (r["column"], r["row"]) for r in found if r["verdict"] == TYPO
+    } == printed.TABLE_8_SLIPS.keys()
     assert sum(r["verdict"] == OK for r in found) == 51
     for row in found:
         assert row["ours"] == pytest.approx(np.mean(row["seeds"])) and len(row["seeds"]) == 2
@@ -97,8 +132,17 @@ def test_table_8_by_command(tmp_path, capsys):
 
 
 def test_a_finished_cell_is_not_measured_again(tmp_path, monkeypatch):
-    arguments = ["table8", "--only", "*:Xavier", "--seeds", 1, "--folder", tmp_path, "--json",
-                 tmp_path / "rows.json"]
+    arguments = [
+        "table8",
+        "--only",
+        "*:Xavier",
+        "--seeds",
+        1,
+        "--folder",
+        tmp_path,
+        "--json",
+        tmp_path / "rows.json",
+    ]
     main(*arguments)
     first = (tmp_path / "rows.json").read_text()
     monkeypatch.setattr(table8_to_10, "fill", lambda *a: pytest.fail("measured again"))
@@ -110,8 +154,20 @@ def test_a_finished_cell_is_not_measured_again(tmp_path, monkeypatch):
 
 def test_a_budget_that_is_over_leaves_cells_not_run(tmp_path, capsys):
     out = tmp_path / "rows.json"
-    assert main("table8", "--only", "*:MSRA", "--budget", "0.000001s", "--json", out, "--folder",
-                tmp_path) == 0
+    assert (
+        main(
+            "table8",
+            "--only",
+            "*:MSRA",
+            "--budget",
+            "0.000001s",
+            "--json",
+            out,
+            "--folder",
+            tmp_path,
+        )
+        == 0
+    )
     assert {r["verdict"] for r in json.loads(out.read_text())} == {NOT_RUN}
     assert "the same command goes on" in capsys.readouterr().out
     main("table8", "--only", "*:MSRA", "--json", out, "--folder", tmp_path)
@@ -120,12 +176,19 @@ def test_a_budget_that_is_over_leaves_cells_not_run(tmp_path, capsys):
 
 def test_rows_on_record_are_replaced_cell_by_cell(tmp_path):
     s = small_study(tmp_path)
-    first = [s.row("table3", "LSUV", "tanh", 89.28, "% accuracy", ours=88.0, verdict=CUT),
-             s.row("table3", "MSRA", "tanh", 89.54, "% accuracy")]
+    first = [
+        s.row("table3", "LSUV", "tanh", 89.28, "% accuracy", ours=88.0, verdict=CUT),
+        s.row("table3", "MSRA", "tanh", 89.54, "% accuracy"),
+    ]
     study.record(s, "table3", first)
-    study.record(s, "table3", [s.row("table3", "LSUV", "tanh", 89.28, "% accuracy"),
-                               s.row("table3", "MSRA", "tanh", 89.54, "% accuracy", ours=87.0,
-                                     verdict=CUT)])
+    study.record(
+        s,
+        "table3",
+        [
+            s.row("table3", "LSUV", "tanh", 89.28, "% accuracy"),
+            s.row("table3", "MSRA", "tanh", 89.54, "% accuracy", ours=87.0, verdict=CUT),
+        ],
+    )
     found = runs.read_json(s.folder / "rows" / "table3.json")
     assert [row["ours"] for row in found] == [88.0, 87.0]
 
@@ -134,15 +197,16 @@ def test_rows_on_record_are_replaced_cell_by_cell(tmp_path):
 def test_a_row_that_is_worth_less_replaces_none(tmp_path, better, worse):
     s = small_study(tmp_path)
     for verdict, ours in ((better, 1.0), (worse, 2.0)):
-        study.record(s, "table3", [s.row("table3", "LSUV", "tanh", 89.28, "%", ours=ours,
-                                         verdict=verdict)])
+        study.record(
+            s, "table3", [s.row("table3", "LSUV", "tanh", 89.28, "%", ours=ours, verdict=verdict)]
+        )
     assert study.on_record(s.folder, "table3")[0]["ours"] == 1.0
 
 
 @pytest.mark.parametrize("text", ["null", "5", "[1]", "[]", "{}", '[{"row": 1}]', "[{", "\x00"])
 def test_a_damaged_cell_names_the_file_and_the_remedy(tmp_path, text):
     main("table8", "--only", "*:Ortho", "--seeds", 1, "--folder", tmp_path)
-    path, = (tmp_path / "cells").rglob("*.json")
+    (path,) = (tmp_path / "cells").rglob("*.json")
     path.write_text(text)
     with pytest.raises(InputError, match="not as it was written; remove it"):
         main("table8", "--only", "*:Ortho", "--seeds", 1, "--folder", tmp_path)
@@ -152,8 +216,9 @@ def test_a_typo_is_what_the_filler_gives(tmp_path, monkeypatch):
     """A filler that is wrong in a typo's cell is off there, not excused."""
     s = small_study(tmp_path, only=["conv21:Xavier"])
     real = table8_to_10.filled_deviations
-    monkeypatch.setattr(table8_to_10, "filled_deviations", lambda *a: {
-        **real(*a), "conv21": [0.037]})
+    monkeypatch.setattr(
+        table8_to_10, "filled_deviations", lambda *a: {**real(*a), "conv21": [0.037]}
+    )
     assert [r.verdict for r in study.run(s, table8_to_10.table8(s))] == [OFF]
 
 
@@ -181,23 +246,35 @@ def test_gradient_variances_are_those_of_the_outputs(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif("LSUV_DATA_DIR" not in os.environ, reason="needs CIFAR-10 in $LSUV_DATA_DIR")
-@pytest.mark.parametrize("table, column", [("table8", "*"), ("table9", "maxout"),
-                                           ("table10", "LSUV")])
+@pytest.mark.parametrize(
+    "table, column", [("table8", "*"), ("table9", "maxout"), ("table10", "LSUV")]
+)
 def test_statistics_are_the_papers(tmp_path, table, column):
     """Five seeds; the one cell that is off is one whose second run in the paper agrees with us.
     Every column with --full: the others of the last two take two minutes."""
     out = tmp_path / "rows.json"
-    main(table, "--only", f"*:{often(column, '*')}", "--seeds", 5, "--json", out, "--folder",
-         tmp_path)
+    main(
+        table,
+        "--only",
+        f"*:{often(column, '*')}",
+        "--seeds",
+        5,
+        "--json",
+        out,
+        "--folder",
+        tmp_path,
+    )
     off = [r for r in json.loads(out.read_text()) if r["verdict"] not in (OK, TYPO)]
     assert [(r["table"], r["column"], r["row"]) for r in off] == (
-        [("table8", "LSUV", "conv21")] if table == "table8" else [])
+        [("table8", "LSUV", "conv21")] if table == "table8" else []
+    )
     for row in off:
         again = printed.TABLE_9["ReLU"][row["row"]]
         assert rows.within(row["ours"], again, table8_to_10.LSUV) == OK
 
 
 # -- a trained cell -------------------------------------------------------------------------------
+
 
 def every_run() -> list[Run]:
     s = Study(device="numpy")
@@ -223,10 +300,14 @@ def test_runs_that_differ_have_folders_that_differ():
 
     names: dict[str, Planned] = {}
     for run in every_run():
-        for kind, epochs, precision in (("paper", None, None), ("fast", 1.0, "fp32"),
-                                        ("fast", None, "bf16")):
-            planned = training.plan(Study(device="numpy", recipe=kind, epochs=epochs,
-                                          precision=precision), run)
+        for kind, epochs, precision in (
+            ("paper", None, None),
+            ("fast", 1.0, "fp32"),
+            ("fast", None, "bf16"),
+        ):
+            planned = training.plan(
+                Study(device="numpy", recipe=kind, epochs=epochs, precision=precision), run
+            )
             assert names.setdefault(planned.name, planned).arguments == planned.arguments
             args = train_parser(KNOWN, "").parse_args(planned.arguments)
             check(args, KNOWN)
@@ -243,28 +324,32 @@ def test_only_fitnet4_has_the_authors_two_exceptions():
 
 def test_half_the_iterations_are_half_of_every_step_of_the_rate():
     s = Study(device="numpy")
-    whole, half = (training.plan(s, figure2_3.RUNS_3[name])
-                   for name in ("BN after", "BN-half after"))
+    whole, half = (
+        training.plan(s, figure2_3.RUNS_3[name]) for name in ("BN after", "BN-half after")
+    )
     assert half.epochs == whole.epochs / 2 == 115.2 and half.whole
     assert "--epochs" not in whole.arguments and "115.2" in half.arguments
 
 
-@pytest.mark.parametrize("planned, paper, ours, values, done, verdict", [
-    (("paper", 230.4), 93.94, 93.5, [93.5], True, OK),
-    (("paper", 230.4), 93.94, 93.3, [93.3], True, OFF),
-    (("paper", 230.4), 93.94, 93.3, [92.8, 93.8], True, OK),  # within two standard errors
-    (("paper", 230.4), 93.94, 93.9, [93.9], False, CUT),
-    (("paper", 3.0), 93.94, 93.9, [93.9], True, CUT),
-    (("fast", 20.0), 93.94, 93.9, [93.9], True, OTHER),
-    (("fast", 2.0), 93.94, 93.9, [93.9], True, CUT),
-    (("paper", 230.4), "n/c", "n/c", [], True, AGREES),
-    (("paper", 230.4), "n/c", 90.0, [90.0], True, DIFFERS),
-    (("paper", 230.4), 91.0, "n/c", [], True, DIFFERS),
-    (("paper", 2.0), "n/c", "n/c", [], True, CUT),
-    (("paper", 230.4), "trains", 60.0, [60.0], True, AGREES),
-    (("paper", 230.4), "trains", "n/c", [], True, DIFFERS),
-    (("paper", 230.4), None, 60.0, [60.0], True, NO_VALUE),
-])
+@pytest.mark.parametrize(
+    "planned, paper, ours, values, done, verdict",
+    [
+        (("paper", 230.4), 93.94, 93.5, [93.5], True, OK),
+        (("paper", 230.4), 93.94, 93.3, [93.3], True, OFF),
+        (("paper", 230.4), 93.94, 93.3, [92.8, 93.8], True, OK),  # within two standard errors
+        (("paper", 230.4), 93.94, 93.9, [93.9], False, CUT),
+        (("paper", 3.0), 93.94, 93.9, [93.9], True, CUT),
+        (("fast", 20.0), 93.94, 93.9, [93.9], True, OTHER),
+        (("fast", 2.0), 93.94, 93.9, [93.9], True, CUT),
+        (("paper", 230.4), "n/c", "n/c", [], True, AGREES),
+        (("paper", 230.4), "n/c", 90.0, [90.0], True, DIFFERS),
+        (("paper", 230.4), 91.0, "n/c", [], True, DIFFERS),
+        (("paper", 2.0), "n/c", "n/c", [], True, CUT),
+        (("paper", 230.4), "trains", 60.0, [60.0], True, AGREES),
+        (("paper", 230.4), "trains", "n/c", [], True, DIFFERS),
+        (("paper", 230.4), None, 60.0, [60.0], True, NO_VALUE),
+    ],
+)
 def test_verdicts(planned, paper, ours, values, done, verdict):
     kind, epochs = planned
     found = Planned(Run("fitnet4", "relu", "lsuv"), kind, epochs, "fp32")
@@ -273,10 +358,17 @@ def test_verdicts(planned, paper, ours, values, done, verdict):
         assert training.judge(found, paper, ours, values, done, failures=True) == OFF
 
 
-@pytest.mark.parametrize("classes, accuracy, finished, failed, good", [
-    (10, 0.19, True, "", False), (10, 0.21, True, "", True), (2, 0.7, True, "", False),
-    (2, 0.8, True, "", True), (10, 0.9, True, "loss is not finite", False),
-    (10, 0.1, False, "", True)])  # what is not at its end is not n/c yet
+@pytest.mark.parametrize(
+    "classes, accuracy, finished, failed, good",
+    [
+        (10, 0.19, True, "", False),
+        (10, 0.21, True, "", True),
+        (2, 0.7, True, "", False),
+        (2, 0.8, True, "", True),
+        (10, 0.9, True, "loss is not finite", False),
+        (10, 0.1, False, "", True),
+    ],
+)  # what is not at its end is not n/c yet
 def test_the_rule_of_convergence(tmp_path, classes, accuracy, finished, failed, good):
     record = {"data": {"classes": list(range(classes))}, "result": {} if finished else None}
     found = [{"test_accuracy": accuracy, "epoch": 1}]
@@ -313,6 +405,7 @@ def over_after_the_first_epoch(patch) -> list:
 
 def test_a_training_is_stopped_by_the_budget_and_gone_on_with(tmp_path, capsys):
     """Its cell is marked with its epochs; the whole is what an uninterrupted run gives."""
+
     def one(s):
         return study.run(s, [training.cell(s, "table3", "LSUV", "ReLU", 92.11, SMALL)])[0]
 
@@ -329,8 +422,9 @@ def test_a_training_is_stopped_by_the_budget_and_gone_on_with(tmp_path, capsys):
     calls = []
     real = training.subprocess.Popen
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.subprocess, "Popen",
-                      lambda *a, **k: calls.append(a[0]) or real(*a, **k))
+        patch.setattr(
+            training.subprocess, "Popen", lambda *a, **k: calls.append(a[0]) or real(*a, **k)
+        )
         assert one(straight).seeds == whole.seeds and not calls  # finished: not run again
         again = small_study(tmp_path / "b", epochs=None)
         done = one(again)
@@ -342,14 +436,16 @@ def test_a_budget_that_ends_while_a_training_starts_is_no_error(tmp_path):
     s = small_study(tmp_path)
     s.budget = time.monotonic() - s.began + 0.3  # Python is still importing then
     assert study.run(s, [training.cell(s, "table3", "LSUV", "ReLU", 92.11, SMALL)])[0].verdict == (
-        NOT_RUN)
+        NOT_RUN
+    )
 
 
 def test_ctrl_c_asks_the_training_once_and_waits_for_it(tmp_path, monkeypatch):
     s, started = small_study(tmp_path, epochs=None), []
     real = training.subprocess.Popen
-    monkeypatch.setattr(training.subprocess, "Popen",
-                        lambda *a, **k: started.append(real(*a, **k)) or started[0])
+    monkeypatch.setattr(
+        training.subprocess, "Popen", lambda *a, **k: started.append(real(*a, **k)) or started[0]
+    )
 
     def interrupted(line, epoch):
         raise KeyboardInterrupt
@@ -363,8 +459,13 @@ def test_ctrl_c_asks_the_training_once_and_waits_for_it(tmp_path, monkeypatch):
 
 def test_a_run_that_diverges_is_n_c_and_is_not_tried_again(tmp_path, monkeypatch):
     s = small_study(tmp_path)
-    run = Run("fitnet1", "relu", "lsuv", "synthetic",
-              more=(("limit", 64), ("batch", 16), ("lr", 1e9), ("clip", 0)))
+    run = Run(
+        "fitnet1",
+        "relu",
+        "lsuv",
+        "synthetic",
+        more=(("limit", 64), ("batch", 16), ("lr", 1e9), ("clip", 0)),
+    )
     cell = training.cell(s, "section51", "LSUV, SGD", "ReLU", "trains", run)
     row = study.run(s, [cell])[0]
     assert row.ours == "n/c" and "not finite" in row.note and row.verdict == CUT
@@ -376,16 +477,23 @@ def test_an_lsuv_that_fails_is_an_error_of_its_cell_and_the_next_one_is_measured
     """LSUV says "not finite" too, before anything is trained: so nothing is n/c."""
     s = small_study(tmp_path)
     broken = Run("fitnet1", "relu", "lsuv", "synthetic", more=(*SMALL.more, ("input_scale", 3e38)))
-    cells = [training.cell(s, "section51", row, "ReLU", "trains", run)
-             for row, run in (("broken", broken), ("whole", SMALL))]
+    cells = [
+        training.cell(s, "section51", row, "ReLU", "trains", run)
+        for row, run in (("broken", broken), ("whole", SMALL))
+    ]
     first, second = study.run(s, cells)
     assert (first.ours, first.verdict) == (None, FAILED) and second.ours is not None
     assert first.note.startswith("fitnet1-relu-lsuv-") and "are not finite" in first.note
 
 
-@pytest.mark.parametrize("failure, failed", [
-    ({"kind": "not finite", "step": 3, "text": "step 3: not finite"}, "step 3: not finite"),
-    ({"kind": "disk full", "step": 3, "text": "the checkpoint is not finite"}, ""), (None, "")])
+@pytest.mark.parametrize(
+    "failure, failed",
+    [
+        ({"kind": "not finite", "step": 3, "text": "step 3: not finite"}, "step 3: not finite"),
+        ({"kind": "disk full", "step": 3, "text": "the checkpoint is not finite"}, ""),
+        (None, ""),
+    ],
+)
 def test_what_failed_is_what_run_json_says(tmp_path, monkeypatch, failure, failed):
     (tmp_path / runs.RUN).touch()
     record = {"result": None} | ({} if failure is None else {"failure": failure})
@@ -400,8 +508,7 @@ def test_a_cell_that_failed_makes_the_commands_exit_code_1(tmp_path, monkeypatch
     monkeypatch.setattr(table8_to_10, "filled_deviations", fails)
     out = tmp_path / "rows.json"
     assert main("table8", "--only", "*:MSRA", "--folder", tmp_path, "--json", out) == 1
-    assert {(r["verdict"], r["note"]) for r in json.loads(out.read_text())} == {
-        (FAILED, "planted")}
+    assert {(r["verdict"], r["note"]) for r in json.loads(out.read_text())} == {(FAILED, "planted")}
     monkeypatch.undo()
     assert main("table8", "--only", "*:MSRA", "--folder", tmp_path) == 0
 
@@ -423,11 +530,18 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
 
 def outcomes(*accuracies):
     """Finished runs of these accuracies."""
-    record = {"result": {}, "started": "2026-01-01 00:00", "device": "cpu", "settings":
-              {"epochs": 2.0}, "device_description": "", "data": {"classes": list(range(10))},
-              "versions": {"python": "", "numpy": "", "system": ""}}
-    return [training.Outcome(None, record, [{"test_accuracy": a, "epoch": 2}], "")
-            for a in accuracies]
+    record = {
+        "result": {},
+        "started": "2026-01-01 00:00",
+        "device": "cpu",
+        "settings": {"epochs": 2.0},
+        "device_description": "",
+        "data": {"classes": list(range(10))},
+        "versions": {"python": "", "numpy": "", "system": ""},
+    }
+    return [
+        training.Outcome(None, record, [{"test_accuracy": a, "epoch": 2}], "") for a in accuracies
+    ]
 
 
 def test_a_claim_is_a_difference_between_paired_seeds(tmp_path, monkeypatch):
@@ -441,9 +555,14 @@ def test_a_claim_is_a_difference_between_paired_seeds(tmp_path, monkeypatch):
 
 def test_a_short_run_that_trains_shows_the_claim_of_section_5_1(tmp_path):
     row = small_study(tmp_path).row("section51", "LSUV, SGD", "ReLU", "trains", "%")
-    for ours, verdict, claimed in ((60.0, CUT, AGREES), ("n/c", CUT, CUT), ("n/c", OTHER, OTHER),
-                                   ("n/c", DIFFERS, DIFFERS), (None, NOT_RUN, NOT_RUN),
-                                   (None, FAILED, FAILED)):
+    for ours, verdict, claimed in (
+        (60.0, CUT, AGREES),
+        ("n/c", CUT, CUT),
+        ("n/c", OTHER, OTHER),
+        ("n/c", DIFFERS, DIFFERS),
+        (None, NOT_RUN, NOT_RUN),
+        (None, FAILED, FAILED),
+    ):
         row.ours, row.verdict = ours, verdict
         assert table2_to_7.claimed(row) == claimed
 
@@ -452,27 +571,39 @@ def test_of_section_5_1_sigmoid_fails_to_converge_and_vlrelu_is_not_claimed(tmp_
     """As the paper says of ReLU, maxout and tanh in the text, and of sigmoid in Table 3."""
     cells = table2_to_7.section51(small_study(tmp_path))
     papers = {row.column: row.paper for cell in cells for row in cell.blank}
-    assert papers == {"maxout": "trains", "ReLU": "trains", "tanh": "trains", "VLReLU": None,
-                      "sigmoid": "n/c"}
+    assert papers == {
+        "maxout": "trains",
+        "ReLU": "trains",
+        "tanh": "trains",
+        "VLReLU": None,
+        "sigmoid": "n/c",
+    }
     row = small_study(tmp_path).row("section51", "LSUV, SGD", "sigmoid", "n/c", "%")
-    for ours, verdict, claimed in (("n/c", OTHER, AGREES), ("n/c", AGREES, AGREES),
-                                   ("n/c", CUT, CUT), (60.0, CUT, DIFFERS)):
+    for ours, verdict, claimed in (
+        ("n/c", OTHER, AGREES),
+        ("n/c", AGREES, AGREES),
+        ("n/c", CUT, CUT),
+        (60.0, CUT, DIFFERS),
+    ):
         row.ours, row.verdict = ours, verdict
         assert table2_to_7.claimed(row) == claimed
-    row = small_study(tmp_path).row("section51", "LSUV, SGD", "VLReLU", None, "%", ours=60.0,
-                                    verdict=CUT)
+    row = small_study(tmp_path).row(
+        "section51", "LSUV, SGD", "VLReLU", None, "%", ours=60.0, verdict=CUT
+    )
     assert table2_to_7.claimed(row) == NO_VALUE
 
 
 # -- figures --------------------------------------------------------------------------------------
+
 
 def test_walk_measures_every_update():
     """Ratios and losses against the weights themselves; biases are left out."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(16, 6, 6, 3)).astype(np.float32)
     labels = (np.arange(16) % 3).astype(np.int32)
-    net = Net([Conv(4, name="a"), ReLU(), Linear(3, name="b")], SoftmaxLoss(), NumpyOps(),
-              (6, 6, 3), 8)
+    net = Net(
+        [Conv(4, name="a"), ReLU(), Linear(3, name="b")], SoftmaxLoss(), NumpyOps(), (6, 6, 3), 8
+    )
     for p in net.named_params().values():
         p.value[...] = rng.normal(size=p.shape) * 0.1
     next_batch = batches(net, images, labels)
@@ -483,15 +614,19 @@ def test_walk_measures_every_update():
             before = [p.value.copy() for n, p in net.named_params().items() if n.endswith(".W")]
             super().step()
             after = [p.value for n, p in net.named_params().items() if n.endswith(".W")]
-            moved = np.concatenate([np.abs(a - b).ravel()
-                                    for a, b in zip(after, before, strict=True)]).mean()
+            moved = np.concatenate(
+                [np.abs(a - b).ravel() for a, b in zip(after, before, strict=True)]
+            ).mean()
             seen.append(moved / np.concatenate([np.abs(b).ravel() for b in before]).mean())
 
     feed = types.SimpleNamespace(
-        start=lambda clock, first, stop, table: table8_to_10.Feed.start(feed, clock, first, stop,
-                                                                      table),
-        train_batch=next_batch, net=net,
-        order_of=types.SimpleNamespace(images=lambda first, count: np.zeros(count, np.int32)))
+        start=lambda clock, first, stop, table: table8_to_10.Feed.start(
+            feed, clock, first, stop, table
+        ),
+        train_batch=next_batch,
+        net=net,
+        order_of=types.SimpleNamespace(images=lambda first, count: np.zeros(count, np.int32)),
+    )
     losses, ratios = figure1.walk(net, feed, Look(net), {"policy": "fixed", "rate": 0.1}, 4)
     assert len(losses) == 4 and all(map(math.isfinite, losses))
     assert ratios == pytest.approx(seen, rel=1e-5)
@@ -503,9 +638,15 @@ def test_the_gain_nearest_the_band(tmp_path, monkeypatch):
     ratios = dict(zip(figure1.GAINS, (5e-5, 5e-5, 1e-4, 4e-4, 2e-3, 6e-2, 1.0), strict=True))
     for gain, ratio in ratios.items():
         steps = {2.0: 0, 1.7: 5}.get(gain, figure1.STEPS)
-        s.keep_series(figure1.key_of("ReLU", gain), {
-            "loss": [2.3] * steps, "ratio": [ratio] * min(steps, 10) + [1e-5] * (steps - 10),
-            "date": "2026-01-01", "machine": "a machine"})
+        s.keep_series(
+            figure1.key_of("ReLU", gain),
+            {
+                "loss": [2.3] * steps,
+                "ratio": [ratio] * min(steps, 10) + [1e-5] * (steps - 10),
+                "date": "2026-01-01",
+                "machine": "a machine",
+            },
+        )
     monkeypatch.setattr(figure1, "walk", lambda *a: pytest.fail("walked again"))
     s.keep_series(figure1.key_of("ReLU", None), s.series(figure1.key_of("ReLU", 1.4)))
     found = {row.row: row for row in study.run(s, figure1.figure1(s))}
@@ -523,41 +664,52 @@ def test_a_budget_that_is_over_does_not_hide_what_is_there(tmp_path):
     cells = [training.cell(s, "table3", "LSUV", "ReLU", 92.11, SMALL)]
     first = study.run(s, cells)[0]
     over = small_study(tmp_path, budget=-1.0)
-    cells = [training.cell(over, "table3", row, "ReLU", 92.11, run) for row, run in (
-        ("LSUV", SMALL), ("MSRA", Run("fitnet1", "relu", "msra", "synthetic", more=SMALL.more)))]
+    cells = [
+        training.cell(over, "table3", row, "ReLU", 92.11, run)
+        for row, run in (
+            ("LSUV", SMALL),
+            ("MSRA", Run("fitnet1", "relu", "msra", "synthetic", more=SMALL.more)),
+        )
+    ]
     again = study.run(over, cells)
     assert again[0].ours == first.ours and again[0].verdict == CUT
     assert again[1].verdict == NOT_RUN
 
 
-@pytest.mark.parametrize("losses, step", [([2.3] * 40, None), ([2.3] * 20 + [1.0] * 20, 21),
-                                          ([1.0] * 9, None)])
+@pytest.mark.parametrize(
+    "losses, step", [([2.3] * 40, None), ([2.3] * 20 + [1.0] * 20, 21), ([1.0] * 9, None)]
+)
 def test_the_end_of_the_plateau(losses, step):
     assert figure4_5.left_plateau(losses, math.log(10)) == step
 
 
 # -- the command ----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("arguments, message", [
-    (["tabel8"], "did you mean 'table8'"),
-    (["table8", "--budget", "soon"], "--budget 'soon': a time such as 90s, 20m or 2h"),
-    (["table8", "--seeds", "0"], "--seeds 0 must be at least 1"),
-    (["table3", "--recipe", "fats"], "did you mean 'fast'"),
-    (["table3", "--epochs", "0"], "--epochs 0 must be above 0"),
-    (["table8", "--json", "nowhere/at/all.json"], "no folder"),
-    (["figure4"], "figure4 wants --data FOLDER"),
-    (["report"], "nothing is measured there yet"),
-    (["table8", "--folders", "x"], "did you mean --folder"),
-    (["table8", "--only", "conv99"], "--only conv99 names no cell of table8; rows 'conv11'"),
-])
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["tabel8"], "did you mean 'table8'"),
+        (["table8", "--budget", "soon"], "--budget 'soon': a time such as 90s, 20m or 2h"),
+        (["table8", "--seeds", "0"], "--seeds 0 must be at least 1"),
+        (["table3", "--recipe", "fats"], "did you mean 'fast'"),
+        (["table3", "--epochs", "0"], "--epochs 0 must be above 0"),
+        (["table8", "--json", "nowhere/at/all.json"], "no folder"),
+        (["figure4"], "figure4 wants --data FOLDER"),
+        (["report"], "nothing is measured there yet"),
+        (["table8", "--folders", "x"], "did you mean --folder"),
+        (["table8", "--only", "conv99"], "--only conv99 names no cell of table8; rows 'conv11'"),
+    ],
+)
 def test_bad_input_is_one_line(tmp_path, arguments, message):
     folder = [] if "--folders" in arguments else ["--folder", tmp_path / "none"]
     with pytest.raises(InputError, match=message):
         main(*arguments, *folder)
 
 
-@pytest.mark.parametrize("text, seconds", [("90s", 90), ("20m", 1200), ("2h", 7200), ("1.5h", 5400),
-                                           ("3", 180)])
+@pytest.mark.parametrize(
+    "text, seconds", [("90s", 90), ("20m", 1200), ("2h", 7200), ("1.5h", 5400), ("3", 180)]
+)
 def test_budgets(text, seconds):
     assert command.seconds_of(text) == seconds
 
@@ -615,12 +767,28 @@ def test_figure_5_on_a_tiny_folder(tmp_path, capsys):
                 pixels = rng.integers(100 * k, 100 + 100 * k, (30 + i, 40, 3), np.uint8)
                 Image.fromarray(pixels).save(tmp_path / "set" / split / name / f"{i}.png")
     folder, out = tmp_path / "paper", tmp_path / "rows.json"
-    arguments = ["figure5", "--data", tmp_path / "set", "--recipe", "fast", "--epochs", 1,
-                 "--batch", 4, "--threads", 1, "--folder", folder, "--json", out]
+    arguments = [
+        "figure5",
+        "--data",
+        tmp_path / "set",
+        "--recipe",
+        "fast",
+        "--epochs",
+        1,
+        "--batch",
+        4,
+        "--threads",
+        1,
+        "--folder",
+        folder,
+        "--json",
+        out,
+    ]
     assert main(*arguments) == 0
     found = {(r["row"], r["column"]): r for r in json.loads(out.read_text())}
-    assert set(found) == {(row, column) for row in ("flat loss", "accuracy")
-                          for column in ("LSUV", "original")}
+    assert set(found) == {
+        (row, column) for row in ("flat loss", "accuracy") for column in ("LSUV", "original")
+    }
     assert found["accuracy", "LSUV"]["verdict"] == CUT
     assert found["flat loss", "LSUV"]["verdict"] == OTHER
     assert "--data" in found["accuracy", "LSUV"]["rerun"]
@@ -637,15 +805,19 @@ def test_what_decides_a_cell_is_in_its_name(tmp_path):
     runs_of = [Run("googlenet", "relu", "lsuv", str(tmp_path / part / "images")) for part in "ab"]
     s = small_study(tmp_path)
     assert len({training.plan(s, run).name for run in runs_of}) == 2
-    devices = [small_study(tmp_path, device=name, threads=None) for name in ("cpu", "numpy")
-               if name == "numpy" or s.ops.name == "cpu"]
+    devices = [
+        small_study(tmp_path, device=name, threads=None)
+        for name in ("cpu", "numpy")
+        if name == "numpy" or s.ops.name == "cpu"
+    ]
     assert len({d.cells for d in devices}) == len(devices)
     for key in (figure2_3.overhead_key, lambda study: table6.table6(study)[0].key):
         names = set()
         for threads in (1, 2):
             one = small_study(tmp_path)
-            one.__dict__["ops"] = types.SimpleNamespace(name="cpu", threads=threads, precisions={},
-                                                        description="")
+            one.__dict__["ops"] = types.SimpleNamespace(
+                name="cpu", threads=threads, precisions={}, description=""
+            )
             names.add(key(one))
         assert len(names) == 2
 
@@ -664,18 +836,23 @@ def test_time_left_is_at_the_pace_of_what_took_time(monkeypatch, capsys):
         now[0] += seconds / 2
         progress.end()
     assert capsys.readouterr().out.splitlines() == [
-        "1/3 there", "2/3 slow", "2/3 slow: half  [15 s left, more than the budget]",
-        "3/3 next  [10 s left, more than the budget]"]
+        "1/3 there",
+        "2/3 slow",
+        "2/3 slow: half  [15 s left, more than the budget]",
+        "3/3 next  [10 s left, more than the budget]",
+    ]
 
 
 def test_rows_are_on_record_as_soon_as_they_are_there(tmp_path, monkeypatch):
     """An end in the middle of a table loses no cell before it."""
+
     def ends(*a):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(table8_to_10, "by_lsuv", ends)
-    monkeypatch.setattr(table8_to_10, "TABLE_8", {name: printed.TABLE_8[name]
-                                                for name in ("Ortho", "LSUV")})
+    monkeypatch.setattr(
+        table8_to_10, "TABLE_8", {name: printed.TABLE_8[name] for name in ("Ortho", "LSUV")}
+    )
     with pytest.raises(KeyboardInterrupt):
         main("table8", "--seeds", 1, "--folder", tmp_path)
     found = runs.read_json(tmp_path / "rows" / "table8.json")

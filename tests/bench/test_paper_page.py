@@ -21,11 +21,24 @@ from bench.paper.rows import VERDICTS, number
 from engine.errors import InputError
 
 HOSTILE = "<script>alert('x')</script> | a `b` *c* \"d\" & [e](https://example.org)\n# f"
-ROW = {"table": "table3", "row": "LSUV", "column": "maxout", "paper": 93.94, "ours": 93.8712,
-       "spread": 0.1234, "unit": "%", "epochs": 230.4, "verdict": "ok",
-       "seeds": [93.784, 93.958], "of_epochs": 230.4, "settings": "paper recipe",
-       "rerun": "python -m bench.paper table3", "date": "2026-01-02", "machine": "a machine",
-       "note": ""}
+ROW = {
+    "table": "table3",
+    "row": "LSUV",
+    "column": "maxout",
+    "paper": 93.94,
+    "ours": 93.8712,
+    "spread": 0.1234,
+    "unit": "%",
+    "epochs": 230.4,
+    "verdict": "ok",
+    "seeds": [93.784, 93.958],
+    "of_epochs": 230.4,
+    "settings": "paper recipe",
+    "rerun": "python -m bench.paper table3",
+    "date": "2026-01-02",
+    "machine": "a machine",
+    "note": "",
+}
 
 
 def row(**changes) -> dict:
@@ -37,30 +50,96 @@ ROWS = [
     row(column="relu", paper=92.11, ours=91.5, verdict="off", note="a note of its own"),
     row(column="vlrelu", paper=92.97, ours=41.25, verdict="cut short", epochs=3, spread=None),
     row(column="tanh", paper=89.28, ours=85.5, verdict="other recipe", epochs=20, of_epochs=20),
-    row(column="sigmoid", paper="n/c", ours="n/c", spread=None, epochs=3,
-        verdict="convergence agrees", seeds=["n/c"]),
+    row(
+        column="sigmoid",
+        paper="n/c",
+        ours="n/c",
+        spread=None,
+        epochs=3,
+        verdict="convergence agrees",
+        seeds=["n/c"],
+    ),
     row(row="MSRA", paper="n/c", ours=90.5, verdict="convergence differs"),
-    row(row="MSRA", column="relu", paper=90.91, ours=None, spread=None, epochs=None, seeds=[],
-        verdict="not run", date="", machine=""),
+    row(
+        row="MSRA",
+        column="relu",
+        paper=90.91,
+        ours=None,
+        spread=None,
+        epochs=None,
+        seeds=[],
+        verdict="not run",
+        date="",
+        machine="",
+    ),
     row(row="MSRA", column="tanh", paper=None, ours=88.5, verdict="no value"),
-    row(table="table8", row="conv15", column="MSRA", paper=0.060, ours=0.06804, spread=1.2e-6,
-        unit="std", verdict="typo", epochs=None, of_epochs=None),
-    row(table="table10", row="conv11", column="LSUV", paper=4.87e-10, ours=5.18e-10, spread=3e-11,
-        unit="variance", epochs=None, of_epochs=None),
-    row(table="table10", row="ip1/conv11", column="LSUV", paper=12198922, ours=11876543.2,
-        spread=54321.0, unit="ratio", epochs=None, of_epochs=None),
-    row(table="table6", row="CaffeNet", column="LSUV", paper=210, ours=9.7, spread=None, unit="s",
-        epochs=None, of_epochs=None),
+    row(
+        table="table8",
+        row="conv15",
+        column="MSRA",
+        paper=0.060,
+        ours=0.06804,
+        spread=1.2e-6,
+        unit="std",
+        verdict="typo",
+        epochs=None,
+        of_epochs=None,
+    ),
+    row(
+        table="table10",
+        row="conv11",
+        column="LSUV",
+        paper=4.87e-10,
+        ours=5.18e-10,
+        spread=3e-11,
+        unit="variance",
+        epochs=None,
+        of_epochs=None,
+    ),
+    row(
+        table="table10",
+        row="ip1/conv11",
+        column="LSUV",
+        paper=12198922,
+        ours=11876543.2,
+        spread=54321.0,
+        unit="ratio",
+        epochs=None,
+        of_epochs=None,
+    ),
+    row(
+        table="table6",
+        row="CaffeNet",
+        column="LSUV",
+        paper=210,
+        ours=9.7,
+        spread=None,
+        unit="s",
+        epochs=None,
+        of_epochs=None,
+    ),
 ]
 # What each of ROWS is to look like: ours, the paper's, how far it was trained.
-TEXTS = [("93.87 ± 0.12", "93.94", ""), ("91.50 ± 0.12", "92.11", ""),
-         ("41.25", "92.97", "3 of 230.4 epochs"), ("85.50 ± 0.12", "89.28", "20 epochs"),
-         ("n/c", "n/c", "3 of 230.4 epochs"), ("90.50 ± 0.12", "n/c", ""), ("–", "90.91", ""),
-         ("88.50 ± 0.12", "–", ""), ("0.0680 ± 1e-06", "0.060", ""),
-         ("5.18e-10 ± 3.0e-11", "4.87e-10", ""), ("11,876,543 ± 54,321", "12,198,922", ""),
-         ("9.70", "210", "")]
-FACTS = {"machine": "a machine", "date": "2026-01-02", "versions": {"numpy": "2.0"},
-         "commands": ["python -m bench.paper all"]}
+TEXTS = [
+    ("93.87 ± 0.12", "93.94", ""),
+    ("91.50 ± 0.12", "92.11", ""),
+    ("41.25", "92.97", "3 of 230.4 epochs"),
+    ("85.50 ± 0.12", "89.28", "20 epochs"),
+    ("n/c", "n/c", "3 of 230.4 epochs"),
+    ("90.50 ± 0.12", "n/c", ""),
+    ("–", "90.91", ""),
+    ("88.50 ± 0.12", "–", ""),
+    ("0.0680 ± 1e-06", "0.060", ""),
+    ("5.18e-10 ± 3.0e-11", "4.87e-10", ""),
+    ("11,876,543 ± 54,321", "12,198,922", ""),
+    ("9.70", "210", ""),
+]
+FACTS = {
+    "machine": "a machine",
+    "date": "2026-01-02",
+    "versions": {"numpy": "2.0"},
+    "commands": ["python -m bench.paper all"],
+}
 
 
 class Reader(HTMLParser):
@@ -101,9 +180,16 @@ class Reader(HTMLParser):
 
 
 def curve(**changes) -> Figure:
-    return Figure(**{"name": "figure2", "title": "curves", "x_label": "epoch",
-                     "y_label": "test accuracy, %", **changes,
-                     "series": changes.get("series", [Series("LSUV", [1.0, 2.0], [50.5, 60.25])])})
+    return Figure(
+        **{
+            "name": "figure2",
+            "title": "curves",
+            "x_label": "epoch",
+            "y_label": "test accuracy, %",
+            **changes,
+            "series": changes.get("series", [Series("LSUV", [1.0, 2.0], [50.5, 60.25])]),
+        }
+    )
 
 
 def written(folder, rows=ROWS, figures=(), facts=FACTS) -> tuple[str, str]:
@@ -123,9 +209,12 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
 
 def markdown_places(text: str) -> dict[tuple[str, str], str]:
     """(row, column without its unit) -> text, of all the tables but the summary."""
-    return {(line[0].strip(), head.split(" (")[0].strip()): cell.strip()
-            for first, _, *lines in markdown_tables(text)[1:] for line in lines
-            for head, cell in zip(first[1:], line[1:], strict=True)}
+    return {
+        (line[0].strip(), head.split(" (")[0].strip()): cell.strip()
+        for first, _, *lines in markdown_tables(text)[1:]
+        for line in lines
+        for head, cell in zip(first[1:], line[1:], strict=True)
+    }
 
 
 def test_every_row_stands_in_both_pages_with_its_numbers_and_verdict(tmp_path):
@@ -139,11 +228,20 @@ def test_every_row_stands_in_both_pages_with_its_numbers_and_verdict(tmp_path):
         assert re.match(rf"(\*\*)?{re.escape(ours)}\b|–", place)
         assert (f"after {trained}" in place) == bool(trained) == ("after" in place)
         # The one box that begins with the number and ends with the verdict.
-        box, = [b for b in boxes if b.startswith(ours) and b.endswith(found["verdict"])
-                and f"paper {paper} " in b]
+        (box,) = [
+            b
+            for b in boxes
+            if b.startswith(ours) and b.endswith(found["verdict"]) and f"paper {paper} " in b
+        ]
         assert (f"after {trained}" in box) == bool(trained) == ("after" in box)
-    for seed in ("93.78; 93.96", "a note of its own", "2026-01-02", "a machine", "paper recipe",
-                 "python -m bench.paper table3"):
+    for seed in (
+        "93.78; 93.96",
+        "a note of its own",
+        "2026-01-02",
+        "a machine",
+        "paper recipe",
+        "python -m bench.paper table3",
+    ):
         assert seed in web and seed in markdown
 
 
@@ -156,17 +254,44 @@ def test_the_tables_of_markdown_have_equal_columns(tmp_path):
 
 
 def test_hostile_text_stays_text(tmp_path):
-    rows = [row(**{key: HOSTILE for key in ("table", "row", "column", "paper", "ours", "unit",
-                                            "settings", "rerun", "date", "machine", "note")},
-                spread=None, seeds=[HOSTILE, HOSTILE]),
-            row(**{key: "other" for key in ("settings", "rerun", "date", "machine")})]
-    figure = curve(title=HOSTILE, caption=HOSTILE, x_label=HOSTILE,
-                   series=[Series(HOSTILE.replace("\n", " "), [1], [2])])
-    web, markdown = written(tmp_path, rows, [figure], {HOSTILE: HOSTILE, "list": [HOSTILE],
-                                                       "dict": {HOSTILE: HOSTILE}})
-    clean, _ = written(tmp_path, [{**r, **{k: f"plain {k}" for k, v in r.items() if v == HOSTILE}}
-                                  for r in rows],
-                       [curve(caption="plain")], {"a": "b", "list": ["b"], "dict": {"a": "b"}})
+    rows = [
+        row(
+            **{
+                key: HOSTILE
+                for key in (
+                    "table",
+                    "row",
+                    "column",
+                    "paper",
+                    "ours",
+                    "unit",
+                    "settings",
+                    "rerun",
+                    "date",
+                    "machine",
+                    "note",
+                )
+            },
+            spread=None,
+            seeds=[HOSTILE, HOSTILE],
+        ),
+        row(**{key: "other" for key in ("settings", "rerun", "date", "machine")}),
+    ]
+    figure = curve(
+        title=HOSTILE,
+        caption=HOSTILE,
+        x_label=HOSTILE,
+        series=[Series(HOSTILE.replace("\n", " "), [1], [2])],
+    )
+    web, markdown = written(
+        tmp_path, rows, [figure], {HOSTILE: HOSTILE, "list": [HOSTILE], "dict": {HOSTILE: HOSTILE}}
+    )
+    clean, _ = written(
+        tmp_path,
+        [{**r, **{k: f"plain {k}" for k, v in r.items() if v == HOSTILE}} for r in rows],
+        [curve(caption="plain")],
+        {"a": "b", "list": ["b"], "dict": {"a": "b"}},
+    )
     assert Reader(web).tags == Counter(Reader(clean).tags)
     assert not any("://" in address for address in Reader(web).addresses)
     outside = re.sub(r"(?s)(`+)(?!`).*?(?<!`)\1(?!`)", "", markdown)  # code spans are verbatim
@@ -189,7 +314,7 @@ def test_the_page_is_well_formed_and_refers_to_nothing_outside_itself(tmp_path):
 def test_a_run_that_ended_early_is_never_judged_and_says_how_far_it_came(tmp_path):
     for verdict in ("ok", "off", "cut short"):
         web, markdown = written(tmp_path, [row(verdict=verdict, epochs=3)])
-        box, = Reader(web).cells
+        (box,) = Reader(web).cells
         for place in (box, markdown_places(markdown)["LSUV", "maxout"]):
             assert "after 3 of 230.4 epochs" in place and "cut short" in place
             assert "✓" not in place and "✗" not in place and "**" not in place
@@ -210,24 +335,34 @@ def test_the_summary_counts_every_verdict(tmp_path):
 
 
 def test_rows_that_share_no_columns_get_a_table_of_their_own():
-    rows = [row(row=net, column=column) for net in ("a", "b", "c")
-            for column in ("CIFAR-10", "CIFAR-100")]
+    rows = [
+        row(row=net, column=column)
+        for net in ("a", "b", "c")
+        for column in ("CIFAR-10", "CIFAR-100")
+    ]
     rows += [row(row=net, column="MNIST") for net in ("c", "d", "e", "f")]
-    made, = page.sections(rows, [], {})
+    (made,) = page.sections(rows, [], {})
     assert [(b.rows, b.columns) for b in made.blocks] == [
-        (["a", "b", "c"], ["CIFAR-10", "CIFAR-100"]), (["c", "d", "e", "f"], ["MNIST"])]
-    made, = page.sections([row(row=f"claim {n}", column=f"what {n}") for n in range(3)], [], {})
-    assert [b.rows for b in made.blocks] == [["claim 0, what 0", "claim 1, what 1",
-                                              "claim 2, what 2"]]
+        (["a", "b", "c"], ["CIFAR-10", "CIFAR-100"]),
+        (["c", "d", "e", "f"], ["MNIST"]),
+    ]
+    (made,) = page.sections([row(row=f"claim {n}", column=f"what {n}") for n in range(3)], [], {})
+    assert [b.rows for b in made.blocks] == [
+        ["claim 0, what 0", "claim 1, what 1", "claim 2, what 2"]
+    ]
 
 
 def test_a_unit_is_said_once(tmp_path):
-    rows = [row(unit="s", column="loss", row="a"), row(unit="s", column="loss", row="b"),
-            row(unit="ratio", column="loss", row="c", ours=2.5, spread=None),
-            row(unit="other", column="loss", row="d", ours="n/c", spread=None),
-            row(unit="%", column="CIFAR-10, %", row="a"), row(unit="%", column="n %", row="a")]
-    made, = page.sections(rows, [], {})
-    block, = made.blocks
+    rows = [
+        row(unit="s", column="loss", row="a"),
+        row(unit="s", column="loss", row="b"),
+        row(unit="ratio", column="loss", row="c", ours=2.5, spread=None),
+        row(unit="other", column="loss", row="d", ours="n/c", spread=None),
+        row(unit="%", column="CIFAR-10, %", row="a"),
+        row(unit="%", column="n %", row="a"),
+    ]
+    (made,) = page.sections(rows, [], {})
+    (block,) = made.blocks
     assert block.units == {"loss": "s", "CIFAR-10, %": "", "n %": ""}
     assert [block.unit(cell) for cell in made.cells] == ["", "", "ratio", "", "", ""]
 
@@ -235,7 +370,7 @@ def test_a_unit_is_said_once(tmp_path):
 def test_two_rows_of_one_cell_both_stand(tmp_path):
     web, markdown = written(tmp_path, [row(), row(ours=86.5, verdict="other recipe", epochs=20)])
     place = markdown_places(markdown)["LSUV", "maxout"]
-    box, = Reader(web).cells
+    (box,) = Reader(web).cells
     assert all("93.87" in text and "86.50" in text for text in (box, place))
 
 
@@ -245,19 +380,36 @@ def test_a_bound_of_the_facts_takes_the_place_of_the_pages_own(tmp_path):
     assert page.TABLES["table9"][2] not in web  # there is no row of it
 
 
-@pytest.mark.parametrize("value,unit,text", [
-    (0.03921, "std", "0.0392"), (0.38312, "std", "0.3831"), (1.234e-10, "variance", "1.23e-10"),
-    (93.5, "%", "93.50"), (0.45678, "% error", "0.46"), (188.26, "s", "188"), (0.8, "s", "0.800"),
-    (1234.5, "s", "1,234"), (254.63, "ratio", "254.6"), (0.0, "", "0"), (-2.5, "", "-2.5"),
-    (float("nan"), "%", "not finite"), (None, "%", "–"), ("n/c", "%", "n/c"), (3, "", "3")])
+@pytest.mark.parametrize(
+    "value,unit,text",
+    [
+        (0.03921, "std", "0.0392"),
+        (0.38312, "std", "0.3831"),
+        (1.234e-10, "variance", "1.23e-10"),
+        (93.5, "%", "93.50"),
+        (0.45678, "% error", "0.46"),
+        (188.26, "s", "188"),
+        (0.8, "s", "0.800"),
+        (1234.5, "s", "1,234"),
+        (254.63, "ratio", "254.6"),
+        (0.0, "", "0"),
+        (-2.5, "", "-2.5"),
+        (float("nan"), "%", "not finite"),
+        (None, "%", "–"),
+        ("n/c", "%", "n/c"),
+        (3, "", "3"),
+    ],
+)
 def test_a_number_has_the_digits_that_its_unit_deserves(value, unit, text):
     assert number(value, unit) == text
 
 
 def test_bad_rows_are_named_in_one_line(tmp_path):
-    for rows, figures, word in (([row(verdict="okay")], [], "okay"),
-                                ([{k: v for k, v in ROW.items() if k != "unit"}], [], "unit"),
-                                ([], [curve(name="missing")], "missing.png")):
+    for rows, figures, word in (
+        ([row(verdict="okay")], [], "okay"),
+        ([{k: v for k, v in ROW.items() if k != "unit"}], [], "unit"),
+        ([], [curve(name="missing")], "missing.png"),
+    ):
         with pytest.raises(InputError, match=word) as failure:
             page.write(rows, figures, tmp_path, {})
         assert "\n" not in str(failure.value)
@@ -265,7 +417,7 @@ def test_bad_rows_are_named_in_one_line(tmp_path):
 
 def luminance(colour: str) -> float:
     """Relative luminance of #rrggbb (WCAG 2.1)."""
-    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -283,18 +435,37 @@ def test_text_stands_out_from_every_ground(theme):
 
 
 FIGURES = {
-    "panels": curve(series=[Series(label, [1.0, 2.0, 3.5], [0.1 * n, 1 / 3, 1e-12], panel)
-                            for panel in ("ReLU", "tanh", "maxout", "VLReLU")
-                            for n, label in enumerate(("a, b", 'c "d"', "e"))],
-                    log_x=True, log_y=True, band=(1e-3, 1e-2, "good")),
+    "panels": curve(
+        series=[
+            Series(label, [1.0, 2.0, 3.5], [0.1 * n, 1 / 3, 1e-12], panel)
+            for panel in ("ReLU", "tanh", "maxout", "VLReLU")
+            for n, label in enumerate(("a, b", 'c "d"', "e"))
+        ],
+        log_x=True,
+        log_y=True,
+        band=(1e-3, 1e-2, "good"),
+    ),
     "one point": curve(series=[Series("LSUV", [1], [63.5])]),
-    "a label like mathematics": curve(title="$x^$", y_label="$", series=[
-        Series("$_{", [1, 2], [3, 4], "$a$ _")], band=(3, 4, "$^")),
+    "a label like mathematics": curve(
+        title="$x^$",
+        y_label="$",
+        series=[Series("$_{", [1, 2], [3, 4], "$a$ _")],
+        band=(3, 4, "$^"),
+    ),
     "an empty series": curve(series=[Series("not run", [], []), Series("LSUV", [1, 2], [3, 4])]),
     "a broken run": curve(series=[Series("MSRA", [1, 2], [2.3, float("nan")])]),
-    "long": curve(series=[Series(f"scale {n}", list(range(3000)),
-                                 [n + (i * 7919 % 101) / 101 for i in range(3000)], panel)
-                          for n in range(5) for panel in "abcd"]),
+    "long": curve(
+        series=[
+            Series(
+                f"scale {n}",
+                list(range(3000)),
+                [n + (i * 7919 % 101) / 101 for i in range(3000)],
+                panel,
+            )
+            for n in range(5)
+            for panel in "abcd"
+        ]
+    ),
 }
 
 
@@ -306,10 +477,12 @@ def test_a_figure_is_drawn_and_its_points_read_back(name, tmp_path):
     with table.open(newline="", encoding="utf-8") as file:
         head, *lines = csv.reader(file)
     assert head == ["panel", "series", figure.x_label, figure.y_label]
-    wanted = [(s.panel, s.label, x, y) for s in figure.series
-              for x, y in zip(s.x, s.y, strict=True)]
+    wanted = [
+        (s.panel, s.label, x, y) for s in figure.series for x, y in zip(s.x, s.y, strict=True)
+    ]
     assert [(p, s, float(x), repr(float(y))) for p, s, x, y in lines] == [
-        (p, s, x, repr(float(y))) for p, s, x, y in wanted]
+        (p, s, x, repr(float(y))) for p, s, x, y in wanted
+    ]
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG" and drawn.width <= 1400
     assert picture.stat().st_size < 200_000
@@ -318,7 +491,7 @@ def test_a_figure_is_drawn_and_its_points_read_back(name, tmp_path):
 def test_a_lone_point_leaves_ink():
     pytest.importorskip("matplotlib")
     canvas = plots.paint(FIGURES["one point"])
-    line, = canvas.axes[0].lines
+    (line,) = canvas.axes[0].lines
     assert line.get_marker() not in ("", "None", None) and line.get_markersize() > 5
 
 
@@ -328,8 +501,10 @@ def test_lines_differ_without_colour_and_are_the_same_in_every_panel():
     pytest.importorskip("matplotlib")
     canvas = plots.paint(FIGURES["panels"])
     for lines in zip(*(axes.lines for axes in canvas.axes), strict=True):
-        assert len({(line.get_label(), line.get_linestyle(), line.get_marker())
-                    for line in lines}) == 1
+        assert (
+            len({(line.get_label(), line.get_linestyle(), line.get_marker()) for line in lines})
+            == 1
+        )
     assert len(canvas.legends) == 1 and not any(axes.get_legend() for axes in canvas.axes)
 
 
@@ -339,9 +514,14 @@ def test_a_figure_survives_json():
         assert repr(again) == repr(figure)
 
 
-@pytest.mark.parametrize("changes,word", [
-    ({"name": "../figure"}, "name"), ({"series": []}, "no point"),
-    ({"series": [Series("LSUV", [1, 2], [3])]}, "2 x and 1 y")])
+@pytest.mark.parametrize(
+    "changes,word",
+    [
+        ({"name": "../figure"}, "name"),
+        ({"series": []}, "no point"),
+        ({"series": [Series("LSUV", [1, 2], [3])]}, "2 x and 1 y"),
+    ],
+)
 def test_a_figure_that_can_not_be_drawn_is_refused(changes, word):
     with pytest.raises(InputError, match=word):
         curve(**changes)

@@ -10,7 +10,8 @@
 
 enum { CUDA_SUCCESS = 0, CUDA_ERROR_STUB_LIBRARY = 34 };
 
-#define REFUSE(name) int name(void) { return CUDA_ERROR_STUB_LIBRARY; }
+#define REFUSE(name) \
+    int name(void) { return CUDA_ERROR_STUB_LIBRARY; }
 
 REFUSE(cuInit)
 REFUSE(cuDriverGetVersion)
@@ -43,7 +44,11 @@ REFUSE(cuTensorMapEncodeTiled)
 static int some_handle;
 
 /* Each has further arguments, which the calling convention lets it ignore. */
-#define LOAD(name) int name(void **loaded) { *loaded = &some_handle; return CUDA_SUCCESS; }
+#define LOAD(name)              \
+    int name(void** loaded) {   \
+        *loaded = &some_handle; \
+        return CUDA_SUCCESS;    \
+    }
 
 LOAD(cuModuleLoadData)
 LOAD(cuModuleGetFunction)

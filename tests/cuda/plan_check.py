@@ -18,26 +18,63 @@ import sys
 from importlib.util import find_spec
 
 A100 = {  # data sheet of the A100 80 GB and table "technical specifications" of the CUDA guide
-    "deviceName": "NVIDIA A100-SXM4-80GB", "multiProcessorCount": 108, "totalGlobalMem": 80 << 30,
-    "maxSharedMemoryPerBlockOptin": 163 << 10, "l2CacheSize": 40 << 20, "memoryBusWidth": 5120,
-    "smClockRateKHz": 1_410_000, "memClockRateKHz": 1_593_000, "maxThreadsPerSM": 2048,
-    "maxCtasPerSM": 32, "cudaDeviceId": 0, "driverVer": 13000, "warpSize": 32, "pciDeviceId": 0,
-    "maxGridSize": [2 ** 31 - 1, 65535, 65535], "maxBlockSize": [1024, 1024, 64],
-    "maxThreadsPerBlock": 1024, "regsPerBlock": 65536, "maxRegistersPerSM": 65536,
-    "maxSharedMemoryPerBlock": 48 << 10, "reservedSharedMemoryPerBlock": 1 << 10,
-    "isTccDriver": 0, "supportCoopLaunch": 1}
+    "deviceName": "NVIDIA A100-SXM4-80GB",
+    "multiProcessorCount": 108,
+    "totalGlobalMem": 80 << 30,
+    "maxSharedMemoryPerBlockOptin": 163 << 10,
+    "l2CacheSize": 40 << 20,
+    "memoryBusWidth": 5120,
+    "smClockRateKHz": 1_410_000,
+    "memClockRateKHz": 1_593_000,
+    "maxThreadsPerSM": 2048,
+    "maxCtasPerSM": 32,
+    "cudaDeviceId": 0,
+    "driverVer": 13000,
+    "warpSize": 32,
+    "pciDeviceId": 0,
+    "maxGridSize": [2**31 - 1, 65535, 65535],
+    "maxBlockSize": [1024, 1024, 64],
+    "maxThreadsPerBlock": 1024,
+    "regsPerBlock": 65536,
+    "maxRegistersPerSM": 65536,
+    "maxSharedMemoryPerBlock": 48 << 10,
+    "reservedSharedMemoryPerBlock": 1 << 10,
+    "isTccDriver": 0,
+    "supportCoopLaunch": 1,
+}
 GPUS = {  # by compute capability: what differs from an A100
-    75: {"deviceName": "Tesla T4", "multiProcessorCount": 40, "totalGlobalMem": 16 << 30,
-         "maxSharedMemoryPerBlockOptin": 64 << 10, "l2CacheSize": 4 << 20, "memoryBusWidth": 256,
-         "smClockRateKHz": 1_590_000, "memClockRateKHz": 5_001_000, "maxThreadsPerSM": 1024,
-         "maxCtasPerSM": 16, "reservedSharedMemoryPerBlock": 0},
+    75: {
+        "deviceName": "Tesla T4",
+        "multiProcessorCount": 40,
+        "totalGlobalMem": 16 << 30,
+        "maxSharedMemoryPerBlockOptin": 64 << 10,
+        "l2CacheSize": 4 << 20,
+        "memoryBusWidth": 256,
+        "smClockRateKHz": 1_590_000,
+        "memClockRateKHz": 5_001_000,
+        "maxThreadsPerSM": 1024,
+        "maxCtasPerSM": 16,
+        "reservedSharedMemoryPerBlock": 0,
+    },
     80: {},
-    90: {"deviceName": "NVIDIA H100 80GB HBM3", "multiProcessorCount": 132,
-         "maxSharedMemoryPerBlockOptin": 227 << 10, "l2CacheSize": 50 << 20,
-         "smClockRateKHz": 1_980_000, "memClockRateKHz": 2_619_000},
-    100: {"deviceName": "NVIDIA B200", "multiProcessorCount": 148, "totalGlobalMem": 180 << 30,
-          "maxSharedMemoryPerBlockOptin": 227 << 10, "l2CacheSize": 126 << 20,
-          "memoryBusWidth": 8192, "smClockRateKHz": 1_965_000, "memClockRateKHz": 3_996_000},
+    90: {
+        "deviceName": "NVIDIA H100 80GB HBM3",
+        "multiProcessorCount": 132,
+        "maxSharedMemoryPerBlockOptin": 227 << 10,
+        "l2CacheSize": 50 << 20,
+        "smClockRateKHz": 1_980_000,
+        "memClockRateKHz": 2_619_000,
+    },
+    100: {
+        "deviceName": "NVIDIA B200",
+        "multiProcessorCount": 148,
+        "totalGlobalMem": 180 << 30,
+        "maxSharedMemoryPerBlockOptin": 227 << 10,
+        "l2CacheSize": 126 << 20,
+        "memoryBusWidth": 8192,
+        "smClockRateKHz": 1_965_000,
+        "memClockRateKHz": 3_996_000,
+    },
 }
 
 
@@ -69,13 +106,19 @@ def built(capability: int, problem, compile_plans: bool) -> dict:
             continue
         try:
             made.build_plan_at_index(index)
-        except REFUSED as error:    # one that is excluded, most often
+        except REFUSED as error:  # one that is excluded, most often
             refusal = " ".join(str(error).split())
             continue
         name = name or made.get_plan_name_at_index(index)
         sizes.append(made.get_workspace_size_plan_at_index(index))
-    return {"built": len(sizes), "skipped": skipped, "name": name, "refusal": refusal,
-            "largest": max(sizes, default=0), "smallest": min(sizes, default=0)}
+    return {
+        "built": len(sizes),
+        "skipped": skipped,
+        "name": name,
+        "refusal": refusal,
+        "largest": max(sizes, default=0),
+        "smallest": min(sizes, default=0),
+    }
 
 
 def wrong_problem(fields):
@@ -111,14 +154,22 @@ def main(driver: str) -> None:
         found.append(built(capability, problem, compile_plans))
     import cudnn
 
-    json.dump({"cudnn": cudnn.backend_version_string(), "frontend": cudnn.__version__,
-               "limit": conv.LARGEST, "absent names": absent_names(), "plans": found}, sys.stdout)
+    json.dump(
+        {
+            "cudnn": cudnn.backend_version_string(),
+            "frontend": cudnn.__version__,
+            "limit": conv.LARGEST,
+            "absent names": absent_names(),
+            "plans": found,
+        },
+        sys.stdout,
+    )
 
 
 def _installed(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except ModuleNotFoundError:     # of a package around it
+    except ModuleNotFoundError:  # of a package around it
         return False
 
 
@@ -131,12 +182,24 @@ def absent_names() -> list[str]:
 
     source = (Path(__file__).parent / "double" / "cudnn" / "__init__.py").read_text()
     tree = {node.name: node for node in ast.parse(source).body if hasattr(node, "name")}
-    names = [f"{name}" for name in ("create_handle", "set_stream", "backend_version",
-                                    "backend_version_string", "cudnnGraphNotSupportedError")]
+    names = [
+        f"{name}"
+        for name in (
+            "create_handle",
+            "set_stream",
+            "backend_version",
+            "backend_version_string",
+            "cudnnGraphNotSupportedError",
+        )
+    ]
     absent = [name for name in names if name not in tree or not hasattr(cudnn, name)]
-    return absent + [f"pygraph.{node.name}" for node in tree["pygraph"].body
-                     if hasattr(node, "name") and not node.name.startswith("_")
-                     and not hasattr(cudnn.pygraph, node.name)]
+    return absent + [
+        f"pygraph.{node.name}"
+        for node in tree["pygraph"].body
+        if hasattr(node, "name")
+        and not node.name.startswith("_")
+        and not hasattr(cudnn.pygraph, node.name)
+    ]
 
 
 if __name__ == "__main__":

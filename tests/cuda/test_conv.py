@@ -19,14 +19,19 @@ from helpers.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("double")
 
-PASSES = {"conv_forward": ("forward", "y", ("x", "W", "b", "y")),
-          "conv_backward_data": ("backward_data", "dx", ("dy", "W", "dx")),
-          "conv_backward_filter": ("backward_filter", "dW", ("x", "dy", "dW"))}
-EVERY = [(name, number) for name in PASSES for number, case in enumerate(CASES[name])
-         if len(case[0])]           # an empty batch never comes here
+PASSES = {
+    "conv_forward": ("forward", "y", ("x", "W", "b", "y")),
+    "conv_backward_data": ("backward_data", "dx", ("dy", "W", "dx")),
+    "conv_backward_filter": ("backward_filter", "dW", ("x", "dy", "dW")),
+}
+EVERY = [
+    (name, number) for name in PASSES for number, case in enumerate(CASES[name]) if len(case[0])
+]  # an empty batch never comes here
 # What may be tried of the double's candidates, by precision.
-ALLOWED = {"fp32": {"eng4", "eng8_k24=3", "eng8_k24=2", "eng3", "eng0"},
-           "tf32": {"eng1_k2=4_k13=0", "eng8_k24=3", "eng8_k24=2", "eng3", "eng0"}}
+ALLOWED = {
+    "fp32": {"eng4", "eng8_k24=3", "eng8_k24=2", "eng3", "eng0"},
+    "tf32": {"eng1_k2=4_k13=0", "eng8_k24=3", "eng8_k24=2", "eng3", "eng0"},
+}
 ALLOWED["bf16"] = ALLOWED["tf32"]
 
 
@@ -62,8 +67,13 @@ def made(tf32=False, deterministic=True):
 
     from kernels.cuda.conv import Convolutions
 
-    return Convolutions(cupy.cuda.Stream(non_blocking=True).use(), Scratch(),
-                        lambda nbytes: cupy.empty((nbytes,), np.uint8), tf32, deterministic)
+    return Convolutions(
+        cupy.cuda.Stream(non_blocking=True).use(),
+        Scratch(),
+        lambda nbytes: cupy.empty((nbytes,), np.uint8),
+        tf32,
+        deterministic,
+    )
 
 
 def on_device(host, offset=0):
@@ -130,8 +140,11 @@ def test_a_problem_is_named_and_its_plan_is_kept():
     assert not _double.builds and len(convolutions.plans()) == 1
     call(convolutions, "conv_forward", 1, bfloat16)
     assert line.replace("fp32", "bf16") in convolutions.plans()
-    call(convolutions, "conv_forward", next(
-        number for number, case in enumerate(CASES["conv_forward"]) if case[2] is None))
+    call(
+        convolutions,
+        "conv_forward",
+        next(number for number, case in enumerate(CASES["conv_forward"]) if case[2] is None),
+    )
     assert sum(line.endswith(", fp32, no bias") for line in convolutions.plans()) == 1
 
 
@@ -232,7 +245,7 @@ def test_memory_does_not_depend_on_the_plans_that_were_tried(double, monkeypatch
     arrays, options = device_arguments("conv_forward", 1, np.float32)
     devices, plans, used = [], {}, []
     for _ in range(2):
-        gc.collect()                # what other tests have left
+        gc.collect()  # what other tests have left
         before, ops = double.used, CudaOps()
         devices.append(ops)
         ops.prefer(plans)
@@ -244,6 +257,7 @@ def test_memory_does_not_depend_on_the_plans_that_were_tried(double, monkeypatch
 
 
 # -- names instead of timing ----------------------------------------------------------------------
+
 
 def test_preferred_plans_are_taken_where_they_exist():
     from cudnn import _double
@@ -282,7 +296,7 @@ def test_the_file_is_used_in_the_next_process(fresh):
     first = made()
     call(first, "conv_forward")
     call(first, "conv_backward_filter")
-    (machine, names), = json.loads(fresh.read_text()).items()
+    ((machine, names),) = json.loads(fresh.read_text()).items()
     assert machine == "Double of a GPU, cuDNN 9.0.0 (double)"
     assert names == first.plans()
     assert [path.name for path in fresh.parent.iterdir()] == ["plans.json"]
@@ -296,8 +310,7 @@ def test_the_file_is_used_in_the_next_process(fresh):
     assert second.plans() == {line: other} and _double.builds == [other]
     call(second, "conv_backward_data")
     found = json.loads(fresh.read_text())
-    assert found == {machine: names | {line: other} | second.plans(),
-                     "another GPU": {line: "eng5"}}
+    assert found == {machine: names | {line: other} | second.plans(), "another GPU": {line: "eng5"}}
 
 
 def test_two_processes_keep_each_others_choices(fresh):
@@ -320,28 +333,40 @@ def test_a_name_in_the_file_that_is_gone_is_timed_again(fresh):
     assert json.loads(fresh.read_text())["Double of a GPU, cuDNN 9.0.0 (double)"] == second.plans()
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"{", b"[1, 2]", b"null", b"\xff\xfe", b'{"a": 1, "b": {"c": 2}}', b"[" * 100_000,
-    b'{"Double of a GPU, cuDNN 9.0.0 (double)": ["eng0"]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1, 2]",
+        b"null",
+        b"\xff\xfe",
+        b'{"a": 1, "b": {"c": 2}}',
+        b"[" * 100_000,
+        b'{"Double of a GPU, cuDNN 9.0.0 (double)": ["eng0"]}',
+    ],
+)
 def test_a_damaged_file_is_made_anew(fresh, content):
     fresh.parent.mkdir()
     fresh.write_bytes(content)
     convolutions = made()
     call(convolutions, "conv_forward")
     assert json.loads(fresh.read_text()) == {
-        "Double of a GPU, cuDNN 9.0.0 (double)": convolutions.plans()}
+        "Double of a GPU, cuDNN 9.0.0 (double)": convolutions.plans()
+    }
 
 
 def test_a_file_that_cannot_be_written_only_costs_time(monkeypatch, fresh):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     assert choices_after(made()) in ALLOWED["fp32"]
     monkeypatch.setenv("XDG_CACHE_HOME", str(fresh.parent.parent))
-    fresh.mkdir(parents=True)       # a folder where the file should be
+    fresh.mkdir(parents=True)  # a folder where the file should be
     assert choices_after(made()) in ALLOWED["fp32"]
     assert [path.name for path in fresh.parent.iterdir()] == ["plans.json"]
 
 
 # -- capture and errors ---------------------------------------------------------------------------
+
 
 def test_a_captured_call_is_replayed():
     convolutions = made()
@@ -361,8 +386,11 @@ def test_a_plan_cannot_be_chosen_during_capture():
     convolutions = made()
     arrays, options = device_arguments("conv_forward", 0, np.float32)
     convolutions.stream.begin_capture()
-    with pytest.raises(RuntimeError, match="conv_forward 7x9x11x5 -> 3, 3x3, .* can't be chosen "
-                                           "during capture; run the step once before"):
+    with pytest.raises(
+        RuntimeError,
+        match="conv_forward 7x9x11x5 -> 3, 3x3, .* can't be chosen "
+        "during capture; run the step once before",
+    ):
         convolutions.forward(*arrays.values(), *options)
     convolutions.stream.end_capture()
     convolutions.forward(*arrays.values(), *options)
@@ -381,8 +409,14 @@ def test_a_shape_without_a_plan_is_an_error_in_one_line(name):
         call(convolutions, name, 0, bfloat16)
     said = str(error.value)
     assert "\n" not in said
-    for part in (f"{name} 7x9x11x5 -> 3, 3x3", "bf16", "no plan on Double of a GPU",
-                 "cuDNN 9.0.0", "No valid engine configs", "use another --precision"):
+    for part in (
+        f"{name} 7x9x11x5 -> 3, 3x3",
+        "bf16",
+        "no plan on Double of a GPU",
+        "cuDNN 9.0.0",
+        "No valid engine configs",
+        "use another --precision",
+    ):
         assert part in said
     call(convolutions, name)
     assert len(convolutions.plans()) == 1

@@ -34,8 +34,11 @@ def machine(double, monkeypatch):
                 raise ImportError(f"{name}: libcudnn.so.9\nnot found")
             return load(name)
 
-        facts = {"name": b"Old" if capability < (8, 0) else b"Double of a GPU",
-                 "major": capability[0], "minor": capability[1]}
+        facts = {
+            "name": b"Old" if capability < (8, 0) else b"Double of a GPU",
+            "major": capability[0],
+            "minor": capability[1],
+        }
         monkeypatch.setattr(cuda, "find_spec", lambda name: None if name in absent else find(name))
         monkeypatch.setattr(cuda, "has_driver", lambda: driver)
         monkeypatch.setattr(cuda.importlib, "import_module", import_module)
@@ -45,23 +48,47 @@ def machine(double, monkeypatch):
     return make
 
 
-@pytest.mark.parametrize("absent, more, words", [
-    (("cupy", "cudnn"), {"driver": False},
-     ["the NVIDIA driver (libcuda.so.1), CuPy, the cuDNN frontend", INSTALL, "a driver comes"]),
-    (("cupy",), {}, ["missing: CuPy;", INSTALL]),
-    (("cudnn",), {}, ["missing: the cuDNN frontend;", INSTALL]),
-    ((), {"driver": False}, ["missing: the NVIDIA driver (libcuda.so.1); a driver comes"]),
-    ((), {"says": "cudaErrorInsufficientDriver: CUDA driver\nversion"},
-     ["the driver is too old for this CuPy (cudaErrorInsufficientDriver: CUDA driver ver",
-      "'.[cuda12]'"]),
-    ((), {"says": "cudaErrorNoDevice: no CUDA-capable device"},
-     ["the driver gives no GPU (cudaErrorNoDevice", "CUDA_VISIBLE_DEVICES"]),
-    ((), {"capability": (7, 0)}, ["the GPU, Old, is of compute capability 7.0, and 7.5 is the "
-                                  "oldest; use device cpu"]),
-    ((), {"broken": "cudnn"}, ["cuDNN or its frontend does not load (cudnn: libcudnn.so.9 not",
-                               INSTALL]),
-    ((), {"broken": "cupy"}, ["CuPy does not load (cupy: libcudnn", "CUPY_CACHE_DIR"]),
-])
+@pytest.mark.parametrize(
+    "absent, more, words",
+    [
+        (
+            ("cupy", "cudnn"),
+            {"driver": False},
+            [
+                "the NVIDIA driver (libcuda.so.1), CuPy, the cuDNN frontend",
+                INSTALL,
+                "a driver comes",
+            ],
+        ),
+        (("cupy",), {}, ["missing: CuPy;", INSTALL]),
+        (("cudnn",), {}, ["missing: the cuDNN frontend;", INSTALL]),
+        ((), {"driver": False}, ["missing: the NVIDIA driver (libcuda.so.1); a driver comes"]),
+        (
+            (),
+            {"says": "cudaErrorInsufficientDriver: CUDA driver\nversion"},
+            [
+                "the driver is too old for this CuPy (cudaErrorInsufficientDriver: CUDA driver ver",
+                "'.[cuda12]'",
+            ],
+        ),
+        (
+            (),
+            {"says": "cudaErrorNoDevice: no CUDA-capable device"},
+            ["the driver gives no GPU (cudaErrorNoDevice", "CUDA_VISIBLE_DEVICES"],
+        ),
+        (
+            (),
+            {"capability": (7, 0)},
+            ["the GPU, Old, is of compute capability 7.0, and 7.5 is the oldest; use device cpu"],
+        ),
+        (
+            (),
+            {"broken": "cudnn"},
+            ["cuDNN or its frontend does not load (cudnn: libcudnn.so.9 not", INSTALL],
+        ),
+        ((), {"broken": "cupy"}, ["CuPy does not load (cupy: libcudnn", "CUPY_CACHE_DIR"]),
+    ],
+)
 def test_what_is_missing_is_named_with_its_remedy(machine, absent, more, words):
     machine(*absent, **more)
     with pytest.raises(DeviceError) as caught:
@@ -99,8 +126,11 @@ def test_precisions_follow_the_gpu(machine):
     assert list(ops_for("cuda", precision="tf32").precisions) == ["tf32", "bf16"]
     machine(capability=(7, 5))
     for precision in ("bf16", "tf32"):
-        with pytest.raises(DeviceError, match=f"precision {precision}: device cuda computes in "
-                                              "fp32 .Old, compute capability 7.5"):
+        with pytest.raises(
+            DeviceError,
+            match=f"precision {precision}: device cuda computes in "
+            "fp32 .Old, compute capability 7.5",
+        ):
             ops_for("cuda", precision=precision)
 
 
@@ -112,8 +142,11 @@ def test_a_gpu_that_fails_is_named_and_auto_goes_on(machine, monkeypatch):
 
     machine()
     monkeypatch.setattr(cudnn, "create_handle", full)
-    with pytest.raises(DeviceError, match="device cuda: the GPU can't be used .CUDNN_STATUS_ALLOC_"
-                                          "FAILED no memory.; look at nvidia-smi"):
+    with pytest.raises(
+        DeviceError,
+        match="device cuda: the GPU can't be used .CUDNN_STATUS_ALLOC_"
+        "FAILED no memory.; look at nvidia-smi",
+    ):
         ops_for("cuda")
     ops = ops_for("auto")
     assert ops.name != "cuda" and "the GPU can't be used (CUDNN_STATUS_ALLOC" in ops.why

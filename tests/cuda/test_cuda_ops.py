@@ -35,8 +35,10 @@ def test_agrees_with_the_reference_in_bf16(cuda_ops, name, number, place):
 
 def test_signatures_are_the_references(cuda_ops):
     for name in METHODS:
-        assert (inspect.signature(getattr(type(cuda_ops), name)).parameters
-                == inspect.signature(getattr(NumpyOps, name)).parameters), name
+        assert (
+            inspect.signature(getattr(type(cuda_ops), name)).parameters
+            == inspect.signature(getattr(NumpyOps, name)).parameters
+        ), name
 
 
 def test_everything_is_overridden(cuda_ops):
@@ -47,8 +49,12 @@ def test_everything_is_overridden(cuda_ops):
 def test_the_bits_do_not_depend_on_the_order_of_threads(cuda_ops, name):
     """Every launch of the emulator runs its blocks and threads in another order."""
     for number in range(len(CASES[name])):
-        runs = [device_run(cuda_ops, name, number, dtype) for dtype in (np.float32, bfloat16)
-                for _ in range(2)]
+        runs = [
+            device_run(cuda_ops, name, number, dtype)
+            for dtype in (np.float32, bfloat16)
+            for _ in range(2)
+        ]
         for one, two in (runs[:2], runs[2:]):
-            assert {key: array.tobytes() for key, array in one.items()} == \
-                   {key: array.tobytes() for key, array in two.items()}, number
+            assert {key: array.tobytes() for key, array in one.items()} == {
+                key: array.tobytes() for key, array in two.items()
+            }, number

@@ -13,8 +13,11 @@ from helpers.cuda_cases import aligned, device_run
 from helpers.op_cases import CASES, REFERENCE, SEED, clock
 from kernels.checks import pooled
 
-OPERATIONS = [f"{name}_{way}" for way in ("forward", "backward") for name in (
-    "maxpool", "maxout_pool", "maxout_pool_dropout", "avgpool", "lrn", "concat")]
+OPERATIONS = [
+    f"{name}_{way}"
+    for way in ("forward", "backward")
+    for name in ("maxpool", "maxout_pool", "maxout_pool_dropout", "avgpool", "lrn", "concat")
+]
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -34,14 +37,26 @@ def test_any_grid_gives_the_same_bits(cuda_ops, monkeypatch, name):
 
 @pytest.mark.parametrize("dtype", [np.float32, bfloat16])
 @pytest.mark.parametrize("C", [5, 8])
-@pytest.mark.parametrize("P, size, stride, pad", [
-    (1, 2, 2, 0), (2, 2, 2, 0), (1, 3, 2, 1), (3, 3, 1, 0), (2, 8, 8, 0), (1, 16, 16, 0),
-    (1, 7, 3, 2), (2, 5, 5, 0)])
+@pytest.mark.parametrize(
+    "P, size, stride, pad",
+    [
+        (1, 2, 2, 0),
+        (2, 2, 2, 0),
+        (1, 3, 2, 1),
+        (3, 3, 1, 0),
+        (2, 8, 8, 0),
+        (1, 16, 16, 0),
+        (1, 7, 3, 2),
+        (2, 5, 5, 0),
+    ],
+)
 def test_nan_infinities_and_ties_win_as_in_the_reference(cuda_ops, P, size, stride, pad, C, dtype):
     """Some windows hold nothing but minus infinity, some NaN only, in most several values tie."""
     rng = np.random.default_rng(size)
     rare = np.float32([np.nan, np.inf, 0.0, -0.0, 1, -1, -np.inf])
-    x = rng.choice(rare, (4, 17, 18, P * C), p=[.01, .02, .1, .1, .13, .14, .5]).astype(dtype)
+    x = rng.choice(rare, (4, 17, 18, P * C), p=[0.01, 0.02, 0.1, 0.1, 0.13, 0.14, 0.5]).astype(
+        dtype
+    )
     x[0], x[1, :9] = -np.inf, np.nan
     shape = (4, pooled(17, size, stride, pad), pooled(18, size, stride, pad), C)
     name = "maxpool_forward" if P == 1 else "maxout_pool_forward"
@@ -61,13 +76,16 @@ def test_pooling_with_dropout_is_the_references_to_the_bit(cuda_ops, P, size, st
     x = rng.standard_normal((3, 9, 11, P * C)).astype(np.float32)
     shape = (3, pooled(9, size, stride), pooled(11, size, stride), C)
     dy, now = rng.standard_normal(shape).astype(np.float32), clock(5)
-    y, which, dx = (np.zeros(like, dtype) for like, dtype in (
-        (shape, np.float32), (shape, np.uint8), (x.shape, np.float32)))
+    y, which, dx = (
+        np.zeros(like, dtype)
+        for like, dtype in ((shape, np.float32), (shape, np.uint8), (x.shape, np.float32))
+    )
     REFERENCE.maxout_pool_dropout_forward(x, y, which, P, size, stride, 0.3, SEED, 9, now)
     REFERENCE.maxout_pool_dropout_backward(dy, which, dx, P, size, stride, 0.3)
     got = [cuda_ops.empty(array.shape, array.dtype) for array in (y, which, dx)]
-    cuda_ops.maxout_pool_dropout_forward(cuda_ops.asarray(x), *got[:2], P, size, stride, 0.3, SEED,
-                                         9, cuda_ops.asarray(now))
+    cuda_ops.maxout_pool_dropout_forward(
+        cuda_ops.asarray(x), *got[:2], P, size, stride, 0.3, SEED, 9, cuda_ops.asarray(now)
+    )
     cuda_ops.maxout_pool_dropout_backward(cuda_ops.asarray(dy), *got[1:], P, size, stride, 0.3)
     for array, want in zip(got, (y, which, dx), strict=True):
         np.testing.assert_array_equal(cuda_ops.tohost(array), want)
@@ -89,8 +107,9 @@ def test_lrn_of_values_beyond_measure(cuda_ops, C):
 
 def test_lrn_backward_takes_no_more_memory_than_its_blocks_use(cuda_ops, monkeypatch):
     asked, workspace = [], cuda_ops._workspace
-    monkeypatch.setattr(cuda_ops, "_workspace",
-                        lambda nbytes: asked.append(nbytes) or workspace(nbytes))
+    monkeypatch.setattr(
+        cuda_ops, "_workspace", lambda nbytes: asked.append(nbytes) or workspace(nbytes)
+    )
     for shape, size in (((2, 5000), 3), ((2, 40), 3), ((6, 47), 5), ((6, 48), 5)):
         x = cuda_ops.asarray(np.ones(shape, np.float32))
         cuda_ops.lrn_backward(x, x, cuda_ops.empty(shape), size, 1.0, 0.75, 1.0)

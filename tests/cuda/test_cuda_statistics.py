@@ -29,12 +29,32 @@ def variances(ops, host, groups):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, bfloat16])
-@pytest.mark.parametrize("mean, scale", [
-    (0, 1), (1e3, 1), (-1e3, 1), (0, 1e19), (0, 1e-19), (3e32, 1e32), (1e-27, 1e-30),
-    (1e-36, 1e-35), (-1e3, 1e-25)])
-@pytest.mark.parametrize("shape, groups", [
-    ((2000, 64), 2), ((600, 96), 2), ((700, 48), 3), ((999, 7), 1), ((3, 60000), 2), ((2, 4), 1),
-    ((9, 16), 16)])
+@pytest.mark.parametrize(
+    "mean, scale",
+    [
+        (0, 1),
+        (1e3, 1),
+        (-1e3, 1),
+        (0, 1e19),
+        (0, 1e-19),
+        (3e32, 1e32),
+        (1e-27, 1e-30),
+        (1e-36, 1e-35),
+        (-1e3, 1e-25),
+    ],
+)
+@pytest.mark.parametrize(
+    "shape, groups",
+    [
+        ((2000, 64), 2),
+        ((600, 96), 2),
+        ((700, 48), 3),
+        ((999, 7), 1),
+        ((3, 60000), 2),
+        ((2, 4), 1),
+        ((9, 16), 16),
+    ],
+)
 def test_variance_far_from_one(cuda_ops, shape, groups, mean, scale, dtype):
     host = normal(*shape, mean=mean, scale=scale, dtype=dtype)
     (mean, variance), (true_mean, true_variance) = variances(cuda_ops, host, groups)
@@ -87,6 +107,7 @@ def test_variance_of_what_is_not_finite(cuda_ops, bad, place, dtype):
 
 # -- batch normalisation --------------------------------------------------------------------------
 
+
 def normalised(ops, host, eps=1e-5):
     """y, mean, rstd on the host."""
     x, C = ops.asarray(host), host.shape[-1]
@@ -128,8 +149,10 @@ def test_batchnorm_has_the_same_bits_in_any_order(cuda_ops):
     room = cuda_ops.empty((2 * host.size + 1,), np.float32)
     results = []
     for first in (0, 0, 1):
-        x, y = (room[first + i * host.size:first + (i + 1) * host.size].reshape(host.shape)
-                for i in (0, 1))
+        x, y = (
+            room[first + i * host.size : first + (i + 1) * host.size].reshape(host.shape)
+            for i in (0, 1)
+        )
         x.set(host)
         mean, rstd, dx = cuda_ops.empty((24,)), cuda_ops.empty((24,)), cuda_ops.empty(x.shape)
         cuda_ops.batchnorm_forward(x, y, mean, rstd, 1e-5)

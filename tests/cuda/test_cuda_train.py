@@ -27,8 +27,9 @@ from kernels import cuda
 from models import NETS, Model, build
 
 
-@pytest.mark.parametrize("name, act", [("fitnet1", "maxout"), ("fitnet_mnist", "maxout"),
-                                       ("fitnet_mnist", "tanh")])
+@pytest.mark.parametrize(
+    "name, act", [("fitnet1", "maxout"), ("fitnet_mnist", "maxout"), ("fitnet_mnist", "tanh")]
+)
 def test_ten_steps_are_the_references(double, name, act):
     want = ten_steps(device("numpy"), name, act, "fp32")
     got = ten_steps(device("cuda"), name, act, "fp32")
@@ -39,8 +40,9 @@ def test_ten_steps_are_the_references(double, name, act):
     assert distance(got[1][-1][0], want[1][-1][0]) < 1e-6
 
 
-@pytest.mark.parametrize("name, act", [("fitnet1", "maxout"), ("fitnet_mnist", "maxout"),
-                                       ("fitnet_mnist", "tanh")])
+@pytest.mark.parametrize(
+    "name, act", [("fitnet1", "maxout"), ("fitnet_mnist", "maxout"), ("fitnet_mnist", "tanh")]
+)
 def test_ten_steps_are_the_references_in_bf16(double, name, act):
     """Each from the reference's state: left alone, the two drift apart, as a sum that rounds to the
     next bfloat16 makes another piece the largest. Then only the losses stay near."""
@@ -56,16 +58,19 @@ def test_ten_steps_are_the_references_in_bf16(double, name, act):
 
 def test_a_replayed_step_is_the_step(double):
     """Bit for bit; and a step makes no memory and waits for nothing, or its capture would fail."""
-    runs = [ten_steps(device("cuda"), "fitnet_mnist", "maxout", "fp32", captured)
-            for captured in (True, False)]
+    runs = [
+        ten_steps(device("cuda"), "fitnet_mnist", "maxout", "fp32", captured)
+        for captured in (True, False)
+    ]
     assert runs[0][2] == runs[1][2]
     np.testing.assert_array_equal(runs[0][1][-1], runs[1][1][-1])
 
 
 def test_memory_that_runs_out_names_a_batch_that_fits(double, monkeypatch):
     def net(batch):
-        return Net(build("fitnet1", "maxout", 10), SoftmaxLoss(), device("cuda"), (32, 32, 3),
-                   batch)
+        return Net(
+            build("fitnet1", "maxout", 10), SoftmaxLoss(), device("cuda"), (32, 32, 3), batch
+        )
 
     monkeypatch.setattr(double, "capacity", double.used + (60 << 20))
     with pytest.raises(RunError) as caught:
@@ -87,8 +92,13 @@ def tiny_net(monkeypatch, double):
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
 def test_a_run_is_that_of_the_reference(tmp_path, tiny_net, precision):
     ours = run(tmp_path / "cuda", "--device", "cuda", "--precision", precision)
-    theirs = run(tmp_path / "numpy", "--device", "numpy",
-                 "--precision", "fp32" if precision == "tf32" else precision)
+    theirs = run(
+        tmp_path / "numpy",
+        "--device",
+        "numpy",
+        "--precision",
+        "fp32" if precision == "tf32" else precision,
+    )
     assert ours["device"] == "cuda" and "Double of a GPU" in ours["device_description"]
     if precision == "tf32":  # which another device looks at in fp32
         assert evaluate([str(tmp_path / "cuda"), "--device", "numpy"]) == 0
@@ -113,19 +123,51 @@ def test_a_run_goes_on_with_its_plans_and_its_bits(tmp_path, tiny_net, calls):
 
 def test_the_commands_work_on_the_device(tmp_path, double):
     """In programs of their own, as a user starts them."""
+
     def command(*words):
-        done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True,
-                              env=double_environment(), cwd=ROOT)
+        done = subprocess.run(
+            [sys.executable, "-m", *words],
+            capture_output=True,
+            text=True,
+            env=double_environment(),
+            cwd=ROOT,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     out = str(tmp_path / "run")
-    said = command("engine.train", "--net", "fitnet_mnist", "--data", "synthetic", "--limit", "32",
-                   "--batch", "16", "--epochs", "1", "--out", out)
+    said = command(
+        "engine.train",
+        "--net",
+        "fitnet_mnist",
+        "--data",
+        "synthetic",
+        "--limit",
+        "32",
+        "--batch",
+        "16",
+        "--epochs",
+        "1",
+        "--out",
+        out,
+    )
     assert "device cuda: there is a GPU; Double of a GPU" in said
     assert "device cuda  data synthetic" in said.splitlines()[-1]
-    on_gpu, on_cpu = (command("engine.evaluate", out, "--device", name).splitlines()[-1]
-                      for name in ("cuda", "numpy"))
+    on_gpu, on_cpu = (
+        command("engine.evaluate", out, "--device", name).splitlines()[-1]
+        for name in ("cuda", "numpy")
+    )
     assert on_gpu.split("  device")[0] == on_cpu.split("  device")[0]
-    assert "conv" in command("lsuv", "--net", "fitnet_mnist", "--data", "synthetic", "--limit",
-                             "32", "--batch", "8", "--device", "cuda")
+    assert "conv" in command(
+        "lsuv",
+        "--net",
+        "fitnet_mnist",
+        "--data",
+        "synthetic",
+        "--limit",
+        "32",
+        "--batch",
+        "8",
+        "--device",
+        "cuda",
+    )

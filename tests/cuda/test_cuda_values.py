@@ -18,8 +18,10 @@ from kernels.clock import CLIP, CORRECT_SUM, FINITE, FIRST, RATE, STEP, new_cloc
 
 LOSSES = ["softmax_loss", "hinge_loss"]
 REALS = pytest.mark.parametrize("real", [np.float32, bfloat16])
-UPDATES = [("sgd_step", "v", {"momentum": 0.9, "decay": 0.01}),
-           ("rmsprop_step", "s", {"rho": 0.9, "delta": 1e-3, "decay": 0.01})]
+UPDATES = [
+    ("sgd_step", "v", {"momentum": 0.9, "decay": 0.01}),
+    ("rmsprop_step", "s", {"rho": 0.9, "delta": 1e-3, "decay": 0.01}),
+]
 
 
 def randn(*shape):
@@ -53,7 +55,7 @@ def few_blocks(request, cuda_ops, monkeypatch):
     launch = cuda_ops.launch
 
     def few(file, kernel, real, blocks, *arguments):
-        alone = kernel in ("record", "clip_sums", "clip_merge")     # their blocks are counted
+        alone = kernel in ("record", "clip_sums", "clip_merge")  # their blocks are counted
         launch(file, kernel, real, blocks if alone else request.param, *arguments)
 
     monkeypatch.setattr(cuda_ops, "launch", few)
@@ -62,23 +64,37 @@ def few_blocks(request, cuda_ops, monkeypatch):
 
 # -- losses ---------------------------------------------------------------------------------------
 
+
 @REALS
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("row, value", [
-    *itertools.product([0, 3], [np.nan, np.inf, -np.inf]), (None, 0)])
+@pytest.mark.parametrize(
+    "row, value", [*itertools.product([0, 3], [np.nan, np.inf, -np.inf]), (None, 0)]
+)
 def test_scores_that_are_not_finite_latch(cuda_ops, name, real, row, value):
     """Row 3 is a padding row. Minus infinity for another class leaves the loss finite."""
     scores, labels = randn(9, 40).astype(real), np.arange(9, dtype=np.int32)
     labels[3], labels[5] = -1, -7
     if row is not None:
         scores[row, 35] = value
-    found = both(cuda_ops, f"{name}_forward", scores=scores, labels=labels, clock=new_clock(),
-                 prob=np.zeros((9, 40), np.float32))
+    found = both(
+        cuda_ops,
+        f"{name}_forward",
+        scores=scores,
+        labels=labels,
+        clock=new_clock(),
+        prob=np.zeros((9, 40), np.float32),
+    )
     assert found["clock"][0][FINITE] == (row != 0)
     assert_same(found, "clock", "prob", rtol=1e-5, atol=1e-6)
     first = {"prob": found["prob"][1]} if name == "softmax_loss" else {"scores": scores}
-    found = both(cuda_ops, f"{name}_backward", **first, labels=labels, weight=0.7,
-                 dscores=np.zeros((9, 40), real))
+    found = both(
+        cuda_ops,
+        f"{name}_backward",
+        **first,
+        labels=labels,
+        weight=0.7,
+        dscores=np.zeros((9, 40), real),
+    )
     assert_same(found, "dscores", rtol=1e-2 if real is bfloat16 else 1e-6)
 
 
@@ -86,16 +102,28 @@ def test_scores_that_are_not_finite_latch(cuda_ops, name, real, row, value):
 def test_the_first_of_equal_scores_is_the_answer(cuda_ops, name):
     scores = np.zeros((4, 50), np.float32)
     scores[:, [7, 40]] = 1
-    found = both(cuda_ops, f"{name}_forward", scores=scores, labels=np.int32([7, 40, 7, 0]),
-                 prob=np.zeros_like(scores), clock=new_clock())
+    found = both(
+        cuda_ops,
+        f"{name}_forward",
+        scores=scores,
+        labels=np.int32([7, 40, 7, 0]),
+        prob=np.zeros_like(scores),
+        clock=new_clock(),
+    )
     assert found["clock"][0][CORRECT_SUM] == 2
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_rows_beyond_the_grid(few_blocks, name):
     scores, labels = randn(300, 37), np.random.default_rng(1).integers(-1, 37, 300, np.int32)
-    found = both(few_blocks, f"{name}_forward", scores=scores, labels=labels, clock=new_clock(),
-                 prob=np.zeros_like(scores))
+    found = both(
+        few_blocks,
+        f"{name}_forward",
+        scores=scores,
+        labels=labels,
+        clock=new_clock(),
+        prob=np.zeros_like(scores),
+    )
     assert_same(found, "clock", "prob", rtol=1e-5, atol=1e-6)
 
 
@@ -104,12 +132,20 @@ def test_a_label_beyond_the_classes_counts_as_padding(cuda_ops, name):
     scores, labels = randn(40, 10), np.zeros(40, np.int32)
     padded = labels.copy()
     labels[17], padded[17] = 10, -1
-    for half, given in (("forward", {"scores": scores, "prob": np.zeros_like(scores),
-                                     "clock": new_clock()}),
-                        ("backward", {"prob" if name == "softmax_loss" else "scores": abs(scores),
-                                      "dscores": np.zeros_like(scores), "weight": 1.0})):
-        wrong = both(cuda_ops, f"{name}_{half}", "label 10, but there are 10 classes", **given,
-                     labels=labels)
+    for half, given in (
+        ("forward", {"scores": scores, "prob": np.zeros_like(scores), "clock": new_clock()}),
+        (
+            "backward",
+            {
+                "prob" if name == "softmax_loss" else "scores": abs(scores),
+                "dscores": np.zeros_like(scores),
+                "weight": 1.0,
+            },
+        ),
+    ):
+        wrong = both(
+            cuda_ops, f"{name}_{half}", "label 10, but there are 10 classes", **given, labels=labels
+        )
         right = both(cuda_ops, f"{name}_{half}", **given, labels=padded)
         for key in wrong.keys() - {"labels"}:
             np.testing.assert_array_equal(wrong[key][0], right[key][0])
@@ -123,14 +159,26 @@ def test_scores_without_classes(cuda_ops):
 
 # -- gather ---------------------------------------------------------------------------------------
 
+
 def batch(H=8, W=8, C=4, M=5, N=6, real=np.float32):
     rng = np.random.default_rng((H, W, C))
-    return {"images": rng.integers(0, 256, (M, H, W, C), np.uint8),
-            "labels": np.arange(M, dtype=np.int32), "shift": randn(M), "scale": randn(M),
-            "mean_image": randn(H + 4, W + 4, C), "order": rng.integers(0, M, (3, N), np.int32),
-            "x": np.full((N, H, W, C), np.nan, real), "y": np.zeros(N, np.int32),
-            "clock": new_clock(), "seed": 3, "pad": 2, "move": 2, "mirror": True,
-            "input_scale": 1.5, "augment": True}
+    return {
+        "images": rng.integers(0, 256, (M, H, W, C), np.uint8),
+        "labels": np.arange(M, dtype=np.int32),
+        "shift": randn(M),
+        "scale": randn(M),
+        "mean_image": randn(H + 4, W + 4, C),
+        "order": rng.integers(0, M, (3, N), np.int32),
+        "x": np.full((N, H, W, C), np.nan, real),
+        "y": np.zeros(N, np.int32),
+        "clock": new_clock(),
+        "seed": 3,
+        "pad": 2,
+        "move": 2,
+        "mirror": True,
+        "input_scale": 1.5,
+        "augment": True,
+    }
 
 
 @REALS
@@ -140,7 +188,7 @@ def test_pixels_that_lie_across_accesses(cuda_ops, H, W, C, real):
         arguments = batch(H, W, C, real=real)
         arguments["clock"][STEP] = step
         found = both(cuda_ops, "gather", **arguments)
-        assert_same(found, "x", rtol=2.0 ** -7 if real is bfloat16 else 1e-5, atol=1e-4)
+        assert_same(found, "x", rtol=2.0**-7 if real is bfloat16 else 1e-5, atol=1e-4)
         assert_same(found, "y")
 
 
@@ -151,8 +199,9 @@ def test_images_beyond_the_grid(few_blocks):
 def test_a_step_without_a_row_in_the_order(cuda_ops):
     arguments = batch()
     arguments["clock"][[STEP, FIRST]] = 9, 5
-    found = both(cuda_ops, "gather", "step 9 has no row in the order, which has 3 from step 5",
-                 **arguments)
+    found = both(
+        cuda_ops, "gather", "step 9 has no row in the order, which has 3 from step 5", **arguments
+    )
     assert (found["x"][0] == 0).all() and (found["y"][0] == -1).all()
 
 
@@ -169,12 +218,16 @@ def test_an_image_that_is_not_there(cuda_ops):
 
 # -- updates --------------------------------------------------------------------------------------
 
+
 @REALS
 @pytest.mark.parametrize("size", [1, 16, 40003])
 @pytest.mark.parametrize("scale", [0, 1e-30, 1e-20, 1e-15, 1, 1e14, 1e16, 1e25, np.nan, np.inf])
 def test_the_norm_of_large_and_small_gradients(cuda_ops, size, scale, real):
-    g = (randn(size) * np.where(np.arange(size) == size // 2, scale, min(scale, 1e25))
-         ).astype(np.float32).astype(real)
+    g = (
+        (randn(size) * np.where(np.arange(size) == size // 2, scale, min(scale, 1e25)))
+        .astype(np.float32)
+        .astype(real)
+    )
     for limit in (0.0, 1e-3, 1e9):
         assert_same(both(cuda_ops, "clip", g=g, limit=limit, clock=new_clock()), "clock")
 
@@ -182,15 +235,27 @@ def test_the_norm_of_large_and_small_gradients(cuda_ops, size, scale, real):
 def arena(state, real, *rows):
     clock = new_clock()
     clock[[RATE, CLIP]] = 0.1, 0.3
-    return {"w": randn(99), "g": randn(1, 99)[0].astype(real), state: abs(randn(2, 99)[0]),
-            "segments": np.array(rows, np.float64).reshape(-1, 4), "clock": clock}
+    return {
+        "w": randn(99),
+        "g": randn(1, 99)[0].astype(real),
+        state: abs(randn(2, 99)[0]),
+        "segments": np.array(rows, np.float64).reshape(-1, 4),
+        "clock": clock,
+    }
 
 
 @REALS
 @pytest.mark.parametrize("name, state, numbers", UPDATES)
-@pytest.mark.parametrize("rows", [
-    [(0, 3, 1, 1), (5, 99, 2, 1)], [(3, 21, 1, 0), (21, 22, 1, 0), (22, 90, 2, 1), (97, 98, 1, 1)],
-    [(4, 4, 1, 1), (5, 7, 1, 1), (7, 8, 1, 1), (8, 12, 1, 1)], [(0, 98, 1, 1)], []])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(0, 3, 1, 1), (5, 99, 2, 1)],
+        [(3, 21, 1, 0), (21, 22, 1, 0), (22, 90, 2, 1), (97, 98, 1, 1)],
+        [(4, 4, 1, 1), (5, 7, 1, 1), (7, 8, 1, 1), (8, 12, 1, 1)],
+        [(0, 98, 1, 1)],
+        [],
+    ],
+)
 def test_segments_that_begin_and_end_anywhere(few_blocks, name, state, numbers, rows, real):
     arguments = arena(state, real, *rows)
     found = both(few_blocks, name, **arguments, **numbers)
@@ -213,8 +278,13 @@ def test_a_segment_outside_the_arena_stops_the_update(cuda_ops, name, state, num
 def test_a_table_of_rates_that_begins_later(cuda_ops):
     clock = new_clock()
     clock[[STEP, FIRST]] = 3, 6
-    found = both(cuda_ops, "advance", "advance: step 4 lies before the table's first, 6",
-                 clock=clock, rates=np.arange(4.0))
+    found = both(
+        cuda_ops,
+        "advance",
+        "advance: step 4 lies before the table's first, 6",
+        clock=clock,
+        rates=np.arange(4.0),
+    )
     np.testing.assert_array_equal(found["clock"][0], clock)
 
 

@@ -44,16 +44,18 @@ class Place:
     """Where the tests run, and with how much."""
 
     name: str
-    most_cases: int                 # of an operation
-    batch: int                      # of a net's steps
+    most_cases: int  # of an operation
+    batch: int  # of a net's steps
     steps: int
-    matrix: tuple[int, int]         # the largest orthonormal one
-    elements: int                   # of the largest array
-    too_large: int                  # a batch of FitNet-1 that has no room
+    matrix: tuple[int, int]  # the largest orthonormal one
+    elements: int  # of the largest array
+    too_large: int  # a batch of FitNet-1 that has no room
 
 
-PLACES = {"double": Place("double", 2, 2, 2, (96, 64), 5000, 500),
-          "gpu": Place("gpu", 1 << 30, 4, 10, (9216, 4096), 2**31 + 5000, 4_000_000)}
+PLACES = {
+    "double": Place("double", 2, 2, 2, (96, 64), 5000, 500),
+    "gpu": Place("gpu", 1 << 30, 4, 10, (9216, 4096), 2**31 + 5000, 4_000_000),
+}
 
 
 @pytest.fixture(params=["double", pytest.param("gpu", marks=pytest.mark.gpu)])
@@ -73,6 +75,7 @@ def place(request, monkeypatch):
 
 # -- operations -----------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_operation_agrees_with_the_reference(place, name):
     ops = device("cuda")
@@ -90,8 +93,12 @@ def test_fp32_is_strict_and_tf32_is_not(place, op):
         given = case.arguments("fp32")
         result = next(name for name in ("y", "dx", "dW") if name in given)
         want = called(REFERENCE, op, widened(given))[result]
-        found.append([difference(called(device("cuda", precision), op, given)[result], want)
-                      for precision in ("fp32", "tf32")])
+        found.append(
+            [
+                difference(called(device("cuda", precision), op, given)[result], want)
+                for precision in ("fp32", "tf32")
+            ]
+        )
     assert all(strict < LIMIT[np.dtype(np.float32)] for strict, _ in found), found
     assert all(rounded < TF32_LIMIT for _, rounded in found), found
     assert any(rounded > 10 * strict for strict, rounded in found), found
@@ -108,9 +115,9 @@ def test_more_elements_than_32_bits_count(place):
     x, y = ops.zeros((count,), bfloat16), ops.empty((count,), bfloat16)
     ends = np.arange(1, 1001).astype(bfloat16)
     x[:1000] = ops.asarray(ends)
-    x[count - 1000:] = ops.asarray(ends)
+    x[count - 1000 :] = ops.asarray(ends)
     ops.leaky_forward(x, y, 0.5)
-    for part in (y[:1000], y[count - 1000:]):
+    for part in (y[:1000], y[count - 1000 :]):
         np.testing.assert_array_equal(ops.tohost(part), ends)
     mean, variance = ops.variance(y.reshape(count, 1), 1)
     wide = ends.astype(np.float64)
@@ -125,8 +132,9 @@ def test_a_large_matrix_is_orthonormal_and_the_references(place):
     assert Q.shape == (rows, cols) and orthonormality_error(Q) < 1e-6
     for m, n in ((500, 128), (128, 1152)):
         key = 3, WEIGHTS, 1
-        np.testing.assert_allclose(ops.tohost(ops.orthonormal(m, n, key)),
-                                   REFERENCE.orthonormal(m, n, key), atol=1e-6)
+        np.testing.assert_allclose(
+            ops.tohost(ops.orthonormal(m, n, key)), REFERENCE.orthonormal(m, n, key), atol=1e-6
+        )
 
 
 # -- nets -----------------------------------------------------------------------------------------
@@ -134,14 +142,23 @@ def test_a_large_matrix_is_orthonormal_and_the_references(place):
 # On a GPU every sum is another one: a rounding now and then makes another piece the largest, whose
 # weights then get the gradient. So each step begins at the reference's state.
 TOLERANCE = {  # LSUV's report, loss, gradient
-    "fp32": (1e-4, 1e-4, 3e-2), "tf32": (2e-2, 2e-2, 0.3), "bf16": (1e-2, 1e-2, 0.1)}
+    "fp32": (1e-4, 1e-4, 3e-2),
+    "tf32": (2e-2, 2e-2, 0.3),
+    "bf16": (1e-2, 1e-2, 0.1),
+}
 
 
 # The other nets' steps on the double are in test_cuda_train.py.
-TRAINED = [("double", "fitnet4", "fp32"), ("double", "fitnet4", "bf16"),
-           ("double", "fitnet_mnist", "tf32"),
-           *(pytest.param("gpu", name, precision, marks=pytest.mark.gpu)
-             for name in ("fitnet4", "fitnet1", "fitnet_mnist") for precision in TOLERANCE)]
+TRAINED = [
+    ("double", "fitnet4", "fp32"),
+    ("double", "fitnet4", "bf16"),
+    ("double", "fitnet_mnist", "tf32"),
+    *(
+        pytest.param("gpu", name, precision, marks=pytest.mark.gpu)
+        for name in ("fitnet4", "fitnet1", "fitnet_mnist")
+        for precision in TOLERANCE
+    ),
+]
 
 
 @pytest.mark.parametrize("place, name, precision", TRAINED, indirect=["place"])
@@ -158,7 +175,8 @@ def test_steps_and_lsuvs_report_are_the_references(place, name, precision):
 def test_the_same_bits_captured_or_not_and_again(place, precision):
     def bits(captured=True):
         _, states, losses, gradients = ten_steps(
-            device("cuda", precision), "fitnet_mnist", "maxout", precision, captured)
+            device("cuda", precision), "fitnet_mnist", "maxout", precision, captured
+        )
         arrays = [*gradients, *(array for state in states for array in state)]
         return losses, [array.tobytes() for array in arrays]
 
@@ -190,6 +208,7 @@ def test_memory_that_runs_out_names_a_batch_that_fits(place, request, monkeypatc
 
 
 # -- runs -----------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def tiny_net(monkeypatch, place):
@@ -223,26 +242,49 @@ train.main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize("more", [[], ["--precision", "tf32"], ["--precision", "bf16"],
-                                  ["--nondeterministic"]])
+@pytest.mark.parametrize(
+    "more", [[], ["--precision", "tf32"], ["--precision", "bf16"], ["--nondeterministic"]]
+)
 def test_the_commands_from_end_to_end(tmp_path, place, more):
     """In processes of their own: a run is stopped, goes on, and is evaluated on two devices."""
     environment = double_environment() if place.name == "double" else None
 
     def command(*words, code=0):
-        done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True,
-                              env=environment, cwd=ROOT)
+        done = subprocess.run(
+            [sys.executable, *map(str, words)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd=ROOT,
+        )
         assert done.returncode == code, done.stderr
         return done.stdout
 
     out = tmp_path / "run"
-    options = ["--net", "fitnet_mnist", "--data", "synthetic", "--limit", "24", "--batch", "8",
-               "--epochs", "2", "--device", "cuda", "--out", out, *more]
+    options = [
+        "--net",
+        "fitnet_mnist",
+        "--data",
+        "synthetic",
+        "--limit",
+        "24",
+        "--batch",
+        "8",
+        "--epochs",
+        "2",
+        "--device",
+        "cuda",
+        "--out",
+        out,
+        *more,
+    ]
     assert "stopped at step 2 of 6" in command("-c", STOPPED, *options, code=143)
     said = command("-m", "engine.train", "--resume", out)
     assert "device cuda: asked for" in said and f"resuming {out}" in said
     assert "epochs 2" in said.splitlines()[-1] and "device cuda" in said.splitlines()[-1]
-    accuracies = [command("-m", "engine.evaluate", out, "--device", name).splitlines()[-1].split()
-                  for name in ("cuda", "numpy")]
+    accuracies = [
+        command("-m", "engine.evaluate", out, "--device", name).splitlines()[-1].split()
+        for name in ("cuda", "numpy")
+    ]
     if not more:
         assert accuracies[0][2] == accuracies[1][2]

@@ -17,27 +17,55 @@ import pytest
 
 from kernels.cuda.source import FILES, HERE, REALS, kernels, options, source
 
-nvrtc = pytest.importorskip("cuda.bindings.nvrtc", exc_type=ImportError,
-                            reason="no NVRTC: pip install -e '.[cuda-check]'")
+nvrtc = pytest.importorskip(
+    "cuda.bindings.nvrtc", exc_type=ImportError, reason="no NVRTC: pip install -e '.[cuda-check]'"
+)
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 # Registers of a thread with which three blocks still fit a multiprocessor's 65,536.
 MOST_REGISTERS = 80
 # Bound by bandwidth: {kernel: (128-bit loads, 128-bit stores)} that its code must at least have.
 WIDE = {
-    "maxout_forward": (2, 1), "maxout_backward": (1, 2), "maxpool_forward": (4, 1),
-    "maxpool_backward": (1, 1), "maxout_pool_forward": (8, 1), "maxout_pool_backward": (1, 4),
-    "maxout_pool_dropout_forward": (8, 1), "maxout_pool_dropout_backward": (1, 4),
-    "avgpool_forward": (1, 1), "avgpool_backward": (1, 1), "lrn_forward": (1, 1),
-    "lrn_backward": (2, 1), "concat_forward": (1, 1), "concat_backward": (1, 1),
-    "leaky_forward": (1, 1), "leaky_backward": (2, 1), "tanh_forward": (1, 1),
-    "tanh_backward": (2, 1), "sigmoid_forward": (1, 1), "sigmoid_backward": (2, 1), "add": (2, 1),
-    "dropout": (1, 1), "batchnorm_moments": (4, 0), "batchnorm_forward": (1, 1),
-    "batchnorm_backward": (2, 1), "batchnorm_inference": (1, 1), "scale_forward": (1, 1),
-    "scale_backward": (4, 1), "prelu_forward": (1, 1), "prelu_backward": (4, 1),
-    "global_maxpool_forward": (1, 1), "global_maxpool_backward": (1, 1), "nesterov_step": (2, 2),
-    "column_sums": (4, 0), "variance_moments": (4, 0), "gather": (0, 1), "clip_sums": (4, 0),
-    "sgd_step": (2, 2), "rmsprop_step": (2, 2), "cast": (1, 0),
+    "maxout_forward": (2, 1),
+    "maxout_backward": (1, 2),
+    "maxpool_forward": (4, 1),
+    "maxpool_backward": (1, 1),
+    "maxout_pool_forward": (8, 1),
+    "maxout_pool_backward": (1, 4),
+    "maxout_pool_dropout_forward": (8, 1),
+    "maxout_pool_dropout_backward": (1, 4),
+    "avgpool_forward": (1, 1),
+    "avgpool_backward": (1, 1),
+    "lrn_forward": (1, 1),
+    "lrn_backward": (2, 1),
+    "concat_forward": (1, 1),
+    "concat_backward": (1, 1),
+    "leaky_forward": (1, 1),
+    "leaky_backward": (2, 1),
+    "tanh_forward": (1, 1),
+    "tanh_backward": (2, 1),
+    "sigmoid_forward": (1, 1),
+    "sigmoid_backward": (2, 1),
+    "add": (2, 1),
+    "dropout": (1, 1),
+    "batchnorm_moments": (4, 0),
+    "batchnorm_forward": (1, 1),
+    "batchnorm_backward": (2, 1),
+    "batchnorm_inference": (1, 1),
+    "scale_forward": (1, 1),
+    "scale_backward": (4, 1),
+    "prelu_forward": (1, 1),
+    "prelu_backward": (4, 1),
+    "global_maxpool_forward": (1, 1),
+    "global_maxpool_backward": (1, 1),
+    "nesterov_step": (2, 2),
+    "column_sums": (4, 0),
+    "variance_moments": (4, 0),
+    "gather": (0, 1),
+    "clip_sums": (4, 0),
+    "sgd_step": (2, 2),
+    "rmsprop_step": (2, 2),
+    "cast": (1, 0),
 }
 
 
@@ -45,8 +73,9 @@ def compiled(text: str, arguments: tuple[str, ...]) -> tuple[bool, str, bytes]:
     """Whether the text compiles, the compiler's words, and the machine code."""
     _, program = nvrtc.nvrtcCreateProgram(text.encode(), b"kernel.cu", 0, [], [])
     flags = [flag.encode() for flag in arguments]
-    good = nvrtc.nvrtcCompileProgram(program, len(flags), flags)[0] == \
-        nvrtc.nvrtcResult.NVRTC_SUCCESS
+    good = (
+        nvrtc.nvrtcCompileProgram(program, len(flags), flags)[0] == nvrtc.nvrtcResult.NVRTC_SUCCESS
+    )
     log = b" " * nvrtc.nvrtcGetProgramLogSize(program)[1]
     nvrtc.nvrtcGetProgramLog(program, log)
     cubin = b""
@@ -61,17 +90,28 @@ def resources(log: str) -> dict[str, tuple[int, int, int]]:
     """{kernel: (bytes of stack, bytes spilled, registers)} of ptxas's words."""
     found = {}
     for part in log.split("Compiling entry function '")[1:]:
-        stack, stores, loads = map(int, re.search(
-            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads",
-            part).groups())
-        found[part.split("'")[0]] = stack, stores + loads, int(
-            re.search(r"Used (\d+) registers", part)[1])
+        stack, stores, loads = map(
+            int,
+            re.search(
+                r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", part
+            ).groups(),
+        )
+        found[part.split("'")[0]] = (
+            stack,
+            stores + loads,
+            int(re.search(r"Used (\d+) registers", part)[1]),
+        )
     return found
 
 
 def flags(real: str, architecture: int) -> tuple[str, ...]:
-    return (*options(real), f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v",
-            "-ftz=true", "--device-as-default-execution-space")  # the last two as CuPy adds them
+    return (
+        *options(real),
+        f"--gpu-architecture=sm_{architecture}",
+        "--ptxas-options=-v",
+        "-ftz=true",
+        "--device-as-default-execution-space",
+    )  # the last two as CuPy adds them
 
 
 @pytest.mark.parametrize("real", REALS)
@@ -83,8 +123,9 @@ def test_every_kernel_compiles_without_local_memory(file, real):
         found = resources(log)
         assert sorted(found) == sorted(kernels(file))
         for kernel, (stack, spilled, registers) in found.items():
-            assert (stack, spilled) == (0, 0), f"{kernel} on sm_{architecture}: {stack} bytes of " \
-                f"local memory, {spilled} spilled"
+            assert (stack, spilled) == (0, 0), (
+                f"{kernel} on sm_{architecture}: {stack} bytes of local memory, {spilled} spilled"
+            )
             assert registers <= MOST_REGISTERS, f"{kernel} on sm_{architecture}: {registers}"
 
 
@@ -92,8 +133,12 @@ def disassembly(cubin: bytes, folder: Path) -> dict[str, str]:
     """{kernel: its machine code as text}"""
     (folder / "kernel.cubin").write_bytes(cubin)
     tools = Path(sysconfig.get_path("purelib"), "nvidia", "cu13", "bin")
-    done = subprocess.run(["nvdisasm", str(folder / "kernel.cubin")], capture_output=True,
-                          text=True, env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"})
+    done = subprocess.run(
+        ["nvdisasm", str(folder / "kernel.cubin")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"},
+    )
     assert done.returncode == 0, done.stderr
     parts = re.split(r"^\.text\.(\w+):$", done.stdout, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
@@ -142,4 +187,5 @@ def test_the_bugs_that_bench_gpu_plants_compile():
     for architecture in ARCHITECTURES:
         good, log, _ = compiled(text, flags("float32", architecture))
         assert good and set(resources(log)) == {
-            f"planted_{tool}" for tool in ("memcheck", "racecheck", "initcheck", "synccheck")}, log
+            f"planted_{tool}" for tool in ("memcheck", "racecheck", "initcheck", "synccheck")
+        }, log

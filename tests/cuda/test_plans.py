@@ -46,8 +46,16 @@ WRONG = [
 def layer_fields(layer, batch):
     """N to groups, as conv.Problem has them."""
     if isinstance(layer, Conv):
-        return (batch, *layer.in_shape, layer.outputs, layer.size, layer.size, layer.stride,
-                layer.pad, layer.groups)
+        return (
+            batch,
+            *layer.in_shape,
+            layer.outputs,
+            layer.size,
+            layer.size,
+            layer.stride,
+            layer.pad,
+            layer.groups,
+        )
     return batch, 1, 1, layer.fan_in, layer.outputs, 1, 1, 1, 0, 1
 
 
@@ -73,16 +81,34 @@ def driver(tmp_path_factory):
     if compiler is None or sys.platform != "linux":
         pytest.skip("libcuda.c needs Linux and a C compiler")
     path = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
-    subprocess.run([compiler, "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC",
-                    "-Wl,-soname,libcuda.so.1", "-o", path, HERE / "libcuda.c"], check=True)
+    subprocess.run(
+        [
+            compiler,
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-shared",
+            "-fPIC",
+            "-Wl,-soname,libcuda.so.1",
+            "-o",
+            path,
+            HERE / "libcuda.c",
+        ],
+        check=True,
+    )
     return path
 
 
 def check(driver, asked):
     """What plan_check.py answers."""
     run = subprocess.run(
-        [sys.executable, HERE / "plan_check.py", driver], input=json.dumps(asked), text=True,
-        capture_output=True, env=os.environ | {"PYTHONPATH": python_path()}, cwd=ROOT)
+        [sys.executable, HERE / "plan_check.py", driver],
+        input=json.dumps(asked),
+        text=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": python_path()},
+        cwd=ROOT,
+    )
     if run.returncode == 77:
         pytest.skip(f"cuDNN's plans are not checked: {run.stdout.strip()}")
     assert run.returncode == 0, run.stderr[-2000:]
@@ -96,10 +122,16 @@ def python_path() -> str:
 
 def test_every_convolution_of_every_net_has_plans(driver, capsys):
     wanted = problems()
-    asked = [(capability, (*fields, precision), bool(often(
-                 capability == BUILT_CAPABILITY and bool(nets & {*BUILT_NETS}), True)))
-             for fields, nets in wanted.items() for precision in PRECISIONS
-             for capability in CAPABILITIES]
+    asked = [
+        (
+            capability,
+            (*fields, precision),
+            bool(often(capability == BUILT_CAPABILITY and bool(nets & {*BUILT_NETS}), True)),
+        )
+        for fields, nets in wanted.items()
+        for precision in PRECISIONS
+        for capability in CAPABILITIES
+    ]
     answer = check(driver, asked)
     assert not answer["absent names"], "the test double has names that the frontend has not"
     totals = defaultdict(list)
@@ -111,11 +143,16 @@ def test_every_convolution_of_every_net_has_plans(driver, capsys):
             totals[capability, fields[-1]].append(found)
         else:
             assert found["skipped"] and fields[0] == "conv_forward" and fields[-1] == "bf16", (
-                capability, fields, found)
+                capability,
+                fields,
+                found,
+            )
     with capsys.disabled():
-        print(f"\n{len(wanted)} convolutions, cuDNN {answer['cudnn']}, frontend "
-              f"{answer['frontend']}; compute capability, precision: plans built for how many "
-              "convolutions, and the largest workspace among them")
+        print(
+            f"\n{len(wanted)} convolutions, cuDNN {answer['cudnn']}, frontend "
+            f"{answer['frontend']}; compute capability, precision: plans built for how many "
+            "convolutions, and the largest workspace among them"
+        )
         for (capability, precision), found in totals.items():
             count = sum(each["built"] for each in found)
             largest = max(each["largest"] for each in found) / 1e6

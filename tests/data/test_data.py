@@ -39,8 +39,9 @@ from helpers.data_sets import (
 )
 
 OFFICIAL_DIR = os.environ.get("LSUV_DATA_DIR")
-quick = settings(max_examples=40, deadline=None,
-                 suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,7 @@ def alone(monkeypatch, tmp_path):
 
 # --- CIFAR ---------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name, layout", [("cifar10", SMALL10), ("cifar100", SMALL100)])
 def test_cifar_pixels_and_labels_arrive_where_they_belong(tmp_path, name, layout):
     home = forge_cifar(tmp_path, layout)
@@ -70,8 +72,9 @@ def test_cifar_pixels_and_labels_arrive_where_they_belong(tmp_path, name, layout
     raw = np.fromfile(home / file, np.uint8).reshape(rows, -1)
     labels = len(layout.labels)
     assert np.array_equal(data.train.labels[-rows:], raw[:, labels - 1])
-    assert np.array_equal(data.train.images[-rows:],
-                          raw[:, labels:].reshape(rows, 3, 32, 32).transpose(0, 2, 3, 1))
+    assert np.array_equal(
+        data.train.images[-rows:], raw[:, labels:].reshape(rows, 3, 32, 32).transpose(0, 2, 3, 1)
+    )
     assert (data.in_shape, data.preprocessing.pad, data.mirror) == ((32, 32, 3), 8, True)
     assert data.preprocessing.mean_image.shape == (48, 48, 3)
     assert len(data.classes) == layout.labels[-1]
@@ -83,13 +86,20 @@ def test_cifar_pixels_and_labels_arrive_where_they_belong(tmp_path, name, layout
     assert len(set(data.classes)) == len(data.classes)
 
 
-@pytest.mark.parametrize("change, text", [
-    (lambda p: p.write_bytes(p.read_bytes()[:-1]), "61,459 bytes, expected 61,460"),
-    (lambda p: p.write_bytes(p.read_bytes() + b"x"), "61,461 bytes, expected 61,460"),
-    (lambda p: p.write_bytes(b""), " 0 bytes, expected 61,460"),
-    (lambda p: p.unlink(), "No such file"),
-    (lambda p: p.write_bytes(b"\x0a" + p.read_bytes()[1:]), "label 10 of image 0, expected 0 to 9"),
-], ids=["short", "long", "empty", "missing", "label"])
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-1]), "61,459 bytes, expected 61,460"),
+        (lambda p: p.write_bytes(p.read_bytes() + b"x"), "61,461 bytes, expected 61,460"),
+        (lambda p: p.write_bytes(b""), " 0 bytes, expected 61,460"),
+        (lambda p: p.unlink(), "No such file"),
+        (
+            lambda p: p.write_bytes(b"\x0a" + p.read_bytes()[1:]),
+            "label 10 of image 0, expected 0 to 9",
+        ),
+    ],
+    ids=["short", "long", "empty", "missing", "label"],
+)
 def test_damaged_cifar_file_is_named(tmp_path, change, text):
     path = forge_cifar(tmp_path, SMALL10) / "data_batch_3.bin"
     change(path)
@@ -119,6 +129,7 @@ def test_coarse_label_out_of_range(tmp_path):
 
 # --- MNIST ---------------------------------------------------------------------------------------
 
+
 def test_mnist_packed_and_unpacked_are_the_same(tmp_path):
     names = list(SMALL_MNIST.md5)
     home, arrays = forge_mnist(tmp_path, packed=names[:3])
@@ -135,15 +146,19 @@ def test_mnist_packed_and_unpacked_are_the_same(tmp_path):
     assert load("mnist", home).fingerprint == data.fingerprint
 
 
-@pytest.mark.parametrize("name, change, text", [
-    (IMAGES, lambda b: b[:-1], "23,535 bytes, expected 23,536"),
-    (IMAGES, lambda b: b + b"x", "more than 23,536"),
-    (IMAGES, lambda b: b"\0\0\x08\x01" + b[4:], "starts with 00000801, expected 00000803"),
-    (IMAGES, lambda b: b"\0\0\x0d\x03" + b[4:], "starts with 00000d03"),
-    (IMAGES, lambda b: b[:11] + b"\x1d" + b[12:], r"\[30, 29, 28\], expected \[30, 28, 28\]"),
-    (IMAGES, lambda b: b"", "starts with nothing"),
-    (LABELS, lambda b: b[:-1] + b"\x0a", "label 10 of image 29, expected 0 to 9"),
-], ids=["short", "long", "dims", "type", "side", "empty", "label"])
+@pytest.mark.parametrize(
+    "name, change, text",
+    [
+        (IMAGES, lambda b: b[:-1], "23,535 bytes, expected 23,536"),
+        (IMAGES, lambda b: b + b"x", "more than 23,536"),
+        (IMAGES, lambda b: b"\0\0\x08\x01" + b[4:], "starts with 00000801, expected 00000803"),
+        (IMAGES, lambda b: b"\0\0\x0d\x03" + b[4:], "starts with 00000d03"),
+        (IMAGES, lambda b: b[:11] + b"\x1d" + b[12:], r"\[30, 29, 28\], expected \[30, 28, 28\]"),
+        (IMAGES, lambda b: b"", "starts with nothing"),
+        (LABELS, lambda b: b[:-1] + b"\x0a", "label 10 of image 29, expected 0 to 9"),
+    ],
+    ids=["short", "long", "dims", "type", "side", "empty", "label"],
+)
 @pytest.mark.parametrize("packed", [False, True])
 def test_damaged_mnist_file_is_named(tmp_path, name, change, text, packed):
     home, _ = forge_mnist(tmp_path)
@@ -167,6 +182,7 @@ def test_missing_and_torn_mnist_files(tmp_path):
 
 
 # --- folders -------------------------------------------------------------------------------------
+
 
 def test_folder_natural_order_modes_and_sizes(tmp_path):
     root = forge_folder(tmp_path / "pets", classes=("c10", "c9", "C1"), count=2)
@@ -225,13 +241,21 @@ def ruin(root, what):
             (root / split / "dog").rename(root / f"{split}-dog")
 
 
-@pytest.mark.parametrize("what, text", [
-    ("no test", "no folder 'test'"), ("empty class", "cat: no images"),
-    ("other classes", "different classes .'dog' only in train, 'dig' only in test."),
-    ("corrupt", "img1.png: not a readable image"), ("text", "notes.txt: not a readable image"),
-    ("stray", "labels.csv: a file beside"), ("deep", "more: not a file"),
-    ("link", "img9.png: a link that leads out"), ("sixteen bits", "img9.png: more than 8 bits"),
-    ("one class", "one class .'cat'.")])
+@pytest.mark.parametrize(
+    "what, text",
+    [
+        ("no test", "no folder 'test'"),
+        ("empty class", "cat: no images"),
+        ("other classes", "different classes .'dog' only in train, 'dig' only in test."),
+        ("corrupt", "img1.png: not a readable image"),
+        ("text", "notes.txt: not a readable image"),
+        ("stray", "labels.csv: a file beside"),
+        ("deep", "more: not a file"),
+        ("link", "img9.png: a link that leads out"),
+        ("sixteen bits", "img9.png: more than 8 bits"),
+        ("one class", "one class .'cat'."),
+    ],
+)
 def test_folder_errors_name_the_place(tmp_path, what, text):
     root = forge_folder(tmp_path / "pets")
     ruin(root, what)
@@ -248,6 +272,7 @@ def test_link_inside_the_folder_is_fine(tmp_path):
 
 # --- limit ---------------------------------------------------------------------------------------
 
+
 @quick
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 45))
 def test_limit_takes_classes_in_turn_and_nests(labels, limit):
@@ -261,6 +286,7 @@ def test_limit_takes_classes_in_turn_and_nests(labels, limit):
 
 
 # --- synthetic -----------------------------------------------------------------------------------
+
 
 def test_synthetic_is_pinned():
     """These bits are a data set: other bits would be another one, and change every result on it."""
@@ -290,8 +316,10 @@ def test_shapes_are_their_own_mirror_images(label):
 
 def test_a_linear_model_does_not_solve_synthetic():
     data = load("synthetic")
-    x, y = (split.images[:, ::2, ::2].reshape(len(split), -1).astype(np.float32) / 128 - 1
-            for split in (data.train, data.test))
+    x, y = (
+        split.images[:, ::2, ::2].reshape(len(split), -1).astype(np.float32) / 128 - 1
+        for split in (data.train, data.test)
+    )
     x -= x.mean(1, keepdims=True)
     y -= y.mean(1, keepdims=True)
     gram = x.T @ x + 300 * np.eye(x.shape[1], dtype=np.float32)
@@ -301,6 +329,7 @@ def test_a_linear_model_does_not_solve_synthetic():
 
 
 # --- finding and fetching ------------------------------------------------------------------------
+
 
 def test_no_files_and_no_network_is_one_line(tmp_path, alone, monkeypatch):
     monkeypatch.setenv("LSUV_DATA_DIR", str(tmp_path))
@@ -318,7 +347,9 @@ def test_mnist_tries_both_mirrors(alone):
     with pytest.raises(InputError, match="could not be fetched"):
         load("mnist", report=said.append)
     assert [address.split("/")[2] for address in alone] == [
-        "ossci-datasets.s3.amazonaws.com", "storage.googleapis.com"] and len(said) == 2
+        "ossci-datasets.s3.amazonaws.com",
+        "storage.googleapis.com",
+    ] and len(said) == 2
 
 
 def test_auto_takes_synthetic_and_says_why():
@@ -347,8 +378,9 @@ def test_places_in_order(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["auto", "cifar10"])
-def test_a_data_dir_without_the_set_is_an_error_that_lists_what_lies_there(tmp_path, name, alone,
-                                                                           monkeypatch):
+def test_a_data_dir_without_the_set_is_an_error_that_lists_what_lies_there(
+    tmp_path, name, alone, monkeypatch
+):
     """Neither another folder nor the synthetic set, and nothing is fetched."""
     forge_cifar(tmp_path / "variable", SMALL10)
     monkeypatch.setenv("LSUV_DATA_DIR", str(tmp_path / "variable"))
@@ -376,9 +408,17 @@ def test_a_data_dir_without_the_set_is_an_error_that_lists_what_lies_there(tmp_p
 DOTTED = {name: name.replace("-idx", ".idx") for name in SMALL_MNIST.md5}
 
 
-@pytest.mark.parametrize("tree, dotted, packed", [
-    (".", True, False), (".", True, True), ("mnist", True, False), ("MNIST/raw", False, True),
-    ("MNIST/raw", False, False), ("raw", False, True)])
+@pytest.mark.parametrize(
+    "tree, dotted, packed",
+    [
+        (".", True, False),
+        (".", True, True),
+        ("mnist", True, False),
+        ("MNIST/raw", False, True),
+        ("MNIST/raw", False, False),
+        ("raw", False, True),
+    ],
+)
 def test_mnist_under_other_usual_names(tmp_path, tree, dotted, packed):
     """7-Zip's and Kaggle's files, torchvision's tree."""
     home, arrays = forge_mnist(tmp_path / "one")
@@ -408,8 +448,10 @@ def test_the_suite_keeps_out_of_the_users_cache(monkeypatch, cache_of_our_own):
 
 
 def test_fetched_archive_is_unpacked_whole_and_nothing_else(tmp_path, monkeypatch):
-    members = [(f"{SMALL10.folder}/{name}", cifar_rows(SMALL10, rows).tobytes())
-               for name, rows in SMALL10.train + SMALL10.test]
+    members = [
+        (f"{SMALL10.folder}/{name}", cifar_rows(SMALL10, rows).tobytes())
+        for name, rows in SMALL10.train + SMALL10.test
+    ]
     archive = pack([("../evil", b"x"), (f"{SMALL10.folder}/readme.html", b"x"), *members])
     layout = dataclasses.replace(SMALL10, sha256=hashlib.sha256(archive).hexdigest())
     monkeypatch.setitem(engine.data.OFFICIAL, "cifar10", layout)
@@ -424,12 +466,19 @@ def test_fetched_archive_is_unpacked_whole_and_nothing_else(tmp_path, monkeypatc
     assert load("cifar10").fingerprint == data.fingerprint
 
 
-@pytest.mark.parametrize("fault, text", [
-    ("hash", "does not match"), ("missing", "no test_batch.bin of 61,460 bytes in the archive"),
-    ("size", "no data_batch_1.bin of 61,460 bytes in the archive")])
+@pytest.mark.parametrize(
+    "fault, text",
+    [
+        ("hash", "does not match"),
+        ("missing", "no test_batch.bin of 61,460 bytes in the archive"),
+        ("size", "no data_batch_1.bin of 61,460 bytes in the archive"),
+    ],
+)
 def test_wrong_archive_leaves_nothing_behind(tmp_path, monkeypatch, fault, text):
-    members = [(f"{SMALL10.folder}/{name}", cifar_rows(SMALL10, rows).tobytes())
-               for name, rows in SMALL10.train + SMALL10.test]
+    members = [
+        (f"{SMALL10.folder}/{name}", cifar_rows(SMALL10, rows).tobytes())
+        for name, rows in SMALL10.train + SMALL10.test
+    ]
     if fault == "missing":
         members.pop()
     if fault == "size":
@@ -446,34 +495,51 @@ def test_wrong_archive_leaves_nothing_behind(tmp_path, monkeypatch, fault, text)
 
 def test_second_mirror_serves_when_the_first_sends_rubbish(tmp_path, monkeypatch):
     unpacked = {name: idx(array) for name, array in mnist_arrays().items()}
-    layout = dataclasses.replace(SMALL_MNIST, md5={
-        name: hashlib.md5(data, usedforsecurity=False).hexdigest()
-        for name, data in unpacked.items()})
+    layout = dataclasses.replace(
+        SMALL_MNIST,
+        md5={
+            name: hashlib.md5(data, usedforsecurity=False).hexdigest()
+            for name, data in unpacked.items()
+        },
+    )
     monkeypatch.setitem(engine.data.OFFICIAL, "mnist", layout)
     first, second = layout.addresses
     files = {f"{second}{name}.gz": gzip.compress(data) for name, data in unpacked.items()}
-    serve(monkeypatch, files | {f"{first}{name}.gz": gzip.compress(data + b"x")
-                                for name, data in unpacked.items()})
+    serve(
+        monkeypatch,
+        files
+        | {f"{first}{name}.gz": gzip.compress(data + b"x") for name, data in unpacked.items()},
+    )
     assert len(load("mnist", report=lambda line: None).train) == 30
-    assert {path.name for path in (tmp_path / "cache" / "lsuv-engine" / "mnist").iterdir()} \
-        == set(layout.md5)
+    assert {path.name for path in (tmp_path / "cache" / "lsuv-engine" / "mnist").iterdir()} == set(
+        layout.md5
+    )
 
 
-@pytest.mark.parametrize("call, text", [
-    (dict(name="cifra10"), "did you mean 'cifar10'"), (dict(name="x" * 5000), "unknown data"),
-    (dict(name="no\0name"), "unknown data"),
-    (dict(name="cifar10", data_dir="/no/such/folder"), "data-dir /no/such/folder: no such folder"),
-    (dict(name="synthetic", limit=0), "limit 0"),
-    (dict(name="synthetic", size=(28, 28, 2)), "1 or 3 channels"),
-    (dict(name="synthetic", size=(4, 4, 3)), "8x8"),
-    (dict(name="cifar10", size=(28, 28, 1)), "32x32x3, not 28x28x1"),
-    (dict(name="auto", wanted="imagenet"), "unknown data 'imagenet'")])
+@pytest.mark.parametrize(
+    "call, text",
+    [
+        (dict(name="cifra10"), "did you mean 'cifar10'"),
+        (dict(name="x" * 5000), "unknown data"),
+        (dict(name="no\0name"), "unknown data"),
+        (
+            dict(name="cifar10", data_dir="/no/such/folder"),
+            "data-dir /no/such/folder: no such folder",
+        ),
+        (dict(name="synthetic", limit=0), "limit 0"),
+        (dict(name="synthetic", size=(28, 28, 2)), "1 or 3 channels"),
+        (dict(name="synthetic", size=(4, 4, 3)), "8x8"),
+        (dict(name="cifar10", size=(28, 28, 1)), "32x32x3, not 28x28x1"),
+        (dict(name="auto", wanted="imagenet"), "unknown data 'imagenet'"),
+    ],
+)
 def test_bad_arguments(call, text):
     with pytest.raises(InputError, match=text):
         load(**call, report=lambda line: None)
 
 
 # --- random bytes --------------------------------------------------------------------------------
+
 
 @quick
 @given(st.binary(max_size=200), st.integers(0, 3))
@@ -497,14 +563,18 @@ def test_random_bytes_as_idx(tmp_path_factory, data, start, packed, whole):
 
 
 @quick
-@given(st.binary(min_size=1, max_size=300), st.integers(0, 200), st.integers(0, 200),
-       st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO"]))
+@given(
+    st.binary(min_size=1, max_size=300),
+    st.integers(0, 200),
+    st.integers(0, 200),
+    st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO"]),
+)
 def test_random_bytes_as_an_image(tmp_path_factory, data, start, end, form):
     path = tmp_path_factory.mktemp("bytes") / "img.png"
     file = io.BytesIO()
     Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3)).save(file, form)
     good = file.getvalue()
-    path.write_bytes(good[:start] + data + good[len(good) - end:])
+    path.write_bytes(good[:start] + data + good[len(good) - end :])
     try:
         assert folder.read_picture(path, 8, 8, 3)[0].shape == (8, 8, 3)  # some damage is harmless
     except InputError as error:
@@ -513,6 +583,7 @@ def test_random_bytes_as_an_image(tmp_path_factory, data, start, end, form):
 
 # --- the official files --------------------------------------------------------------------------
 
+
 def official(monkeypatch, name, layout):
     if not OFFICIAL_DIR or not (Path(OFFICIAL_DIR) / layout.folder).is_dir():
         pytest.skip(f"$LSUV_DATA_DIR has no {layout.folder}")
@@ -520,19 +591,25 @@ def official(monkeypatch, name, layout):
     return load(name, OFFICIAL_DIR)
 
 
-@pytest.mark.parametrize("name, layout, fingerprint, means", [
-    ("cifar10", cifar.CIFAR10, "9fd2d7804659a471", (125.30691805, 122.95039414, 113.86538318)),
-    ("cifar100", cifar.CIFAR100, "6e3470329d42f5ab", (129.30416561, 124.0699627, 112.43405006))])
+@pytest.mark.parametrize(
+    "name, layout, fingerprint, means",
+    [
+        ("cifar10", cifar.CIFAR10, "9fd2d7804659a471", (125.30691805, 122.95039414, 113.86538318)),
+        ("cifar100", cifar.CIFAR100, "6e3470329d42f5ab", (129.30416561, 124.0699627, 112.43405006)),
+    ],
+)
 def test_official_cifar(monkeypatch, name, layout, fingerprint, means):
     data = official(monkeypatch, name, layout)
     assert data.fingerprint == fingerprint  # those of runs that there are
     assert data.train.images.shape == (50_000, 32, 32, 3) and len(data.test) == 10_000
-    np.testing.assert_allclose(data.train.images.reshape(-1, 3).mean(0, dtype=np.float64), means,
-                               atol=1e-7)
+    np.testing.assert_allclose(
+        data.train.images.reshape(-1, 3).mean(0, dtype=np.float64), means, atol=1e-7
+    )
     assert len(set(np.bincount(data.train.labels))) == 1
     some = slice(0, 2_000)
-    x = (data.train.images[some] - data.train.shift[some, None, None, None]) \
-        * data.train.scale[some, None, None, None]
+    x = (data.train.images[some] - data.train.shift[some, None, None, None]) * data.train.scale[
+        some, None, None, None
+    ]
     np.testing.assert_allclose(x.reshape(len(x), -1).std(1), 55 / np.sqrt(3072), rtol=1e-5)
     assert 55 / np.sqrt(3072) == pytest.approx(0.992, abs=5e-4)
     x -= data.preprocessing.mean_image[8:40, 8:40]
@@ -548,8 +625,10 @@ def test_official_mnist(monkeypatch):
         name = f"{prefix}-images-idx3-ubyte"
         assert hashlib.md5(image_file, usedforsecurity=False).hexdigest() == mnist.MNIST.md5[name]
         name = f"{prefix}-labels-idx1-ubyte"
-        assert hashlib.md5(idx(split.labels),
-                           usedforsecurity=False).hexdigest() == mnist.MNIST.md5[name]
+        assert (
+            hashlib.md5(idx(split.labels), usedforsecurity=False).hexdigest()
+            == mnist.MNIST.md5[name]
+        )
     assert data.fingerprint == "425b4ceab8f07dd7"
 
 
@@ -561,7 +640,10 @@ def test_a_blank_page_is_an_image(tmp_path, mode, form):
             place = tmp_path / split / name
             place.mkdir(parents=True)
             page = Image.new(mode, (2480, 3508), 1)
-            page.save(place / f"page.{form.lower()}", optimize=form == "PNG",
-                      **({"compression": "group4"} if form == "TIFF" else {}))
+            page.save(
+                place / f"page.{form.lower()}",
+                optimize=form == "PNG",
+                **({"compression": "group4"} if form == "TIFF" else {}),
+            )
     data = load(tmp_path, size=(8, 8, 1))
     assert data.train.images.shape == (2, 8, 8, 1)

@@ -14,9 +14,16 @@ from helpers.data_sets import RANDOM, forge_folder
 # Two quarters of a picture as it is seen: which corner is where tells all eight orientations apart.
 SEEN = np.zeros((24, 32, 3), np.uint8)
 SEEN[:12, :16], SEEN[12:, :16] = (255, 0, 0), (0, 0, 255)
-STORED = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
-          5: lambda a: a.swapaxes(0, 1), 6: lambda a: a.swapaxes(0, 1)[::-1],
-          7: lambda a: a.swapaxes(0, 1)[::-1, ::-1], 8: lambda a: a.swapaxes(0, 1)[:, ::-1]}
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[::-1],
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: a.swapaxes(0, 1)[:, ::-1],
+}
 
 
 def exif(turn: int) -> Image.Exif:
@@ -48,15 +55,23 @@ def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path):
     stored(6).save(path, exif=exif(6))
     content = path.read_bytes()
     at = content.index(b"eXIf") - 4
-    length = int.from_bytes(content[at:at + 4], "big") + 12
+    length = int.from_bytes(content[at : at + 4], "big") + 12
     end = content.index(b"IEND") - 4
-    path.write_bytes(content[:at] + content[at + length:end] + content[at:at + length]
-                     + content[end:])
+    path.write_bytes(
+        content[:at] + content[at + length : end] + content[at : at + length] + content[end:]
+    )
     assert (folder.read_picture(path, 24, 32, 3)[0] == SEEN).all()
 
 
-@pytest.mark.parametrize("data", [b"Exif\0\0rubbish", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff",
-                                  b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(40)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"Exif\0\0rubbish",
+        b"Exif\0\0",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + bytes(40),
+    ],
+)
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 def test_damaged_exif_turns_nothing(tmp_path, form, data):
     path = tmp_path / "picture"
@@ -85,12 +100,23 @@ def transparent(mode: str) -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("mode, form, options", [
-    ("RGBA", "PNG", {}), ("LA", "PNG", {}), ("P", "PNG", {"transparency": 1}),
-    ("P", "PNG", {"transparency": b"\xff\x00"}), ("P", "GIF", {"transparency": 1}),
-    ("L", "PNG", {"transparency": 1}), ("RGBA", "TIFF", {}), ("LA", "TIFF", {}),
-    ("RGBA", "WEBP", {"lossless": True}), ("RGBA", "ICO", {"sizes": [(16, 16)]}),
-    ("RGBA", "TGA", {}), ("PA", "TIFF", {})])
+@pytest.mark.parametrize(
+    "mode, form, options",
+    [
+        ("RGBA", "PNG", {}),
+        ("LA", "PNG", {}),
+        ("P", "PNG", {"transparency": 1}),
+        ("P", "PNG", {"transparency": b"\xff\x00"}),
+        ("P", "GIF", {"transparency": 1}),
+        ("L", "PNG", {"transparency": 1}),
+        ("RGBA", "TIFF", {}),
+        ("LA", "TIFF", {}),
+        ("RGBA", "WEBP", {"lossless": True}),
+        ("RGBA", "ICO", {"sizes": [(16, 16)]}),
+        ("RGBA", "TGA", {}),
+        ("PA", "TIFF", {}),
+    ],
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_alpha_lies_over_white(tmp_path, mode, form, options, channels):
     path = tmp_path / "picture"
@@ -123,11 +149,32 @@ def test_notes_count_what_was_turned_and_blended(tmp_path):
     assert "data pets/: 11 of 14 images resized to 24x32" in notes  # not the photos
 
 
-FILES = ["Thumbs.db", "desktop.ini", "ehthumbs.db", "DESKTOP.INI", ".DS_Store", "._img0.png",
-         "Icon\r", ".picasa.ini", "Picasa.ini", "img0.png:Zone.Identifier", "img0.png@SynoEAStream",
-         ".directory"]
-FOLDERS = ["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", ".Trashes",
-           "System Volume Information", "@Recycle", "@Recently-Snapshot", ".ipynb_checkpoints"]
+FILES = [
+    "Thumbs.db",
+    "desktop.ini",
+    "ehthumbs.db",
+    "DESKTOP.INI",
+    ".DS_Store",
+    "._img0.png",
+    "Icon\r",
+    ".picasa.ini",
+    "Picasa.ini",
+    "img0.png:Zone.Identifier",
+    "img0.png@SynoEAStream",
+    ".directory",
+]
+FOLDERS = [
+    "__MACOSX",
+    "@eaDir",
+    "#recycle",
+    "$RECYCLE.BIN",
+    "lost+found",
+    ".Trashes",
+    "System Volume Information",
+    "@Recycle",
+    "@Recently-Snapshot",
+    ".ipynb_checkpoints",
+]
 
 
 def test_litter_is_passed_over_and_counted(tmp_path):
@@ -141,8 +188,10 @@ def test_litter_is_passed_over_and_counted(tmp_path):
             (tmp_path / "pets" / place / name / "img1.png").write_bytes(b"no picture")
     data = load(tmp_path / "pets")
     assert data.fingerprint == clean.fingerprint and data.classes == ["cat", "dog"]
-    assert data.notes == ["data pets/: 66 entries that are no pictures of yours passed over "
-                          "(#recycle, $RECYCLE.BIN, .DS_Store, .Trashes, ._img0.png and 17 more)"]
+    assert data.notes == [
+        "data pets/: 66 entries that are no pictures of yours passed over "
+        "(#recycle, $RECYCLE.BIN, .DS_Store, .Trashes, ._img0.png and 17 more)"
+    ]
     assert not any(map(folder.litter, ("recycle", "cat", "thumbs", "lost and found", "eaDir")))
 
 
@@ -171,7 +220,8 @@ def test_all_that_is_in_the_wrong_place_is_named_at_once(tmp_path):
     assert str(error.value) == (
         f"{root}: 4 entries can't be used: train/cat/deeper (not a file), train/labels.csv (a file "
         "beside the class folders), test/bird (no images of this class), test/cat/away.png (a link "
-        f"that leads out of {root}); repair, move or remove them")
+        f"that leads out of {root}); repair, move or remove them"
+    )
 
 
 def test_classes_of_one_split_are_all_named(tmp_path):

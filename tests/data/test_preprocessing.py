@@ -48,6 +48,7 @@ def test_mean_image_is_padded_with_zeros():
 
 # --- the object ----------------------------------------------------------------------------------
 
+
 def some_images(count: int = 5) -> np.ndarray:
     images = RANDOM.integers(0, 256, (count, 6, 5, 3)).astype(np.uint8)
     images[-1] = 201
@@ -57,8 +58,15 @@ def some_images(count: int = 5) -> np.ndarray:
 @pytest.mark.parametrize("pixel_scale", [None, 0.004])
 def test_a_data_set_holds_what_its_training_images_decide(pixel_scale):
     images, labels = some_images(), np.array([0, 1, 0, 1, 0], np.int32)
-    data = build("set", Raw(images, labels, images[::-1].copy(), labels, ["a", "b"]), 2, True, None,
-                 [], pixel_scale)
+    data = build(
+        "set",
+        Raw(images, labels, images[::-1].copy(), labels, ["a", "b"]),
+        2,
+        True,
+        None,
+        [],
+        pixel_scale,
+    )
     found = data.preprocessing
     assert (found.pad, found.pixel_scale, found.input_scale) == (2, pixel_scale, 1.0)
     if pixel_scale is None:
@@ -83,20 +91,30 @@ def test_it_is_the_same_out_of_a_file_and_on_a_device(pixel_scale):
     for preprocessing in (before, after):
         shift, scale = preprocessing.normalise(others)
         ops = ops_for("numpy")
-        net = SimpleNamespace(ops=ops, wanted=["labels"], batch=4, seed=0,
-                              x=np.zeros((4, 6, 5, 3), np.float32), labels=np.zeros(4, np.int32),
-                              clock=new_clock())
-        Resident(net, Split(others, np.zeros(4, np.int32), shift, scale),
-                 preprocessing).batch(np.arange(4))
+        net = SimpleNamespace(
+            ops=ops,
+            wanted=["labels"],
+            batch=4,
+            seed=0,
+            x=np.zeros((4, 6, 5, 3), np.float32),
+            labels=np.zeros(4, np.int32),
+            clock=new_clock(),
+        )
+        Resident(net, Split(others, np.zeros(4, np.int32), shift, scale), preprocessing).batch(
+            np.arange(4)
+        )
         want = (others - shift[:, None, None, None]) * scale[:, None, None, None]
         want = (want - before.mean_image[2:8, 2:7]) * np.float32(0.53)
         np.testing.assert_allclose(net.x, want, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("description, shape", [
-    ({"pad": 1}, (10, 9, 3)), ({"pad": -2}, (2, 1, 3)), ({}, (10, 9, 1)), ({}, None)])
+@pytest.mark.parametrize(
+    "description, shape",
+    [({"pad": 1}, (10, 9, 3)), ({"pad": -2}, (2, 1, 3)), ({}, (10, 9, 1)), ({}, None)],
+)
 def test_a_mean_image_of_other_images_is_refused(description, shape):
     tensors = {} if shape is None else {MEAN_IMAGE: np.zeros(shape, np.float32)}
     with pytest.raises(InputError, match="file: its data.mean_image has shape .*, and this net's"):
-        Preprocessing.restored({"pad": 2, "pixel_scale": None} | description, tensors, (6, 5, 3),
-                               1.0, "file")
+        Preprocessing.restored(
+            {"pad": 2, "pixel_scale": None} | description, tensors, (6, 5, 3), 1.0, "file"
+        )

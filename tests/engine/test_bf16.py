@@ -56,8 +56,14 @@ def model(name, act, device, precision):
     """One of the paper's nets after LSUV, with a batch of random images in place."""
     shape, rng = NETS[name].in_shape, np.random.default_rng(1)
     images = rng.standard_normal((BATCH, *shape)).astype(np.float32)
-    net = Net(build(name, act, 10, dropout=False), SoftmaxLoss(),
-              ops_for(device, precision=precision), shape, BATCH, precision=precision)
+    net = Net(
+        build(name, act, 10, dropout=False),
+        SoftmaxLoss(),
+        ops_for(device, precision=precision),
+        shape,
+        BATCH,
+        precision=precision,
+    )
     fill(net, "ortho", 0, act)
     put(net, images, {"labels": np.arange(BATCH, dtype=np.int32)}, np.arange(BATCH))
     report = lsuv(net, lambda: None)
@@ -78,9 +84,16 @@ def losses(net, steps, optimizer, rate=0.01):
 
 # -- nets -----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name, act, steps", [
-    ("fitnet1", "maxout", 10), ("fitresnet4", "relu", 4), ("fitnet4-bn-before", "maxout", 3),
-    ("fitnet_mnist", "tanh", 10)])
+
+@pytest.mark.parametrize(
+    "name, act, steps",
+    [
+        ("fitnet1", "maxout", 10),
+        ("fitresnet4", "relu", 4),
+        ("fitnet4-bn-before", "maxout", 3),
+        ("fitnet_mnist", "tanh", 10),
+    ],
+)
 def test_the_papers_nets_start_alike_on_every_device_and_learn(name, act, steps):
     """Rounding differs and is amplified, most by batch normalisation of six images; so losses
     agree at the first step, and from there need only fall."""
@@ -94,30 +107,64 @@ def test_the_papers_nets_start_alike_on_every_device_and_learn(name, act, steps)
 
 
 def smooth():
-    return [Dropout(0.2), Conv(32, name="a"), Tanh(), Residual([Conv(32, name="b"), Tanh()]),
-            BatchNorm(), Conv(34, name="c"), Sigmoid(), Dropout(0.3), Linear(10)]
+    return [
+        Dropout(0.2),
+        Conv(32, name="a"),
+        Tanh(),
+        Residual([Conv(32, name="b"), Tanh()]),
+        BatchNorm(),
+        Conv(34, name="c"),
+        Sigmoid(),
+        Dropout(0.3),
+        Linear(10),
+    ]
 
 
 def choosing():
-    return [Conv(16, pieces=2, name="a"), Maxout(2), Conv(32, name="b"), ReLU(),
-            Conv(16, pieces=2, name="c"), Maxout(2, pool=2), Linear(10)]
+    return [
+        Conv(16, pieces=2, name="a"),
+        Maxout(2),
+        Conv(32, name="b"),
+        ReLU(),
+        Conv(16, pieces=2, name="c"),
+        Maxout(2, pool=2),
+        Linear(10),
+    ]
 
 
 def branching():
-    side = AuxiliaryClassifier([AvgPool(4, 4), Conv(8, name="s"), Tanh(),
-                                Linear(10, name="t")], SoftmaxLoss(),
-                0.3)
-    return [Conv(24, name="a"), Tanh(), LRN(5, 0.5), side, Branches([
-        [Conv(16, size=1, pad=0, name="b"), Sigmoid()],
-        [MaxPool(3, 1, 1), Conv(9, name="c"), Tanh()],
-        [], [Conv(8, name="d"), Tanh(), Residual([Conv(8, name="e")])]]),
-        AvgPool(3, 2), Dropout(0.2), Linear(10)]
+    side = AuxiliaryClassifier(
+        [AvgPool(4, 4), Conv(8, name="s"), Tanh(), Linear(10, name="t")], SoftmaxLoss(), 0.3
+    )
+    return [
+        Conv(24, name="a"),
+        Tanh(),
+        LRN(5, 0.5),
+        side,
+        Branches(
+            [
+                [Conv(16, size=1, pad=0, name="b"), Sigmoid()],
+                [MaxPool(3, 1, 1), Conv(9, name="c"), Tanh()],
+                [],
+                [Conv(8, name="d"), Tanh(), Residual([Conv(8, name="e")])],
+            ]
+        ),
+        AvgPool(3, 2),
+        Dropout(0.2),
+        Linear(10),
+    ]
 
 
 def own_net(layers, device, precision, loss=SoftmaxLoss, batch=16):
     """A net of these layers after LSUV, with random images and labels in place."""
-    net = Net(layers(), loss(), ops_for(device, precision=precision), (12, 13, 3), batch,
-              precision=precision)
+    net = Net(
+        layers(),
+        loss(),
+        ops_for(device, precision=precision),
+        (12, 13, 3),
+        batch,
+        precision=precision,
+    )
     fill(net, "ortho", 0, "tanh")
     images = np.random.default_rng(1).standard_normal((batch, 12, 13, 3)).astype(np.float32)
     put(net, images, {"labels": np.arange(batch, dtype=np.int32) % 10}, np.arange(batch))
@@ -182,6 +229,7 @@ def test_a_value_that_is_not_finite_is_found(device):
 
 # -- LSUV -----------------------------------------------------------------------------------------
 
+
 @devices
 @pytest.mark.parametrize("mode", ["same", "fresh"])
 def test_lsuv_reaches_unit_variance_in_bf16(device, mode):
@@ -199,8 +247,14 @@ def test_lsuv_reaches_unit_variance_in_bf16(device, mode):
 def test_lsuv_does_not_scale_the_rounding_of_a_constant(device):
     """Deviations of a thousandth are a signal in float32; in bfloat16 only rounding is left."""
     for precision in ("fp32", "bf16"):
-        net = Net([Conv(1, size=1, pad=0, name="a"), Linear(4, name="clf")], SoftmaxLoss(),
-                  ops_for(device, precision=precision), (8, 8, 1), 16, precision=precision)
+        net = Net(
+            [Conv(1, size=1, pad=0, name="a"), Linear(4, name="clf")],
+            SoftmaxLoss(),
+            ops_for(device, precision=precision),
+            (8, 8, 1),
+            16,
+            precision=precision,
+        )
         fill(net, "ortho", 0, "tanh")
         near = 1 + 1e-3 * np.random.default_rng(0).standard_normal(net.x.shape)
         put(net, near.astype(np.float32), {"labels": np.zeros(16, np.int32)}, np.arange(16))
@@ -213,9 +267,11 @@ def test_lsuv_does_not_scale_the_rounding_of_a_constant(device):
 
 # -- command line ---------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("device", NAMES)
-def test_a_run_in_bf16_resumes_bit_for_bit_and_is_loaded_as_one(tmp_path, device, monkeypatch,
-                                                               capsys):
+def test_a_run_in_bf16_resumes_bit_for_bit_and_is_loaded_as_one(
+    tmp_path, device, monkeypatch, capsys
+):
     arguments = [*SMALL, "--device", device, "--precision", "bf16", "--epochs", 3]
     straight, folder = tmp_path / "straight", tmp_path / "stopped"
     assert command(*arguments, "--out", straight) == 0
@@ -254,13 +310,14 @@ def test_tf32_is_refused_in_a_line(tmp_path, capsys, device):
 
 # -- arrays of one's own --------------------------------------------------------------------------
 
+
 @devices
 def test_fit_and_scores_work_in_bf16(device):
     rng, count = np.random.default_rng(0), 64
     labels = rng.integers(0, 4, count)
     images = rng.normal(0, 0.3, (count, 12, 13, 3)).astype(np.float32)
     for n, label in enumerate(labels):
-        images[n, :, 3 * label:3 * label + 3] += 1  # a bright stripe
+        images[n, :, 3 * label : 3 * label + 3] += 1  # a bright stripe
     net = own_net(choosing, device, "bf16")
     lsuv(net, engine.batches(net, images, labels))
     rows = engine.fit(net, images, labels, SGD(net, 0.9), epochs=4, rate=0.01, report=str)

@@ -28,50 +28,84 @@ def train(*arguments):
 SYNTHETIC = ("--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--limit", "64")
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--net", "fitnet5"], "'fitnet5'"), (["--net", "fitnet5"], "fitnet4"),
-    (["--net", "caffenet"], "give --data FOLDER"), (["--net", "googlenet"], "test/CLASS/*.png"),
-    (["--net", "caffenet", "--act", "maxout"], "--act for --net caffenet 'maxout'; known: relu"),
-    ([*SYNTHETIC, "--batch", "32", "--init", "original"], "use another init"),
-    (["--act", "rellu"], "'relu'"), (["--loss", "hinge"], "svm"), (["--init", "lsvu"], "'lsuv'"),
-    (["--data", "cifar12"], "cifar10"), (["--recipe", "quick"], "fast"),
-    (["--optimizer", "adam"], "sgd"), (["--lsuv-mode", "old"], "fresh"),
-    (["--device", "gpu"], "cpu"), (["--device", "cuda"], "device cuda: "),
-    (["--precision", "tf32"], "fp32"), (["--precision", "fp16"], "'fp16'"),
-    (["--epochs", "-1"], "--epochs -1 must be 0 or more"), (["--epochs", "nan"], "--epochs nan"),
-    ([*SYNTHETIC, "--batch", "64", "--epochs", "40001"], "--epochs 40001 is more than 40,000"),
-    (["--runs", "1001"], "--runs 1001 must be in [1, 1000]"), (["--epochs", "ten"], "'ten'"),
-    (["--batch", "0"], "--batch 0"), (["--batch", "1.5"], "'1.5'"),
-    (["--lr", "0"], "--lr 0 must be above 0"), (["--lr", "nan"], "--lr nan"),
-    (["--lr", "inf"], "--lr inf"), (["--lr", "-0.1"], "--lr -0.1"), (["--lr"], "--lr"),
-    (["--momentum", "1"], "--momentum 1 "), (["--decay", "-1"], "--decay -1"),
-    (["--clip", "-1"], "--clip -1"), (["--input-scale", "0"], "--input-scale 0"),
-    (["--limit", "0"], "--limit 0"), (["--runs", "0"], "--runs 0"),
-    (["--threads", "0"], "--threads 0"), (["--threads", "100000"], "must be in [1, 1024]"),
-    (["--seed", str(2**64 - 1), "--runs", "2"], "beyond 2^64"),
-    (["--net", "fitnet_mnist", "--momentum", "0.5", "--summary"],
-     "optimizer rmsprop has none, but rho, delta, decay, clip"),
-    ([*SYNTHETIC, "--batch", "32", "--epochs", "1e10"], "--epochs 1e+10 is 2e+10 steps"),
-    ([*SYNTHETIC, "--batch", "32", "--epochs", "1e300"], "fewer than 2^31"),
-    ([*SYNTHETIC, "--batch", "1" + "0" * 400], "more than the 64 training images"),
-    ([*SYNTHETIC, "--batch", "32", "--out", "/proc/nobody/may"], "cannot be made: /proc"),
-    (["--net", "fitnet_mnist", *SYNTHETIC[2:], "--init", "delta-orthogonal"], "use ortho"),
-    (["--net", "fitnet4-bn-after", *SYNTHETIC[2:], "--batch", "32", "--epochs", "0"],
-     "--epochs above 0"),
-    (["--seed", "-1"], "--seed -1"), (["--lsuv-tol", "0"], "--lsuv-tol 0"),
-    (["--lsuv-batch", "0"], "--lsuv-batch 0"), (["--lsuv-max-iter", "0"], "--lsuv-max-iter 0"),
-    (["--nett", "fitnet1"], "did you mean --net?"), (["--epoch", "3"], "did you mean --epochs?"),
-    (["fitnet1"], "'fitnet1'"), (["--init", "msra", "--lsuv-mode", "same"], "--lsuv-mode"),
-    (["--data-dir", "/no/such/folder"], "/no/such/folder"),
-    (["--resume", "/no/such/run"], "not a run folder"),
-    (["--resume", "run", "--lr", "0.1"], "--lr can't be given with --resume"),
-    (["--resume", "run", "--seed", "0"], "--seed can't be given with --resume"),
-    ([*SYNTHETIC, "--batch", "65"], "--batch 65 is more than the 64 training images"),
-    ([*SYNTHETIC, "--batch", "32", "--lsuv-batch", "65"], "--lsuv-batch 65"),
-    ([*SYNTHETIC, "--batch", "32", "--optimizer", "rmsprop", "--momentum", "0.5"],
-     "optimizer rmsprop has none"),
-    ([*SYNTHETIC[2:], "--net", "fitnet_mnist", "--data", "cifar10"], "28x28x1"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--net", "fitnet5"], "'fitnet5'"),
+        (["--net", "fitnet5"], "fitnet4"),
+        (["--net", "caffenet"], "give --data FOLDER"),
+        (["--net", "googlenet"], "test/CLASS/*.png"),
+        (
+            ["--net", "caffenet", "--act", "maxout"],
+            "--act for --net caffenet 'maxout'; known: relu",
+        ),
+        ([*SYNTHETIC, "--batch", "32", "--init", "original"], "use another init"),
+        (["--act", "rellu"], "'relu'"),
+        (["--loss", "hinge"], "svm"),
+        (["--init", "lsvu"], "'lsuv'"),
+        (["--data", "cifar12"], "cifar10"),
+        (["--recipe", "quick"], "fast"),
+        (["--optimizer", "adam"], "sgd"),
+        (["--lsuv-mode", "old"], "fresh"),
+        (["--device", "gpu"], "cpu"),
+        (["--device", "cuda"], "device cuda: "),
+        (["--precision", "tf32"], "fp32"),
+        (["--precision", "fp16"], "'fp16'"),
+        (["--epochs", "-1"], "--epochs -1 must be 0 or more"),
+        (["--epochs", "nan"], "--epochs nan"),
+        ([*SYNTHETIC, "--batch", "64", "--epochs", "40001"], "--epochs 40001 is more than 40,000"),
+        (["--runs", "1001"], "--runs 1001 must be in [1, 1000]"),
+        (["--epochs", "ten"], "'ten'"),
+        (["--batch", "0"], "--batch 0"),
+        (["--batch", "1.5"], "'1.5'"),
+        (["--lr", "0"], "--lr 0 must be above 0"),
+        (["--lr", "nan"], "--lr nan"),
+        (["--lr", "inf"], "--lr inf"),
+        (["--lr", "-0.1"], "--lr -0.1"),
+        (["--lr"], "--lr"),
+        (["--momentum", "1"], "--momentum 1 "),
+        (["--decay", "-1"], "--decay -1"),
+        (["--clip", "-1"], "--clip -1"),
+        (["--input-scale", "0"], "--input-scale 0"),
+        (["--limit", "0"], "--limit 0"),
+        (["--runs", "0"], "--runs 0"),
+        (["--threads", "0"], "--threads 0"),
+        (["--threads", "100000"], "must be in [1, 1024]"),
+        (["--seed", str(2**64 - 1), "--runs", "2"], "beyond 2^64"),
+        (
+            ["--net", "fitnet_mnist", "--momentum", "0.5", "--summary"],
+            "optimizer rmsprop has none, but rho, delta, decay, clip",
+        ),
+        ([*SYNTHETIC, "--batch", "32", "--epochs", "1e10"], "--epochs 1e+10 is 2e+10 steps"),
+        ([*SYNTHETIC, "--batch", "32", "--epochs", "1e300"], "fewer than 2^31"),
+        ([*SYNTHETIC, "--batch", "1" + "0" * 400], "more than the 64 training images"),
+        ([*SYNTHETIC, "--batch", "32", "--out", "/proc/nobody/may"], "cannot be made: /proc"),
+        (["--net", "fitnet_mnist", *SYNTHETIC[2:], "--init", "delta-orthogonal"], "use ortho"),
+        (
+            ["--net", "fitnet4-bn-after", *SYNTHETIC[2:], "--batch", "32", "--epochs", "0"],
+            "--epochs above 0",
+        ),
+        (["--seed", "-1"], "--seed -1"),
+        (["--lsuv-tol", "0"], "--lsuv-tol 0"),
+        (["--lsuv-batch", "0"], "--lsuv-batch 0"),
+        (["--lsuv-max-iter", "0"], "--lsuv-max-iter 0"),
+        (["--nett", "fitnet1"], "did you mean --net?"),
+        (["--epoch", "3"], "did you mean --epochs?"),
+        (["fitnet1"], "'fitnet1'"),
+        (["--init", "msra", "--lsuv-mode", "same"], "--lsuv-mode"),
+        (["--data-dir", "/no/such/folder"], "/no/such/folder"),
+        (["--resume", "/no/such/run"], "not a run folder"),
+        (["--resume", "run", "--lr", "0.1"], "--lr can't be given with --resume"),
+        (["--resume", "run", "--seed", "0"], "--seed can't be given with --resume"),
+        ([*SYNTHETIC, "--batch", "65"], "--batch 65 is more than the 64 training images"),
+        ([*SYNTHETIC, "--batch", "32", "--lsuv-batch", "65"], "--lsuv-batch 65"),
+        (
+            [*SYNTHETIC, "--batch", "32", "--optimizer", "rmsprop", "--momentum", "0.5"],
+            "optimizer rmsprop has none",
+        ),
+        ([*SYNTHETIC[2:], "--net", "fitnet_mnist", "--data", "cifar10"], "28x28x1"),
+    ],
+)
 def test_bad_input_is_one_line_and_exit_code_2(arguments, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert train(*arguments) == 2
@@ -98,8 +132,20 @@ def test_parts_of_a_run_are_not_written_over(tmp_path, capsys):
 def run(tmp_path_factory):
     """An untrained run of a small net."""
     out = tmp_path_factory.mktemp("errors") / "run"
-    assert train(*SYNTHETIC[2:], "--net", "fitnet_mnist", "--batch", "32", "--epochs", "0", "--out",
-                 str(out)) == 0
+    assert (
+        train(
+            *SYNTHETIC[2:],
+            "--net",
+            "fitnet_mnist",
+            "--batch",
+            "32",
+            "--epochs",
+            "0",
+            "--out",
+            str(out),
+        )
+        == 0
+    )
     return out
 
 
@@ -126,17 +172,29 @@ def test_a_damaged_run_json_is_named(text, name, tmp_path, capsys):
     assert name in one_line(capsys)
 
 
-@pytest.mark.parametrize("place, value, said", [
-    (["result"], ..., "'result'"), (["device"], ..., "'device'"), (["data"], 3, "'data'"),
-    (["data", "fingerprint"], None, "'fingerprint'"), (["origins"], "x", "'origins'"),
-    (["result", "test_accuracy"], "high", "'test_accuracy'"),
-    (["settings", "net"], "fitnet9", "'fitnet9'"), (["settings", "seed"], "one", "seed is 'one'"),
-    (["settings", "epochs"], True, "epochs is True"),
-    (["settings", "lr"], float("nan"), "NaN is no number"),
-    (["settings", "threads"], 5000, "--threads 5000"), (["settings", "policy"], {}, "needs rate"),
-    (["settings", "policy"], {"policy": "step", "rate": "x", "gamma": 1, "size": 1}, "run.json"),
-    (["settings", "batch"], ..., "lack batch"),
-])
+@pytest.mark.parametrize(
+    "place, value, said",
+    [
+        (["result"], ..., "'result'"),
+        (["device"], ..., "'device'"),
+        (["data"], 3, "'data'"),
+        (["data", "fingerprint"], None, "'fingerprint'"),
+        (["origins"], "x", "'origins'"),
+        (["result", "test_accuracy"], "high", "'test_accuracy'"),
+        (["settings", "net"], "fitnet9", "'fitnet9'"),
+        (["settings", "seed"], "one", "seed is 'one'"),
+        (["settings", "epochs"], True, "epochs is True"),
+        (["settings", "lr"], float("nan"), "NaN is no number"),
+        (["settings", "threads"], 5000, "--threads 5000"),
+        (["settings", "policy"], {}, "needs rate"),
+        (
+            ["settings", "policy"],
+            {"policy": "step", "rate": "x", "gamma": 1, "size": 1},
+            "run.json",
+        ),
+        (["settings", "batch"], ..., "lack batch"),
+    ],
+)
 def test_an_edited_run_json_is_one_line(place, value, said, edited, capsys):
     record, file = edited
     inner = record
@@ -191,12 +249,15 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, capsys):
     assert "cannot be made" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error, code, text", [
-    (RunError("the disk is full"), 1, "x: error: the disk is full\n"),
-    (OSError(28, "No space left", "a.csv"), 1, "x: error: a.csv: No space left\n"),
-    (KeyboardInterrupt(), 130, "x: stopped\n"),
-    (MemoryError("9 TiB"), 1, "x: error: not enough memory (9 TiB); give a smaller --batch\n"),
-])
+@pytest.mark.parametrize(
+    "error, code, text",
+    [
+        (RunError("the disk is full"), 1, "x: error: the disk is full\n"),
+        (OSError(28, "No space left", "a.csv"), 1, "x: error: a.csv: No space left\n"),
+        (KeyboardInterrupt(), 130, "x: stopped\n"),
+        (MemoryError("9 TiB"), 1, "x: error: not enough memory (9 TiB); give a smaller --batch\n"),
+    ],
+)
 def test_exit_codes(error, code, text, capsys):
     def main():
         raise error
@@ -212,11 +273,14 @@ def test_a_defect_keeps_its_traceback():
 
 def test_the_commands_run_as_programs(tmp_path):
     """The exit code and the one line, through `python -m`."""
-    for module, arguments in (("engine.train", ["--net", "fitnet5"]),
-                              ("engine.evaluate", [str(tmp_path)]),
-                              ("engine.export", [str(tmp_path)])):
-        done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True,
-                              text=True)
+    for module, arguments in (
+        ("engine.train", ["--net", "fitnet5"]),
+        ("engine.evaluate", [str(tmp_path)]),
+        ("engine.export", [str(tmp_path)]),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments], capture_output=True, text=True
+        )
         assert done.returncode == 2 and done.stdout == ""
         assert done.stderr.startswith(f"{module}: error: ") and done.stderr.count("\n") == 1
 

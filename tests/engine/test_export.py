@@ -85,8 +85,9 @@ def session(model):
     """A runtime's session of a file's path or bytes, on one thread."""
     how = onnxruntime.SessionOptions()
     how.intra_op_num_threads, how.log_severity_level = 1, 3
-    return onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), how,
-                                        providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model if isinstance(model, bytes) else str(model), how, providers=["CPUExecutionProvider"]
+    )
 
 
 def near(got, want, share: float) -> None:
@@ -98,8 +99,11 @@ def near(got, want, share: float) -> None:
 
 
 def layers_of(module) -> list[type]:
-    return [kind for _, kind in inspect.getmembers(module, inspect.isclass)
-            if issubclass(kind, Layer) and kind.__module__ == module.__name__]
+    return [
+        kind
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        if issubclass(kind, Layer) and kind.__module__ == module.__name__
+    ]
 
 
 def test_every_layer_has_a_form():
@@ -118,7 +122,7 @@ def scrambled(net, seed: int = 0) -> None:
     """Random weights of unit gain, biases and running statistics."""
     rng = np.random.default_rng(seed)
     for name, param in net.named_params().items():
-        spread = param.layer.fan_in ** -0.5 if name.endswith(".W") else 0.2
+        spread = param.layer.fan_in**-0.5 if name.endswith(".W") else 0.2
         param.value[...] = rng.normal(0, spread, param.value.shape)
     for name, state in net.named_state().items():
         low = -1 if name.endswith(".mean") else 0.5
@@ -131,8 +135,15 @@ def shown(layers, shape, batch: int = 7):
     probe = Net([Chain(layers), Linear(1)], SoftmaxLoss(), NumpyOps(), shape, 1)
     size = probe.weighted()[-1].fan_in
     probe.release()
-    net = Net([Chain(layers), Linear(size)], SoftmaxLoss(), NumpyOps(), shape, batch, seed=3,
-              dtype=np.float64)
+    net = Net(
+        [Chain(layers), Linear(size)],
+        SoftmaxLoss(),
+        NumpyOps(),
+        shape,
+        batch,
+        seed=3,
+        dtype=np.float64,
+    )
     scrambled(net)
     last = net.weighted()[-1]
     last.W[...], last.b[...] = np.eye(size), 0
@@ -142,7 +153,7 @@ def shown(layers, shape, batch: int = 7):
     assert all(t.data_type != onnx.TensorProto.DOUBLE for t in proto.graph.initializer)
     onnx.checker.check_model(proto, full_check=True)
     x = np.ascontiguousarray(net.x.transpose(0, 3, 1, 2), np.float32)
-    got, = session(proto.SerializeToString()).run(["scores"], {"x": x})
+    (got,) = session(proto.SerializeToString()).run(["scores"], {"x": x})
     return net, got
 
 
@@ -162,8 +173,15 @@ CASES = {
     "prelu of numbers": lambda: [Linear(5), PReLU()],
     "batch norm with scale and shift": lambda: [BatchNorm(eps=0.01, affine=True)],
     "batch norm of numbers with scale and shift": lambda: [Linear(5), BatchNorm(affine=True)],
-    "sum": lambda: [Sum([[Conv(4, 1, 2)], [Conv(5, 3, 2), ReLU(), Conv(4)], [
-        Conv(4, 3, 2, bias=False), BatchNorm(affine=True)]])],
+    "sum": lambda: [
+        Sum(
+            [
+                [Conv(4, 1, 2)],
+                [Conv(5, 3, 2), ReLU(), Conv(4)],
+                [Conv(4, 3, 2, bias=False), BatchNorm(affine=True)],
+            ]
+        )
+    ],
     "sum with the input": lambda: [Sum([[Tanh()], []])],
     "linear of an image": lambda: [Linear(5)],
     "linear of numbers": lambda: [Linear(4, pieces=5), Maxout(5), Linear(3)],
@@ -216,6 +234,7 @@ def test_every_form_is_among_the_cases():
 @given(st.data())
 def test_pooling_of_any_size(data):
     """Places, strides, padding, clipped windows: the same output size and values."""
+
     def whole(low, high):
         return data.draw(st.integers(low, high))
 
@@ -250,22 +269,54 @@ def test_a_layer_without_a_form_is_named():
 def trained(tmp_path_factory):
     """An untrained run of a small net, made by the command: what other runs here are made from."""
     out = tmp_path_factory.mktemp("export") / "run"
-    engine.train.main(["--net", "fitnet_mnist", "--data", "synthetic", "--limit", "32", "--batch",
-                       "16", "--epochs", "0", "--device", "numpy", "--out", str(out)])
+    engine.train.main(
+        [
+            "--net",
+            "fitnet_mnist",
+            "--data",
+            "synthetic",
+            "--limit",
+            "32",
+            "--batch",
+            "16",
+            "--epochs",
+            "0",
+            "--device",
+            "numpy",
+            "--out",
+            str(out),
+        ]
+    )
     return out
 
 
-def run_of(folder, base, name: str, act: str, contrast: bool, classes: int = 10, seed: int = 0,
-           states: bool = True, **settings):
+def run_of(
+    folder,
+    base,
+    name: str,
+    act: str,
+    contrast: bool,
+    classes: int = 10,
+    seed: int = 0,
+    states: bool = True,
+    **settings,
+):
     """A run folder of any net with scrambled weights, as if it had trained."""
     record, shape = runs.read_run(base), NETS[name].in_shape
     rng, pad = np.random.default_rng(seed), 4
     record["settings"] |= {"net": name, "act": act, "batch": 7, "input_scale": 0.53, **settings}
-    record["data"] |= {"in_shape": list(shape), "pad": pad, "pixel_scale": None if contrast else
-                       1 / 256, "classes": [f"class {k}" for k in range(classes)]}
+    record["data"] |= {
+        "in_shape": list(shape),
+        "pad": pad,
+        "pixel_scale": None if contrast else 1 / 256,
+        "classes": [f"class {k}" for k in range(classes)],
+    }
     preprocessing = Preprocessing(
-        pad, record["data"]["pixel_scale"],
-        rng.uniform(-0.5, 0.5, (shape[0] + 2 * pad, shape[1] + 2 * pad, shape[2])), 0.53)
+        pad,
+        record["data"]["pixel_scale"],
+        rng.uniform(-0.5, 0.5, (shape[0] + 2 * pad, shape[1] + 2 * pad, shape[2])),
+        0.53,
+    )
     net = Net(build(name, act, classes), SoftmaxLoss(), ops_for("auto"), shape, 7)
     fill(net, "lsuv", seed=seed)
     if states:
@@ -275,18 +326,27 @@ def run_of(folder, base, name: str, act: str, contrast: bool, classes: int = 10,
         net.forward(train=False, before=told_apart)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / runs.RUN, record)
-    checkpoint.save(folder, net, SGD(net), step=0, epoch=0, settings=record["settings"],
-                    data=record["data"], data_tensors=preprocessing.tensors(), progress={})
+    checkpoint.save(
+        folder,
+        net,
+        SGD(net),
+        step=0,
+        epoch=0,
+        settings=record["settings"],
+        data=record["data"],
+        data_tensors=preprocessing.tensors(),
+        progress={},
+    )
     return folder
 
 
 def images_for(shape, count: int = 7) -> np.ndarray:
-    """Noise of falling contrast, an image in which one value differs, and one of one colour.
-    """
+    """Noise of falling contrast, an image in which one value differs, and one of one colour."""
     rng = np.random.default_rng(5)
     spans = np.linspace(255, 3, count)
-    images = np.stack([rng.uniform(0, span, shape) + rng.uniform(0, 255 - span)
-                       for span in spans]).astype(np.uint8)
+    images = np.stack(
+        [rng.uniform(0, span, shape) + rng.uniform(0, 255 - span) for span in spans]
+    ).astype(np.uint8)
     images[-2:] = 201
     images[-2].flat[5] += 1
     return images
@@ -316,7 +376,7 @@ def check_run(folder) -> None:
     near(got, probabilities, 1e-4)
     assert np.array_equal(got.argmax(1), probabilities.argmax(1))
     assert np.ptp(scores, axis=0).max() > 0.1 * np.abs(scores).max()  # images are told apart
-    alone = [file.run(["scores"], {"images": images[i:i + 1]})[0] for i in (0, 6)]
+    alone = [file.run(["scores"], {"images": images[i : i + 1]})[0] for i in (0, 6)]
     near(np.concatenate(alone), scores[[0, 6]], 1e-4)
 
 
@@ -343,13 +403,25 @@ def test_imagenet_net(name, act, trained, tmp_path):
 @pytest.mark.parametrize("contrast", [False, True])
 @pytest.mark.parametrize("seed", range(often(1, 100)))
 def test_heads_and_preprocessing(head, contrast, seed, trained, tmp_path):
-    check_run(run_of(tmp_path, trained, "fitnet_mnist", "maxout", contrast, 5, seed, head=head,
-                     input_scale=0.25))
+    check_run(
+        run_of(
+            tmp_path,
+            trained,
+            "fitnet_mnist",
+            "maxout",
+            contrast,
+            5,
+            seed,
+            head=head,
+            input_scale=0.25,
+        )
+    )
 
 
 @needs_onnx
-@pytest.mark.parametrize("shape", [(1, 1, 3), (28, 28, 1), (32, 32, 3), (224, 224, 3),
-                                   (227, 227, 3)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 3), (28, 28, 1), (32, 32, 3), (224, 224, 3), (227, 227, 3)]
+)
 def test_contrast_is_exact_however_large_and_flat(shape):
     """A picture of one colour becomes zero, one with a single other value what evaluation makes of
     it; 154,587 values of a pixel have a sum that float32 does not hold."""
@@ -359,10 +431,15 @@ def test_contrast_is_exact_however_large_and_flat(shape):
     tensor, kinds = onnx.helper.make_tensor_value_info, onnx.TensorProto
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
-            graph.nodes, "input", [tensor("images", kinds.UINT8, ["N", *shape])],
+            graph.nodes,
+            "input",
+            [tensor("images", kinds.UINT8, ["N", *shape])],
             [tensor(last, kinds.FLOAT, ["N", shape[2], *shape[:2]])],
-            [onnx.numpy_helper.from_array(v, name) for name, v in graph.constants.items()]),
-        ir_version=export.FORMAT, opset_imports=[onnx.helper.make_opsetid("", export.OPSET)])
+            [onnx.numpy_helper.from_array(v, name) for name, v in graph.constants.items()],
+        ),
+        ir_version=export.FORMAT,
+        opset_imports=[onnx.helper.make_opsetid("", export.OPSET)],
+    )
     run = session(proto.SerializeToString()).run
     rng = np.random.default_rng(0)
     for colour in (0, 1, 77, 201, 254, 255):
@@ -372,15 +449,24 @@ def test_contrast_is_exact_however_large_and_flat(shape):
         got = run([last], {"images": images})[0].transpose(0, 2, 3, 1)
         shift, scale = preprocessing.normalise(images)
         assert not got[0].any()
-        np.testing.assert_allclose(got, (images - shift[:, None, None, None])
-                                   * scale[:, None, None, None], rtol=5e-6, atol=1e-6)
+        np.testing.assert_allclose(
+            got,
+            (images - shift[:, None, None, None]) * scale[:, None, None, None],
+            rtol=5e-6,
+            atol=1e-6,
+        )
 
 
 @needs_onnx
 def test_a_picture_of_one_colour_is_among_those_compared(trained, tmp_path, capsys, monkeypatch):
     constant = export.Graph.constant
-    monkeypatch.setattr(export.Graph, "constant", lambda graph, name, value, *kind: constant(
-        graph, name, 0 if name == "input.least" else value, *kind))  # so that it is no longer seen
+    monkeypatch.setattr(
+        export.Graph,
+        "constant",
+        lambda graph, name, value, *kind: constant(
+            graph, name, 0 if name == "input.least" else value, *kind
+        ),
+    )  # so that it is no longer seen
     folder = run_of(tmp_path / "run", trained, "fitnet_mnist", "relu", True)
     assert command(folder) == 1
     assert "differ by nan of the largest" in one_line(capsys)
@@ -394,8 +480,10 @@ def test_a_net_trained_in_bfloat16_is_exported_in_float32(trained, tmp_path):
         assert command(folder) == 0
     images = images_for((28, 28, 1))
     ours = engine.load(narrow, device="numpy").predict(images)
-    theirs, same = (session(folder / "model.onnx").run(["probabilities"], {"images": images})[0]
-                    for folder in (narrow, wide))
+    theirs, same = (
+        session(folder / "model.onnx").run(["probabilities"], {"images": images})[0]
+        for folder in (narrow, wide)
+    )
     assert np.array_equal(theirs, same)
     assert 1e-4 < np.abs(ours - theirs).max() < 0.03  # bfloat16's rounding, and no more
 
@@ -445,7 +533,7 @@ def test_a_fixed_batch_and_another_name(trained, tmp_path, capsys):
     assert command(trained, "--out", out, "--batch", 3) == 0
     assert "input images  uint8 (3, 28, 28, 1)" in capsys.readouterr().out
     file, images = session(out), images_for((28, 28, 1))
-    got, = file.run(["probabilities"], {"images": images[:3]})
+    (got,) = file.run(["probabilities"], {"images": images[:3]})
     near(got, engine.load(trained).predict(images[:3]), 1e-4)
     with pytest.raises(Exception, match="(?i)invalid.?argument"):
         file.run(["probabilities"], {"images": images})
@@ -460,13 +548,14 @@ def test_bare_takes_what_the_first_layer_takes(trained, tmp_path, capsys):
     model = engine.load(trained)
     want = model.predict(images_for(model.in_shape))
     x = model.net.ops.tohost(model.net.x)[:7].transpose(0, 3, 1, 2)
-    got, = session(out).run(["probabilities"], {"x": x})
+    (got,) = session(out).run(["probabilities"], {"x": x})
     near(got, want, 1e-4)
 
 
 @needs_onnx
-def test_without_onnxruntime_the_file_is_written_and_the_line_says_so(trained, tmp_path, capsys,
-                                                                     monkeypatch):
+def test_without_onnxruntime_the_file_is_written_and_the_line_says_so(
+    trained, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert command(trained, "--out", tmp_path / "net.onnx") == 0
     assert "no scores were compared" in capsys.readouterr().out
@@ -490,17 +579,26 @@ def test_without_onnx_the_remedy_is_named(trained, tmp_path, capsys, monkeypatch
 
 
 @needs_onnx
-@pytest.mark.parametrize("arguments, said", [
-    (["/no/such/run"], "not a run folder"), ([], "RUN"), (["RUN", "--batch", "0"], "--batch 0"),
-    (["RUN", "--batch", "x"], "'x'"), (["RUN", "--batch", "9" * 30], "leave it out"),
-    (["RUN", "--out", "net.onx"], "ends in .onnx"), (["RUN", "--out", ""], "ends in .onnx"),
-    (["RUN", "--out", "checkpoint.safetensors"], "ends in .onnx"),
-    (["RUN", "--out", "/no/such/net.onnx"], "there is no folder /no/such"),
-    (["RUN", "--out", "/dev/null/net.onnx"], "there is no folder"),
-    (["RUN", "--bach", "3"], "did you mean --batch?"), (["RUN", "more"], "'more'"),
-])
-def test_bad_input_is_one_line_and_exit_code_2(arguments, said, trained, capsys, tmp_path,
-                                               monkeypatch):
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["/no/such/run"], "not a run folder"),
+        ([], "RUN"),
+        (["RUN", "--batch", "0"], "--batch 0"),
+        (["RUN", "--batch", "x"], "'x'"),
+        (["RUN", "--batch", "9" * 30], "leave it out"),
+        (["RUN", "--out", "net.onx"], "ends in .onnx"),
+        (["RUN", "--out", ""], "ends in .onnx"),
+        (["RUN", "--out", "checkpoint.safetensors"], "ends in .onnx"),
+        (["RUN", "--out", "/no/such/net.onnx"], "there is no folder /no/such"),
+        (["RUN", "--out", "/dev/null/net.onnx"], "there is no folder"),
+        (["RUN", "--bach", "3"], "did you mean --batch?"),
+        (["RUN", "more"], "'more'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments, said, trained, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert command(*(str(trained) if a == "RUN" else a for a in arguments)) == 2
     assert said in one_line(capsys)
@@ -545,6 +643,7 @@ def test_a_full_disk_leaves_the_older_file(trained, capsys, tmp_path, monkeypatc
 @needs_onnx
 def test_a_file_that_is_not_the_net_is_not_written(trained, capsys, tmp_path, monkeypatch):
     """A maxout that takes the smallest piece is a valid graph of another net."""
+
     def smallest(graph, layer, x, shape):
         found = export.maxout(graph, layer, x, shape)
         for node in graph.nodes:

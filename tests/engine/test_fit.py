@@ -43,9 +43,16 @@ MULTISTEP = {"policy": "multistep", "rate": 0.05, "gamma": 0.5, "steps": [3, 8, 
 
 
 def layers():
-    return [BatchNorm(name="bn"), Conv(4, pieces=2, name="conv"), Maxout(2, 2), Dropout(0.3),
-            Conv(4, name="conv2"), BatchNorm(affine=True, name="bn2"), PReLU(name="act"),
-            Linear(CLASSES, name="clf")]
+    return [
+        BatchNorm(name="bn"),
+        Conv(4, pieces=2, name="conv"),
+        Maxout(2, 2),
+        Dropout(0.3),
+        Conv(4, name="conv2"),
+        BatchNorm(affine=True, name="bn2"),
+        PReLU(name="act"),
+        Linear(CLASSES, name="clf"),
+    ]
 
 
 def made(ops=None, body=None, batch=16, loss=None):
@@ -60,6 +67,7 @@ def fit(net, optimizer, epochs=1.0, rate=MULTISTEP, labels=LABELS, images=IMAGES
 
 # -- a second call goes on ------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("kind", OPTIMIZERS.values())
 @pytest.mark.parametrize("parts", [(1, 1, 1, 1), (0.5, 1.25, 2.25), (0.4, 0.3, 0.4, 0.4, 2.5)])
 def test_calls_of_fit_are_one_call_bit_for_bit(ops, kind, parts):
@@ -73,8 +81,10 @@ def test_calls_of_fit_are_one_call_bit_for_bit(ops, kind, parts):
         lsuv.lsuv(other, engine.batches(other, IMAGES, LABELS), exclude=["*"], max_iter=1)
         engine.scores(other, IMAGES)
     assert one.clock[STEP] == other.clock[STEP] == round(sum(parts) * N / 16)
-    for a, b in ((one.weights, other.weights), *zip(one.named_state().values(),
-                                                    other.named_state().values(), strict=True)):
+    for a, b in (
+        (one.weights, other.weights),
+        *zip(one.named_state().values(), other.named_state().values(), strict=True),
+    ):
         assert np.array_equal(a, b)
     assert {row["epoch"]: row for row in rows} == {row["epoch"]: row for row in others}
 
@@ -132,19 +142,29 @@ def test_fit_waits_for_the_device_by_the_epoch_not_by_the_step(cuda_ops, double,
     monkeypatch.setattr(engine.fitting.time, "perf_counter", lambda: 0.0)
     counts = []
     for batch in (10, 2):
-        net = Net([Linear(4), ReLU(), Dropout(0.2), Linear(CLASSES)], SoftmaxLoss(), cuda_ops,
-                  SHAPE, batch)
+        net = Net(
+            [Linear(4), ReLU(), Dropout(0.2), Linear(CLASSES)],
+            SoftmaxLoss(),
+            cuda_ops,
+            SHAPE,
+            batch,
+        )
         lsuv.fill(net, "xavier", 0)
         optimizer = SGD(net)
         fit(net, optimizer, 1)  # which chooses plans
         waits.clear()
         fit(net, optimizer, 2)
-        counts.append(sum(what in ("a copy to the host", "a copy from the host",
-                                   "waiting for the stream") for what in waits))
+        counts.append(
+            sum(
+                what in ("a copy to the host", "a copy from the host", "waiting for the stream")
+                for what in waits
+            )
+        )
         assert waits.count("launching a graph") == 2 * N // batch - 1  # the first step runs alone
     assert counts[0] == counts[1]  # of 10 steps and of 50
-    alike = Net([Linear(4), ReLU(), Dropout(0.2), Linear(CLASSES)], SoftmaxLoss(), NumpyOps(),
-                SHAPE, 2)
+    alike = Net(
+        [Linear(4), ReLU(), Dropout(0.2), Linear(CLASSES)], SoftmaxLoss(), NumpyOps(), SHAPE, 2
+    )
     lsuv.fill(alike, "xavier", 0)
     fit(alike, SGD(alike), 3)
     np.testing.assert_allclose(cuda_ops.tohost(net.weights), alike.weights, rtol=1e-4, atol=1e-5)
@@ -152,14 +172,19 @@ def test_fit_waits_for_the_device_by_the_epoch_not_by_the_step(cuda_ops, double,
 
 # -- what is whose --------------------------------------------------------------------------------
 
+
 def test_what_belongs_to_another_net_is_refused_by_name():
     shared, loss = Conv(4, name="shared"), SoftmaxLoss()
-    kept = made(body=[shared, Residual([Conv(4, name="inner")], "block"), Linear(CLASSES)],
-                loss=loss)
+    kept = made(
+        body=[shared, Residual([Conv(4, name="inner")], "block"), Linear(CLASSES)], loss=loss
+    )
     weights = kept.weights.copy()
     block, side = kept.chain.layers[1], SoftmaxLoss()
-    for body, name in ([shared, Linear(2)], "shared"), ([Conv(4), block, Linear(2)], "block"), (
-            [Branches([[Conv(2)], [shared]]), Linear(2)], "shared"):
+    for body, name in (
+        ([shared, Linear(2)], "shared"),
+        ([Conv(4), block, Linear(2)], "block"),
+        ([Branches([[Conv(2)], [shared]]), Linear(2)], "shared"),
+    ):
         with pytest.raises(InputError, match=f"^{name} belongs to another net"):
             Net(body, SoftmaxLoss(), NumpyOps(), SHAPE, 4)
     with pytest.raises(InputError, match="^softmaxloss1 belongs to another net"):
@@ -179,8 +204,10 @@ def test_trained_layers_under_a_new_head_keep_weights_and_statistics(ops, how):
     old = made(ops)
     fit(old, SGD(old), 2)
     body = old.chain.layers[:-1]
-    tensors = {**{n: np.array(ops.tohost(p.value)) for n, p in old.named_params().items()},
-               **{n: np.array(ops.tohost(s)) for n, s in old.named_state().items()}}
+    tensors = {
+        **{n: np.array(ops.tohost(p.value)) for n, p in old.named_params().items()},
+        **{n: np.array(ops.tohost(s)) for n, s in old.named_state().items()},
+    }
     if how == "released":
         old.release()
     else:
@@ -197,8 +224,11 @@ def test_trained_layers_under_a_new_head_keep_weights_and_statistics(ops, how):
     assert not np.array_equal(ops.tohost(new.named_params()["conv.W"].value), tensors["conv.W"])
     if old is not None:
         assert np.array_equal(old.named_params()["conv.W"].value, tensors["conv.W"])
-        for use in (lambda: engine.scores(old, IMAGES), lambda: old.resize(3),
-                    lambda: fit(old, SGD(old))):
+        for use in (
+            lambda: engine.scores(old, IMAGES),
+            lambda: old.resize(3),
+            lambda: fit(old, SGD(old)),
+        ):
             with pytest.raises(InputError, match="^this net has given up its layers"):
                 use()
 
@@ -223,12 +253,18 @@ def test_layers_of_a_net_that_could_not_be_made_are_free():
     Net(body, SoftmaxLoss(), NumpyOps(), SHAPE, 4)
 
 
-@pytest.mark.parametrize("body, said", [
-    ([Conv(4), BatchNorm(name="bn"), Conv(4), BatchNorm(name="bn"), Linear(2)],
-     "two layers are named 'bn'"),
-    ([Conv(4, name="x"), ReLU(name="x"), Linear(2)], "two layers are named 'x'"),
-    ([Residual([BatchNorm(name="bn")]), BatchNorm(name="bn"), Linear(2)], "named 'bn'"),
-    ([Linear(2, name="bn"), PReLU(name="bn")], "named 'bn'")])
+@pytest.mark.parametrize(
+    "body, said",
+    [
+        (
+            [Conv(4), BatchNorm(name="bn"), Conv(4), BatchNorm(name="bn"), Linear(2)],
+            "two layers are named 'bn'",
+        ),
+        ([Conv(4, name="x"), ReLU(name="x"), Linear(2)], "two layers are named 'x'"),
+        ([Residual([BatchNorm(name="bn")]), BatchNorm(name="bn"), Linear(2)], "named 'bn'"),
+        ([Linear(2, name="bn"), PReLU(name="bn")], "named 'bn'"),
+    ],
+)
 def test_two_layers_of_one_name_are_refused(body, said):
     with pytest.raises(InputError, match=said):
         Net(body, SoftmaxLoss(), NumpyOps(), SHAPE, 4)
@@ -250,18 +286,29 @@ def test_a_tensor_declared_twice_is_refused():
 
 def test_a_name_that_setup_finds_is_not_one_that_is_given_later():
     net = made(body=[ReLU(), Conv(2), ReLU(name="relu1"), Conv(3, name="conv1"), Linear(CLASSES)])
-    assert [layer.name for layer in net.chain.layers] == ["relu2", "conv2", "relu1", "conv1",
-                                                          "linear1"]
+    assert [layer.name for layer in net.chain.layers] == [
+        "relu2",
+        "conv2",
+        "relu1",
+        "conv1",
+        "linear1",
+    ]
 
 
 # -- what stands before the first weights ---------------------------------------------------------
 
-@pytest.mark.parametrize("first", [
-    lambda: [BatchNorm(name="n")], lambda: [Dropout(0.1), BatchNorm(affine=True, name="n")],
-    lambda: [PReLU(name="n"), BatchNorm(name="m")],
-    lambda: [Residual([ReLU(), BatchNorm(affine=True, name="n")])],
-    lambda: [Branches([[], [BatchNorm(name="n"), PReLU(name="p")]])],
-    lambda: [Sum([[MaxPool(3, 1, 1), PReLU(name="n")], [BatchNorm(name="m")]])]])
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda: [BatchNorm(name="n")],
+        lambda: [Dropout(0.1), BatchNorm(affine=True, name="n")],
+        lambda: [PReLU(name="n"), BatchNorm(name="m")],
+        lambda: [Residual([ReLU(), BatchNorm(affine=True, name="n")])],
+        lambda: [Branches([[], [BatchNorm(name="n"), PReLU(name="p")]])],
+        lambda: [Sum([[MaxPool(3, 1, 1), PReLU(name="n")], [BatchNorm(name="m")]])],
+    ],
+)
 def test_parameters_and_statistics_before_the_first_weights_are_trained(ops, first):
     net = made(ops, [*first(), Conv(3), ReLU(), Linear(CLASSES)])
     start = {name: np.array(ops.tohost(p.value)) for name, p in net.named_params().items()}
@@ -280,9 +327,17 @@ def test_scores_of_an_untrained_batch_norm_name_it():
 
 # -- labels, rates, epochs ------------------------------------------------------------------------
 
-@pytest.mark.parametrize("labels", [
-    LABELS[:, None], LABELS[:, None].astype(np.uint8), LABELS.tolist(), LABELS.astype(np.int8),
-    {"labels": LABELS}])
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LABELS[:, None],
+        LABELS[:, None].astype(np.uint8),
+        LABELS.tolist(),
+        LABELS.astype(np.int8),
+        {"labels": LABELS},
+    ],
+)
 def test_labels_as_others_write_them(labels):
     net, same = made(), made()
     fit(net, SGD(net), labels=labels)
@@ -290,31 +345,47 @@ def test_labels_as_others_write_them(labels):
     assert np.array_equal(net.weights, same.weights)
 
 
-@pytest.mark.parametrize("labels, said", [
-    (np.eye(CLASSES)[LABELS], r"labels\.argmax\(1\)"),
-    (np.eye(CLASSES, dtype=int)[LABELS], r"labels\.argmax\(1\)"),
-    (LABELS.astype(float), r"labels\.astype\(int\)"),
-    (LABELS - 1, "labels from -1 to 1: .* 0 to 2"),
-    (LABELS + 1, "labels from 1 to 3"), (LABELS[:-1], r"labels int64 \(49,\): 50 images want"),
-    (LABELS.astype(str), "give numbers"), (np.array([None] * N), "give numbers"),
-    ([], r"\(0,\): 50 images"), ([[1], [1, 2]], "rows of unequal lengths"),
-    ({"label": LABELS}, "targets label: this net wants labels"), (None, "give numbers"),
-    (3, "want")])
+@pytest.mark.parametrize(
+    "labels, said",
+    [
+        (np.eye(CLASSES)[LABELS], r"labels\.argmax\(1\)"),
+        (np.eye(CLASSES, dtype=int)[LABELS], r"labels\.argmax\(1\)"),
+        (LABELS.astype(float), r"labels\.astype\(int\)"),
+        (LABELS - 1, "labels from -1 to 1: .* 0 to 2"),
+        (LABELS + 1, "labels from 1 to 3"),
+        (LABELS[:-1], r"labels int64 \(49,\): 50 images want"),
+        (LABELS.astype(str), "give numbers"),
+        (np.array([None] * N), "give numbers"),
+        ([], r"\(0,\): 50 images"),
+        ([[1], [1, 2]], "rows of unequal lengths"),
+        ({"label": LABELS}, "targets label: this net wants labels"),
+        (None, "give numbers"),
+        (3, "want"),
+    ],
+)
 def test_labels_that_can_not_be_meant_are_refused(labels, said):
     net = made()
     before = net.weights.copy()
-    for call in (lambda: fit(net, SGD(net), labels=labels),
-                 lambda: engine.batches(net, IMAGES, labels)):
+    for call in (
+        lambda: fit(net, SGD(net), labels=labels),
+        lambda: engine.batches(net, IMAGES, labels),
+    ):
         with pytest.raises(InputError, match=said):
             call()
     assert np.array_equal(net.weights, before)
 
 
-@pytest.mark.parametrize("images, said", [
-    (IMAGES[..., 0], "this net wants"), (IMAGES[:0], "0 images, and a batch"),
-    (IMAGES[:15], "15 images, and a batch of this net has 16"),
-    (IMAGES.astype(str), "give numbers"),
-    (IMAGES.astype(complex), "give numbers"), ([IMAGES[0], IMAGES[0, 0]], "unequal shapes")])
+@pytest.mark.parametrize(
+    "images, said",
+    [
+        (IMAGES[..., 0], "this net wants"),
+        (IMAGES[:0], "0 images, and a batch"),
+        (IMAGES[:15], "15 images, and a batch of this net has 16"),
+        (IMAGES.astype(str), "give numbers"),
+        (IMAGES.astype(complex), "give numbers"),
+        ([IMAGES[0], IMAGES[0, 0]], "unequal shapes"),
+    ],
+)
 def test_images_that_can_not_be_meant_are_refused(images, said):
     net = made()
     with pytest.raises(InputError, match=said):
@@ -324,17 +395,28 @@ def test_images_that_can_not_be_meant_are_refused(images, said):
 STEPS = {"policy": "step", "rate": 0.1, "gamma": 0.1, "size": 5}
 
 
-@pytest.mark.parametrize("rate, said", [
-    (np.nan, "rate nan is no number"), (-0.1, "rate -0.1 must be above 0"), (0, "must be above 0"),
-    (np.inf, "rate inf is no number"), ("fast", "rate 'fast' is no number"), (None, "is no number"),
-    ({"policy": "exp", "rate": 0.1, "gamma": -0.5}, "gives -0.05 at step 1"),
-    ({"policy": "exp", "rate": 0.1, "gamma": 1e200}, "gives inf at step 2"),
-    ({"policy": "inv", "rate": 0.1, "gamma": -0.5, "power": 1}, "gives inf at step 2"),
-    (STEPS | {"size": 0}, "gives nan at step 0"), (STEPS | {"size": "5"}, "size '5' is no number"),
-    (STEPS | {"power": 2}, "unknown part of rate policy 'step' 'power'"),
-    (STEPS | {"warmpu": 2}, "did you mean 'warmup'"), (STEPS | {"warmup": -1}, "warmup -1 must"),
-    ({"policy": "multistep", "rate": 0.1, "gamma": 0.1, "steps": 5}, "steps 5 is no list"),
-    ({"policy": "steps", "rate": 0.1}, "did you mean 'step'"), ({"rate": True}, "is no number")])
+@pytest.mark.parametrize(
+    "rate, said",
+    [
+        (np.nan, "rate nan is no number"),
+        (-0.1, "rate -0.1 must be above 0"),
+        (0, "must be above 0"),
+        (np.inf, "rate inf is no number"),
+        ("fast", "rate 'fast' is no number"),
+        (None, "is no number"),
+        ({"policy": "exp", "rate": 0.1, "gamma": -0.5}, "gives -0.05 at step 1"),
+        ({"policy": "exp", "rate": 0.1, "gamma": 1e200}, "gives inf at step 2"),
+        ({"policy": "inv", "rate": 0.1, "gamma": -0.5, "power": 1}, "gives inf at step 2"),
+        (STEPS | {"size": 0}, "gives nan at step 0"),
+        (STEPS | {"size": "5"}, "size '5' is no number"),
+        (STEPS | {"power": 2}, "unknown part of rate policy 'step' 'power'"),
+        (STEPS | {"warmpu": 2}, "did you mean 'warmup'"),
+        (STEPS | {"warmup": -1}, "warmup -1 must"),
+        ({"policy": "multistep", "rate": 0.1, "gamma": 0.1, "steps": 5}, "steps 5 is no list"),
+        ({"policy": "steps", "rate": 0.1}, "did you mean 'step'"),
+        ({"rate": True}, "is no number"),
+    ],
+)
 def test_rates_that_can_not_work_are_refused_before_the_first_step(rate, said):
     net = made()
     before = net.weights.copy()
@@ -343,10 +425,19 @@ def test_rates_that_can_not_work_are_refused_before_the_first_step(rate, said):
     assert np.array_equal(net.weights, before) and net.clock[STEP] == 0
 
 
-@pytest.mark.parametrize("epochs, said", [
-    (0, "0 is no step of batch 16 from step 0 on; 0.32 epochs are a step"), (0.1, "0.1 is no step"),
-    (-1, "-1 is no step"), (np.nan, "epochs nan: give a number above 0"), (np.inf, "epochs inf"),
-    ("2", "epochs '2'"), (True, "epochs True"), (1e10, "a run has fewer than 2.31")])
+@pytest.mark.parametrize(
+    "epochs, said",
+    [
+        (0, "0 is no step of batch 16 from step 0 on; 0.32 epochs are a step"),
+        (0.1, "0.1 is no step"),
+        (-1, "-1 is no step"),
+        (np.nan, "epochs nan: give a number above 0"),
+        (np.inf, "epochs inf"),
+        ("2", "epochs '2'"),
+        (True, "epochs True"),
+        (1e10, "a run has fewer than 2.31"),
+    ],
+)
 def test_epochs_that_are_no_step_are_refused(epochs, said):
     net = made()
     with pytest.raises(InputError, match=said):
@@ -354,12 +445,19 @@ def test_epochs_that_are_no_step_are_refused(epochs, said):
     assert net.clock[STEP] == 0 and net.epochs == 0
 
 
-@pytest.mark.parametrize("kind, options, said", [
-    (SGD, {"momentum": 1.0}, r"SGD: momentum 1.0 must be in \[0, 1\)"),
-    (SGD, {"decay": -1}, "decay -1 must be 0 or more"), (SGD, {"clip": np.nan}, "clip nan"),
-    (Nesterov, {"momentum": "0.9"}, "Nesterov: momentum '0.9'"), (RMSProp, {"rho": 1}, "rho 1"),
-    (RMSProp, {"delta": -1e-8}, "delta"), (RMSProp, {"momentum": 0.9}, "unknown option of RMSProp"),
-    (SGD, {"decya": 1}, "did you mean 'decay'")])
+@pytest.mark.parametrize(
+    "kind, options, said",
+    [
+        (SGD, {"momentum": 1.0}, r"SGD: momentum 1.0 must be in \[0, 1\)"),
+        (SGD, {"decay": -1}, "decay -1 must be 0 or more"),
+        (SGD, {"clip": np.nan}, "clip nan"),
+        (Nesterov, {"momentum": "0.9"}, "Nesterov: momentum '0.9'"),
+        (RMSProp, {"rho": 1}, "rho 1"),
+        (RMSProp, {"delta": -1e-8}, "delta"),
+        (RMSProp, {"momentum": 0.9}, "unknown option of RMSProp"),
+        (SGD, {"decya": 1}, "did you mean 'decay'"),
+    ],
+)
 def test_options_of_an_optimizer_are_in_their_range(kind, options, said):
     with pytest.raises(InputError, match=said):
         kind(made(), **options)
@@ -367,50 +465,80 @@ def test_options_of_an_optimizer_are_in_their_range(kind, options, said):
 
 # -- shapes and options of layers -----------------------------------------------------------------
 
-@pytest.mark.parametrize("body, shape, said", [
-    ([Conv(4), Linear(2)], (8, 8), r"conv1: its input is \(8, 8\), .* images\[\.\.\., None\]"),
-    ([Linear(9), Conv(4), Linear(2)], SHAPE, r"conv1: its input is \(9,\)"),
-    ([Flatten(), MaxPool(2), Linear(2)], SHAPE, r"maxpool1: its input is \(72,\)"),
-    ([Linear(9), GlobalAvgPool()], SHAPE, "globalavgpool1: its input"),
-    ([Linear(9), GlobalMaxPool()], SHAPE, "globalmaxpool1: its input"),
-    ([Linear(8), Maxout(2, 2)], SHAPE, "maxout1: its input"),
-    ([Conv(4, stride=0), Linear(2)], SHAPE, "stride 0 must be a whole number of 1"),
-    ([Conv(4, stride=1.0), Linear(2)], SHAPE, "stride 1.0 must be"),
-    ([Conv(4, pad=-1), Linear(2)], SHAPE, "pad -1 must be a whole number of 0"),
-    ([Conv(4, size=0), Linear(2)], SHAPE, "size 0"),
-    ([Conv(4, groups=0), Linear(2)], SHAPE, "groups"),
-    ([Conv(4, pieces=0), Linear(2)], SHAPE, "conv1: pieces 0"),
-    ([Conv(-4), Linear(2)], SHAPE, "-4"),
-    ([Linear(0)], SHAPE, "linear1: outputs 0"), ([Linear(2, pieces=0)], SHAPE, "pieces 0"),
-    ([Linear(2.5)], SHAPE, "outputs 2.5"), ([Linear(2, bias_rate=-1)], SHAPE, "rate -1 of b"),
-    ([Linear(2, bias_decay=np.nan)], SHAPE, "decay nan of b"),
-    ([MaxPool(2, 0), Linear(2)], SHAPE, "stride 0"), ([MaxPool(0), Linear(2)], SHAPE, "size 0"),
-    ([MaxPool(2, 3), Linear(2)], SHAPE, "stride 3 skips"), ([MaxPool(2, 1, 2)], SHAPE, "pad 2"),
-    ([MaxPool(7), Linear(2)], SHAPE, "a 6x6 input is smaller"), ([None], SHAPE, "None is no"),
-    ([Maxout(0), Linear(2)], SHAPE, "pieces 0"), ([Maxout(2, 0), Linear(2)], SHAPE, "size 0"),
-    ([MaxPool(17), Linear(2)], (40, 40, 2), "the widest is 16; use GlobalMaxPool"),
-    ([Maxout(2, 16), Linear(2)], (16, 16, 2), "512 candidates"),
-    ([BatchNorm(eps=0.0), Linear(2)], SHAPE, "eps 0.0"),
-    ([BatchNorm(-0.1), Linear(2)], SHAPE, "fra"),
-    ([BatchNorm(np.nan), Linear(2)], SHAPE, "fraction nan"),
-    ([ReLU, Linear(2)], SHAPE, "is no layer"),
-    ([AuxiliaryClassifier([Linear(2)], SoftmaxLoss(), np.nan), Linear(2)], SHAPE, "weight nan"),
-    ([AuxiliaryClassifier([Linear(2)], SoftmaxLoss, 1.0), Linear(2)], SHAPE, "its loss is <class"),
-    ([Sum([[Conv(2)], [Conv(3)]]), Linear(2)], SHAPE, "a sum needs equal shapes"),
-    ([Linear(2)], (), "give the shape of one image"), ([Linear(2)], (0, 4, 1), "give the shape"),
-    ([Linear(2)], "8", "give the shape"), ([Conv(2)], SHAPE, "a loss wants")])
+
+@pytest.mark.parametrize(
+    "body, shape, said",
+    [
+        ([Conv(4), Linear(2)], (8, 8), r"conv1: its input is \(8, 8\), .* images\[\.\.\., None\]"),
+        ([Linear(9), Conv(4), Linear(2)], SHAPE, r"conv1: its input is \(9,\)"),
+        ([Flatten(), MaxPool(2), Linear(2)], SHAPE, r"maxpool1: its input is \(72,\)"),
+        ([Linear(9), GlobalAvgPool()], SHAPE, "globalavgpool1: its input"),
+        ([Linear(9), GlobalMaxPool()], SHAPE, "globalmaxpool1: its input"),
+        ([Linear(8), Maxout(2, 2)], SHAPE, "maxout1: its input"),
+        ([Conv(4, stride=0), Linear(2)], SHAPE, "stride 0 must be a whole number of 1"),
+        ([Conv(4, stride=1.0), Linear(2)], SHAPE, "stride 1.0 must be"),
+        ([Conv(4, pad=-1), Linear(2)], SHAPE, "pad -1 must be a whole number of 0"),
+        ([Conv(4, size=0), Linear(2)], SHAPE, "size 0"),
+        ([Conv(4, groups=0), Linear(2)], SHAPE, "groups"),
+        ([Conv(4, pieces=0), Linear(2)], SHAPE, "conv1: pieces 0"),
+        ([Conv(-4), Linear(2)], SHAPE, "-4"),
+        ([Linear(0)], SHAPE, "linear1: outputs 0"),
+        ([Linear(2, pieces=0)], SHAPE, "pieces 0"),
+        ([Linear(2.5)], SHAPE, "outputs 2.5"),
+        ([Linear(2, bias_rate=-1)], SHAPE, "rate -1 of b"),
+        ([Linear(2, bias_decay=np.nan)], SHAPE, "decay nan of b"),
+        ([MaxPool(2, 0), Linear(2)], SHAPE, "stride 0"),
+        ([MaxPool(0), Linear(2)], SHAPE, "size 0"),
+        ([MaxPool(2, 3), Linear(2)], SHAPE, "stride 3 skips"),
+        ([MaxPool(2, 1, 2)], SHAPE, "pad 2"),
+        ([MaxPool(7), Linear(2)], SHAPE, "a 6x6 input is smaller"),
+        ([None], SHAPE, "None is no"),
+        ([Maxout(0), Linear(2)], SHAPE, "pieces 0"),
+        ([Maxout(2, 0), Linear(2)], SHAPE, "size 0"),
+        ([MaxPool(17), Linear(2)], (40, 40, 2), "the widest is 16; use GlobalMaxPool"),
+        ([Maxout(2, 16), Linear(2)], (16, 16, 2), "512 candidates"),
+        ([BatchNorm(eps=0.0), Linear(2)], SHAPE, "eps 0.0"),
+        ([BatchNorm(-0.1), Linear(2)], SHAPE, "fra"),
+        ([BatchNorm(np.nan), Linear(2)], SHAPE, "fraction nan"),
+        ([ReLU, Linear(2)], SHAPE, "is no layer"),
+        ([AuxiliaryClassifier([Linear(2)], SoftmaxLoss(), np.nan), Linear(2)], SHAPE, "weight nan"),
+        (
+            [AuxiliaryClassifier([Linear(2)], SoftmaxLoss, 1.0), Linear(2)],
+            SHAPE,
+            "its loss is <class",
+        ),
+        ([Sum([[Conv(2)], [Conv(3)]]), Linear(2)], SHAPE, "a sum needs equal shapes"),
+        ([Linear(2)], (), "give the shape of one image"),
+        ([Linear(2)], (0, 4, 1), "give the shape"),
+        ([Linear(2)], "8", "give the shape"),
+        ([Conv(2)], SHAPE, "a loss wants"),
+    ],
+)
 def test_shapes_and_options_that_can_not_work_name_the_layer(body, shape, said):
     with pytest.raises(InputError, match=said):
         Net(body, SoftmaxLoss(), NumpyOps(), shape, 4)
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"batch": 0}, "batch 0"), ({"batch": 2.0}, "batch 2.0"), ({"precision": "fp16"}, "'fp16'"),
-    ({"precision": None}, "unknown precision None"), ({"seed": -1}, "seed -1"),
-    ({"loss": SoftmaxLoss}, "loss <class .* is none"), ({"layers": Linear(2)}, "give a list")])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"batch": 0}, "batch 0"),
+        ({"batch": 2.0}, "batch 2.0"),
+        ({"precision": "fp16"}, "'fp16'"),
+        ({"precision": None}, "unknown precision None"),
+        ({"seed": -1}, "seed -1"),
+        ({"loss": SoftmaxLoss}, "loss <class .* is none"),
+        ({"layers": Linear(2)}, "give a list"),
+    ],
+)
 def test_options_of_a_net_that_can_not_work(options, said):
-    options = {"layers": [Linear(2)], "loss": SoftmaxLoss(), "ops": NumpyOps(), "in_shape": SHAPE,
-               "batch": 4} | options
+    options = {
+        "layers": [Linear(2)],
+        "loss": SoftmaxLoss(),
+        "ops": NumpyOps(),
+        "in_shape": SHAPE,
+        "batch": 4,
+    } | options
     with pytest.raises(InputError, match=said):
         Net(**options)
 
@@ -422,6 +550,7 @@ def test_a_convolution_of_an_odd_size_keeps_the_image():
 
 
 # -- a loss of one's own --------------------------------------------------------------------------
+
 
 class SquaredError(Loss):
     """Half the mean squared distance of the scores from "truth", an array of their shape."""
@@ -443,9 +572,13 @@ class SquaredError(Loss):
         return self.dscores
 
 
-@pytest.mark.parametrize("body, truth", [
-    ([Conv(4, name="a"), ReLU(), Linear(2)], IMAGES.mean(axis=(1, 2))),
-    ([Conv(4, name="a"), PReLU(), Conv(2, name="b")], IMAGES * 0.5)])
+@pytest.mark.parametrize(
+    "body, truth",
+    [
+        ([Conv(4, name="a"), ReLU(), Linear(2)], IMAGES.mean(axis=(1, 2))),
+        ([Conv(4, name="a"), PReLU(), Conv(2, name="b")], IMAGES * 0.5),
+    ],
+)
 def test_a_loss_of_ones_own_learns_vectors_and_images(body, truth):
     """Nothing but the loss knows what its targets are; and all of fit's refusals hold for them."""
     net = made(body=body, loss=SquaredError())
@@ -453,15 +586,24 @@ def test_a_loss_of_ones_own_learns_vectors_and_images(body, truth):
     assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
     assert net.targets["truth"].shape == (16, *net.out_shape) and "labels" not in net.targets
     assert engine.scores(net, IMAGES).shape == truth.shape
-    for wrong, said in ((truth[:-1], "50 images want"), (LABELS, "truth int64"),
-                        (np.where(truth == truth.flat[0], np.nan, truth), "not all are finite")):
+    for wrong, said in (
+        (truth[:-1], "50 images want"),
+        (LABELS, "truth int64"),
+        (np.where(truth == truth.flat[0], np.nan, truth), "not all are finite"),
+    ):
         with pytest.raises(InputError, match=said):
             engine.fit(net, IMAGES, wrong, SGD(net), 1, 0.02, report=str)
 
 
 def test_two_losses_of_two_kinds_want_a_dict():
-    net = made(body=[Conv(4), ReLU(), AuxiliaryClassifier([Linear(2)], SquaredError(), 0.3),
-                     Linear(CLASSES)])
+    net = made(
+        body=[
+            Conv(4),
+            ReLU(),
+            AuxiliaryClassifier([Linear(2)], SquaredError(), 0.3),
+            Linear(CLASSES),
+        ]
+    )
     truth = IMAGES.mean(axis=(1, 2))
     with pytest.raises(InputError, match="this net wants truth, labels; give a dict"):
         fit(net, SGD(net))
@@ -471,18 +613,37 @@ def test_two_losses_of_two_kinds_want_a_dict():
 
 # -- all of it together ---------------------------------------------------------------------------
 
+
 def block(inputs: int, outputs: int, stride: int) -> Sum:
     """A residual block with batch norm; its shortcut is a projection where the shape changes."""
-    inner = [Conv(outputs, 3, stride, bias=False), BatchNorm(affine=True), PReLU(),
-             Conv(outputs, bias=False), BatchNorm(affine=True)]
-    shortcut = [] if (inputs, stride) == (outputs, 1) else [
-        Conv(outputs, 1, stride, 0, bias=False), BatchNorm(affine=True)]
+    inner = [
+        Conv(outputs, 3, stride, bias=False),
+        BatchNorm(affine=True),
+        PReLU(),
+        Conv(outputs, bias=False),
+        BatchNorm(affine=True),
+    ]
+    shortcut = (
+        []
+        if (inputs, stride) == (outputs, 1)
+        else [Conv(outputs, 1, stride, 0, bias=False), BatchNorm(affine=True)]
+    )
     return Sum([shortcut, inner])
 
 
 def resnet(end=GlobalAvgPool):
-    return [Conv(6, bias=False), BatchNorm(affine=True), ReLU(), block(6, 6, 1), ReLU(),
-            block(6, 8, 2), ReLU(), Conv(CLASSES, 1, pieces=2), Maxout(2), end()]
+    return [
+        Conv(6, bias=False),
+        BatchNorm(affine=True),
+        ReLU(),
+        block(6, 6, 1),
+        ReLU(),
+        block(6, 8, 2),
+        ReLU(),
+        Conv(CLASSES, 1, pieces=2),
+        Maxout(2),
+        end(),
+    ]
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -521,8 +682,11 @@ def test_scales_and_slopes_start_at_their_values_and_have_no_decay():
             assert np.all(p.value == starts[kind]) and (p.rate, p.decay) == (1, 0), name
             p.value[...] = 7
     lsuv.fill(net, "msra", 0)
-    assert all(np.all(p.value == starts[name.split(".")[1]]) for name, p in
-               net.named_params().items() if name.split(".")[1] in starts)
+    assert all(
+        np.all(p.value == starts[name.split(".")[1]])
+        for name, p in net.named_params().items()
+        if name.split(".")[1] in starts
+    )
 
 
 def test_bf16_gradients_are_float32s_but_for_rounding(ops):

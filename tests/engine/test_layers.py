@@ -48,75 +48,203 @@ BODIES = {
     "tanh": lambda: [Conv(5, name="a"), Tanh()],
     "sigmoid": lambda: [Conv(5, name="a"), Sigmoid()],
     "pool": lambda: [Conv(5, name="a"), MaxPool(3, 2)],
-    "pool pad": lambda: [Conv(5, name="a"), MaxPool(3, 1, pad=1), Conv(4, name="b"),
-                         MaxPool(3, 2, pad=2)],
+    "pool pad": lambda: [
+        Conv(5, name="a"),
+        MaxPool(3, 1, pad=1),
+        Conv(4, name="b"),
+        MaxPool(3, 2, pad=2),
+    ],
     "average": lambda: [Conv(5, name="a"), AvgPool(4, 3), Tanh(), Conv(4, name="b"), AvgPool(3)],
     "lrn": lambda: [Conv(5, name="a"), LRN(3, 0.7), Conv(7, name="b"), ReLU(), LRN(5, 2.0, 0.5)],
-    "branches": lambda: [Conv(5, name="a"), Tanh(), Branches([
-        [Conv(3, size=1, pad=0, name="b")], [Conv(2, name="c"), Tanh(), Conv(4, name="d"), Tanh()],
-        [MaxPool(3, 1, 1), Conv(2, name="e"), Sigmoid()], [Tanh(), Conv(3, name="f"), Tanh()]]),
-        Conv(3, name="g")],
+    "branches": lambda: [
+        Conv(5, name="a"),
+        Tanh(),
+        Branches(
+            [
+                [Conv(3, size=1, pad=0, name="b")],
+                [Conv(2, name="c"), Tanh(), Conv(4, name="d"), Tanh()],
+                [MaxPool(3, 1, 1), Conv(2, name="e"), Sigmoid()],
+                [Tanh(), Conv(3, name="f"), Tanh()],
+            ]
+        ),
+        Conv(3, name="g"),
+    ],
     "two branches": lambda: [Conv(5, name="a"), Branches([[Conv(3, name="b")], [Tanh()]]), Tanh()],
-    "branches of nothing": lambda: [Conv(3, name="a"), Branches([[], [], [Conv(2, name="b")], []]),
-                                    Branches([[Tanh(), Conv(2, name="c")], [], []])],
-    "branches first": lambda: [Branches([[Conv(3, name="a")], [MaxPool(3, 1, 1)],
-                                         [Tanh(), Conv(2, name="b"), Tanh()]]), Tanh()],
-    "branches in branches": lambda: [Conv(4, name="a"), Branches([
-        [Branches([[Conv(2, name="b"), Tanh()], [], [Tanh(), Conv(3, name="c")]]),
-         Residual([Conv(9, name="d"), Tanh(),
-                   Branches([[Conv(4, name="e")], [Conv(5, name="f")]])])],
-        [Residual([Branches([[Tanh()], [], [Conv(3, name="g")]]), Conv(4, name="h")]), Sigmoid()],
-        [Branches([[Residual([Conv(4, name="i")])], [Conv(2, name="j"), Tanh()]]),
-         Chain([Tanh(), Conv(3, name="k")])]]), Tanh()],
+    "branches of nothing": lambda: [
+        Conv(3, name="a"),
+        Branches([[], [], [Conv(2, name="b")], []]),
+        Branches([[Tanh(), Conv(2, name="c")], [], []]),
+    ],
+    "branches first": lambda: [
+        Branches([[Conv(3, name="a")], [MaxPool(3, 1, 1)], [Tanh(), Conv(2, name="b"), Tanh()]]),
+        Tanh(),
+    ],
+    "branches in branches": lambda: [
+        Conv(4, name="a"),
+        Branches(
+            [
+                [
+                    Branches([[Conv(2, name="b"), Tanh()], [], [Tanh(), Conv(3, name="c")]]),
+                    Residual(
+                        [
+                            Conv(9, name="d"),
+                            Tanh(),
+                            Branches([[Conv(4, name="e")], [Conv(5, name="f")]]),
+                        ]
+                    ),
+                ],
+                [
+                    Residual([Branches([[Tanh()], [], [Conv(3, name="g")]]), Conv(4, name="h")]),
+                    Sigmoid(),
+                ],
+                [
+                    Branches([[Residual([Conv(4, name="i")])], [Conv(2, name="j"), Tanh()]]),
+                    Chain([Tanh(), Conv(3, name="k")]),
+                ],
+            ]
+        ),
+        Tanh(),
+    ],
     "conv dropout conv": lambda: [Conv(5, name="a"), Dropout(0.3), Conv(4, name="b"), Tanh()],
-    "maxout pool": lambda: [Conv(4, pieces=2, name="a"), Maxout(2, pool=4, stride=2),
-                            Conv(3, pieces=3, name="b"), Maxout(3, pool=3)],
-    "maxout pool dropout": lambda: [Conv(4, pieces=2, name="a"), Maxout(2, 4, 2, drop=0.3),
-                                    Conv(3, pieces=3, name="b"), Maxout(3, pool=3, drop=0.5)],
+    "maxout pool": lambda: [
+        Conv(4, pieces=2, name="a"),
+        Maxout(2, pool=4, stride=2),
+        Conv(3, pieces=3, name="b"),
+        Maxout(3, pool=3),
+    ],
+    "maxout pool dropout": lambda: [
+        Conv(4, pieces=2, name="a"),
+        Maxout(2, 4, 2, drop=0.3),
+        Conv(3, pieces=3, name="b"),
+        Maxout(3, pool=3, drop=0.5),
+    ],
     "dropout": lambda: [Dropout(0.3), Conv(5, name="a"), Dropout(0.5)],
     "batchnorm": lambda: [Conv(5, name="a"), BatchNorm(), Tanh()],
-    "residual": lambda: [Conv(5, name="a"), Tanh(),
-                         Residual([Conv(5, name="b"), Tanh(), Conv(5, name="c")]), Tanh()],
-    "residuals": lambda: [Conv(4, name="a"), Residual([Conv(4, name="b"), Tanh()]),
-                          Residual([Tanh(), Residual([Conv(4, name="c"), Sigmoid()])])],
-    "chains": lambda: [Conv(4, name="a"), Chain([Tanh(), Conv(4, name="b"), Tanh()]),
-                       Chain([Conv(3, name="c")]), Chain([Sigmoid()])],
-    "flatten": lambda: [Conv(5, name="a"), Tanh(), Flatten(), Linear(6, name="b"), Flatten(),
-                        Tanh()],
+    "residual": lambda: [
+        Conv(5, name="a"),
+        Tanh(),
+        Residual([Conv(5, name="b"), Tanh(), Conv(5, name="c")]),
+        Tanh(),
+    ],
+    "residuals": lambda: [
+        Conv(4, name="a"),
+        Residual([Conv(4, name="b"), Tanh()]),
+        Residual([Tanh(), Residual([Conv(4, name="c"), Sigmoid()])]),
+    ],
+    "chains": lambda: [
+        Conv(4, name="a"),
+        Chain([Tanh(), Conv(4, name="b"), Tanh()]),
+        Chain([Conv(3, name="c")]),
+        Chain([Sigmoid()]),
+    ],
+    "flatten": lambda: [
+        Conv(5, name="a"),
+        Tanh(),
+        Flatten(),
+        Linear(6, name="b"),
+        Flatten(),
+        Tanh(),
+    ],
     "flatten behind weights": lambda: [Conv(5, name="a"), Flatten(), Linear(6, name="b")],
     "global max": lambda: [Conv(5, name="a"), GlobalMaxPool(), Tanh(), Linear(6, name="b")],
     "global average": lambda: [Conv(5, name="a"), Tanh(), GlobalAvgPool(), Linear(6, name="b")],
-    "prelu": lambda: [Conv(5, name="a"), PReLU(name="p"), Conv(4, name="b"), PReLU(name="q"),
-                      Linear(5, name="c"), PReLU(name="r")],
+    "prelu": lambda: [
+        Conv(5, name="a"),
+        PReLU(name="p"),
+        Conv(4, name="b"),
+        PReLU(name="q"),
+        Linear(5, name="c"),
+        PReLU(name="r"),
+    ],
     "prelu first": lambda: [PReLU(name="p"), Conv(5, name="a"), Tanh()],
-    "affine": lambda: [Conv(5, name="a"), BatchNorm(affine=True, name="n"), Tanh(),
-                       Linear(6, name="b"), BatchNorm(affine=True, name="m"), Tanh()],
-    "affine first": lambda: [Dropout(0.3), BatchNorm(affine=True, name="n"), PReLU(name="p"),
-                             Conv(5, name="a"), Tanh()],
-    "no bias": lambda: [Conv(5, bias=False, name="a"), Tanh(), Conv(4, 1, bias=False, name="b"),
-                        Tanh(), Linear(6, bias=False, name="c")],
-    "sum": lambda: [Conv(5, name="a"), Tanh(), Sum([[Conv(4, 1, 2, name="b")], [
-        Conv(6, 3, 2, name="c"), Tanh(), Conv(4, name="d")]]), Tanh()],
-    "sum of many": lambda: [Conv(4, name="a"), Sum([
-        [], [Tanh(), Conv(4, name="b")], [MaxPool(3, 1, 1)], [], [Conv(4, name="c"), Tanh()]]),
-        Sum([[Conv(3, name="d")], [Sigmoid(), Sum([[Conv(3, name="e")], [Tanh(),
-             Conv(3, name="f")], [Conv(3, name="g")]])], [Conv(3, 1, name="h")]]), Tanh()],
-    "sum first": lambda: [Sum([[], [BatchNorm(affine=True, name="n")], [Tanh(),
-                                                                      Conv(3, name="a")]]), Tanh()],
+    "affine": lambda: [
+        Conv(5, name="a"),
+        BatchNorm(affine=True, name="n"),
+        Tanh(),
+        Linear(6, name="b"),
+        BatchNorm(affine=True, name="m"),
+        Tanh(),
+    ],
+    "affine first": lambda: [
+        Dropout(0.3),
+        BatchNorm(affine=True, name="n"),
+        PReLU(name="p"),
+        Conv(5, name="a"),
+        Tanh(),
+    ],
+    "no bias": lambda: [
+        Conv(5, bias=False, name="a"),
+        Tanh(),
+        Conv(4, 1, bias=False, name="b"),
+        Tanh(),
+        Linear(6, bias=False, name="c"),
+    ],
+    "sum": lambda: [
+        Conv(5, name="a"),
+        Tanh(),
+        Sum([[Conv(4, 1, 2, name="b")], [Conv(6, 3, 2, name="c"), Tanh(), Conv(4, name="d")]]),
+        Tanh(),
+    ],
+    "sum of many": lambda: [
+        Conv(4, name="a"),
+        Sum([[], [Tanh(), Conv(4, name="b")], [MaxPool(3, 1, 1)], [], [Conv(4, name="c"), Tanh()]]),
+        Sum(
+            [
+                [Conv(3, name="d")],
+                [
+                    Sigmoid(),
+                    Sum([[Conv(3, name="e")], [Tanh(), Conv(3, name="f")], [Conv(3, name="g")]]),
+                ],
+                [Conv(3, 1, name="h")],
+            ]
+        ),
+        Tanh(),
+    ],
+    "sum first": lambda: [
+        Sum([[], [BatchNorm(affine=True, name="n")], [Tanh(), Conv(3, name="a")]]),
+        Tanh(),
+    ],
     "sum of nothing": lambda: [Conv(3, name="a"), Sum([[], [], []]), Tanh(), Sum([[], []])],
-    "sums and branches": lambda: [Conv(4, name="a"), Branches([
-        [Sum([[Conv(2, name="b")], [Tanh(), Conv(2, name="c")], [Conv(2, name="d")]])],
-        [Sum([[Branches([[], [Conv(1, name="e")]]), Tanh()], [Conv(5, name="f")]])], []]), Tanh()],
-    "fitnet": lambda: [Dropout(0.2), Conv(4, pieces=2, name="a"), Maxout(2), Conv(4, name="b"),
-                       ReLU(), MaxPool(2), Dropout(0.2), Residual([Conv(4, pieces=2, name="c"),
-                       Maxout(2)]), MaxPool(5), Linear(6, pieces=5, name="d"), Maxout(5)],
+    "sums and branches": lambda: [
+        Conv(4, name="a"),
+        Branches(
+            [
+                [Sum([[Conv(2, name="b")], [Tanh(), Conv(2, name="c")], [Conv(2, name="d")]])],
+                [Sum([[Branches([[], [Conv(1, name="e")]]), Tanh()], [Conv(5, name="f")]])],
+                [],
+            ]
+        ),
+        Tanh(),
+    ],
+    "fitnet": lambda: [
+        Dropout(0.2),
+        Conv(4, pieces=2, name="a"),
+        Maxout(2),
+        Conv(4, name="b"),
+        ReLU(),
+        MaxPool(2),
+        Dropout(0.2),
+        Residual([Conv(4, pieces=2, name="c"), Maxout(2)]),
+        MaxPool(5),
+        Linear(6, pieces=5, name="d"),
+        Maxout(5),
+    ],
 }
 
 
 def exit_of(name: str, weight: float = 0.3, loss=SoftmaxLoss) -> AuxiliaryClassifier:
     """A side exit of two layers with weights."""
-    return AuxiliaryClassifier([AvgPool(5, 3), Conv(2, size=1, pad=0, name=f"{name}/conv"), Tanh(),
-                 Linear(4, name=f"{name}/clf")], loss(), weight, name)
+    return AuxiliaryClassifier(
+        [
+            AvgPool(5, 3),
+            Conv(2, size=1, pad=0, name=f"{name}/conv"),
+            Tanh(),
+            Linear(4, name=f"{name}/clf"),
+        ],
+        loss(),
+        weight,
+        name,
+    )
 
 
 # Nets with side exits, whose loss is a sum: the names are of the heads, in forward order.
@@ -124,22 +252,52 @@ EXITS = {
     "exit": lambda: [Conv(5, name="a"), Tanh(), exit_of("one"), Conv(3, name="b"), Tanh()],
     "exit first": lambda: [exit_of("one", 0.7), Conv(3, name="b"), Tanh(), exit_of("two")],
     "exits everywhere": lambda: [
-        Conv(5, name="a"), exit_of("one", 0.5, HingeLoss), ReLU(), Branches([
-            [Conv(3, name="b"), exit_of("two", 1.5), Tanh()],
-            [exit_of("three"), Residual([Tanh(), exit_of("four"), Conv(5, name="c"), Tanh()])],
-            [Branches([[], [Conv(2, name="d"), exit_of("five")]]), Tanh(), Conv(3, name="e")]]),
-        exit_of("six", 0.1), exit_of("seven"), Tanh()],
-    "exit in an exit": lambda: [Conv(5, name="a"), Tanh(), AuxiliaryClassifier(
-        [Conv(4, name="b"), Tanh(), exit_of("inner", 0.5), Residual([Conv(4, name="c")]),
-         Branches([[Tanh(), Conv(2, name="d")], [Conv(1, name="e"), Tanh()]]),
-         Linear(4, name="f")], SoftmaxLoss(), 0.4, "outer"), Tanh()],
+        Conv(5, name="a"),
+        exit_of("one", 0.5, HingeLoss),
+        ReLU(),
+        Branches(
+            [
+                [Conv(3, name="b"), exit_of("two", 1.5), Tanh()],
+                [exit_of("three"), Residual([Tanh(), exit_of("four"), Conv(5, name="c"), Tanh()])],
+                [Branches([[], [Conv(2, name="d"), exit_of("five")]]), Tanh(), Conv(3, name="e")],
+            ]
+        ),
+        exit_of("six", 0.1),
+        exit_of("seven"),
+        Tanh(),
+    ],
+    "exit in an exit": lambda: [
+        Conv(5, name="a"),
+        Tanh(),
+        AuxiliaryClassifier(
+            [
+                Conv(4, name="b"),
+                Tanh(),
+                exit_of("inner", 0.5),
+                Residual([Conv(4, name="c")]),
+                Branches([[Tanh(), Conv(2, name="d")], [Conv(1, name="e"), Tanh()]]),
+                Linear(4, name="f"),
+            ],
+            SoftmaxLoss(),
+            0.4,
+            "outer",
+        ),
+        Tanh(),
+    ],
 }
 
 
 def small_net(body: str, loss=None) -> Net:
     batch = 7
-    net = Net([*(BODIES | EXITS)[body](), Linear(4, name="clf")], loss or SoftmaxLoss(), NumpyOps(),
-              in_shape=(9, 11, 3), batch=batch, seed=3, dtype=np.float64)
+    net = Net(
+        [*(BODIES | EXITS)[body](), Linear(4, name="clf")],
+        loss or SoftmaxLoss(),
+        NumpyOps(),
+        in_shape=(9, 11, 3),
+        batch=batch,
+        seed=3,
+        dtype=np.float64,
+    )
     rng = np.random.default_rng(1)
     for p in net.named_params().values():
         p.value[...] = rng.normal(0, 0.3, p.shape)
@@ -171,9 +329,13 @@ SMOOTHED = partial(SoftmaxLoss, 0.2)
 EVERY = [*BODIES, *EXITS]
 
 
-@pytest.mark.parametrize("loss, body", [
-    *((loss, body) for loss in (SoftmaxLoss, HingeLoss) for body in EVERY),
-    *((loss, body) for loss in (SMOOTHED, SquaredHingeLoss) for body in ("conv", "fitnet"))])
+@pytest.mark.parametrize(
+    "loss, body",
+    [
+        *((loss, body) for loss in (SoftmaxLoss, HingeLoss) for body in EVERY),
+        *((loss, body) for loss in (SMOOTHED, SquaredHingeLoss) for body in ("conv", "fitnet")),
+    ],
+)
 def test_gradient_of_a_net_is_its_directional_derivative(loss, body):
     net = small_net(body, loss())
     loss_of(net)
@@ -215,12 +377,26 @@ def test_a_maxout_that_drops_out_is_the_two_layers(ops):
     """The same masks, and so the same bits after some steps and outside training; a layer less."""
     found = []
     for fused in (True, False):
+
         def pooled(*options, drop, fused=fused):
             return [Maxout(*options, drop=drop)] if fused else [Maxout(*options), Dropout(drop)]
 
-        net = Net([Dropout(0.1), Conv(6, pieces=2, name="a"), *pooled(2, 3, 2, drop=0.3),
-                   Conv(5, pieces=3, name="b"), *pooled(3, 4, drop=0.5), Dropout(0.2),
-                   Linear(4, name="clf")], SoftmaxLoss(), ops, (9, 11, 3), 7, seed=3)
+        net = Net(
+            [
+                Dropout(0.1),
+                Conv(6, pieces=2, name="a"),
+                *pooled(2, 3, 2, drop=0.3),
+                Conv(5, pieces=3, name="b"),
+                *pooled(3, 4, drop=0.5),
+                Dropout(0.2),
+                Linear(4, name="clf"),
+            ],
+            SoftmaxLoss(),
+            ops,
+            (9, 11, 3),
+            7,
+            seed=3,
+        )
         rng, optimizer = np.random.default_rng(1), SGD(net, 0.9)
         for p in net.named_params().values():
             p.value[...] = rng.normal(0, 0.3, p.shape)
@@ -237,8 +413,13 @@ def test_a_maxout_that_drops_out_is_the_two_layers(ops):
         assert net.clock[STEP] == 3 and net.clock[FINITE]
         numbers = [layer.number for layer in net.chain.leaves() if hasattr(layer, "number")]
         scores = net.forward(train=False).copy()
-        found.append((numbers, len(list(net.chain.leaves())),
-                      [a.tobytes() for a in (net.weights, optimizer.memory, net.clock, scores)]))
+        found.append(
+            (
+                numbers,
+                len(list(net.chain.leaves())),
+                [a.tobytes() for a in (net.weights, optimizer.memory, net.clock, scores)],
+            )
+        )
     (numbers, count, bits), (want, more, same) = found
     assert numbers == want == [0, 1, 2, 3] and count == more - 2
     assert bits == same
@@ -248,8 +429,13 @@ def test_an_output_shares_memory_where_only_an_activation_reads_it():
     """Behind a maxout, a convolution's z is a gradient's slot; before a layer that keeps its input,
     or hands it on as a dropout does outside training, it is a buffer of its own."""
     a, b, c, d = (Conv(4, pieces=2, name=name) for name in "abcd")
-    net = Net([a, Maxout(2), b, Maxout(2), c, Dropout(0.5), d, ReLU(), Linear(3, name="clf")],
-              SoftmaxLoss(), NumpyOps(), in_shape=(6, 6, 2), batch=2)
+    net = Net(
+        [a, Maxout(2), b, Maxout(2), c, Dropout(0.5), d, ReLU(), Linear(3, name="clf")],
+        SoftmaxLoss(),
+        NumpyOps(),
+        in_shape=(6, 6, 2),
+        batch=2,
+    )
     assert np.shares_memory(a.z, b.z) and np.shares_memory(a.z, d.z)
     assert not np.shares_memory(c.z, d.z)
     assert not np.shares_memory(net.weighted()[-1].z, a.z)
@@ -298,8 +484,10 @@ def test_a_visitor_may_run_the_layer_itself():
     net, runs = small_net("residual"), []
     scores = net.forward(True).copy()
     for layer in net.weighted():
-        layer.forward = lambda x, train, layer=layer: (runs.append(layer.name),
-                                                       type(layer).forward(layer, x, train))[1]
+        layer.forward = lambda x, train, layer=layer: (
+            runs.append(layer.name),
+            type(layer).forward(layer, x, train),
+        )[1]
     assert np.array_equal(net.forward(True, lambda layer, x: layer.forward(x, True)), scores)
     assert runs == ["a", "b", "c", "clf"]
     net.forward(True, lambda layer, x: 2 * layer.forward(x, True) if layer.name == "clf" else None)
@@ -343,15 +531,17 @@ def test_every_layer_with_weights_has_a_gradient_and_a_visit_behind_exits_and_br
             return STOP if layer.name == stop else None
 
         assert net.forward(True, until) is STOP
-        assert visited == names[:names.index(stop) + 1]
+        assert visited == names[: names.index(stop) + 1]
 
 
 def test_branches_are_the_chains_side_by_side():
     net = small_net("branches")
     net.forward(train=True)
     branches = net.chain.layers[2]
-    outputs = [chain.layers[-1].z if isinstance(chain.layers[-1], Conv) else chain.layers[-1].y
-               for chain in branches.chains]
+    outputs = [
+        chain.layers[-1].z if isinstance(chain.layers[-1], Conv) else chain.layers[-1].y
+        for chain in branches.chains
+    ]
     assert branches.out_shape == (9, 11, 12)
     np.testing.assert_array_equal(branches.y, np.concatenate(outputs, -1))
 
@@ -366,9 +556,18 @@ def test_where_nobody_wants_the_images_gradient_no_branch_computes_it():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_heads_loss_that_is_not_finite_latches_the_step(ops, bad):
     """Minus infinity as the score of the label is an infinite loss with a finite gradient."""
-    net = Net([Conv(4, name="a"), Tanh(),
-               AuxiliaryClassifier([Linear(3, name="aux")], SoftmaxLoss(), 0.3),
-               Linear(3, name="clf")], SoftmaxLoss(), ops, (5, 4, 3), 2)
+    net = Net(
+        [
+            Conv(4, name="a"),
+            Tanh(),
+            AuxiliaryClassifier([Linear(3, name="aux")], SoftmaxLoss(), 0.3),
+            Linear(3, name="clf"),
+        ],
+        SoftmaxLoss(),
+        ops,
+        (5, 4, 3),
+        2,
+    )
     rng = np.random.default_rng(0)
     for p in net.named_params().values():
         p.value[...] = rng.normal(0, 0.1, p.shape)
@@ -400,9 +599,17 @@ def test_a_heads_loss_that_is_not_finite_latches_the_step(ops, bad):
 
 def test_a_heads_loss_that_is_not_finite_is_named():
     """Of finite scores and gradients: the sum of a hinge overflows."""
-    net = Net([Conv(4, name="a"),
-               AuxiliaryClassifier([Linear(3, name="aux")], HingeLoss(), 1.0, "side"),
-               Linear(3, name="clf")], SoftmaxLoss(), NumpyOps(), (5, 4, 3), 2)
+    net = Net(
+        [
+            Conv(4, name="a"),
+            AuxiliaryClassifier([Linear(3, name="aux")], HingeLoss(), 1.0, "side"),
+            Linear(3, name="clf"),
+        ],
+        SoftmaxLoss(),
+        NumpyOps(),
+        (5, 4, 3),
+        2,
+    )
     net.named_params()["aux.b"].value[...] = 3e38
 
     class Ready:
@@ -438,8 +645,11 @@ def test_arena_segments_cover_every_tensor_and_padding_stays_zero():
     for p in net.named_params().values():
         p.value[...], p.gradient[...] = 1, 1
         start = (p.value.ctypes.data - net.weights.ctypes.data) // net.weights.itemsize
-        inside = [s for s in net.ops.tohost(net.segments)
-                  if s[0] <= start and start + p.value.size <= s[1]]
+        inside = [
+            s
+            for s in net.ops.tohost(net.segments)
+            if s[0] <= start and start + p.value.size <= s[1]
+        ]
         assert len(inside) == 1 and tuple(inside[0][2:]) == (p.rate, p.decay)
         assert start % 64 == 0
         covered[start : start + p.value.size] += 1
@@ -489,8 +699,10 @@ def test_misfits_are_one_line_that_names_the_layer():
         ([Conv(4, name="a"), Conv(4, name="a"), Linear(4)], "two layers are named 'a'"),
         ([Residual([Conv(4, name="r")]), Linear(4)], "a sum needs equal shapes"),
         ([Branches([[Conv(4)], [MaxPool(2)]]), Linear(4)], "may differ in their channels only"),
-        ([AuxiliaryClassifier([Conv(4)], SoftmaxLoss(), 0.3, "aux"), Linear(4)],
-         "aux/loss: the last layer gives"),
+        (
+            [AuxiliaryClassifier([Conv(4)], SoftmaxLoss(), 0.3, "aux"), Linear(4)],
+            "aux/loss: the last layer gives",
+        ),
         ([AvgPool(10), Linear(4)], "smaller than the 10x10 window"),
     ]
     for layers, text in cases:

@@ -20,11 +20,15 @@ from kernels.contract import ACTIVATION, OPERATIONS
 from kernels.reference import NumpyOps
 
 REFERENCE = NumpyOps()
-PRECISIONS = [(ops, dtype) for ops in DEVICES
-              for dtype in (np.float32, *filter(None, [ops.precisions.get("bf16")]))]
+PRECISIONS = [
+    (ops, dtype)
+    for ops in DEVICES
+    for dtype in (np.float32, *filter(None, [ops.precisions.get("bf16")]))
+]
 ROUNDING = [ops for ops in DEVICES if "bf16" in ops.precisions]
 every = pytest.mark.parametrize(
-    "ops, dtype", PRECISIONS, ids=[f"{ops.name}-{np.dtype(dtype)}" for ops, dtype in PRECISIONS])
+    "ops, dtype", PRECISIONS, ids=[f"{ops.name}-{np.dtype(dtype)}" for ops, dtype in PRECISIONS]
+)
 rounding = pytest.mark.parametrize("ops", ROUNDING, ids=[ops.name for ops in ROUNDING])
 
 # Two blocks of tiles and some, an image no multiple of four: device cpu's Winograd takes all of it.
@@ -34,8 +38,12 @@ N, H, W, C, K = 3, 18, 19, 37, 34
 def convolved(ops, x, w, dy):
     """{"y", "dx", "dW", "db"} of a 3x3 convolution with stride and padding 1, as float64."""
     dtype = x.dtype
-    found = {"y": np.zeros(dy.shape, dtype), "dx": np.zeros(x.shape, dtype),
-             "dW": np.zeros(w.shape, dtype), "db": np.zeros(K, dtype)}
+    found = {
+        "y": np.zeros(dy.shape, dtype),
+        "dx": np.zeros(x.shape, dtype),
+        "dW": np.zeros(w.shape, dtype),
+        "db": np.zeros(K, dtype),
+    }
     with np.errstate(invalid="ignore"):
         ops.conv_forward(x, w, np.zeros(K, np.float32), found["y"], 1, 1, 1)
         ops.conv_backward_data(dy, w, found["dx"], 1, 1, 1)
@@ -46,8 +54,10 @@ def convolved(ops, x, w, dy):
 @pytest.fixture(scope="module")
 def operands():
     rng = np.random.default_rng(0)
-    return [rng.standard_normal(shape).astype(np.float32)
-            for shape in ((N, H, W, C), (K, 3, 3, C), (N, H, W, K))]
+    return [
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((N, H, W, C), (K, 3, 3, C), (N, H, W, K))
+    ]
 
 
 REACHES = {0: ("y", "dW"), 1: ("y", "dx"), 2: ("dx", "dW", "db")}  # from x, w, dy
@@ -60,8 +70,10 @@ def reached(which, place):
     marks[which][...] = 0
     marks[which][place] = 1
     found = convolved(REFERENCE, *marks)
-    return {name: found[name] > 0 if name in REACHES[which] else np.zeros(found[name].shape, bool)
-            for name in found}
+    return {
+        name: found[name] > 0 if name in REACHES[which] else np.zeros(found[name].shape, bool)
+        for name in found
+    }
 
 
 def passes(ops, dtype, operands, which, place, value):
@@ -78,10 +90,11 @@ def passes(ops, dtype, operands, which, place, value):
 @every
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("row, column", [(0, 0), (7, 8), (17, 18), (16, 3), (5, 18)])
-def test_a_convolution_hides_nothing_and_spreads_only_around(ops, dtype, value, row, column,
-                                                             operands):
+def test_a_convolution_hides_nothing_and_spreads_only_around(
+    ops, dtype, value, row, column, operands
+):
     near = np.zeros((N, H, W, 1), bool)  # the tiles of six whose part it is
-    near[1, max(row - 8, 0):row + 9, max(column - 8, 0):column + 9] = True
+    near[1, max(row - 8, 0) : row + 9, max(column - 8, 0) : column + 9] = True
     found = passes(ops, dtype, operands, 0, (1, row, column, 33), value)
     assert not (found["y"] & ~near).any() and not found["dx"].any() and not found["db"].any()
     assert not np.delete(found["dW"], 33, 3).any()
@@ -114,7 +127,7 @@ def test_the_first_nan_of_a_window_wins_then_the_first_largest(ops, dtype, piece
     ops.maxout_pool_forward(x, y, which, pieces, size, stride)
     wide = x.astype(np.float32).reshape(N, H, W, pieces, C)
     for n, i, j, c in np.ndindex(shape):
-        window = wide[n, i * stride:i * stride + size, j * stride:j * stride + size, :, c]
+        window = wide[n, i * stride : i * stride + size, j * stride : j * stride + size, :, c]
         r, s, p = np.unravel_index(window.argmax(), window.shape)  # NaN is argmax's largest too
         assert which[n, i, j, c] == (r * size + s) * pieces + p
         np.testing.assert_array_equal(np.float32(y[n, i, j, c]), window[r, s, p])
@@ -138,7 +151,7 @@ def test_every_float_is_rounded_as_ml_dtypes_does(ops):
 
 
 @rounding
-@pytest.mark.parametrize("factor", [1.0, 2.0 ** -8, 2.0 ** -8 * 1.0078125, -2.0 ** -9, 0.0])
+@pytest.mark.parametrize("factor", [1.0, 2.0**-8, 2.0**-8 * 1.0078125, -(2.0**-9), 0.0])
 def test_every_sum_is_rounded_once(ops, factor):
     """Every bfloat16 plus a part of itself: by `add`, and by a pooling two of whose windows were
     won at one place. The latter may take a result below float32's normal numbers for zero."""
@@ -173,14 +186,27 @@ def same_bits(got, want):
 # only its sign is asked for; a loss has latched the step before its backward is called. Latched,
 # the running statistics stay as they are.
 MAY_HIDE = {
-    ("gather", "shift"), ("gather", "scale"), ("gather", "mean_image"), ("concat_forward", "y"),
-    ("concat_backward", "dy"), ("dropout_forward", "x"), ("dropout_backward", "dy"),
-    ("maxout_pool_dropout_forward", "x"), ("maxout_pool_dropout_backward", "dy"),
-    ("leaky_backward", "y"), ("hinge_loss_backward", "scores"), ("softmax_loss_backward", "prob"),
-    ("batchnorm_running", "mean"), ("batchnorm_running", "rstd"),
-    ("batchnorm_running", "running_mean"), ("batchnorm_running", "running_var"),
-    ("batchnorm_running", "weight"), ("conv_forward", "x"), ("conv_backward_data", "W"),
-    ("conv_backward_data", "dy"), ("conv_backward_filter", "x"),
+    ("gather", "shift"),
+    ("gather", "scale"),
+    ("gather", "mean_image"),
+    ("concat_forward", "y"),
+    ("concat_backward", "dy"),
+    ("dropout_forward", "x"),
+    ("dropout_backward", "dy"),
+    ("maxout_pool_dropout_forward", "x"),
+    ("maxout_pool_dropout_backward", "dy"),
+    ("leaky_backward", "y"),
+    ("hinge_loss_backward", "scores"),
+    ("softmax_loss_backward", "prob"),
+    ("batchnorm_running", "mean"),
+    ("batchnorm_running", "rstd"),
+    ("batchnorm_running", "running_mean"),
+    ("batchnorm_running", "running_var"),
+    ("batchnorm_running", "weight"),
+    ("conv_forward", "x"),
+    ("conv_backward_data", "W"),
+    ("conv_backward_data", "dy"),
+    ("conv_backward_filter", "x"),
 }
 REFUSED = {("batchnorm_inference", "weight")}  # a ValueError: there are no statistics
 
@@ -189,11 +215,16 @@ def float_inputs(name):
     """[(case, argument)]: every array of floats that is read, of up to 100,000 elements and with
     results to show it."""
     contract = OPERATIONS[name]
-    return [(number, key) for number, case in enumerate(CASES[name])
-            for key, value in zip(contract.arguments, case, strict=True)
-            if isinstance(value, np.ndarray) and contract.dtypes[key] in (np.float32, ACTIVATION)
-            and 0 < value.size <= 100_000 and (name, key) not in REFUSED
-            and not (isinstance(case[0], np.ndarray) and not len(case[0]))]
+    return [
+        (number, key)
+        for number, case in enumerate(CASES[name])
+        for key, value in zip(contract.arguments, case, strict=True)
+        if isinstance(value, np.ndarray)
+        and contract.dtypes[key] in (np.float32, ACTIVATION)
+        and 0 < value.size <= 100_000
+        and (name, key) not in REFUSED
+        and not (isinstance(case[0], np.ndarray) and not len(case[0]))
+    ]
 
 
 def shown_by(ops, name, number, key, value, dtype):
@@ -203,8 +234,13 @@ def shown_by(ops, name, number, key, value, dtype):
     given[key].reshape(-1)[given[key].size // 2] = value
     with np.errstate(all="ignore"):
         returned = getattr(ops, name)(**given)
-    found = {k: array for k, array in given.items() if isinstance(array, np.ndarray)
-             and k not in (key, "clock") and array.dtype.kind not in "iu"}
+    found = {
+        k: array
+        for k, array in given.items()
+        if isinstance(array, np.ndarray)
+        and k not in (key, "clock")
+        and array.dtype.kind not in "iu"
+    }
     if isinstance(returned, tuple):
         found |= {f"returned {i}": array for i, array in enumerate(returned)}
     shown = {k: ~np.isfinite(array.astype(np.float64)) for k, array in found.items()}

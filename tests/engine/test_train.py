@@ -130,6 +130,7 @@ def test_sigusr1_before_there_is_something_to_save_and_in_evaluation(tmp_path, m
         def outer(*arguments):
             os.kill(os.getpid(), SAVE)
             return inner(*arguments)
+
         return outer
 
     monkeypatch.setattr(engine.train, "first_weights", signalled(first_weights))
@@ -143,6 +144,7 @@ def test_sigusr1_before_there_is_something_to_save_and_in_evaluation(tmp_path, m
 
 def test_a_second_signal_leaves_at_once(tmp_path, monkeypatch):
     """With the checkpoint of before, and nothing half written."""
+
     def hurried(self):
         if read_clock(self.net)[RATE] > 0:
             os.kill(os.getpid(), signal.SIGINT)
@@ -155,10 +157,12 @@ def test_a_second_signal_leaves_at_once(tmp_path, monkeypatch):
     assert not list((tmp_path / "run").glob(".*"))
 
 
-@pytest.mark.parametrize("error, left", [
-    (InputError("no such filler"), set()), (KeyboardInterrupt(), {"run.json"})])
+@pytest.mark.parametrize(
+    "error, left", [(InputError("no such filler"), set()), (KeyboardInterrupt(), {"run.json"})]
+)
 def test_an_initialiser_that_fails_leaves_nothing_and_one_that_is_stopped_a_run(
-        tmp_path, straight, monkeypatch, error, left):
+    tmp_path, straight, monkeypatch, error, left
+):
     def failing(*arguments):
         raise error
 
@@ -219,7 +223,8 @@ def test_resume_removes_what_dead_processes_left(tmp_path, monkeypatch):
         (tmp_path / f".checkpoint.safetensors.{process}.part").write_bytes(b"half")
     assert command("--resume", tmp_path) == 0
     assert [path.name for path in tmp_path.glob(".*")] == [
-        f".checkpoint.safetensors.{os.getppid()}.part"]
+        f".checkpoint.safetensors.{os.getppid()}.part"
+    ]
 
 
 @pytest.mark.skipif("cpu" not in [ops.name for ops in DEVICES], reason="device cpu has the threads")
@@ -234,8 +239,10 @@ def test_another_count_of_threads_is_noted(tmp_path, monkeypatch, capsys):
         assert command("--resume", tmp_path, "--threads", 2) == 0
     finally:
         ops_for("cpu", threads=1)
-    assert ("note: the run began with 1 thread; with 2 it continues equal up to rounding, not bit "
-            "for bit") in capsys.readouterr().out
+    assert (
+        "note: the run began with 1 thread; with 2 it continues equal up to rounding, not bit "
+        "for bit"
+    ) in capsys.readouterr().out
     assert runs.read_run(tmp_path)["settings"]["threads"] == 2
 
 
@@ -276,9 +283,29 @@ def test_move_is_cut_to_the_border_and_stored_so(tmp_path, monkeypatch, capsys):
 def test_a_run_goes_on_when_nobody_reads_its_output(tmp_path):
     """As behind `| head -2`: standard output is a pipe that is closed after two lines."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "engine.train", "--net", "fitnet_mnist", "--act", "relu", "--data",
-         "synthetic", "--limit", "16", "--batch", "16", "--epochs", "2", "--out", tmp_path / "run"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            "-m",
+            "engine.train",
+            "--net",
+            "fitnet_mnist",
+            "--act",
+            "relu",
+            "--data",
+            "synthetic",
+            "--limit",
+            "16",
+            "--batch",
+            "16",
+            "--epochs",
+            "2",
+            "--out",
+            tmp_path / "run",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     process.stdout.readline(), process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 0
@@ -306,26 +333,43 @@ def test_run_folder_and_output(straight, capsys):
     assert record["data"]["name"] == "synthetic" and record["result"]["device"] == "numpy"
     assert json.loads((straight / "init.json").read_text())["settings"]["algorithm"] == "lsuv"
     lines = (straight / "metrics.csv").read_text().splitlines()
-    assert lines[0] == ("epoch,step,lr,train_loss,train_accuracy,test_loss,test_accuracy,"
-                        "images_per_second,seconds")
+    assert lines[0] == (
+        "epoch,step,lr,train_loss,train_accuracy,test_loss,test_accuracy,images_per_second,seconds"
+    )
     assert [line.split(",")[1] for line in lines[1:]] == ["6", "11", "17"]
     assert not list(straight.glob("*.part")) and not list(straight.glob(".*"))
     assert command("--resume", straight) == 0  # complete: says so, and gives the same last line
     last = capsys.readouterr().out.splitlines()[-1]
-    assert re.fullmatch(r"test accuracy 0\.\d{4}  error 0\.\d{4}  loss \d+\.\d{4}  epochs 3  "
-                        r"images/s \d+  device numpy  data synthetic  \(made up .*\)", last)
+    assert re.fullmatch(
+        r"test accuracy 0\.\d{4}  error 0\.\d{4}  loss \d+\.\d{4}  epochs 3  "
+        r"images/s \d+  device numpy  data synthetic  \(made up .*\)",
+        last,
+    )
 
 
 def plain(act: str, classes: int, dropout: bool = True):
-    return [Conv(12, name="conv1"), ReLU(), MaxPool(2), Conv(16, name="conv2"), ReLU(), MaxPool(8),
-            Linear(classes, name="clf")]
+    return [
+        Conv(12, name="conv1"),
+        ReLU(),
+        MaxPool(2),
+        Conv(16, name="conv2"),
+        ReLU(),
+        MaxPool(8),
+        Linear(classes, name="clf"),
+    ]
 
 
-@pytest.mark.parametrize("options, wanted", [
-    ([], {"pre": "ortho", "normalise": "output"}),
-    (["--lsuv-pre", "gaussian"], {"pre": "gaussian", "normalise": "output"}),
-    (["--lsuv-normalise", "input", "--lsuv-tol", "0.02", "--net", "plain"],
-     {"normalise": "input", "tolerance": 0.02})])
+@pytest.mark.parametrize(
+    "options, wanted",
+    [
+        ([], {"pre": "ortho", "normalise": "output"}),
+        (["--lsuv-pre", "gaussian"], {"pre": "gaussian", "normalise": "output"}),
+        (
+            ["--lsuv-normalise", "input", "--lsuv-tol", "0.02", "--net", "plain"],
+            {"normalise": "input", "tolerance": 0.02},
+        ),
+    ],
+)
 def test_lsuv_options_reach_the_initialiser(tmp_path, monkeypatch, options, wanted):
     layers = [Conv(4, name="conv1"), ReLU(), Linear(10, name="clf")]
     monkeypatch.setitem(NETS, "plain", Model(lambda *args: layers, (8, 8, 3)))
@@ -360,8 +404,24 @@ def test_a_run_that_has_a_retired_setting_goes_on(tmp_path, straight, monkeypatc
 
 def test_it_learns(tmp_path, monkeypatch):
     monkeypatch.setitem(NETS, "tiny", Model(plain, (16, 16, 3)))
-    assert command(*SMALL, "--limit", 320, "--lr", "0.1", "--recipe", "fast", "--epochs", 15,
-                   "--device", "auto", "--out", tmp_path / "run") == 0
+    assert (
+        command(
+            *SMALL,
+            "--limit",
+            320,
+            "--lr",
+            "0.1",
+            "--recipe",
+            "fast",
+            "--epochs",
+            15,
+            "--device",
+            "auto",
+            "--out",
+            tmp_path / "run",
+        )
+        == 0
+    )
     rows = metrics(tmp_path / "run")
     assert float(rows[-1]["train_loss"]) < 0.75 * float(rows[0]["train_loss"])
     assert float(rows[-1]["test_accuracy"]) > 0.3
@@ -386,8 +446,10 @@ def test_epochs_rescale_the_schedule(tmp_path, capsys):
 
 def test_runs_gives_mean_and_spread(tmp_path, capsys):
     assert command(*SMALL, "--epochs", 1, "--runs", 2, "--out", tmp_path / "all") == 0
-    found = [runs.read_run(tmp_path / "all" / f"seed{seed}")["result"]["test_accuracy"]
-             for seed in (3, 4)]
+    found = [
+        runs.read_run(tmp_path / "all" / f"seed{seed}")["result"]["test_accuracy"]
+        for seed in (3, 4)
+    ]
     text = capsys.readouterr().out
     mean, spread = np.mean(found), np.std(found, ddof=1)
     assert f"2 runs: test accuracy mean {mean:.4f}  spread {spread:.4f}" in text
@@ -451,8 +513,10 @@ def test_a_nan_names_step_and_layer_and_keeps_the_last_checkpoint(tmp_path, monk
     monkeypatch.setattr(Conv, "poison", None, raising=False)
     assert command(*SMALL, "--epochs", 3, "--out", tmp_path / "run") == 1
     error = capsys.readouterr().err
-    assert error.startswith("engine.train: error: loss or gradient is not finite at step 8 (epoch "
-                            "2): first seen in the output of conv2; lower --lr (0.05)")
+    assert error.startswith(
+        "engine.train: error: loss or gradient is not finite at step 8 (epoch "
+        "2): first seen in the output of conv2; lower --lr (0.05)"
+    )
     assert error.count("\n") == 1
     assert error.rstrip().endswith("checkpoint.safetensors, step 6")
     assert checkpoint.read(tmp_path / "run").step == 6
@@ -463,12 +527,28 @@ def test_a_test_loss_that_is_not_finite_ends_the_run(tmp_path, monkeypatch, caps
     """Training has not met it: the last update of the last epoch leaves finite, absurd weights."""
     out = tmp_path / "run"
     monkeypatch.setitem(NETS, "tiny", Model(plain, (16, 16, 3)))
-    assert command(*SMALL, "--device", device, "--epochs", 16 / 90, "--clip", 1, "--lr", "1e25",
-                   "--out", out) == 1
+    assert (
+        command(
+            *SMALL,
+            "--device",
+            device,
+            "--epochs",
+            16 / 90,
+            "--clip",
+            1,
+            "--lr",
+            "1e25",
+            "--out",
+            out,
+        )
+        == 1
+    )
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and re.search(
         r"test loss is not finite after step 1 \(epoch 1\): first seen in the output of \w+; lower "
-        r"--lr \(1e\+25\) or --clip \(1\), .*checkpoint.safetensors, step 0$", error.rstrip())
+        r"--lr \(1e\+25\) or --clip \(1\), .*checkpoint.safetensors, step 0$",
+        error.rstrip(),
+    )
     assert checkpoint.read(out).step == 0 and not (out / runs.METRICS).exists()
 
 
@@ -525,8 +605,9 @@ def test_a_net_and_arrays_of_ones_own(loss):
     fill(net, "lsuv", seed=0)
     report = lsuv(net, engine.batches(net, images, labels))
     assert all(abs(row.variance_after - 1) < 0.05 for row in report.rows)
-    rows = engine.fit(net, images, labels, SGD(net, momentum=0.9), epochs=8, rate=0.02,
-                      report=lambda line: None)
+    rows = engine.fit(
+        net, images, labels, SGD(net, momentum=0.9), epochs=8, rate=0.02, report=lambda line: None
+    )
     assert len(rows) == 8 and rows[-1]["loss"] < rows[0]["loss"]
     assert (engine.scores(net, images).argmax(axis=1) == labels).mean() > 0.9
 
@@ -567,9 +648,29 @@ def test_a_log_on_a_full_disk_does_not_end_a_run(tmp_path):
         pytest.skip("the system has no /dev/full")
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "engine.train", "--net", "fitnet_mnist", "--act", "relu",
-             "--data", "synthetic", "--limit", "16", "--batch", "16", "--epochs", "1", "--out",
-             tmp_path / "run"], stdout=full, stderr=subprocess.PIPE, text=True)
+            [
+                sys.executable,
+                "-m",
+                "engine.train",
+                "--net",
+                "fitnet_mnist",
+                "--act",
+                "relu",
+                "--data",
+                "synthetic",
+                "--limit",
+                "16",
+                "--batch",
+                "16",
+                "--epochs",
+                "1",
+                "--out",
+                tmp_path / "run",
+            ],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     assert done.stderr == "" and done.returncode == 0
     assert runs.read_run(tmp_path / "run")["result"]["steps"] == 1
 

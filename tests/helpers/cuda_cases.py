@@ -27,19 +27,26 @@ def device_run(ops, name, number, dtype=np.float32, place=on_device):
     """{argument: array after the call} on the host, and what was returned, if anything."""
     values = place(ops, arguments(name, number, dtype))
     returned = getattr(ops, name)(**values)
-    arrays = {key: ops.tohost(value) for key, value in values.items() if hasattr(value, "nbytes")
-              and not isinstance(value, np.generic)}
+    arrays = {
+        key: ops.tohost(value)
+        for key, value in values.items()
+        if hasattr(value, "nbytes") and not isinstance(value, np.generic)
+    }
     if returned is not None:
         returned = returned if isinstance(returned, tuple) else (returned,)
-        arrays |= {f"returned {i}": array if isinstance(array, np.ndarray) else ops.tohost(array)
-                   for i, array in enumerate(returned)}
+        arrays |= {
+            f"returned {i}": array if isinstance(array, np.ndarray) else ops.tohost(array)
+            for i, array in enumerate(returned)
+        }
     return arrays
 
 
 def aligned(ops, values):
     """The arguments with every array on the device, as its memory comes."""
-    return {key: ops.asarray(value) if isinstance(value, np.ndarray) else value
-            for key, value in values.items()}
+    return {
+        key: ops.asarray(value) if isinstance(value, np.ndarray) else value
+        for key, value in values.items()
+    }
 
 
 def compare(name, got, want, before):
@@ -48,8 +55,9 @@ def compare(name, got, want, before):
     for key in got:
         assert got[key].shape == want[key].shape, key
         if got[key].dtype == np.float32 or got[key].dtype == bfloat16:
-            assert np.isfinite(got[key].astype(np.float32)).all(), \
+            assert np.isfinite(got[key].astype(np.float32)).all(), (
                 f"{name}: {key} has an element left unwritten"
+            )
             assert_close(name, got[key], want[key])
         elif got[key].dtype.kind == "f":
             np.testing.assert_allclose(got[key], want[key], rtol=1e-5, atol=1e-6, err_msg=key)

@@ -32,8 +32,15 @@ def learner(ops, name, act, precision, dropout=True):
     """(a net of the paper's after LSUV with a batch of random images in place, the report)"""
     shape, rng = NETS[name].in_shape, np.random.default_rng(1)
     images = rng.standard_normal((BATCH, *shape)).astype(np.float32)
-    net = Net(build(name, act, 10, dropout=dropout), SoftmaxLoss(), ops, shape, BATCH, 3,
-              precision=precision)
+    net = Net(
+        build(name, act, 10, dropout=dropout),
+        SoftmaxLoss(),
+        ops,
+        shape,
+        BATCH,
+        3,
+        precision=precision,
+    )
     fill(net, "ortho", 0, act)
     put(net, images, {"labels": np.arange(BATCH, dtype=np.int32)}, np.arange(BATCH))
     return net, lsuv(net, lambda: None)
@@ -77,17 +84,36 @@ def distance(a, b):
 
 def compare_reports(got, want, rtol):
     for one, other in zip(got.rows, want.rows, strict=True):
-        assert (one.layer, one.piece, one.iterations) == (other.layer, other.piece,
-                                                         other.iterations)
+        assert (one.layer, one.piece, one.iterations) == (
+            other.layer,
+            other.piece,
+            other.iterations,
+        )
         np.testing.assert_allclose(
             [one.variance_before, one.variance_after, one.scale, one.weight_std_after],
             [other.variance_before, other.variance_after, other.scale, other.weight_std_after],
-            rtol=rtol)
+            rtol=rtol,
+        )
 
 
 def run(out, *arguments):
-    main(["--net", "tiny", "--data", "synthetic", "--limit", "96", "--batch", "32", "--epochs", "3",
-          "--out", str(out), *arguments])
+    main(
+        [
+            "--net",
+            "tiny",
+            "--data",
+            "synthetic",
+            "--limit",
+            "96",
+            "--batch",
+            "32",
+            "--epochs",
+            "3",
+            "--out",
+            str(out),
+            *arguments,
+        ]
+    )
     return json.loads((out / "run.json").read_text())
 
 

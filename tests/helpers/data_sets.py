@@ -18,10 +18,13 @@ from engine.data import cifar, mnist
 
 RANDOM = np.random.default_rng(5)
 SMALL10 = dataclasses.replace(
-    cifar.CIFAR10, train=tuple((f"data_batch_{i}.bin", 20) for i in range(1, 6)),
-    test=(("test_batch.bin", 20),))
-SMALL100 = dataclasses.replace(cifar.CIFAR100, train=(("train.bin", 200),),
-                               test=(("test.bin", 100),))
+    cifar.CIFAR10,
+    train=tuple((f"data_batch_{i}.bin", 20) for i in range(1, 6)),
+    test=(("test_batch.bin", 20),),
+)
+SMALL100 = dataclasses.replace(
+    cifar.CIFAR100, train=(("train.bin", 200),), test=(("test.bin", 100),)
+)
 SMALL_MNIST = dataclasses.replace(mnist.MNIST, counts=(30, 20))
 
 
@@ -46,8 +49,12 @@ def idx(array):
 
 
 def mnist_arrays():
-    return {name: RANDOM.integers(0, 256, SMALL_MNIST.shape(name)) if "images" in name
-            else np.arange(*SMALL_MNIST.shape(name)) % 10 for name in SMALL_MNIST.md5}
+    return {
+        name: RANDOM.integers(0, 256, SMALL_MNIST.shape(name))
+        if "images" in name
+        else np.arange(*SMALL_MNIST.shape(name)) % 10
+        for name in SMALL_MNIST.md5
+    }
 
 
 def forge_mnist(root, packed=()):
@@ -87,14 +94,17 @@ def pack(members):
     return file.getvalue()
 
 
-CIFAR10 = dataclasses.replace(cifar.CIFAR10, train=(("data_batch_1.bin", 11),),
-                              test=(("test_batch.bin", 10),))
-CIFAR100 = dataclasses.replace(cifar.CIFAR100, train=(("train.bin", 200),),
-                               test=(("test.bin", 200),))
+CIFAR10 = dataclasses.replace(
+    cifar.CIFAR10, train=(("data_batch_1.bin", 11),), test=(("test_batch.bin", 10),)
+)
+CIFAR100 = dataclasses.replace(
+    cifar.CIFAR100, train=(("train.bin", 200),), test=(("test.bin", 200),)
+)
 
 
 def serve(monkeypatch, files):
     """A pooch.retrieve that writes what `files` has for an address and checks the hash."""
+
     def retrieve(address, known_hash, fname, path, downloader, processor):
         if address not in files:
             raise ConnectionError(address)
@@ -104,4 +114,5 @@ def serve(monkeypatch, files):
         (path / fname).write_bytes(data)
         if processor is not None:
             processor(str(path / fname), "download", None)
+
     monkeypatch.setattr(pooch, "retrieve", retrieve)

@@ -22,13 +22,18 @@ STATUS = Path("/proc/self/status")
 
 def fuzz(short: int, full: int):
     """The settings of a fuzzer that tries `short` inputs, or `full` with --full."""
-    return settings(max_examples=often(short, full), deadline=None, database=None,
-                    suppress_health_check=list(HealthCheck))
+    return settings(
+        max_examples=often(short, full),
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @contextlib.contextmanager
 def in_time(seconds: float = SECONDS):
     """A hang is a failure."""
+
     def ring(number, frame):
         raise AssertionError(f"no end after {seconds} s")
 
@@ -70,14 +75,25 @@ def assert_one_line(error: Exception, *named) -> None:
 
 # --- bytes ---------------------------------------------------------------------------------------
 
+
 def flipped(data: bytes, bit: int) -> bytes:
     changed = bytearray(data)
     changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
 
 
-EXTREME = [b"\0", b"\xff", b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f",
-           b"\0" * 8, b"\xff" * 8, b"\xff" * 7 + b"\x7f", b"\0\0\0\0\0\0\0\x40"]
+EXTREME = [
+    b"\0",
+    b"\xff",
+    b"\0" * 4,
+    b"\xff" * 4,
+    b"\x7f\xff\xff\xff",
+    b"\xff\xff\xff\x7f",
+    b"\0" * 8,
+    b"\xff" * 8,
+    b"\xff" * 7 + b"\x7f",
+    b"\0\0\0\0\0\0\0\x40",
+]
 
 
 @st.composite
@@ -92,15 +108,15 @@ def damaged(draw, whole: bytes):
         if kind == 0 and at < len(data):
             data[at] ^= 1 << draw(st.integers(0, 7))
         elif kind == 1:
-            del data[at:at + length]
+            del data[at : at + length]
         elif kind == 2:
             data[at:at] = draw(st.binary(min_size=1, max_size=40))
         elif kind == 3:
-            data[at:at + length] = draw(st.binary(min_size=length, max_size=length))
+            data[at : at + length] = draw(st.binary(min_size=length, max_size=length))
         elif kind == 4:
-            data[at:at] = data[at:at + length]
+            data[at:at] = data[at : at + length]
         elif kind == 5:
-            data[at:at + length] = draw(st.sampled_from(EXTREME))
+            data[at : at + length] = draw(st.sampled_from(EXTREME))
         else:
             del data[at:]
     return bytes(data)
@@ -109,11 +125,53 @@ def damaged(draw, whole: bytes):
 # --- JSON ----------------------------------------------------------------------------------------
 
 VALUES = st.one_of(
-    st.sampled_from([None, True, False, 0, 1, -1, 2, 2**31, 2**32, 2**62, 2**63, 2**64, 10**30,
-                     -10**30, 10**400, 1e308, 0.5, -0.5, "", "x", "1", "a\nb", "\0", "\ud800",
-                     "\u202e", "x" * 5000, [], {}, [[]], [1], [0.1], ["x"], {"policy": "fixed"},
-                     [2**62], [2**62, 0], [0, 2**62], [-1, 1], [[1]], {"a": {}}]),
-    st.integers(-10, 10**6), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8))
+    st.sampled_from(
+        [
+            None,
+            True,
+            False,
+            0,
+            1,
+            -1,
+            2,
+            2**31,
+            2**32,
+            2**62,
+            2**63,
+            2**64,
+            10**30,
+            -(10**30),
+            10**400,
+            1e308,
+            0.5,
+            -0.5,
+            "",
+            "x",
+            "1",
+            "a\nb",
+            "\0",
+            "\ud800",
+            "\u202e",
+            "x" * 5000,
+            [],
+            {},
+            [[]],
+            [1],
+            [0.1],
+            ["x"],
+            {"policy": "fixed"},
+            [2**62],
+            [2**62, 0],
+            [0, 2**62],
+            [-1, 1],
+            [[1]],
+            {"a": {}},
+        ]
+    ),
+    st.integers(-10, 10**6),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=8),
+)
 
 
 @st.composite
@@ -136,12 +194,13 @@ def forged(draw, value):
     kind = draw(st.integers(0, 9))
     if kind == 0 and '"' in text:  # a member twice
         at = draw(st.sampled_from([i for i, c in enumerate(text) if c == "{"] or [0]))
-        text = f'{text[:at + 1]}"seed": 1, "seed": 2, {text[at + 1:]}'
+        text = f'{text[: at + 1]}"seed": 1, "seed": 2, {text[at + 1 :]}'
     elif kind == 1:
         text = draw(damaged(text.encode())).decode(errors="replace")
     elif kind == 2:
-        text = text.replace("1", draw(st.sampled_from(["NaN", "1e999", "-Infinity", "1" * 5000])),
-                            1)
+        text = text.replace(
+            "1", draw(st.sampled_from(["NaN", "1e999", "-Infinity", "1" * 5000])), 1
+        )
     elif kind == 3:
         text = text.replace("}", draw(st.sampled_from(["[" * 3000, "]", ",}", '"', "\ufeff"])), 1)
     return text
@@ -149,19 +208,62 @@ def forged(draw, value):
 
 def every_place(value):
     """(container, key) of everything within a value of JSON."""
-    for key, inner in (value.items() if isinstance(value, dict) else
-                       enumerate(value) if isinstance(value, list) else ()):
+    for key, inner in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         yield value, key
         yield from every_place(inner)
 
 
 # --- names ---------------------------------------------------------------------------------------
 
-NAMES = ["a", "b", "img10", "img9", "chat", "猫", "собака", "café", "cafe\u0301", "قطة", "ⅷ",
-         "４２", "😺", "a b", " ", "a\nb", "a\tb", "\x1b[31mred", "\u202eltr",
-         "\u2028", "\x7f", "-h", "--",
-         "'", '"', "\\", "$(x)", "%s", "{}", "*", "?", "~", "NUL", "a.png", ".hidden", "..x",
-         os.fsdecode(b"\xff\xfe"), os.fsdecode(b"caf\xe9"), "0" * 200, "9" * 255, "é" * 120]
+NAMES = [
+    "a",
+    "b",
+    "img10",
+    "img9",
+    "chat",
+    "猫",
+    "собака",
+    "café",
+    "cafe\u0301",
+    "قطة",
+    "ⅷ",
+    "４２",
+    "😺",
+    "a b",
+    " ",
+    "a\nb",
+    "a\tb",
+    "\x1b[31mred",
+    "\u202eltr",
+    "\u2028",
+    "\x7f",
+    "-h",
+    "--",
+    "'",
+    '"',
+    "\\",
+    "$(x)",
+    "%s",
+    "{}",
+    "*",
+    "?",
+    "~",
+    "NUL",
+    "a.png",
+    ".hidden",
+    "..x",
+    os.fsdecode(b"\xff\xfe"),
+    os.fsdecode(b"caf\xe9"),
+    "0" * 200,
+    "9" * 255,
+    "é" * 120,
+]
 
 
 def file_names():
@@ -172,7 +274,10 @@ def file_names():
 
 def is_name(name: str) -> bool:
     try:
-        return name not in (".", "..") and not set(name) & {"/", "\0"} \
+        return (
+            name not in (".", "..")
+            and not set(name) & {"/", "\0"}
             and len(os.fsencode(name)) <= 255
+        )
     except UnicodeEncodeError:
         return False

@@ -46,34 +46,67 @@ class Lives:
         if compiler is None or sys.platform != "linux":
             raise RuntimeError("needs Linux and a C compiler")
         self.library, self.folder = folder / "faults.so", folder
-        subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror", "-o",
-                        self.library, HERE / "faults.c", "-ldl", "-lpthread"], check=True)
+        subprocess.run(
+            [
+                compiler,
+                "-O1",
+                "-shared",
+                "-fPIC",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-o",
+                self.library,
+                HERE / "faults.c",
+                "-ldl",
+                "-lpthread",
+            ],
+            check=True,
+        )
 
     def __enter__(self) -> "Lives":
         self.process = subprocess.Popen(
-            [sys.executable, __file__, self.library, self.folder], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, cwd=self.folder,
-            env=environment() | {"LD_PRELOAD": str(self.library), "OMP_NUM_THREADS": "1",
-                                 "OPENBLAS_NUM_THREADS": "1"})
+            [sys.executable, __file__, self.library, self.folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env=environment()
+            | {
+                "LD_PRELOAD": str(self.library),
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+            },
+        )
         return self
 
     def __exit__(self, *error) -> None:
         self.process.stdin.close()
         self.process.wait(30)
 
-    def lead(self, arguments, root: Path, at: int = 0, mode: int = NONE,
-             kill: tuple[str, int, float] | None = None) -> End:
+    def lead(
+        self,
+        arguments,
+        root: Path,
+        at: int = 0,
+        mode: int = NONE,
+        kill: tuple[str, int, float] | None = None,
+    ) -> End:
         """Run `engine.train ARGUMENTS`. Call number `at` under `root` goes wrong in that mode;
         kill: (stage, its entry, the first being 0, seconds after it began)."""
-        order = {"arguments": [str(a) for a in arguments], "root": str(root), "at": at,
-                 "mode": mode, "kill": kill}
+        order = {
+            "arguments": [str(a) for a in arguments],
+            "root": str(root),
+            "at": at,
+            "mode": mode,
+            "kill": kill,
+        }
         print(json.dumps(order), file=self.process.stdin, flush=True)
         return End(**json.loads(self.process.stdout.readline()))
 
 
 def serve(library: str, folder: Path) -> None:
-    """The process of `Lives`: an order a line on standard input, an End a line on its output.
-    """
+    """The process of `Lives`: an order a line on standard input, an End a line on its output."""
     import engine.cli.messages
     import engine.run.checkpoint  # nobody needs it here, and every life does
     import engine.train
@@ -83,8 +116,9 @@ def serve(library: str, folder: Path) -> None:
     NETS["tiny"] = Model(tiny, (8, 8, 3))
     engine.train.load_data = functools.cache(engine.train.load_data)
     engine.run.session.load_data = engine.train.load_data
-    engine.train.load_data("synthetic", None, 90, size=(8, 8, 3), wanted="cifar10",
-                           report=engine.cli.messages.log_line)
+    engine.train.load_data(
+        "synthetic", None, 90, size=(8, 8, 3), wanted="cifar10", report=engine.cli.messages.log_line
+    )
     faults = ctypes.CDLL(library)
     for line in sys.stdin:
         order = json.loads(line)
@@ -97,10 +131,16 @@ def serve(library: str, folder: Path) -> None:
         end = {"calls": [], "stages": {}}
         if code >= 0:  # one that was killed may have begun to write it
             end |= json.loads(files["end"].read_text())
-        print(json.dumps(end | {
-            "code": code,
-            **{name: files[name].read_text(errors="replace") for name in ("out", "err")}}),
-            flush=True)
+        print(
+            json.dumps(
+                end
+                | {
+                    "code": code,
+                    **{name: files[name].read_text(errors="replace") for name in ("out", "err")},
+                }
+            ),
+            flush=True,
+        )
 
 
 def live(order: dict, faults, files: dict[str, Path]) -> None:

@@ -14,14 +14,27 @@ from kernels import ops_for
 
 def tiny(act: str, classes: int, dropout: bool = True):
     drops = [Dropout(0.2), Dropout(0.2)] if dropout else []
-    return [*drops[:1], Conv(4, pieces=2, name="conv1"), Maxout(2), MaxPool(2),
-            Conv(6, name="conv2"), BatchNorm(name="bn_conv2"), ReLU(), *drops[1:],
-            Linear(classes, name="clf")]
+    return [
+        *drops[:1],
+        Conv(4, pieces=2, name="conv1"),
+        Maxout(2),
+        MaxPool(2),
+        Conv(6, name="conv2"),
+        BatchNorm(name="bn_conv2"),
+        ReLU(),
+        *drops[1:],
+        Linear(classes, name="clf"),
+    ]
 
 
 def small_net(outputs: int = 3):
-    layers = [Conv(4, pieces=2, name="conv"), Maxout(2), BatchNorm(name="bn"), ReLU(),
-              Linear(outputs, name="clf")]
+    layers = [
+        Conv(4, pieces=2, name="conv"),
+        Maxout(2),
+        BatchNorm(name="bn"),
+        ReLU(),
+        Linear(outputs, name="clf"),
+    ]
     net = Net(layers, SoftmaxLoss(), ops_for("numpy"), in_shape=(5, 6, 2), batch=2)
     return net, SGD(net)
 

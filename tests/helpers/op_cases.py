@@ -16,9 +16,10 @@ from kernels.contract import OPERATIONS
 from kernels.reference import NumpyOps
 
 REFERENCE = NumpyOps()
-METHODS = [name for name, _ in inspect.getmembers(NumpyOps, inspect.isfunction)
-           if not name.startswith("_")]
-SEED = 2 ** 63 + 5
+METHODS = [
+    name for name, _ in inspect.getmembers(NumpyOps, inspect.isfunction) if not name.startswith("_")
+]
+SEED = 2**63 + 5
 
 
 def out(*shape, dtype=np.float32):
@@ -57,10 +58,14 @@ def labels(N, K):
 CASES = {name: [] for name in OPERATIONS}
 
 for N, H, W, C, K, R, S, stride, pad, groups in [
-    (7, 9, 11, 5, 3, 3, 3, 1, 1, 1), (7, 9, 11, 5, 7, 3, 2, 2, 1, 1),
-    (3, 8, 7, 6, 9, 3, 3, 1, 1, 3), (2, 9, 11, 5, 13, 1, 1, 1, 0, 1),
-    (1, 1, 1, 1, 1, 1, 1, 1, 0, 1), (4, 16, 16, 32, 48, 3, 3, 1, 1, 1),
-    (0, 4, 4, 2, 3, 3, 3, 1, 1, 1), (2, 5, 4, 2, 3, 1, 1, 7, 3, 1),
+    (7, 9, 11, 5, 3, 3, 3, 1, 1, 1),
+    (7, 9, 11, 5, 7, 3, 2, 2, 1, 1),
+    (3, 8, 7, 6, 9, 3, 3, 1, 1, 3),
+    (2, 9, 11, 5, 13, 1, 1, 1, 0, 1),
+    (1, 1, 1, 1, 1, 1, 1, 1, 0, 1),
+    (4, 16, 16, 32, 48, 3, 3, 1, 1, 1),
+    (0, 4, 4, 2, 3, 3, 3, 1, 1, 1),
+    (2, 5, 4, 2, 3, 1, 1, 7, 3, 1),
 ]:
     x, w, b = randn(N, H, W, C), randn(K, R, S, C // groups), randn(K)
     Ho, Wo = (H + 2 * pad - R) // stride + 1, (W + 2 * pad - S) // stride + 1
@@ -69,8 +74,9 @@ for N, H, W, C, K, R, S, stride, pad, groups in [
     CASES["conv_backward_data"].append((dy, w, out(*x.shape), *options))
     CASES["conv_backward_filter"].append((x, dy, out(*w.shape), out(K), *options))
 # x and dy of more than 13 MiB, which device cpu takes in three chunks
-CASES["conv_backward_filter"].append((randn(9, 64, 64, 64), randn(9, 64, 64, 96),
-                                      out(96, 1, 1, 64), out(96), 1, 0, 1))
+CASES["conv_backward_filter"].append(
+    (randn(9, 64, 64, 64), randn(9, 64, 64, 96), out(96, 1, 1, 64), out(96), 1, 0, 1)
+)
 
 for N, F, K in [(7, 45, 3), (1, 1, 1), (130, 257, 10), (0, 5, 3)]:
     x, w, dy = randn(N, F), randn(K, F), randn(N, K)
@@ -79,26 +85,54 @@ for N, F, K in [(7, 45, 3), (1, 1, 1), (130, 257, 10), (0, 5, 3)]:
     CASES["linear_backward_filter"].append((x, dy, out(K, F), out(K)))
 
 # Without a bias: b is None, and db.
-for name, place, first in [("conv_forward", 2, 2), ("conv_backward_filter", 3, 2),
-                           ("linear_forward", 2, 0), ("linear_backward_filter", 3, 0)]:
-    CASES[name] += [(*case[:place], None, *case[place + 1:])
-                    for case in CASES[name][first:first + 6]]
+for name, place, first in [
+    ("conv_forward", 2, 2),
+    ("conv_backward_filter", 3, 2),
+    ("linear_forward", 2, 0),
+    ("linear_backward_filter", 3, 0),
+]:
+    CASES[name] += [
+        (*case[:place], None, *case[place + 1 :]) for case in CASES[name][first : first + 6]
+    ]
 
-for shape, P in [((7, 9, 11, 5), 2), ((7, 9, 11, 5), 3), ((7, 33), 1), ((1, 1), 2), ((0, 5), 2),
-                 ((9, 16, 16, 48), 2), ((9, 16, 16, 21), 5)]:
+for shape, P in [
+    ((7, 9, 11, 5), 2),
+    ((7, 9, 11, 5), 3),
+    ((7, 33), 1),
+    ((1, 1), 2),
+    ((0, 5), 2),
+    ((9, 16, 16, 48), 2),
+    ((9, 16, 16, 21), 5),
+]:
     wide = (*shape[:-1], shape[-1] * P)
     won = np.random.default_rng(P).integers(0, P, shape, np.uint8)
-    CASES["maxout_forward"] += [(fill(*wide), out(*shape), which(*shape), P)
-                                for fill in (shuffled, ties)]
+    CASES["maxout_forward"] += [
+        (fill(*wide), out(*shape), which(*shape), P) for fill in (shuffled, ties)
+    ]
     CASES["maxout_backward"].append((randn(*shape), won, out(*wide), P))
 
 for N, H, W, C, size, stride, pad in [
-    (7, 9, 11, 5, 2, 2, 0), (7, 9, 11, 5, 3, 2, 0), (7, 9, 11, 5, 4, 2, 0), (3, 8, 8, 35, 8, 8, 0),
-    (1, 1, 1, 1, 1, 1, 0), (2, 16, 17, 3, 16, 5, 0), (0, 4, 4, 2, 2, 2, 0),
-    (5, 32, 32, 33, 2, 2, 0), (5, 32, 30, 17, 4, 2, 0), (3, 14, 15, 37, 3, 2, 0),
-    (7, 9, 11, 5, 3, 1, 1), (3, 14, 15, 37, 3, 1, 1), (1, 1, 1, 1, 3, 1, 1), (2, 8, 9, 5, 3, 3, 1),
-    (5, 32, 30, 17, 4, 2, 3), (2, 6, 7, 3, 16, 5, 15), (2, 5, 7, 18, 3, 2, 1),
-    (2, 7, 5, 3, 2, 2, 1), (3, 9, 11, 8, 2, 2, 0), (2, 9, 10, 16, 3, 2, 0), (2, 7, 9, 8, 3, 3, 1),
+    (7, 9, 11, 5, 2, 2, 0),
+    (7, 9, 11, 5, 3, 2, 0),
+    (7, 9, 11, 5, 4, 2, 0),
+    (3, 8, 8, 35, 8, 8, 0),
+    (1, 1, 1, 1, 1, 1, 0),
+    (2, 16, 17, 3, 16, 5, 0),
+    (0, 4, 4, 2, 2, 2, 0),
+    (5, 32, 32, 33, 2, 2, 0),
+    (5, 32, 30, 17, 4, 2, 0),
+    (3, 14, 15, 37, 3, 2, 0),
+    (7, 9, 11, 5, 3, 1, 1),
+    (3, 14, 15, 37, 3, 1, 1),
+    (1, 1, 1, 1, 3, 1, 1),
+    (2, 8, 9, 5, 3, 3, 1),
+    (5, 32, 30, 17, 4, 2, 3),
+    (2, 6, 7, 3, 16, 5, 15),
+    (2, 5, 7, 18, 3, 2, 1),
+    (2, 7, 5, 3, 2, 2, 1),
+    (3, 9, 11, 8, 2, 2, 0),
+    (2, 9, 10, 16, 3, 2, 0),
+    (2, 7, 9, 8, 3, 3, 1),
     (2, 11, 13, 8, 6, 4, 3),
 ]:
     thin = (N, pooled(H, size, stride, pad), pooled(W, size, stride, pad), C)
@@ -110,16 +144,30 @@ for N, H, W, C, size, stride, pad in [
         CASES["maxpool_backward"].append((randn(*thin), won, out(N, H, W, C), *options))
 
 for N, H, W, C, size, stride in [
-    (7, 9, 11, 5, 2, 2), (7, 9, 11, 5, 3, 2), (3, 14, 14, 33, 5, 3), (3, 7, 7, 35, 7, 7),
-    (1, 1, 1, 1, 1, 1), (2, 20, 21, 3, 20, 7), (0, 4, 4, 2, 2, 2), (5, 32, 30, 17, 4, 1),
-    (3, 9, 11, 8, 3, 2), (2, 7, 9, 8, 7, 7),
+    (7, 9, 11, 5, 2, 2),
+    (7, 9, 11, 5, 3, 2),
+    (3, 14, 14, 33, 5, 3),
+    (3, 7, 7, 35, 7, 7),
+    (1, 1, 1, 1, 1, 1),
+    (2, 20, 21, 3, 20, 7),
+    (0, 4, 4, 2, 2, 2),
+    (5, 32, 30, 17, 4, 1),
+    (3, 9, 11, 8, 3, 2),
+    (2, 7, 9, 8, 7, 7),
 ]:
     thin = (N, pooled(H, size, stride), pooled(W, size, stride), C)
     CASES["avgpool_forward"].append((randn(N, H, W, C), out(*thin), size, stride))
     CASES["avgpool_backward"].append((randn(*thin), out(N, H, W, C), size, stride))
 
-for N, H, W, C in [(7, 9, 11, 5), (3, 8, 8, 35), (1, 1, 1, 1), (2, 20, 21, 3), (0, 4, 4, 2),
-                   (3, 7, 7, 40), (2, 1, 300, 17)]:
+for N, H, W, C in [
+    (7, 9, 11, 5),
+    (3, 8, 8, 35),
+    (1, 1, 1, 1),
+    (2, 20, 21, 3),
+    (0, 4, 4, 2),
+    (3, 7, 7, 40),
+    (2, 1, 300, 17),
+]:
     CASES["global_avgpool_forward"].append((randn(N, H, W, C), out(N, C)))
     CASES["global_avgpool_backward"].append((randn(N, C), out(N, H, W, C)))
     for fill in (shuffled, ties):
@@ -129,28 +177,49 @@ for N, H, W, C in [(7, 9, 11, 5), (3, 8, 8, 35), (1, 1, 1, 1), (2, 20, 21, 3), (
         CASES["global_maxpool_backward"].append((randn(N, C), won, out(N, H, W, C)))
 
 for shape, size, alpha, beta, k in [
-    ((7, 9, 11, 5), 5, 1e-4, 0.75, 1.0), ((7, 9, 11, 5), 3, 0.7, 0.75, 2.0),
-    ((3, 67), 5, 2.0, 0.5, 1.0), ((1, 1), 5, 1.0, 0.75, 1.0), ((2, 3), 9, 0.9, 1.3, 0.5),
-    ((0, 5), 5, 1e-4, 0.75, 1.0), ((5,), 1, 1.0, 0.75, 1.0), ((3, 9, 9, 96), 5, 1.5, 0.75, 1.0),
-    ((2, 4), 5, 0.0, 0.75, 2.0), ((5, 8), 5, 0.7, 0.75, 1.0), ((3, 2500), 7, 0.7, 0.75, 1.0),
+    ((7, 9, 11, 5), 5, 1e-4, 0.75, 1.0),
+    ((7, 9, 11, 5), 3, 0.7, 0.75, 2.0),
+    ((3, 67), 5, 2.0, 0.5, 1.0),
+    ((1, 1), 5, 1.0, 0.75, 1.0),
+    ((2, 3), 9, 0.9, 1.3, 0.5),
+    ((0, 5), 5, 1e-4, 0.75, 1.0),
+    ((5,), 1, 1.0, 0.75, 1.0),
+    ((3, 9, 9, 96), 5, 1.5, 0.75, 1.0),
+    ((2, 4), 5, 0.0, 0.75, 2.0),
+    ((5, 8), 5, 0.7, 0.75, 1.0),
+    ((3, 2500), 7, 0.7, 0.75, 1.0),
 ]:
     options = (size, alpha, beta, k)
     x, dy = 2 * randn(*shape), randn(*shape)[::-1].copy()
     CASES["lrn_forward"].append((x, out(*shape), *options))
     CASES["lrn_backward"].append((dy, x, out(*shape), *options))
 
-for shape, C, first in [((7, 9, 11, 5), 2, 1), ((7, 9, 11, 5), 5, 0), ((3, 67), 33, 34),
-                        ((1, 1), 1, 0), ((0, 5), 2, 3), ((9, 16, 16, 48), 17, 31),
-                        ((5, 7, 32), 16, 8), ((3, 4, 32), 8, 5)]:
+for shape, C, first in [
+    ((7, 9, 11, 5), 2, 1),
+    ((7, 9, 11, 5), 5, 0),
+    ((3, 67), 33, 34),
+    ((1, 1), 1, 0),
+    ((0, 5), 2, 3),
+    ((9, 16, 16, 48), 17, 31),
+    ((5, 7, 32), 16, 8),
+    ((3, 4, 32), 8, 5),
+]:
     x, whole = randn(*shape[:-1], C), randn(*shape)
     CASES["concat_forward"].append((x, whole, first))
     CASES["concat_backward"].append((whole, out(*x.shape), first))
 
 for N, H, W, C, P, size, stride in [
-    (7, 9, 11, 5, 2, 2, 2), (7, 9, 11, 5, 3, 3, 2), (3, 13, 13, 16, 2, 4, 2),
-    (3, 8, 8, 35, 2, 8, 8), (1, 1, 1, 1, 1, 1, 1),
-    (2, 7, 9, 3, 5, 7, 3), (0, 4, 4, 2, 2, 2, 2), (5, 32, 32, 33, 2, 2, 2),
-    (3, 9, 11, 16, 2, 2, 2), (2, 9, 10, 8, 3, 3, 2), (2, 9, 8, 8, 2, 8, 8),
+    (7, 9, 11, 5, 2, 2, 2),
+    (7, 9, 11, 5, 3, 3, 2),
+    (3, 13, 13, 16, 2, 4, 2),
+    (3, 8, 8, 35, 2, 8, 8),
+    (1, 1, 1, 1, 1, 1, 1),
+    (2, 7, 9, 3, 5, 7, 3),
+    (0, 4, 4, 2, 2, 2, 2),
+    (5, 32, 32, 33, 2, 2, 2),
+    (3, 9, 11, 16, 2, 2, 2),
+    (2, 9, 10, 8, 3, 3, 2),
+    (2, 9, 8, 8, 2, 8, 8),
 ]:
     thin = (N, pooled(H, size, stride), pooled(W, size, stride), C)
     for fill in (shuffled, ties):
@@ -161,22 +230,33 @@ for N, H, W, C, P, size, stride in [
         CASES["maxout_pool_backward"].append((randn(*thin), won, out(*x.shape), *options))
 
 for N, H, W, C, P, size, stride in [
-    (7, 9, 11, 5, 2, 2, 2), (7, 9, 11, 5, 3, 3, 2), (3, 13, 13, 16, 2, 4, 2),
-    (3, 8, 8, 35, 2, 8, 8), (1, 1, 1, 1, 1, 1, 1), (2, 7, 9, 3, 5, 7, 3), (0, 4, 4, 2, 2, 2, 2),
-    (5, 32, 32, 33, 2, 2, 2), (2, 16, 15, 37, 1, 15, 5), (3, 12, 13, 37, 6, 6, 1),
-    (3, 9, 11, 16, 2, 2, 2), (2, 9, 8, 8, 2, 8, 8), (2, 9, 10, 8, 3, 3, 2),
+    (7, 9, 11, 5, 2, 2, 2),
+    (7, 9, 11, 5, 3, 3, 2),
+    (3, 13, 13, 16, 2, 4, 2),
+    (3, 8, 8, 35, 2, 8, 8),
+    (1, 1, 1, 1, 1, 1, 1),
+    (2, 7, 9, 3, 5, 7, 3),
+    (0, 4, 4, 2, 2, 2, 2),
+    (5, 32, 32, 33, 2, 2, 2),
+    (2, 16, 15, 37, 1, 15, 5),
+    (3, 12, 13, 37, 6, 6, 1),
+    (3, 9, 11, 16, 2, 2, 2),
+    (2, 9, 8, 8, 2, 8, 8),
+    (2, 9, 10, 8, 3, 3, 2),
 ]:
     thin = (N, pooled(H, size, stride), pooled(W, size, stride), C)
-    for drop, layer, step in ((0.2, 3, 7), (0.0, 0, 0), (0.999, 65535, 2 ** 32 - 1)):
+    for drop, layer, step in ((0.2, 3, 7), (0.0, 0, 0), (0.999, 65535, 2**32 - 1)):
         for fill in (shuffled, ties):
             x, y = fill(N, H, W, P * C), np.zeros(thin, np.float32)
             options, won = (P, size, stride, drop), np.zeros(thin, np.uint8)
             more = (SEED, layer, clock(step))
             REFERENCE.maxout_pool_dropout_forward(x, y, won, *options, *more)
             CASES["maxout_pool_dropout_forward"].append(
-                (x, out(*thin), which(*thin), *options, *more))
+                (x, out(*thin), which(*thin), *options, *more)
+            )
             CASES["maxout_pool_dropout_backward"].append(
-                (randn(*thin), won, out(*x.shape), *options))
+                (randn(*thin), won, out(*x.shape), *options)
+            )
 
 for shape in [(7, 9, 11, 5), (1, 1), (0, 3), (67,), (5, 64, 211)]:
     x, dy, y = 3 * randn(*shape), randn(*shape)[::-1].copy(), randn(*shape)
@@ -186,7 +266,7 @@ for shape in [(7, 9, 11, 5), (1, 1), (0, 3), (67,), (5, 64, 211)]:
     for name, result in (("tanh", np.tanh(x)), ("sigmoid", 1 / (1 + np.exp(-x)))):
         CASES[f"{name}_forward"].append((x, out(*shape)))
         CASES[f"{name}_backward"].append((dy, result, out(*shape)))
-    for drop, layer, step in ((0.2, 3, 7), (0.0, 0, 0), (0.999, 65535, 2 ** 32 - 1)):
+    for drop, layer, step in ((0.2, 3, 7), (0.0, 0, 0), (0.999, 65535, 2**32 - 1)):
         options = (drop, SEED, layer, clock(step))
         CASES["dropout_forward"].append((x, out(*shape), *options))
         CASES["dropout_backward"].append((dy, out(*shape), *options))
@@ -199,7 +279,8 @@ for shape in [(7, 9, 11, 5), (2, 1), (300, 257), (9, 16, 16, 48)]:
     CASES["batchnorm_backward"].append((randn(*shape), x, rstd, out(*shape)))
     for now in (clock(), np.where(np.arange(SIZE) == FINITE, 0, clock())):
         CASES["batchnorm_running"].append(
-            (mean, rstd, mean[::-1].copy(), 2 * rstd, weight, x.size // C, 0.95, 1e-5, now))
+            (mean, rstd, mean[::-1].copy(), 2 * rstd, weight, x.size // C, 0.95, 1e-5, now)
+        )
     CASES["batchnorm_inference"].append((x, out(*shape), mean, 2 * rstd, weight, 1e-5))
 
 for shape in [(7, 9, 11, 5), (2, 1), (300, 257), (9, 16, 16, 48), (0, 3)]:
@@ -215,29 +296,62 @@ for N, K in [(7, 5), (1, 1), (0, 3), (130, 10), (257, 101)]:
     scores, truth = 3 * randn(N, K), labels(N, K)
     prob = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     CASES["softmax"].append((scores, out(N, K)))
-    for name, argument, *options in [("softmax_loss", prob, 0.0), ("softmax_loss", prob, 0.1),
-                                     ("hinge_loss", scores), ("squared_hinge_loss", scores)]:
+    for name, argument, *options in [
+        ("softmax_loss", prob, 0.0),
+        ("softmax_loss", prob, 0.1),
+        ("hinge_loss", scores),
+        ("squared_hinge_loss", scores),
+    ]:
         CASES[f"{name}_forward"].append((scores, truth, out(N, K), clock(), *options))
-        CASES[f"{name}_backward"] += [(argument, truth, out(N, K), weight, *options)
-                                      for weight in (1.0, 0.3)]
+        CASES[f"{name}_backward"] += [
+            (argument, truth, out(N, K), weight, *options) for weight in (1.0, 0.3)
+        ]
 
-CASES["variance"] = [(x, groups) for groups in (1, 2, 5) for x in (
-    randn(7, 9, 11, 10), randn(1, 10), 1e3 + randn(3001, 10), 1e3 + randn(40, 9, 11, 30),
-    randn(2, 40000))]
+CASES["variance"] = [
+    (x, groups)
+    for groups in (1, 2, 5)
+    for x in (
+        randn(7, 9, 11, 10),
+        randn(1, 10),
+        1e3 + randn(3001, 10),
+        1e3 + randn(40, 9, 11, 30),
+        randn(2, 40000),
+    )
+]
 CASES["orthonormal"] = [(9, 5, (SEED, 4, 2)), (5, 9, (1, 4, 0)), (1, 1, (1, 4, 0))]
 
-for M, N, H, W, C, pad, move in [(11, 7, 9, 11, 5, 3, 2), (3, 1, 1, 1, 1, 0, 0),
-                                 (20, 13, 32, 32, 3, 8, 8)]:
+for M, N, H, W, C, pad, move in [
+    (11, 7, 9, 11, 5, 3, 2),
+    (3, 1, 1, 1, 1, 0, 0),
+    (20, 13, 32, 32, 3, 8, 8),
+]:
     rng = np.random.default_rng(M)
     order = rng.integers(0, M, (3, N)).astype(np.int32)
     order[2, 1::3] = -1
-    for augment, mirror, input_scale in ((True, True, 0.53), (True, False, 1.0),
-                                         (False, True, 0.53)):
-        CASES["gather"].append((
-            rng.integers(0, 256, (M, H, W, C), np.uint8), rng.integers(0, 10, M).astype(np.int32),
-            100 + randn(M), 0.02 + 0.001 * randn(M), randn(H + 2 * pad, W + 2 * pad, C), order,
-            out(N, H, W, C), out(N, dtype=np.int32), clock(), SEED, pad, move, mirror, input_scale,
-            augment))
+    for augment, mirror, input_scale in (
+        (True, True, 0.53),
+        (True, False, 1.0),
+        (False, True, 0.53),
+    ):
+        CASES["gather"].append(
+            (
+                rng.integers(0, 256, (M, H, W, C), np.uint8),
+                rng.integers(0, 10, M).astype(np.int32),
+                100 + randn(M),
+                0.02 + 0.001 * randn(M),
+                randn(H + 2 * pad, W + 2 * pad, C),
+                order,
+                out(N, H, W, C),
+                out(N, dtype=np.int32),
+                clock(),
+                SEED,
+                pad,
+                move,
+                mirror,
+                input_scale,
+                augment,
+            )
+        )
 
 for size in (1, 67, 50001):
     w, g, state = randn(size), 3 * randn(size), abs(randn(size))
@@ -258,6 +372,7 @@ CASES["latch"] = [(latched, clock()), (clock(5), latched), (clock(5), clock()), 
 
 # -- running a case -------------------------------------------------------------------------------
 
+
 def off_alignment(values):
     """A contiguous copy that starts one element after a 64-byte boundary."""
     room = REFERENCE.empty((values.size + 1,), values.dtype)
@@ -269,8 +384,10 @@ def arguments(name, number, dtype):
     """{argument: value} of a case, new arrays, float arrays in `dtype`; with dtype bfloat16 those
     that may be it, the others float32."""
     values = dict(zip(OPERATIONS[name].arguments, CASES[name][number], strict=True))
-    return {key: off_alignment(value) if isinstance(value, np.ndarray) else value
-            for key, value in built(name, values, dtype).items()}
+    return {
+        key: off_alignment(value) if isinstance(value, np.ndarray) else value
+        for key, value in built(name, values, dtype).items()
+    }
 
 
 def run(ops, name, number, dtype=np.float32):

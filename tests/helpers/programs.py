@@ -21,11 +21,11 @@ def environment(*first: Path | str) -> dict[str, str]:
 
 @functools.cache
 def _site():
-    """A folder that makes a Python that has it on its path take the double for a driver.
-    """
+    """A folder that makes a Python that has it on its path take the double for a driver."""
     folder = tempfile.TemporaryDirectory()
     Path(folder.name, "sitecustomize.py").write_text(
-        "import kernels.cuda\nkernels.cuda.has_driver = lambda: True\n")
+        "import kernels.cuda\nkernels.cuda.has_driver = lambda: True\n"
+    )
     return folder
 
 

@@ -19,8 +19,22 @@ from engine.run import folder as runs
 from engine.run.lock import LOCK, WRITER
 from kernels.clock import FIRST, RATE, STEP
 
-SMALL = ["--net", "tiny", "--data", "synthetic", "--limit", "90", "--batch", "16", "--device",
-         "numpy", "--lr", "0.05", "--seed", "3"]
+SMALL = [
+    "--net",
+    "tiny",
+    "--data",
+    "synthetic",
+    "--limit",
+    "90",
+    "--batch",
+    "16",
+    "--device",
+    "numpy",
+    "--lr",
+    "0.05",
+    "--seed",
+    "3",
+]
 
 
 def command(*arguments) -> int:
@@ -65,8 +79,22 @@ def assert_same_run(first, second):
         assert np.array_equal(a.tensors[name], b.tensors[name]), name
 
 
-TINY = ["--net", "tiny", "--data", "synthetic", "--limit", "90", "--batch", "16", "--lr", "0.05",
-        "--seed", "3", "--epochs", "2"]
+TINY = [
+    "--net",
+    "tiny",
+    "--data",
+    "synthetic",
+    "--limit",
+    "90",
+    "--batch",
+    "16",
+    "--lr",
+    "0.05",
+    "--seed",
+    "3",
+    "--epochs",
+    "2",
+]
 
 
 def whole(folder: Path) -> dict:
@@ -74,9 +102,14 @@ def whole(folder: Path) -> dict:
     saved = checkpoint.read(folder, pytest.fail)  # no fall-back is needed
     clock = [c for i, c in enumerate(saved.progress["clock"]) if i != FIRST]
     result = runs.read_run(folder)["result"]
-    return {"metrics": metrics(folder), "step": saved.step, "clock": clock, "init": init(folder),
-            "result": [result[key] for key in ("test_accuracy", "test_loss", "steps")],
-            "tensors": {name: value.tobytes() for name, value in saved.tensors.items()}}
+    return {
+        "metrics": metrics(folder),
+        "step": saved.step,
+        "clock": clock,
+        "init": init(folder),
+        "result": [result[key] for key in ("test_accuracy", "test_loss", "steps")],
+        "tensors": {name: value.tobytes() for name, value in saved.tensors.items()},
+    }
 
 
 def init(folder: Path) -> list:
@@ -89,7 +122,12 @@ def clean(folder: Path) -> None:
     was killed behind its last write, and binds nobody."""
     left = {path.name for path in folder.iterdir()}
     assert left - {LOCK, WRITER} == {
-        runs.CHECKPOINT, runs.PREVIOUS, runs.INIT, runs.METRICS, runs.RUN}
+        runs.CHECKPOINT,
+        runs.PREVIOUS,
+        runs.INIT,
+        runs.METRICS,
+        runs.RUN,
+    }
 
 
 def again(folder: Path, arguments: list) -> list:

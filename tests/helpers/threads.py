@@ -16,7 +16,7 @@ from kernels import ops_for
 from lsuv import initialise
 from models import NETS
 
-THREADS = (1, 2, 3, 8)[:often(3, 4)]
+THREADS = (1, 2, 3, 8)[: often(3, 4)]
 
 
 @functools.cache
@@ -26,10 +26,24 @@ def synthetic(size, limit):
 
 def grouped(act, classes, dropout):
     """CaffeNet's kinds of layers, small: wide filters with a stride, groups, LRN, long sums."""
-    return [Conv(32, 11, 4, 0, name="conv1"), ReLU(), MaxPool(3, 2), LRN(),
-            Conv(48, 5, 1, 2, groups=2, name="conv2"), ReLU(), MaxPool(3, 2), LRN(),
-            Conv(64, groups=2, name="conv3"), ReLU(), Linear(500, name="fc6"), ReLU(),
-            Dropout(0.5), Linear(500, name="fc7"), ReLU(), Linear(classes, name="fc8")]
+    return [
+        Conv(32, 11, 4, 0, name="conv1"),
+        ReLU(),
+        MaxPool(3, 2),
+        LRN(),
+        Conv(48, 5, 1, 2, groups=2, name="conv2"),
+        ReLU(),
+        MaxPool(3, 2),
+        LRN(),
+        Conv(64, groups=2, name="conv3"),
+        ReLU(),
+        Linear(500, name="fc6"),
+        ReLU(),
+        Dropout(0.5),
+        Linear(500, name="fc7"),
+        ReLU(),
+        Linear(classes, name="fc8"),
+    ]
 
 
 GROUPED = SimpleNamespace(build=grouped, in_shape=(67, 67, 3))
@@ -39,8 +53,15 @@ def initialised(name, act, precision, threads, batch, **options):
     """The bits of all weights, and the report but for its seconds."""
     model = GROUPED if name == "grouped" else NETS[name]
     data = synthetic(model.in_shape, 2 * batch)
-    net = Net(model.build(act, 10, True), SoftmaxLoss(), ops_for("cpu", threads), data.in_shape,
-              batch, seed=3, precision=precision)
+    net = Net(
+        model.build(act, 10, True),
+        SoftmaxLoss(),
+        ops_for("cpu", threads),
+        data.in_shape,
+        batch,
+        seed=3,
+        precision=precision,
+    )
     report = initialise(net, "lsuv", Feed(net, data, 4, 0.53).first_batches(), 3, act, **options)
     report.seconds = 0.0
     return net.weights.tobytes(), report.as_dict()
@@ -48,6 +69,7 @@ def initialised(name, act, precision, threads, batch, **options):
 
 def same_for_all_threads(*arguments, **options):
     name, act, precision, batch = arguments
-    first, *others = (initialised(name, act, precision, threads, batch, **options)
-                      for threads in THREADS)
+    first, *others = (
+        initialised(name, act, precision, threads, batch, **options) for threads in THREADS
+    )
     return all(other == first for other in others)

@@ -86,5 +86,5 @@ def assert_close(op: str, got, want) -> None:
     rtol, atol = TOLERANCE[op]
     if got.dtype == bfloat16:
         got, want = got.astype(np.float32), want.astype(np.float32)
-        rtol = 2.0 ** -7 if rtol or atol else 0
+        rtol = 2.0**-7 if rtol or atol else 0
     np.testing.assert_allclose(got, want, rtol=rtol, atol=atol, err_msg=op)

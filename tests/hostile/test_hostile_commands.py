@@ -31,11 +31,17 @@ from helpers.hostile import assert_one_line, file_names, forged, fuzz, in_time
 from helpers.nets import tiny
 from models import NETS
 
-MAIN = {"engine.train": engine.train.main, "engine.evaluate": engine.evaluate.main,
-        "engine.export": engine.export.main, "lsuv": lsuv.__main__.main}
+MAIN = {
+    "engine.train": engine.train.main,
+    "engine.evaluate": engine.evaluate.main,
+    "engine.export": engine.export.main,
+    "lsuv": lsuv.__main__.main,
+}
 # The options of these commands.
-OF_A_RUN = {"engine.evaluate": ["device", "threads", "data", "data_dir"],
-            "engine.export": ["out", "batch"]}
+OF_A_RUN = {
+    "engine.evaluate": ["device", "threads", "data", "data_dir"],
+    "engine.export": ["out", "batch"],
+}
 TINY = ["--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--batch", "8"]
 
 
@@ -44,6 +50,7 @@ def here(tmp_path_factory):
     """The current folder: with a run, a series, images, and files that are neither."""
     home = tmp_path_factory.mktemp("commands")
     with pytest.MonkeyPatch.context() as patch:
+
         def refuse(*arguments, **options):
             raise ConnectionError("no network")
 
@@ -89,55 +96,138 @@ def ends_well(command: str, arguments: list[str], capsys) -> int:
 
 # --- any words -----------------------------------------------------------------------------------
 
-WORDS = ["", " ", "-", "--", "-1", "0", "1", "1.0", "1e3", "nan", "inf", "-inf", "1e400", "0x10",
-         "1_0", "１２", "٣", "9" * 30, "9" * 5000, str(2**64), "none", "auto", "x", "X" * 5000,
-         "a\nb", "\0", "a\0b", "\ud800", "\udcff", "\x1b[2J", "\u2028", "猫", "%s", "%(default)s",
-         "{}", "--net", "--help=1", "-hx", "--=", "~", "~nobody", ".", "..", "/", "/dev/null",
-         "/proc/self/mem", "file", "empty", "images", "run", "all", "run/run.json", "a/" * 2000]
+WORDS = [
+    "",
+    " ",
+    "-",
+    "--",
+    "-1",
+    "0",
+    "1",
+    "1.0",
+    "1e3",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "0x10",
+    "1_0",
+    "１２",
+    "٣",
+    "9" * 30,
+    "9" * 5000,
+    str(2**64),
+    "none",
+    "auto",
+    "x",
+    "X" * 5000,
+    "a\nb",
+    "\0",
+    "a\0b",
+    "\ud800",
+    "\udcff",
+    "\x1b[2J",
+    "\u2028",
+    "猫",
+    "%s",
+    "%(default)s",
+    "{}",
+    "--net",
+    "--help=1",
+    "-hx",
+    "--=",
+    "~",
+    "~nobody",
+    ".",
+    "..",
+    "/",
+    "/dev/null",
+    "/proc/self/mem",
+    "file",
+    "empty",
+    "images",
+    "run",
+    "all",
+    "run/run.json",
+    "a/" * 2000,
+]
 VALUES = {  # what may work, by option; every option is given WORDS too
-    "net": [*NETS], "act": ["maxout", "relu", "vlrelu", "tanh"], "loss": ["softmax", "svm"],
-    "init": ["lsuv", "ortho", "xavier", "msra", "original"], "lsuv_mode": ["same", "fresh"],
-    "lsuv_batch": ["8", "60", "61"], "lsuv_tol": ["0.05", "1"], "lsuv_max_iter": ["1", "0"],
-    "lsuv_pre": ["ortho", "gaussian", "lsuv"], "lsuv_normalise": ["output", "input"],
+    "net": [*NETS],
+    "act": ["maxout", "relu", "vlrelu", "tanh"],
+    "loss": ["softmax", "svm"],
+    "init": ["lsuv", "ortho", "xavier", "msra", "original"],
+    "lsuv_mode": ["same", "fresh"],
+    "lsuv_batch": ["8", "60", "61"],
+    "lsuv_tol": ["0.05", "1"],
+    "lsuv_max_iter": ["1", "0"],
+    "lsuv_pre": ["ortho", "gaussian", "lsuv"],
+    "lsuv_normalise": ["output", "input"],
     "data": ["auto", "synthetic", "cifar10", "cifar100", "mnist", "images", "cifra10"],
-    "data_dir": ["empty", "images"], "limit": ["1", "30", "0"], "input_scale": ["0.5", "0"],
-    "batch": ["8", "1", "60", "61"], "recipe": ["paper", "fast"],
-    "device": ["auto", "cpu", "numpy", "cuda"], "threads": ["1", "0"],
-    "precision": ["fp32", "bf16", "tf32"], "seed": ["1", str(2**64 - 1)],
-    "optimizer": ["sgd", "nesterov", "rmsprop"], "epochs": ["0", "0.5", "1e9", "1e300"],
+    "data_dir": ["empty", "images"],
+    "limit": ["1", "30", "0"],
+    "input_scale": ["0.5", "0"],
+    "batch": ["8", "1", "60", "61"],
+    "recipe": ["paper", "fast"],
+    "device": ["auto", "cpu", "numpy", "cuda"],
+    "threads": ["1", "0"],
+    "precision": ["fp32", "bf16", "tf32"],
+    "seed": ["1", str(2**64 - 1)],
+    "optimizer": ["sgd", "nesterov", "rmsprop"],
+    "epochs": ["0", "0.5", "1e9", "1e300"],
     "lr": ["0.1", "1e300"],
-    "momentum": ["0.9", "1"], "rho": ["0.9", "1"], "delta": ["0.1", "-1"],
-    "decay": ["0.1", "-1"], "clip": ["1", "0"], "runs": ["1", "2"],
-    "out": ["new", "run", "file/new", "x" * 300,
-    "new.onnx", "file/new.onnx"], "resume": ["run", "all", "empty"],
-    "lsuv_batches": ["1", "0"], "lsuv_include": ["conv*", "[", "clf,conv1"],
-    "lsuv_exclude": ["*", "conv1"], "json": ["report.json", "empty", "no/file"]}
+    "momentum": ["0.9", "1"],
+    "rho": ["0.9", "1"],
+    "delta": ["0.1", "-1"],
+    "decay": ["0.1", "-1"],
+    "clip": ["1", "0"],
+    "runs": ["1", "2"],
+    "out": ["new", "run", "file/new", "x" * 300, "new.onnx", "file/new.onnx"],
+    "resume": ["run", "all", "empty"],
+    "lsuv_batches": ["1", "0"],
+    "lsuv_include": ["conv*", "[", "clf,conv1"],
+    "lsuv_exclude": ["*", "conv1"],
+    "json": ["report.json", "empty", "no/file"],
+}
 # Seconds are spent on what these ask for, and threads of OpenMP made.
-BOUNDED = {"lsuv_batches": {"1", "0", "x", "-1"}, "lsuv_max_iter": {"1", "0", "x", "-1"},
-           "threads": {"1", "0", "x", "-1", "9" * 30}, "runs": {"1", "2", "0", "x", str(2**64)}}
+BOUNDED = {
+    "lsuv_batches": {"1", "0", "x", "-1"},
+    "lsuv_max_iter": {"1", "0", "x", "-1"},
+    "threads": {"1", "0", "x", "-1", "9" * 30},
+    "runs": {"1", "2", "0", "x", str(2**64)},
+}
 
 
 def options_of(command: str) -> list[str]:
     if command in OF_A_RUN:
         return OF_A_RUN[command]
-    parser = lsuv.__main__.make_parser() if command == "lsuv" else options.train_parser(
-        engine.train.KNOWN, "")
-    return [action.dest for action in parser._actions if action.nargs is None
-            and action.option_strings]
+    parser = (
+        lsuv.__main__.make_parser()
+        if command == "lsuv"
+        else options.train_parser(engine.train.KNOWN, "")
+    )
+    return [
+        action.dest for action in parser._actions if action.nargs is None and action.option_strings
+    ]
 
 
 @st.composite
 def arguments(draw, command: str):
     """Options of the command, most with a value that may work, and words in between."""
-    found = [draw(st.sampled_from(["run", "all", "empty", *WORDS]))] * (
-        command in OF_A_RUN) if draw(st.integers(0, 9)) else []
+    found = (
+        [draw(st.sampled_from(["run", "all", "empty", *WORDS]))] * (command in OF_A_RUN)
+        if draw(st.integers(0, 9))
+        else []
+    )
     if command not in OF_A_RUN and draw(st.booleans()):
         found += TINY
     for name in draw(st.lists(st.sampled_from(options_of(command)), max_size=6)):
         option = "--" + name.replace("_", "-")
         usual = draw(st.integers(0, 3))
-        value = draw(st.sampled_from(VALUES[name]) if usual else st.sampled_from(WORDS)
-                     | st.text(max_size=6) | file_names())
+        value = draw(
+            st.sampled_from(VALUES[name])
+            if usual
+            else st.sampled_from(WORDS) | st.text(max_size=6) | file_names()
+        )
         if name in BOUNDED and value not in BOUNDED[name]:
             value = "1"
         found += [f"{option}={value}"] if draw(st.integers(0, 3)) == 0 else [option, value]
@@ -167,7 +257,12 @@ def no_training(monkeypatch):
 def test_any_words_for_engine_train(here, no_training, capsys, words):
     ends_well("engine.train", words, capsys)
     assert sorted(path.name for path in here.iterdir()) == [
-        "all", "empty", "file", "images", "run"]  # an error leaves nothing behind
+        "all",
+        "empty",
+        "file",
+        "images",
+        "run",
+    ]  # an error leaves nothing behind
 
 
 @fuzz(100, 3_000)
@@ -198,9 +293,11 @@ def test_the_words_reach_every_option():
 
 # --- edited run folders --------------------------------------------------------------------------
 
+
 @fuzz(150, 4_000)
-@given(st.data(), st.sampled_from([("run", runs.RUN), ("all", runs.SEEDS),
-                                   ("all/seed0", runs.RUN)]))
+@given(
+    st.data(), st.sampled_from([("run", runs.RUN), ("all", runs.SEEDS), ("all/seed0", runs.RUN)])
+)
 def test_an_edited_run_folder(here, no_training, capsys, data, which):
     folder, name = which
     record = json.loads((here / folder / name).read_text())
@@ -230,8 +327,11 @@ def test_an_edited_checkpoint_in_a_run_folder(here, capsys, data):
     (here / "edited" / runs.PREVIOUS).unlink(missing_ok=True)
     try:
         key = data.draw(st.sampled_from(["settings", "data", "progress", "step", "epoch", "seed"]))
-        text = data.draw(forged(getattr(whole, key)) if key in ("settings", "data", "progress")
-                         else st.sampled_from(["0", "1", "-1", "2", "99999999999", "x", "1e3"]))
+        text = data.draw(
+            forged(getattr(whole, key))
+            if key in ("settings", "data", "progress")
+            else st.sampled_from(["0", "1", "-1", "2", "99999999999", "x", "1e3"])
+        )
         reseal(path, key, text.encode(errors="replace").decode())
         try:
             model = engine.load("edited", device="numpy")
@@ -248,8 +348,8 @@ def test_an_edited_checkpoint_in_a_run_folder(here, capsys, data):
 def reseal(path, key: str, text: str) -> None:
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:8 + length])
+    header = json.loads(content[8 : 8 + length])
     header["__metadata__"][key] = text
     header["__metadata__"]["metadata_hash"] = checkpoint.metadata_digest(header["__metadata__"])
     new = json.dumps(header).encode()
-    path.write_bytes(len(new).to_bytes(8, "little") + new + content[8 + length:])
+    path.write_bytes(len(new).to_bytes(8, "little") + new + content[8 + length :])

@@ -53,6 +53,7 @@ def small(monkeypatch, tmp_path):
 
 # --- pipes, sockets, devices ---------------------------------------------------------------------
 
+
 def pipe(path):
     os.mkfifo(path)
 
@@ -111,11 +112,18 @@ def test_no_reader_of_data_waits_for_what_is_no_file(tmp_path, odd):
 @pytest.mark.parametrize("odd", ODD)
 def test_no_reader_of_a_run_waits_for_what_is_no_file(tmp_path, odd):
     (tmp_path / "run").mkdir()
-    for name, read in ((runs.RUN, runs.read_run), (runs.SEEDS, runs.read_seeds),
-                       (runs.METRICS, runs.read_metrics)):
+    for name, read in (
+        (runs.RUN, runs.read_run),
+        (runs.SEEDS, runs.read_seeds),
+        (runs.METRICS, runs.read_metrics),
+    ):
         odd(tmp_path / "run" / name)
-        with in_time(), contextlib.nullcontext() if name == runs.METRICS and odd in (
-                loop, dangling) else pytest.raises(InputError, match=str(tmp_path)) as error:
+        with (
+            in_time(),
+            contextlib.nullcontext()
+            if name == runs.METRICS and odd in (loop, dangling)
+            else pytest.raises(InputError, match=str(tmp_path)) as error,
+        ):
             assert read(tmp_path / "run") == []
         if error is not None:
             assert_one_line(error.value)
@@ -142,8 +150,12 @@ def test_links_that_lead_out_by_any_way(tmp_path):
     mine = root / "train" / "cat"
     (root / "out").symlink_to(other)  # not looked into by itself
     assert len(load(str(root)).train) == 6
-    for target in (other / "train" / "cat" / "img0.png", root / "out" / "train/cat/img0.png",
-                   Path("../../../others/train/cat/img0.png"), Path("/proc/self/exe")):
+    for target in (
+        other / "train" / "cat" / "img0.png",
+        root / "out" / "train/cat/img0.png",
+        Path("../../../others/train/cat/img0.png"),
+        Path("/proc/self/exe"),
+    ):
         (mine / "img9.png").symlink_to(target)
         with pytest.raises(InputError, match="img9.png: a link that leads out of"):
             load(str(root))
@@ -161,10 +173,20 @@ def test_links_that_lead_out_by_any_way(tmp_path):
 
 # --- images of every kind ------------------------------------------------------------------------
 
-KINDS = {"1x1": ("RGB", (1, 1)), "one row": ("RGB", (77, 1)), "one column": ("L", (1, 300)),
-         "9x11": ("RGB", (9, 11)), "grey": ("L", (32, 32)), "alpha": ("RGBA", (32, 32)),
-         "grey and alpha": ("LA", (32, 32)), "palette": ("P", (32, 32)), "bits": ("1", (31, 33)),
-         "CMYK": ("CMYK", (32, 32)), "YCbCr": ("YCbCr", (32, 32)), "Lab": ("LAB", (8, 8))}
+KINDS = {
+    "1x1": ("RGB", (1, 1)),
+    "one row": ("RGB", (77, 1)),
+    "one column": ("L", (1, 300)),
+    "9x11": ("RGB", (9, 11)),
+    "grey": ("L", (32, 32)),
+    "alpha": ("RGBA", (32, 32)),
+    "grey and alpha": ("LA", (32, 32)),
+    "palette": ("P", (32, 32)),
+    "bits": ("1", (31, 33)),
+    "CMYK": ("CMYK", (32, 32)),
+    "YCbCr": ("YCbCr", (32, 32)),
+    "Lab": ("LAB", (8, 8)),
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -194,6 +216,7 @@ def test_deep_images_are_refused_and_animations_show_their_first(tmp_path):
 
 # --- names ---------------------------------------------------------------------------------------
 
+
 def test_an_error_is_one_line_whatever_it_names():
     for kind in (InputError, RunError):
         text = str(kind(f"{BROKEN}: no such file; \u2028 \x85 \u202e 猫"))
@@ -203,9 +226,16 @@ def test_an_error_is_one_line_whatever_it_names():
     assert len(long) == LONGEST + 5 and long.startswith("start x") and long.endswith("x remedy")
 
 
-@pytest.mark.parametrize("error, code", [
-    (InputError(BROKEN), 2), (DeviceError(BROKEN), 2), (RunError(BROKEN), 1),
-    (OSError(36, "File name too long", BROKEN), 1), (MemoryError(BROKEN), 1)])
+@pytest.mark.parametrize(
+    "error, code",
+    [
+        (InputError(BROKEN), 2),
+        (DeviceError(BROKEN), 2),
+        (RunError(BROKEN), 1),
+        (OSError(36, "File name too long", BROKEN), 1),
+        (MemoryError(BROKEN), 1),
+    ],
+)
 def test_a_command_ends_in_one_line(error, code, capsys):
     def main():
         raise error
@@ -226,14 +256,21 @@ def test_words_reach_a_stream_of_any_encoding(encoding):
 
 
 def test_names_of_a_data_set_break_no_line(capsys):
-    data = SimpleNamespace(name=BROKEN, notes=[f"read from {BROKEN}"], classes=[BROKEN],
-                           fingerprint="ab", in_shape=(1, 1, 3),
-                           train=SimpleNamespace(images=[0]), test=SimpleNamespace(images=[0]))
+    data = SimpleNamespace(
+        name=BROKEN,
+        notes=[f"read from {BROKEN}"],
+        classes=[BROKEN],
+        fingerprint="ab",
+        in_shape=(1, 1, 3),
+        train=SimpleNamespace(images=[0]),
+        test=SimpleNamespace(images=[0]),
+    )
     args = SimpleNamespace(net="fitnet1", data=BROKEN, data_dir=None)
     made = {name: getattr(args, name, 1) for name in Settings.__dataclass_fields__}
     s = Settings(**made | {"optimizer": "sgd", "init": "lsuv", "hyper": {"momentum": 0.9}})
-    messages.print_settings(s, {"data": f"from {BROKEN}"}, data,
-                            SimpleNamespace(why="", description=""))
+    messages.print_settings(
+        s, {"data": f"from {BROKEN}"}, data, SimpleNamespace(why="", description="")
+    )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 + len(made) and "ab" in lines[2]
     assert all(line.isprintable() for line in lines)
@@ -254,7 +291,8 @@ def test_a_run_on_a_folder_whose_names_are_no_words(tmp_path, command):
         done = run_module("engine.evaluate", str(tmp_path / "run"))
         assert (done.returncode, done.stderr) == (0, "") and r"\udcffa\nb" in done.stdout
         Image.fromarray(RANDOM.integers(0, 256, (9, 11, 3)).astype(np.uint8)).save(
-            root / "train" / "猫" / "img0.png")
+            root / "train" / "猫" / "img0.png"
+        )
         done = run_module("engine.evaluate", str(tmp_path / "run"))
         assert done.returncode == 2 and done.stderr.count("\n") == 1
         assert "fingerprint" in done.stderr and done.stdout == ""
@@ -262,8 +300,12 @@ def test_a_run_on_a_folder_whose_names_are_no_words(tmp_path, command):
 
 def run_module(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", *arguments, "--device", "numpy"], capture_output=True, text=True,
-        cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"})
+        [sys.executable, "-m", *arguments, "--device", "numpy"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+    )
 
 
 def test_a_fingerprint_is_of_the_contents(tmp_path):
@@ -281,6 +323,7 @@ def test_a_fingerprint_is_of_the_contents(tmp_path):
 
 # --- a run and its data --------------------------------------------------------------------------
 
+
 def train(*arguments) -> int:
     return run_command("engine.train", lambda: engine.train.main(list(arguments)))
 
@@ -289,8 +332,23 @@ def train(*arguments) -> int:
 def begun(tmp_path, capsys):
     """(run folder, image folder, said): an untrained run's, which said its fingerprint."""
     root = forge_folder(tmp_path / "pets", count=4)
-    assert train("--net", "fitnet1", "--data", str(root), "--device", "numpy", "--batch", "4",
-                 "--epochs", "0", "--out", str(tmp_path / "run")) == 0
+    assert (
+        train(
+            "--net",
+            "fitnet1",
+            "--data",
+            str(root),
+            "--device",
+            "numpy",
+            "--batch",
+            "4",
+            "--epochs",
+            "0",
+            "--out",
+            str(tmp_path / "run"),
+        )
+        == 0
+    )
     return tmp_path / "run", root, capsys.readouterr().out
 
 
@@ -319,8 +377,22 @@ def test_the_fingerprint_is_printed_and_compared_by_a_resume(begun, capsys):
 
 def test_a_series_is_of_one_data_set(tmp_path, capsys):
     root = forge_folder(tmp_path / "pets", count=4)
-    options = ["--net", "fitnet1", "--data", str(root), "--device", "numpy", "--batch", "4",
-               "--epochs", "0", "--runs", "2", "--out", str(tmp_path / "all")]
+    options = [
+        "--net",
+        "fitnet1",
+        "--data",
+        str(root),
+        "--device",
+        "numpy",
+        "--batch",
+        "4",
+        "--epochs",
+        "0",
+        "--runs",
+        "2",
+        "--out",
+        str(tmp_path / "all"),
+    ]
     assert train(*options) == 0
     series = runs.read_seeds(tmp_path / "all")
     write_json(tmp_path / "all" / runs.SEEDS, series | {"result": None})
@@ -329,19 +401,33 @@ def test_a_series_is_of_one_data_set(tmp_path, capsys):
     assert "seed0: this run began on data pets/" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("settings, said", [
-    ({"batch": 10**15}, "batch is 1000000000000000, and on data pets/ it must be at most the 8"),
-    ({"lsuv_batch": 9}, "lsuv_batch is 9"), ({"move": 1000}, "from 0 to the border, 8"),
-    ({"move": -1}, "move is -1"), ({"steps": 10**9}, "must be epochs x images / batch"),
-    ({"steps": -1}, "--steps -1"), ({"steps": 10**30}, "steps is 1000"),
-    ({"momentum": -1}, "--momentum -1"), ({"lr": 10**400}, "lr is 1000"),
-    ({"batch": 2**64}, "batch is"),
-    ({"policy": {"policy": "fixed", "rate": [0.1]}}, "rate [0.1] is no number"),
-    ({"policy": {"policy": "step", "rate": 0.1, "gamma": 0.1, "size": 0}}, "gives nan at step 0"),
-    ({"policy": {"policy": "fixed", "rate": -0.1}}, "rate -0.1 must"),
-    ({"policy": {"policy": "exp", "rate": 0.1, "gamma": 10**400}}, "gamma 1000"),
-    ({"policy": {"policy": "multistep", "rate": 0.1, "gamma": 0.1, "steps": 7}}, "is no list"),
-    ({"policy": {"policy": ["fixed"], "rate": 0.1}}, "unknown rate policy ['fixed']")])
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        (
+            {"batch": 10**15},
+            "batch is 1000000000000000, and on data pets/ it must be at most the 8",
+        ),
+        ({"lsuv_batch": 9}, "lsuv_batch is 9"),
+        ({"move": 1000}, "from 0 to the border, 8"),
+        ({"move": -1}, "move is -1"),
+        ({"steps": 10**9}, "must be epochs x images / batch"),
+        ({"steps": -1}, "--steps -1"),
+        ({"steps": 10**30}, "steps is 1000"),
+        ({"momentum": -1}, "--momentum -1"),
+        ({"lr": 10**400}, "lr is 1000"),
+        ({"batch": 2**64}, "batch is"),
+        ({"policy": {"policy": "fixed", "rate": [0.1]}}, "rate [0.1] is no number"),
+        (
+            {"policy": {"policy": "step", "rate": 0.1, "gamma": 0.1, "size": 0}},
+            "gives nan at step 0",
+        ),
+        ({"policy": {"policy": "fixed", "rate": -0.1}}, "rate -0.1 must"),
+        ({"policy": {"policy": "exp", "rate": 0.1, "gamma": 10**400}}, "gamma 1000"),
+        ({"policy": {"policy": "multistep", "rate": 0.1, "gamma": 0.1, "steps": 7}}, "is no list"),
+        ({"policy": {"policy": ["fixed"], "rate": 0.1}}, "unknown rate policy ['fixed']"),
+    ],
+)
 def test_settings_out_of_a_file_that_fit_no_run(begun, settings, said, capsys):
     folder = begun[0]
     unfinished(folder, **settings)
@@ -358,9 +444,17 @@ def test_a_checkpoint_whose_progress_is_no_runs(begun, capsys):
     known = Settings.from_dict(s["settings"], folder, engine.train.KNOWN)
     data = load(s["settings"]["data"], size=(32, 32, 3))
     net, _, optimizer = engine.train.assemble(known, data, engine.train.ops_for("numpy"))
-    checkpoint.save(folder, net, optimizer, step=0, epoch=0.0, settings=s["settings"],
-                    data=s["data"], data_tensors=data.preprocessing.tensors(),
-                    progress={"clock": ["x"]})
+    checkpoint.save(
+        folder,
+        net,
+        optimizer,
+        step=0,
+        epoch=0.0,
+        settings=s["settings"],
+        data=s["data"],
+        data_tensors=data.preprocessing.tensors(),
+        progress={"clock": ["x"]},
+    )
     assert train("--resume", str(folder)) == 2
     error = capsys.readouterr().err
     assert "rows, seconds, training; it was written by another version" in error
@@ -368,5 +462,5 @@ def test_a_checkpoint_whose_progress_is_no_runs(begun, capsys):
 
 
 def test_printable_changes_nothing_else():
-    text = "".join(map(chr, range(0x20, 0x7f))) + "é猫😺"
+    text = "".join(map(chr, range(0x20, 0x7F))) + "é猫😺"
     assert printable(text) is text and printable("a\u00a0b") == r"a\xa0b"

@@ -42,16 +42,18 @@ def bits(size: int, count: int, seed: int = 0) -> np.ndarray:
     """`count` of a file's bits: those of its first bytes and its last, and others all over it."""
     edge = min(8 * size, count // 4)
     others = np.random.default_rng(seed).choice(8 * size, min(count, 8 * size), replace=False)
-    return np.unique(np.r_[0:edge, 8 * size - edge:8 * size, others])
+    return np.unique(np.r_[0:edge, 8 * size - edge : 8 * size, others])
 
 
 def content(data) -> list[bytes]:
     """All that a run sees of a set."""
-    return [array.tobytes() for split in (data.train, data.test) for array in vars(split).values()
-            ] + [data.preprocessing.mean_image.tobytes()]
+    return [
+        array.tobytes() for split in (data.train, data.test) for array in vars(split).values()
+    ] + [data.preprocessing.mean_image.tobytes()]
 
 
 # --- checkpoint ----------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def saved(tmp_path):
@@ -65,8 +67,11 @@ def test_every_flip_of_a_checkpoint_is_found(saved):
     whole = saved.read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
     places = bits(len(whole), often(400, FLIPS), seed=1)
-    everywhere = np.arange(8 * header) if often(0, 1) else np.arange(header) * 8 + \
-        np.random.default_rng(2).integers(0, 8, header)
+    everywhere = (
+        np.arange(8 * header)
+        if often(0, 1)
+        else np.arange(header) * 8 + np.random.default_rng(2).integers(0, 8, header)
+    )
     for bit in np.union1d(places, everywhere):
         saved.write_bytes(flipped(whole, int(bit)))
         with pytest.raises(checkpoint.Damaged) as damage:
@@ -85,6 +90,7 @@ def test_every_truncation_of_a_checkpoint_is_found(saved):
 
 # --- data ----------------------------------------------------------------------------------------
 
+
 def forge(root, name):
     """A set's folder -> (its files, packed ones among them, how they can be loaded)."""
     if name != "mnist":
@@ -96,7 +102,8 @@ def forge(root, name):
             array = array[tuple(map(slice, MNIST.shape(file)))]
             packed = file.startswith("t10k")
             (home / f"{file}{'.gz' * packed}").write_bytes(
-                gzip.compress(idx(array), mtime=1) if packed else idx(array))
+                gzip.compress(idx(array), mtime=1) if packed else idx(array)
+            )
     return home, sorted(home.iterdir())
 
 
@@ -140,8 +147,12 @@ def test_every_truncation_of_a_data_file_is_found(tmp_path, name):
                 if rows is None:
                     mnist.read_file(home, file, layout)
                 else:
-                    cifar.read_file(path, layout, np.empty((rows, 32, 32, 3), np.uint8),
-                                    np.empty(rows, np.int32))
+                    cifar.read_file(
+                        path,
+                        layout,
+                        np.empty((rows, 32, 32, 3), np.uint8),
+                        np.empty(rows, np.int32),
+                    )
             assert_one_line(error.value, path)
         path.write_bytes(whole)
     load(name, home)

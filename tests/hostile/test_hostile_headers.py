@@ -33,6 +33,7 @@ HUGE = 1 << 62
 
 # --- checkpoint ----------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def saved(tmp_path):
     net, optimizer = small_net()
@@ -52,14 +53,38 @@ def test_a_forged_length_of_the_header(saved, length):
     refused(saved)
 
 
-@pytest.mark.parametrize("entry", [
-    {"shape": [HUGE]}, {"shape": [HUGE, 4]}, {"shape": [1 << 31, 1 << 31, 4]}, {"shape": [1 << 64]},
-    {"shape": [10**400]}, {"shape": [HUGE, 0]}, {"shape": [-8]}, {"shape": [8.0]},
-    {"shape": [True] * 3}, {"shape": "8"}, {"shape": [1] * 70 + [8]}, {"shape": None},
-    {"data_offsets": [0, HUGE]}, {"data_offsets": [HUGE, HUGE + 32]}, {"data_offsets": [-4, 28]},
-    {"data_offsets": [0, 32]}, {"data_offsets": [32, 0]}, {"data_offsets": [0]},
-    {"data_offsets": [0.5, 32.5]}, {"dtype": "F8_E4M3"}, {"dtype": "F8_E5M2"}, {"dtype": "BF16"},
-    {"dtype": "F4"}, {"dtype": "F64"}, {"dtype": 7}, {"dtype": ["F32"]}, {"more": 1}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"shape": [HUGE]},
+        {"shape": [HUGE, 4]},
+        {"shape": [1 << 31, 1 << 31, 4]},
+        {"shape": [1 << 64]},
+        {"shape": [10**400]},
+        {"shape": [HUGE, 0]},
+        {"shape": [-8]},
+        {"shape": [8.0]},
+        {"shape": [True] * 3},
+        {"shape": "8"},
+        {"shape": [1] * 70 + [8]},
+        {"shape": None},
+        {"data_offsets": [0, HUGE]},
+        {"data_offsets": [HUGE, HUGE + 32]},
+        {"data_offsets": [-4, 28]},
+        {"data_offsets": [0, 32]},
+        {"data_offsets": [32, 0]},
+        {"data_offsets": [0]},
+        {"data_offsets": [0.5, 32.5]},
+        {"dtype": "F8_E4M3"},
+        {"dtype": "F8_E5M2"},
+        {"dtype": "BF16"},
+        {"dtype": "F4"},
+        {"dtype": "F64"},
+        {"dtype": 7},
+        {"dtype": ["F32"]},
+        {"more": 1},
+    ],
+)
 def test_a_forged_entry(saved, entry):
     header, body = parts(saved)
     header["conv.b"] = header["conv.b"] | entry
@@ -86,20 +111,38 @@ def sealed(header: dict, **metadata) -> str:
 
 
 @pytest.mark.parametrize("key", ["hashes", "step", "epoch", "seed", "settings", "data", "progress"])
-@pytest.mark.parametrize("value", [None, "", "x", "7 8", "[]", "{", "[" * 100_000, "9" * 5000,
-                                   '"x"', "NaN,", '{"name": "x"}' * 2])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "",
+        "x",
+        "7 8",
+        "[]",
+        "{",
+        "[" * 100_000,
+        "9" * 5000,
+        '"x"',
+        "NaN,",
+        '{"name": "x"}' * 2,
+    ],
+)
 def test_metadata_whose_hash_was_made_anew(saved, key, value):
     header, body = parts(saved)
     put(saved, sealed(header, **{key: value}), body)
     refused(saved)
 
 
-@pytest.mark.parametrize("double", [
-    lambda t: t.replace('"conv.b": ', '"conv.b": {}, "conv.b": '),
-    lambda t: t.replace('"step": ', '"step": "9", "step": '),
-    lambda t: t.replace('"dtype": ', '"dtype": "F32", "dtype": ', 1),
-    lambda t: t.replace('"__metadata__": ', '"__metadata__": {}, "__metadata__": ')],
-    ids=["tensor", "metadata", "entry", "all metadata"])
+@pytest.mark.parametrize(
+    "double",
+    [
+        lambda t: t.replace('"conv.b": ', '"conv.b": {}, "conv.b": '),
+        lambda t: t.replace('"step": ', '"step": "9", "step": '),
+        lambda t: t.replace('"dtype": ', '"dtype": "F32", "dtype": ', 1),
+        lambda t: t.replace('"__metadata__": ', '"__metadata__": {}, "__metadata__": '),
+    ],
+    ids=["tensor", "metadata", "entry", "all metadata"],
+)
 def test_a_name_that_stands_there_twice(saved, double):
     """The last one is right, so a reader that takes the last one would see no difference."""
     header, body = parts(saved)
@@ -107,9 +150,21 @@ def test_a_name_that_stands_there_twice(saved, double):
     assert "stands there twice" in refused(saved)
 
 
-@pytest.mark.parametrize("text", ["[" * 1_000_000, '{"a":' * 500_000, "{}", "7", '"x"', "null", "",
-                                  '{"__metadata__":7}', '{"__metadata__":{"format":7}}'],
-                         ids=range(9))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 1_000_000,
+        '{"a":' * 500_000,
+        "{}",
+        "7",
+        '"x"',
+        "null",
+        "",
+        '{"__metadata__":7}',
+        '{"__metadata__":{"format":7}}',
+    ],
+    ids=range(9),
+)
 def test_a_header_of_something_else(saved, text):
     put(saved, text, parts(saved)[1])
     refused(saved)
@@ -126,6 +181,7 @@ def test_a_hole_of_64_gib_is_not_read(saved):
 
 # --- run.json, runs.json, metrics.csv ------------------------------------------------------------
 
+
 @pytest.mark.parametrize("name", [runs.RUN, runs.SEEDS, runs.METRICS])
 def test_a_file_of_a_gigabyte(tmp_path, name):
     (tmp_path / name).write_bytes(b"{")
@@ -136,10 +192,23 @@ def test_a_file_of_a_gigabyte(tmp_path, name):
     assert_one_line(error.value, name)
 
 
-@pytest.mark.parametrize("text", [
-    "[" * 1_000_000, "[" + "[]," * 600_000 + "[]]", '{"a":' * 300_000, "9" * 1_000_000, "1e999",
-    '"\\ud800"', '{"settings": {}, "settings": {}}', '{"x": NaN}', "\ufeff{}", "\0" * 1000,
-    '{"settings": "' + "x" * 1_000_000 + '"}'], ids=range(11))
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 1_000_000,
+        "[" + "[]," * 600_000 + "[]]",
+        '{"a":' * 300_000,
+        "9" * 1_000_000,
+        "1e999",
+        '"\\ud800"',
+        '{"settings": {}, "settings": {}}',
+        '{"x": NaN}',
+        "\ufeff{}",
+        "\0" * 1000,
+        '{"settings": "' + "x" * 1_000_000 + '"}',
+    ],
+    ids=range(11),
+)
 @pytest.mark.parametrize("read", [runs.read_run, runs.read_seeds])
 def test_forged_json(tmp_path, text, read):
     for name in (runs.RUN, runs.SEEDS):
@@ -149,8 +218,20 @@ def test_forged_json(tmp_path, text, read):
     assert_one_line(error.value, tmp_path)
 
 
-@pytest.mark.parametrize("row", [b"1," * 8 + b"x", b"9" * 5000 + b",1" * 8, b"1,1", b"1," * 10**6,
-                                 b"\0", b"\n" * 10**6, b"\xff", b"1;" * 9, b"0x1" + b",1" * 8])
+@pytest.mark.parametrize(
+    "row",
+    [
+        b"1," * 8 + b"x",
+        b"9" * 5000 + b",1" * 8,
+        b"1,1",
+        b"1," * 10**6,
+        b"\0",
+        b"\n" * 10**6,
+        b"\xff",
+        b"1;" * 9,
+        b"0x1" + b",1" * 8,
+    ],
+)
 def test_a_forged_row(tmp_path, row):
     (tmp_path / runs.METRICS).write_bytes(",".join(runs.COLUMNS).encode() + b"\n" + row)
     with small_memory(), in_time(), pytest.raises(InputError) as error:
@@ -160,8 +241,18 @@ def test_a_forged_row(tmp_path, row):
 
 # --- MNIST and archives --------------------------------------------------------------------------
 
-@pytest.mark.parametrize("dimensions", [(HUGE >> 32,) * 3, (1 << 31, 1, 1), (0, 0, 0),
-                                        ((1 << 32) - 1,) * 3, (30, 28, 0), (23520, 1, 1)])
+
+@pytest.mark.parametrize(
+    "dimensions",
+    [
+        (HUGE >> 32,) * 3,
+        (1 << 31, 1, 1),
+        (0, 0, 0),
+        ((1 << 32) - 1,) * 3,
+        (30, 28, 0),
+        (23520, 1, 1),
+    ],
+)
 def test_forged_dimensions(tmp_path, dimensions):
     content = struct.pack(">HBB3I", 0, 8, 3, *dimensions) + bytes(30 * 28 * 28)
     (tmp_path / IMAGES).write_bytes(content)
@@ -183,8 +274,9 @@ def test_a_packed_file_that_unpacks_to_much_more(tmp_path, monkeypatch):
     path = tmp_path / f"{IMAGES}.gz"
     path.write_bytes(bomb(idx(np.zeros((30, 28, 28))), 1 << 28))
     read, sizes = gzip.GzipFile.read, []
-    monkeypatch.setattr(gzip.GzipFile, "read",
-                        lambda self, size=-1: sizes.append(size) or read(self, size))
+    monkeypatch.setattr(
+        gzip.GzipFile, "read", lambda self, size=-1: sizes.append(size) or read(self, size)
+    )
     with small_memory(), pytest.raises(InputError, match="more than 23,536 bytes"):
         mnist.read_file(tmp_path, IMAGES, SMALL_MNIST)
     with small_memory(), pytest.raises(ValueError, match="MD5"):
@@ -230,16 +322,33 @@ def fetch(monkeypatch, tmp_path, content: bytes):
         return download.obtain(layout, None, lambda line: None)
 
 
-@pytest.mark.parametrize("change", [
-    lambda info: become(info, tarfile.SYMTYPE, "/etc/passwd"),
-    lambda info: become(info, tarfile.LNKTYPE, "../../other"),
-    lambda info: become(info, tarfile.DIRTYPE), lambda info: become(info, tarfile.FIFOTYPE),
-    lambda info: become(info, tarfile.CHRTYPE),
-    lambda info: grow(info, 1 << 27), lambda info: grow(info, 0),
-    lambda info: rename(info, f"/{info.name}"), lambda info: rename(info, f"../{info.name}"),
-    lambda info: rename(info, f"{info.name}.more")],
-    ids=["symlink", "hardlink", "folder", "pipe", "device", "large", "empty", "absolute", "above",
-         "more"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda info: become(info, tarfile.SYMTYPE, "/etc/passwd"),
+        lambda info: become(info, tarfile.LNKTYPE, "../../other"),
+        lambda info: become(info, tarfile.DIRTYPE),
+        lambda info: become(info, tarfile.FIFOTYPE),
+        lambda info: become(info, tarfile.CHRTYPE),
+        lambda info: grow(info, 1 << 27),
+        lambda info: grow(info, 0),
+        lambda info: rename(info, f"/{info.name}"),
+        lambda info: rename(info, f"../{info.name}"),
+        lambda info: rename(info, f"{info.name}.more"),
+    ],
+    ids=[
+        "symlink",
+        "hardlink",
+        "folder",
+        "pipe",
+        "device",
+        "large",
+        "empty",
+        "absolute",
+        "above",
+        "more",
+    ],
+)
 def test_a_forged_member_of_an_archive(tmp_path, monkeypatch, change):
     with pytest.raises(InputError) as error:
         fetch(monkeypatch, tmp_path, archive(change))
@@ -249,15 +358,24 @@ def test_a_forged_member_of_an_archive(tmp_path, monkeypatch, change):
 
 def test_members_that_nobody_asked_for_are_not_unpacked(tmp_path, monkeypatch):
     whole = [(f"{SMALL10.folder}/{name}", bytes(size)) for name, size in SMALL10.sizes.items()]
-    others = [("../evil", b"x"), ("/evil", b"x"), (f"{SMALL10.folder}/{'x' * 300}", bytes(1 << 26)),
-              (f"{SMALL10.folder}/../../evil", b"x")]
+    others = [
+        ("../evil", b"x"),
+        ("/evil", b"x"),
+        (f"{SMALL10.folder}/{'x' * 300}", bytes(1 << 26)),
+        (f"{SMALL10.folder}/../../evil", b"x"),
+    ]
     into = fetch(monkeypatch, tmp_path, pack([*others, *whole]))
     assert {path.name for path in into.iterdir()} == set(SMALL10.sizes)
     assert {path.name for path in tmp_path.rglob("*")} == {
-        "cache", "lsuv-engine", SMALL10.folder, *SMALL10.sizes}
+        "cache",
+        "lsuv-engine",
+        SMALL10.folder,
+        *SMALL10.sizes,
+    }
 
 
 # --- images --------------------------------------------------------------------------------------
+
 
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -265,24 +383,44 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 def png(width: int, height: int, more: bytes = b"") -> bytes:
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + more + chunk(b"IDAT", zlib.compress(b"")) \
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + more
+        + chunk(b"IDAT", zlib.compress(b""))
         + chunk(b"IEND", b"")
+    )
 
 
 def gif(width: int, height: int) -> bytes:
-    return b"GIF89a" + struct.pack("<HH", width, height) + b"\x80\0\0" + bytes(3) + b"\xff" * 3 \
-        + b"," + struct.pack("<HHHH", 0, 0, width, height) + b"\0\x02\x02\x44\x01\0;"
+    return (
+        b"GIF89a"
+        + struct.pack("<HH", width, height)
+        + b"\x80\0\0"
+        + bytes(3)
+        + b"\xff" * 3
+        + b","
+        + struct.pack("<HHHH", 0, 0, width, height)
+        + b"\0\x02\x02\x44\x01\0;"
+    )
 
 
 def webp(width: int, height: int) -> bytes:
     """An animation on a large canvas whose one frame has 4 x 4 pixels."""
+
     def part(kind, data):
         return kind + struct.pack("<I", len(data)) + data
 
     frame = encoded("WEBP")[12:]
-    body = b"WEBP" + part(b"VP8X", b"\x02\0\0\0" + (width - 1).to_bytes(3, "little")
-                          + (height - 1).to_bytes(3, "little")) + part(b"ANIM", bytes(6)) + \
-        part(b"ANMF", bytes(6) + b"\x03\0\0\x03\0\0" + bytes(4) + frame)
+    body = (
+        b"WEBP"
+        + part(
+            b"VP8X",
+            b"\x02\0\0\0" + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"),
+        )
+        + part(b"ANIM", bytes(6))
+        + part(b"ANMF", bytes(6) + b"\x03\0\0\x03\0\0" + bytes(4) + frame)
+    )
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
@@ -295,13 +433,16 @@ def encoded(form: str) -> bytes:
 def jpeg(width: int, height: int) -> bytes:
     data = bytearray(encoded("JPEG"))
     place = data.index(b"\xff\xc0") + 5
-    data[place:place + 4] = struct.pack(">HH", height, width)
+    data[place : place + 4] = struct.pack(">HH", height, width)
     return bytes(data)
 
 
 def bmp(width: int, height: int) -> bytes:
-    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + \
-        struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 54, 0, 0, 54)
+        + struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+    )
 
 
 def tga(width: int, height: int) -> bytes:
@@ -338,8 +479,9 @@ def test_an_image_that_claims_to_be_enormous(tmp_path, make, side, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("kind, data", [(b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"),
-                                        (b"iCCP", b"a\0\0")])
+@pytest.mark.parametrize(
+    "kind, data", [(b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0"), (b"iCCP", b"a\0\0")]
+)
 def test_text_that_unpacks_to_much_more(tmp_path, kind, data):
     packed = zlib.compress(bytes(1 << 28), 9)
     path = tmp_path / "img.png"
@@ -361,8 +503,13 @@ def test_the_formats_that_are_promised_are_read(tmp_path):
     image = Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3))
     for form in folder.formats():
         image.save(tmp_path / "img.x", form)
-        assert abs(folder.read_picture(tmp_path / "img.x", 16, 16, 3)[0].astype(int)
-                   - np.asarray(image)).mean() < 40, form
+        assert (
+            abs(
+                folder.read_picture(tmp_path / "img.x", 16, 16, 3)[0].astype(int)
+                - np.asarray(image)
+            ).mean()
+            < 40
+        ), form
     assert set(folder.FORMATS) - set(folder.formats()) <= {"AVIF", "JPEG2000", "WEBP"}
 
 

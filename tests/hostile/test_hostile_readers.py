@@ -96,6 +96,7 @@ def test_damaged_idx(place, data, way):
 
 # --- checkpoint ----------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """(header, tensors' bytes, what is read) of a small net's checkpoint."""
@@ -134,8 +135,10 @@ def test_a_damaged_checkpoint(place, whole, data):
 def test_a_checkpoint_of_another_header(place, whole, data):
     text = data.draw(forged(whole[1]))
     (place / runs.CHECKPOINT).write_bytes(
-        len(text.encode(errors="replace")).to_bytes(8, "little") + text.encode(errors="replace")
-        + whole[2])
+        len(text.encode(errors="replace")).to_bytes(8, "little")
+        + text.encode(errors="replace")
+        + whole[2]
+    )
     read_as(place / runs.CHECKPOINT, whole[3])
 
 
@@ -168,11 +171,23 @@ def test_a_checkpoint_of_other_metadata_and_their_hash(place, whole, data):
 
 # --- run.json, runs.json, metrics.csv ------------------------------------------------------------
 
-RESULT = {"test_accuracy": 0.5, "test_error": 0.5, "test_loss": 1.25, "epochs": 2.0,
-          "images_per_second": 99.0, "device": "numpy", "data": "synthetic"}
-RECORD = {"settings": {"net": "fitnet1", "lr": 0.1}, "origins": {"net": "default"},
-          "data": {"name": "synthetic", "fingerprint": "ab" * 8, "classes": ["a", "b"]},
-          "device": "numpy", "runs": 3, "result": RESULT}
+RESULT = {
+    "test_accuracy": 0.5,
+    "test_error": 0.5,
+    "test_loss": 1.25,
+    "epochs": 2.0,
+    "images_per_second": 99.0,
+    "device": "numpy",
+    "data": "synthetic",
+}
+RECORD = {
+    "settings": {"net": "fitnet1", "lr": 0.1},
+    "origins": {"net": "default"},
+    "data": {"name": "synthetic", "fingerprint": "ab" * 8, "classes": ["a", "b"]},
+    "device": "numpy",
+    "runs": 3,
+    "result": RESULT,
+}
 
 
 @fuzz(150, 8_000)
@@ -210,6 +225,7 @@ def test_damaged_metrics(place, content):
 
 # --- images --------------------------------------------------------------------------------------
 
+
 def pictures() -> dict[str, bytes]:
     """One of every format that is read, and of every mode that the format has."""
     found = {}
@@ -218,7 +234,8 @@ def pictures() -> dict[str, bytes]:
             image, file = Image.effect_noise((13, 9), 60).convert("RGB"), io.BytesIO()
             try:
                 (Image.new(mode, (13, 9)) if mode == "I;16" else image.convert(mode)).save(
-                    file, form)
+                    file, form
+                )
             except (OSError, ValueError, KeyError):
                 continue
             found[f"{form} {mode}"] = file.getvalue()
@@ -252,10 +269,17 @@ def link(target: str):
     return lambda path: path.symlink_to(target)
 
 
-ODD = {"pipe": os.mkfifo, "folder": os.mkdir, "empty": lambda path: path.touch(),
-       "text": lambda path: path.write_text("no image"), "out": link("/etc/passwd"),
-       "zeros": link("/dev/zero"), "loop": link("."), "away": link("../../../.."),
-       "nowhere": link("nowhere")}
+ODD = {
+    "pipe": os.mkfifo,
+    "folder": os.mkdir,
+    "empty": lambda path: path.touch(),
+    "text": lambda path: path.write_text("no image"),
+    "out": link("/etc/passwd"),
+    "zeros": link("/dev/zero"),
+    "loop": link("."),
+    "away": link("../../../.."),
+    "nowhere": link("nowhere"),
+}
 
 
 @fuzz(120, 8_000)
@@ -284,11 +308,11 @@ def test_folders_of_any_names_and_things(place, data):
     assert sorted(found.classes) == sorted(name for name in classes if not folder.litter(name))
     mean = found.preprocessing.mean_image
     assert np.isfinite(found.train.scale).all() and np.isfinite(mean).all()
-    assert found.fingerprint == dataset.fingerprint("/".join(found.classes), found.train,
-                                                    found.test, mean)
+    assert found.fingerprint == dataset.fingerprint(
+        "/".join(found.classes), found.train, found.test, mean
+    )
 
 
 def test_the_forgeries_are_varied(whole):
-    """The fuzzers reach every part of a header: a forger that changes nothing tests nothing.
-    """
+    """The fuzzers reach every part of a header: a forger that changes nothing tests nothing."""
     assert len(list(every_place(whole[1]))) > 60 and len(PICTURES) > 30

@@ -11,10 +11,24 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SOURCES = [path for room in ("engine", "kernels", "lsuv", "models", "bench")
-           for path in sorted((ROOT / room).rglob("*.py"))]
-MODULES = {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib",
-           "code", "codeop", "runpy"}
+SOURCES = [
+    path
+    for room in ("engine", "kernels", "lsuv", "models", "bench")
+    for path in sorted((ROOT / room).rglob("*.py"))
+]
+MODULES = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "marshal",
+    "shelve",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "code",
+    "codeop",
+    "runpy",
+}
 CALLS = {"eval", "exec", "compile", "__import__"}
 NUMPY = {"load", "save", "savez", "memmap", "genfromtxt", "loadtxt"}  # of which the first unpickles
 
@@ -32,12 +46,19 @@ def findings(tree: ast.AST):
         yield from (where + name for name in names & MODULES)
         if isinstance(node, ast.Name) and node.id in CALLS:
             yield where + node.id
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) \
-                and node.value.id in ("np", "numpy") and node.attr in (*NUMPY, "object_"):
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in ("np", "numpy")
+            and node.attr in (*NUMPY, "object_")
+        ):
             yield where + f"numpy.{node.attr}"
         if isinstance(node, ast.keyword) and (
-                node.arg == "allow_pickle" or node.arg == "dtype"
-                and isinstance(node.value, ast.Name) and node.value.id == "object"):
+            node.arg == "allow_pickle"
+            or node.arg == "dtype"
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "object"
+        ):
             yield where + node.arg
 
 
@@ -46,10 +67,22 @@ def test_no_module_asks_for_it(path):
     assert not list(findings(ast.parse(path.read_text())))
 
 
-@pytest.mark.parametrize("source", [
-    "import pickle", "from pickle import loads", "import os, marshal.x", "eval('1')", "exec(x)",
-    "f = compile", "np.load(p)", "numpy.load(p)", "np.array(x, dtype=object)", "np.object_",
-    "load(p, allow_pickle=True)"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import os, marshal.x",
+        "eval('1')",
+        "exec(x)",
+        "f = compile",
+        "np.load(p)",
+        "numpy.load(p)",
+        "np.array(x, dtype=object)",
+        "np.object_",
+        "load(p, allow_pickle=True)",
+    ],
+)
 def test_the_search_finds_it(source):
     assert list(findings(ast.parse(source)))
 
@@ -90,8 +123,9 @@ print("nothing was reached")
 
 
 def guarded(out, planted: str = "") -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", GUARDED, str(out), planted], capture_output=True,
-                          text=True, cwd=ROOT)
+    return subprocess.run(
+        [sys.executable, "-c", GUARDED, str(out), planted], capture_output=True, text=True, cwd=ROOT
+    )
 
 
 def test_nothing_reaches_it(tmp_path):

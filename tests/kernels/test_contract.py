@@ -16,15 +16,25 @@ from kernels.contract import ACTIVATION, OPERATIONS
 from kernels.reference import NumpyOps
 
 # What a device has beside its operations.
-OTHERS = {"empty", "zeros", "asarray", "constant", "tohost", "synchronize", "plans", "prefer",
-          "captured"}
+OTHERS = {
+    "empty",
+    "zeros",
+    "asarray",
+    "constant",
+    "tohost",
+    "synchronize",
+    "plans",
+    "prefer",
+    "captured",
+}
 
 
 def test_the_table_has_every_operation_and_its_arguments():
     assert OPERATIONS.keys() == set(METHODS) - OTHERS
     for name, contract in OPERATIONS.items():
         assert ("self", *contract.arguments) == tuple(
-            inspect.signature(getattr(NumpyOps, name)).parameters), name
+            inspect.signature(getattr(NumpyOps, name)).parameters
+        ), name
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -43,8 +53,11 @@ def test_results_are_what_an_operation_changes(name):
     changed, contract = set(), OPERATIONS[name]
     for number in range(len(CASES[name])):
         before, after = arguments(name, number, np.float32), run(NumpyOps(), name, number)
-        changed |= {key for key, value in before.items() if isinstance(value, np.ndarray)
-                    and value.tobytes() != after[key].tobytes()}
+        changed |= {
+            key
+            for key, value in before.items()
+            if isinstance(value, np.ndarray) and value.tobytes() != after[key].tobytes()
+        }
     assert changed == contract.changed
 
 

@@ -131,23 +131,48 @@ def device(ops, monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("use", [
-    float, bool, list, iter, np.asarray, np.isfinite, lambda a: a + 1.0, lambda a: a == a,
-    lambda a: a < 1, lambda a: a[[0, 1]], lambda a: a[a.host > 0], lambda a: a.any(),
-    lambda a: a.__setitem__(0, np.float32(1)), lambda a: a.__setitem__(..., np.zeros(SIZE)),
-    lambda a: a.__setitem__(..., Array(np.zeros(SIZE, np.float32))), lambda a: a.__imul__(2)])
+@pytest.mark.parametrize(
+    "use",
+    [
+        float,
+        bool,
+        list,
+        iter,
+        np.asarray,
+        np.isfinite,
+        lambda a: a + 1.0,
+        lambda a: a == a,
+        lambda a: a < 1,
+        lambda a: a[[0, 1]],
+        lambda a: a[a.host > 0],
+        lambda a: a.any(),
+        lambda a: a.__setitem__(0, np.float32(1)),
+        lambda a: a.__setitem__(..., np.zeros(SIZE)),
+        lambda a: a.__setitem__(..., Array(np.zeros(SIZE, np.float32))),
+        lambda a: a.__imul__(2),
+    ],
+)
 def test_what_such_an_array_can_not_do_is_an_error(use):
     with pytest.raises((TypeError, AttributeError, AssertionError)):
         use(Array(new_clock()))
 
 
 def of_everything():
-    return [Dropout(0.2), Conv(6, pieces=2, name="a"), Maxout(2, 2, drop=0.3), LRN(),
-            Branches([[Conv(3, name="b"), Tanh()], [MaxPool(3, 1, 1), Conv(5, name="c")]]), ReLU(),
-            AuxiliaryClassifier([AvgPool(2), Linear(4, name="side")], HingeLoss(), 0.3),
-            BatchNorm(),
-            Residual([Conv(8, groups=2, name="d"), ReLU()]), MaxPool(2),
-            Linear(5, pieces=3, name="e"), Maxout(3), Linear(4, name="clf")]
+    return [
+        Dropout(0.2),
+        Conv(6, pieces=2, name="a"),
+        Maxout(2, 2, drop=0.3),
+        LRN(),
+        Branches([[Conv(3, name="b"), Tanh()], [MaxPool(3, 1, 1), Conv(5, name="c")]]),
+        ReLU(),
+        AuxiliaryClassifier([AvgPool(2), Linear(4, name="side")], HingeLoss(), 0.3),
+        BatchNorm(),
+        Residual([Conv(8, groups=2, name="d"), ReLU()]),
+        MaxPool(2),
+        Linear(5, pieces=3, name="e"),
+        Maxout(3),
+        Linear(4, name="clf"),
+    ]
 
 
 def plain(value):
@@ -165,9 +190,11 @@ def test_a_net_trains_alike(ops, precision):
     for one in (ops, Device(ops)):
         net = Net(of_everything(), SoftmaxLoss(), one, (9, 8, 2), 6, precision=precision)
         fill(net, "ortho-msra", 1, "relu", gain=2)
-        rows = [*initialise(net, "lsuv", engine.batches(net, images, labels), 1).rows,
-                *scale(net, engine.batches(net, images, labels), mode="fresh").rows,
-                *scale(net, engine.batches(net, images, labels), batches=2).rows]
+        rows = [
+            *initialise(net, "lsuv", engine.batches(net, images, labels), 1).rows,
+            *scale(net, engine.batches(net, images, labels), mode="fresh").rows,
+            *scale(net, engine.batches(net, images, labels), batches=2).rows,
+        ]
         said = []
         for optimizer in (SGD(net, 0.9, 5e-4, clip=1.0), RMSProp(net)):
             engine.fit(net, images, labels, optimizer, 2, 1e-3, report=said.append)
@@ -178,9 +205,15 @@ def test_a_net_trains_alike(ops, precision):
         net.x[...] = 0.5
         net.named_params()["d.b"].value[...] = float("nan")
         assert first_in_step(net) == "the weights of d"
-        found.append((said, [vars(row) for row in rows], scores.tobytes(),
-                      [plain(a).tobytes() for a in (net.weights, optimizer.memory, net.clock)],
-                      [plain(a).tobytes() for a in net.named_state().values()]))
+        found.append(
+            (
+                said,
+                [vars(row) for row in rows],
+                scores.tobytes(),
+                [plain(a).tobytes() for a in (net.weights, optimizer.memory, net.clock)],
+                [plain(a).tobytes() for a in net.named_state().values()],
+            )
+        )
     assert found[0] == found[1]
 
 
@@ -188,8 +221,13 @@ def test_a_net_trains_alike(ops, precision):
 def test_normalisation_of_inputs_and_every_kind_of_filler(ops, init):
     found = []
     for one in (ops, Device(ops)):
-        net = Net([Conv(8, name="a"), ReLU(), Conv(8, name="b"), ReLU(), Linear(3, name="clf")],
-                  SoftmaxLoss(), one, (5, 6, 4), 30)
+        net = Net(
+            [Conv(8, name="a"), ReLU(), Conv(8, name="b"), ReLU(), Linear(3, name="clf")],
+            SoftmaxLoss(),
+            one,
+            (5, 6, 4),
+            30,
+        )
         fill(net, init, 3, gain=None if init == "xavier" else 1.5)
         images = np.random.default_rng(0).standard_normal((30, 5, 6, 4))
         batches = engine.batches(net, images, np.arange(30) % 3)
@@ -200,12 +238,27 @@ def test_normalisation_of_inputs_and_every_kind_of_filler(ops, init):
 
 def test_the_commands(device, tmp_path, monkeypatch):
     """Training, resuming, evaluation and `predict` on it; the same metrics as without."""
+
     def metrics(out):
         rows = (out / "metrics.csv").read_text().splitlines()
         return [row.split(",")[:-2] for row in rows]  # without the speed and the seconds
 
-    given = ["--net", "fitnet_mnist", "--data", "synthetic", "--limit", "40", "--batch", "10",
-             "--epochs", "2", "--recipe", "paper", "--lr", "1e-5"]
+    given = [
+        "--net",
+        "fitnet_mnist",
+        "--data",
+        "synthetic",
+        "--limit",
+        "40",
+        "--batch",
+        "10",
+        "--epochs",
+        "2",
+        "--recipe",
+        "paper",
+        "--lr",
+        "1e-5",
+    ]
     out = tmp_path / "strict"
     assert engine.train.main([*given, "--out", str(out)]) == 0
     record = json.loads((out / "run.json").read_text())
@@ -241,6 +294,7 @@ def test_the_benches(device, monkeypatch):
 
 def test_a_clock_stops_when_the_device_has_finished(monkeypatch):
     """A device that starts its work when it is called and does it when it is waited for."""
+
     class Late:
         def __init__(self):
             self.waiting, self.done = 0, 0

@@ -35,8 +35,17 @@ pytestmark = pytest.mark.skipif(DEVICE is None, reason="device cpu does not work
 DTYPES = [np.float32, *([bfloat16] if DEVICE and "bf16" in DEVICE.precisions else [])]
 
 # Whose results may be an operand's very array: each element depends on the same element alone.
-ELEMENTWISE = {"leaky_forward", "leaky_backward", "tanh_forward", "tanh_backward", "add",
-               "sigmoid_forward", "sigmoid_backward", "dropout_forward", "dropout_backward"}
+ELEMENTWISE = {
+    "leaky_forward",
+    "leaky_backward",
+    "tanh_forward",
+    "tanh_backward",
+    "add",
+    "sigmoid_forward",
+    "sigmoid_backward",
+    "dropout_forward",
+    "dropout_backward",
+}
 
 
 def is_array(value):
@@ -45,9 +54,14 @@ def is_array(value):
 
 def chosen(name):
     """The number of the first case that is not tiny."""
-    return next((number for number, case in enumerate(CASES[name])
-                 if max((math.prod(a.shape) for a in case if hasattr(a, "shape")), default=0) > 30),
-                0)
+    return next(
+        (
+            number
+            for number, case in enumerate(CASES[name])
+            if max((math.prod(a.shape) for a in case if hasattr(a, "shape")), default=0) > 30
+        ),
+        0,
+    )
 
 
 def call(name, dtype=np.float32):
@@ -57,8 +71,11 @@ def call(name, dtype=np.float32):
 def results(name):
     """The arrays that the operation writes."""
     before, after = call(name), run(REFERENCE, name, chosen(name))
-    return [key for key, value in before.items()
-            if is_array(value) and value.tobytes() != after[key].tobytes()]
+    return [
+        key
+        for key, value in before.items()
+        if is_array(value) and value.tobytes() != after[key].tobytes()
+    ]
 
 
 def refused(name, values, words="", kinds=ValueError):
@@ -79,6 +96,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=[np.dtype(d).name for
 
 # -- arrays ---------------------------------------------------------------------------------------
 
+
 def longer(values, axis):
     return np.concatenate([values, values.take([-1], axis)], axis)
 
@@ -88,16 +106,34 @@ def shorter(values, axis):
 
 
 # Axes that nothing else in the call fixes, or not upwards.
-POOLED = {(f"{op}_{way}", key, axis, longer)
-          for op in ("maxpool", "avgpool", "maxout_pool", "maxout_pool_dropout")
-          for way, key in (("forward", "x"), ("backward", "dx")) for axis in (1, 2)}
-POOLED |= {(f"global_{op}_{way}", key, axis, change) for op in ("maxpool", "avgpool")
-           for way, key in (("forward", "x"), ("backward", "dx")) for axis in (1, 2)
-           for change in (longer, shorter)}
-FREE = POOLED | {(name, key, axis, change) for change in (longer, shorter) for name, key, axis in [
-    ("concat_forward", "x", -1), ("concat_forward", "y", -1), ("concat_backward", "dx", -1),
-    ("concat_backward", "dy", -1), ("clip", "g", 0), ("sgd_step", "segments", 0),
-    ("nesterov_step", "segments", 0), ("rmsprop_step", "segments", 0), ("advance", "rates", 0)]}
+POOLED = {
+    (f"{op}_{way}", key, axis, longer)
+    for op in ("maxpool", "avgpool", "maxout_pool", "maxout_pool_dropout")
+    for way, key in (("forward", "x"), ("backward", "dx"))
+    for axis in (1, 2)
+}
+POOLED |= {
+    (f"global_{op}_{way}", key, axis, change)
+    for op in ("maxpool", "avgpool")
+    for way, key in (("forward", "x"), ("backward", "dx"))
+    for axis in (1, 2)
+    for change in (longer, shorter)
+}
+FREE = POOLED | {
+    (name, key, axis, change)
+    for change in (longer, shorter)
+    for name, key, axis in [
+        ("concat_forward", "x", -1),
+        ("concat_forward", "y", -1),
+        ("concat_backward", "dx", -1),
+        ("concat_backward", "dy", -1),
+        ("clip", "g", 0),
+        ("sgd_step", "segments", 0),
+        ("nesterov_step", "segments", 0),
+        ("rmsprop_step", "segments", 0),
+        ("advance", "rates", 0),
+    ]
+}
 FREE |= {("gather", "order", 0, longer)}
 
 
@@ -147,8 +183,9 @@ def test_an_array_off_its_elements_alignment_is_refused(name):
         if is_array(value) and value.itemsize > 1:
             room = np.zeros(value.nbytes + 1, np.uint8)[1:]
             room[:] = value.reshape(-1).view(np.uint8)
-            refused(name, call(name) | {key: room.view(value.dtype).reshape(value.shape)},
-                    "not aligned")
+            refused(
+                name, call(name) | {key: room.view(value.dtype).reshape(value.shape)}, "not aligned"
+            )
 
 
 @every_operation
@@ -176,7 +213,7 @@ def test_a_result_that_shares_memory_is_refused(name, dtype):
                 values, at = call(name, dtype), mine.nbytes + 8
                 room = np.zeros(2 * at + its.nbytes + 64, np.uint8)
                 for key, start in ((result, at // 8 * 8 + shift), (other, at // 8 * 8)):
-                    part = room[start:start + values[key].nbytes]
+                    part = room[start : start + values[key].nbytes]
                     part[:] = values[key].reshape(-1).view(np.uint8)
                     values[key] = part.view(values[key].dtype).reshape(values[key].shape)
                 refused(name, values, "shares memory with")
@@ -204,10 +241,14 @@ def test_an_axis_longer_than_an_address_space_is_refused(shape):
 
 # -- numbers --------------------------------------------------------------------------------------
 
-HUGE = [-1, -2 ** 63, 2 ** 31, 2 ** 62, 2 ** 63 - 1, 2 ** 63, 10 ** 30]
-FINE = {("lrn_forward", "size"): [2 ** 63 - 1], ("lrn_backward", "size"): [2 ** 63 - 1],
-        ("orthonormal", "rows"): [2 ** 31], ("orthonormal", "cols"): [2 ** 31],  # more than memory
-        ("batchnorm_running", "count"): [2 ** 31, 2 ** 62, 2 ** 63 - 1, 2 ** 63, 10 ** 30]}
+HUGE = [-1, -(2**63), 2**31, 2**62, 2**63 - 1, 2**63, 10**30]
+FINE = {
+    ("lrn_forward", "size"): [2**63 - 1],
+    ("lrn_backward", "size"): [2**63 - 1],
+    ("orthonormal", "rows"): [2**31],
+    ("orthonormal", "cols"): [2**31],  # more than memory
+    ("batchnorm_running", "count"): [2**31, 2**62, 2**63 - 1, 2**63, 10**30],
+}
 
 
 @every_operation
@@ -234,15 +275,16 @@ def test_a_number_out_of_its_range_is_refused(name):
         if isinstance(value, bool) or is_array(value):
             continue
         if key == "seed":
-            spoilt = [-1, 2 ** 64, 10 ** 30]
+            spoilt = [-1, 2**64, 10**30]
         elif isinstance(value, tuple):
-            spoilt = [(-1, 4, 2), (2 ** 64, 4, 2), (1, 2 ** 16, 2), (1, 4, -1), (1, -2 ** 63, 2)]
+            spoilt = [(-1, 4, 2), (2**64, 4, 2), (1, 2**16, 2), (1, 4, -1), (1, -(2**63), 2)]
         elif isinstance(value, int) and key != "count":
             spoilt = HUGE
         else:
             spoilt = [math.nan, math.inf, -math.inf]
-            spoilt += [-1.0] if key not in ("beta", "momentum", "decay", "weight",
-                                            "input_scale") else []
+            spoilt += (
+                [-1.0] if key not in ("beta", "momentum", "decay", "weight", "input_scale") else []
+            )
         for wrong in spoilt:
             if wrong not in FINE.get((name, key), ()):
                 refused(name, call(name) | {key: wrong}, kinds=(TypeError, ValueError))
@@ -251,19 +293,40 @@ def test_a_number_out_of_its_range_is_refused(name):
 @pytest.mark.parametrize("name", [n for n in OPERATIONS if "clock" in call(n)])
 def test_a_clock_that_holds_no_step_is_refused(name):
     """Where the operation reads it: else it is not looked at."""
-    for place, reads in ((0, {"dropout_forward", "dropout_backward", "maxout_pool_dropout_forward",
-                              "gather", "advance"}),
-                         (1, {"gather", "advance"})):
-        for wrong in (math.nan, math.inf, -math.inf, -1.0, 1e300, 2.0 ** 63):
+    for place, reads in (
+        (
+            0,
+            {
+                "dropout_forward",
+                "dropout_backward",
+                "maxout_pool_dropout_forward",
+                "gather",
+                "advance",
+            },
+        ),
+        (1, {"gather", "advance"}),
+    ):
+        for wrong in (math.nan, math.inf, -math.inf, -1.0, 1e300, 2.0**63):
             values = call(name)
             values["clock"][place] = wrong
             if name in reads:
                 refused(name, values, "step")
 
 
-@pytest.mark.parametrize("row", [[0, 68, 1, 1], [-1, 2, 1, 1], [3, 2, 1, 1], [0, math.nan, 1, 1],
-                                 [math.nan, 5, 1, 1], [0, 1e300, 1, 1], [0, math.inf, 1, 1],
-                                 [-math.inf, 5, 1, 1], [2.0 ** 63, 2.0 ** 63, 1, 1]])
+@pytest.mark.parametrize(
+    "row",
+    [
+        [0, 68, 1, 1],
+        [-1, 2, 1, 1],
+        [3, 2, 1, 1],
+        [0, math.nan, 1, 1],
+        [math.nan, 5, 1, 1],
+        [0, 1e300, 1, 1],
+        [0, math.inf, 1, 1],
+        [-math.inf, 5, 1, 1],
+        [2.0**63, 2.0**63, 1, 1],
+    ],
+)
 @pytest.mark.parametrize("name", ["sgd_step", "nesterov_step", "rmsprop_step"])
 def test_a_segment_outside_the_arena_is_refused(name, row):
     """Also after one that fits: no update is made before all are checked."""
@@ -274,18 +337,18 @@ def test_a_segment_outside_the_arena_is_refused(name, row):
 
 @pytest.mark.parametrize("name", [n for n in OPERATIONS if "labels" in call(n) and n != "gather"])
 def test_a_label_is_a_class_or_padding(name):
-    for label in (5, 2 ** 31 - 1):
+    for label in (5, 2**31 - 1):
         values = call(name)
         assert values["labels"].shape == (7,)
         values["labels"][6] = label
         refused(name, values, f"label {label}")
     values = call(name)  # every negative number is padding, -2^31 too
-    values["labels"][:] = -2 ** 31
+    values["labels"][:] = -(2**31)
     getattr(DEVICE, name)(**values)
     assert np.isfinite(values[results(name)[0]]).all()
 
 
-@pytest.mark.parametrize("index", [11, 2 ** 31 - 1])
+@pytest.mark.parametrize("index", [11, 2**31 - 1])
 def test_an_image_that_does_not_exist_is_refused(index):
     values = call("gather")
     values["order"][2, 6] = index
@@ -293,8 +356,9 @@ def test_an_image_that_does_not_exist_is_refused(index):
 
 
 @every_dtype
-@pytest.mark.parametrize("name", [n for n in OPERATIONS if n.endswith("_backward")
-                                  and "which" in call(n)])
+@pytest.mark.parametrize(
+    "name", [n for n in OPERATIONS if n.endswith("_backward") and "which" in call(n)]
+)
 def test_a_wrong_winner_reaches_nothing(name, dtype):
     """No forward pass writes it; then it names no place, and its gradient is lost."""
     values = call(name, dtype)
@@ -303,9 +367,10 @@ def test_a_wrong_winner_reaches_nothing(name, dtype):
     assert not values["dx"].astype(np.float32).any()
 
 
-@pytest.mark.parametrize("count", [0, -1, 1025, 2 ** 31, 2 ** 40, 2.0, None])
+@pytest.mark.parametrize("count", [0, -1, 1025, 2**31, 2**40, 2.0, None])
 def test_a_count_of_threads_has_a_range(count):
     from kernels.cpu import _native
+
     before = _native.threads()
     with pytest.raises((ValueError, TypeError)):
         _native.set_threads(count)
@@ -319,15 +384,48 @@ SMALLEST = [
     ("maxout_forward", randn(3, 0), out(3, 0), which(3, 0), 2),
     ("maxout_backward", randn(3, 0), np.zeros((3, 0), np.uint8), out(3, 0), 2),
     ("maxpool_forward", randn(2, 4, 4, 0), out(2, 2, 2, 0), which(2, 2, 2, 0), 2, 2, 0),
-    ("maxpool_backward", randn(2, 2, 2, 0), np.zeros((2, 2, 2, 0), np.uint8), out(2, 4, 4, 0), 2,
-     2, 0),
+    (
+        "maxpool_backward",
+        randn(2, 2, 2, 0),
+        np.zeros((2, 2, 2, 0), np.uint8),
+        out(2, 4, 4, 0),
+        2,
+        2,
+        0,
+    ),
     ("maxout_pool_forward", randn(2, 4, 4, 0), out(2, 2, 2, 0), which(2, 2, 2, 0), 2, 2, 2),
-    ("maxout_pool_backward", randn(2, 2, 2, 0), np.zeros((2, 2, 2, 0), np.uint8), out(2, 4, 4, 0),
-     2, 2, 2),
-    ("maxout_pool_dropout_forward", randn(2, 4, 4, 0), out(2, 2, 2, 0), which(2, 2, 2, 0), 2, 2, 2,
-     0.2, 1, 2, clock()),
-    ("maxout_pool_dropout_backward", randn(2, 2, 2, 0), np.zeros((2, 2, 2, 0), np.uint8),
-     out(2, 4, 4, 0), 2, 2, 2, 0.2),
+    (
+        "maxout_pool_backward",
+        randn(2, 2, 2, 0),
+        np.zeros((2, 2, 2, 0), np.uint8),
+        out(2, 4, 4, 0),
+        2,
+        2,
+        2,
+    ),
+    (
+        "maxout_pool_dropout_forward",
+        randn(2, 4, 4, 0),
+        out(2, 2, 2, 0),
+        which(2, 2, 2, 0),
+        2,
+        2,
+        2,
+        0.2,
+        1,
+        2,
+        clock(),
+    ),
+    (
+        "maxout_pool_dropout_backward",
+        randn(2, 2, 2, 0),
+        np.zeros((2, 2, 2, 0), np.uint8),
+        out(2, 4, 4, 0),
+        2,
+        2,
+        2,
+        0.2,
+    ),
     ("avgpool_forward", randn(2, 4, 4, 0), out(2, 2, 2, 0), 2, 2),
     ("avgpool_backward", randn(2, 2, 2, 0), out(2, 4, 4, 0), 2, 2),
     ("global_maxpool_forward", randn(2, 4, 4, 0), out(2, 0), out(2, 0, dtype=np.int32)),
@@ -345,35 +443,116 @@ SMALLEST = [
     # An image without rows, all of whose windows are padding.
     ("conv_forward", randn(2, 0, 5, 3), randn(4, 2, 2, 3), randn(4), out(2, 1, 6, 4), 1, 1, 1),
     ("conv_backward_data", randn(2, 1, 6, 4), randn(4, 2, 2, 3), out(2, 0, 5, 3), 1, 1, 1),
-    ("conv_backward_filter", randn(2, 0, 5, 3), randn(2, 1, 6, 4), out(4, 2, 2, 3), out(4), 1, 1,
-     1),
+    (
+        "conv_backward_filter",
+        randn(2, 0, 5, 3),
+        randn(2, 1, 6, 4),
+        out(4, 2, 2, 3),
+        out(4),
+        1,
+        1,
+        1,
+    ),
     ("batchnorm_forward", randn(1, 1), out(1, 1), out(1), out(1), 1e-5),
     ("batchnorm_backward", randn(1, 1), randn(1, 1), abs(randn(1)), out(1, 1)),
-    ("batchnorm_running", randn(1), 1 + abs(randn(1)), randn(1), randn(1), randn(1), 1, 0.9, 1e-5,
-     clock()),
-    ("batchnorm_inference", randn(1, 1), out(1, 1), randn(1), abs(randn(1)), np.ones(1, np.float32),
-     1e-5),
-    ("batchnorm_inference", randn(0, 3), out(0, 3), randn(3), abs(randn(3)), np.ones(1, np.float32),
-     1e-5),
-    ("variance", randn(1, 1), 1), ("variance", randn(1), 1),
+    (
+        "batchnorm_running",
+        randn(1),
+        1 + abs(randn(1)),
+        randn(1),
+        randn(1),
+        randn(1),
+        1,
+        0.9,
+        1e-5,
+        clock(),
+    ),
+    (
+        "batchnorm_inference",
+        randn(1, 1),
+        out(1, 1),
+        randn(1),
+        abs(randn(1)),
+        np.ones(1, np.float32),
+        1e-5,
+    ),
+    (
+        "batchnorm_inference",
+        randn(0, 3),
+        out(0, 3),
+        randn(3),
+        abs(randn(3)),
+        np.ones(1, np.float32),
+        1e-5,
+    ),
+    ("variance", randn(1, 1), 1),
+    ("variance", randn(1), 1),
     ("clip", randn(0), 1.0, clock()),
     ("sgd_step", randn(0), randn(0), randn(0), np.zeros((1, 4)), clock(), 0.9, 0.1),
     ("sgd_step", randn(3), randn(3), randn(3), NONE, clock(), 0.9, 0.1),
     ("rmsprop_step", randn(0), randn(0), randn(0), NONE, clock(), 0.9, 1e-4, 0.1),
-    ("gather", np.zeros((0, 4, 4, 3), np.uint8), np.zeros(0, np.int32), randn(0), randn(0),
-     randn(4, 4, 3), np.full((3, 2), -1, np.int32), out(2, 4, 4, 3), out(2, dtype=np.int32),
-     clock(), 1, 0, 0, True, 1.0, True),
-    ("gather", np.zeros((2, 4, 4, 3), np.uint8), np.zeros(2, np.int32), randn(2), randn(2),
-     randn(6, 6, 3), np.zeros((3, 0), np.int32), out(0, 4, 4, 3), out(0, dtype=np.int32), clock(),
-     1, 1, 1, True, 1.0, True),
-    ("gather", np.zeros((2, 4, 4, 0), np.uint8), np.ones(2, np.int32), randn(2), randn(2),
-     randn(6, 6, 0), np.zeros((3, 2), np.int32), out(2, 4, 4, 0), out(2, dtype=np.int32), clock(),
-     1, 1, 1, True, 1.0, True),
+    (
+        "gather",
+        np.zeros((0, 4, 4, 3), np.uint8),
+        np.zeros(0, np.int32),
+        randn(0),
+        randn(0),
+        randn(4, 4, 3),
+        np.full((3, 2), -1, np.int32),
+        out(2, 4, 4, 3),
+        out(2, dtype=np.int32),
+        clock(),
+        1,
+        0,
+        0,
+        True,
+        1.0,
+        True,
+    ),
+    (
+        "gather",
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.zeros(2, np.int32),
+        randn(2),
+        randn(2),
+        randn(6, 6, 3),
+        np.zeros((3, 0), np.int32),
+        out(0, 4, 4, 3),
+        out(0, dtype=np.int32),
+        clock(),
+        1,
+        1,
+        1,
+        True,
+        1.0,
+        True,
+    ),
+    (
+        "gather",
+        np.zeros((2, 4, 4, 0), np.uint8),
+        np.ones(2, np.int32),
+        randn(2),
+        randn(2),
+        randn(6, 6, 0),
+        np.zeros((3, 2), np.int32),
+        out(2, 4, 4, 0),
+        out(2, dtype=np.int32),
+        clock(),
+        1,
+        1,
+        1,
+        True,
+        1.0,
+        True,
+    ),
 ]
 
 
-@pytest.mark.parametrize("name, case", [(name, case) for name, *case in SMALLEST],
-                         ids=[f"{name}-{n}" for n, (name, *_) in enumerate(SMALLEST)])
+@pytest.mark.parametrize(
+    "name, case",
+    [(name, case) for name, *case in SMALLEST],
+    ids=[f"{name}-{n}" for n, (name, *_) in enumerate(SMALLEST)],
+)
 def test_the_smallest_inputs_agree_with_the_reference(name, case, monkeypatch):
     monkeypatch.setitem(CASES, name, [tuple(case)])
     want, got = run(REFERENCE, name, 0, np.float64), run(DEVICE, name, 0)
@@ -385,17 +564,24 @@ def test_the_smallest_inputs_agree_with_the_reference(name, case, monkeypatch):
             np.testing.assert_array_equal(got[key], want[key])
 
 
-@pytest.mark.parametrize("name, key, result", [("maxpool_forward", "x", "y"),
-                                               ("maxpool_backward", "dx", "dy")])
+@pytest.mark.parametrize(
+    "name, key, result", [("maxpool_forward", "x", "y"), ("maxpool_backward", "dx", "dy")]
+)
 def test_a_pooling_of_padding_alone_is_refused(name, key, result):
     """An image without rows has no place that a window could be the largest of."""
-    values = call(name) | {key: np.zeros((7, 0, 11, 5), np.float32), "size": 2, "stride": 1,
-                           "pad": 1, "which": np.zeros((7, 1, 12, 5), np.uint8),
-                           result: np.zeros((7, 1, 12, 5), np.float32)}
+    values = call(name) | {
+        key: np.zeros((7, 0, 11, 5), np.float32),
+        "size": 2,
+        "stride": 1,
+        "pad": 1,
+        "which": np.zeros((7, 1, 12, 5), np.uint8),
+        result: np.zeros((7, 1, 12, 5), np.float32),
+    }
     refused(name, values, "does not fit into 0 x 11")
 
 
 # -- nothing beyond an array's ends ---------------------------------------------------------------
+
 
 def guarded(values, at_the_end):
     """A copy between two pages that can't be touched, up against the upper or the lower one."""
@@ -442,8 +628,10 @@ def test_nothing_beyond_an_array_is_touched(dtype, at_the_end, monkeypatch):
         for name in OPERATIONS:
             for number in range(len(CASES[name])):
                 say(f"{name}, case {number}")
-                values = {key: guarded(value, at_the_end) if is_array(value) else value
-                          for key, value in arguments(name, number, dtype).items()}
+                values = {
+                    key: guarded(value, at_the_end) if is_array(value) else value
+                    for key, value in arguments(name, number, dtype).items()
+                }
                 getattr(DEVICE, name)(**values)
 
     ended, said = in_a_child(work)
@@ -462,7 +650,7 @@ def test_a_touch_beyond_an_array_is_noticed():
 
 # The compiler of the sanitizers' build refuses every conversion of a size to a smaller type; here
 # the operations run, on arrays of zeros whose pages exist only where they are written.
-MANY = 2 ** 31 + 96
+MANY = 2**31 + 96
 SIDE = 46368  # SIDE^2 > 2^31
 
 
@@ -479,8 +667,9 @@ def many_convolution():
     x, last = np.zeros((1, SIDE, SIDE, 1), np.float32), (SIDE - 1) // 64
     x[0, 64 * last, 64 * last, 0] = 3
     y = np.zeros((1, last + 1, last + 1, 1), np.float32)
-    DEVICE.conv_forward(x, np.full((1, 1, 1, 1), 2, np.float32), np.ones(1, np.float32), y, 64, 0,
-                        1)
+    DEVICE.conv_forward(
+        x, np.full((1, 1, 1, 1), 2, np.float32), np.ones(1, np.float32), y, 64, 0, 1
+    )
     return [(y[0, -1, -1, 0], 7), (y[0, 0, 0, 0], 1)]
 
 
@@ -496,12 +685,14 @@ def many_dropped():
     x, now = np.ones(MANY, bfloat16), clock()
     DEVICE.dropout_forward(x, x, 0.5, 1, 2, now)
     words = philox.words(1, philox.DROPOUT, 2, int(now[STEP]), MANY // 4 - 8, 8).reshape(-1)
-    return list(zip(x[-32:], np.where(words >= 2 ** 31, 2, 0), strict=True))
+    return list(zip(x[-32:], np.where(words >= 2**31, 2, 0), strict=True))
 
 
 def many_maxout():
-    x, y, won = (np.zeros((n, 1 << 20), dtype) for n, dtype in
-                 ((2 * 1025, bfloat16), (1025, bfloat16), (1025, np.uint8)))
+    x, y, won = (
+        np.zeros((n, 1 << 20), dtype)
+        for n, dtype in ((2 * 1025, bfloat16), (1025, bfloat16), (1025, np.uint8))
+    )
     x = x.reshape(1025, 1 << 21)
     x[-1, -1] = 5
     DEVICE.maxout_forward(x, y, won, 2)
@@ -528,8 +719,12 @@ def many_numbers():
     x[-1, 1] = 2
     mean, variance = DEVICE.variance(x, 2)
     DEVICE.clip(x.reshape(-1), 0.0, now := clock())
-    return [(mean[0], 0), (mean[1], 4 / MANY), (variance[1], 8 / MANY - (4 / MANY) ** 2),
-            (now[NORM], 2)]
+    return [
+        (mean[0], 0),
+        (mean[1], 4 / MANY),
+        (variance[1], 8 / MANY - (4 / MANY) ** 2),
+        (now[NORM], 2),
+    ]
 
 
 def many_weights():
@@ -545,16 +740,44 @@ def many_images():
     images[-1] = 9
     labels, ones = np.zeros(M, np.int32), np.ones(M, np.float32)
     labels[-1], x, y = 4, np.zeros((1, 2, 2, 3), np.float32), np.zeros(1, np.int32)
-    DEVICE.gather(images, labels, ones, ones, np.zeros((2, 2, 3), np.float32),
-                  np.full((1, 1), M - 1, np.int32), x, y, clock(1, 1), 1, 0, 0, False, 1.0, False)
+    DEVICE.gather(
+        images,
+        labels,
+        ones,
+        ones,
+        np.zeros((2, 2, 3), np.float32),
+        np.full((1, 1), M - 1, np.int32),
+        x,
+        y,
+        clock(1, 1),
+        1,
+        0,
+        0,
+        False,
+        1.0,
+        False,
+    )
     return [(x[0, 1, 1, 2], 8), (y[0], 4)]
 
 
 @pytest.mark.skipif(bfloat16 not in DTYPES, reason="this processor has no bf16 convolutions")
-@pytest.mark.parametrize("work", [
-    lambda: pooling("maxpool_forward", 1), lambda: pooling("avgpool_forward", 0), many_convolution,
-    many_elements, many_dropped, many_maxout, many_joined, many_inputs, many_numbers, many_weights,
-    many_images], ids=lambda work: work.__code__.co_name.strip("<>"))
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: pooling("maxpool_forward", 1),
+        lambda: pooling("avgpool_forward", 0),
+        many_convolution,
+        many_elements,
+        many_dropped,
+        many_maxout,
+        many_joined,
+        many_inputs,
+        many_numbers,
+        many_weights,
+        many_images,
+    ],
+    ids=lambda work: work.__code__.co_name.strip("<>"),
+)
 def test_offsets_beyond_31_bits_reach_the_last_element(work):
     if not often(0, 1):
         pytest.skip("takes 9 GiB of memory: --full")

@@ -32,13 +32,16 @@ from kernels.reference import NumpyOps
 
 DEVICE = next((ops for ops in DEVICES if ops.name == "cpu"), None)
 needs_cpu = pytest.mark.skipif(DEVICE is None, reason="device cpu does not work on this machine")
-needs_bf16 = pytest.mark.skipif(DEVICE is not None and "bf16" not in DEVICE.precisions,
-                                reason="this processor has no bf16 convolutions")
+needs_bf16 = pytest.mark.skipif(
+    DEVICE is not None and "bf16" not in DEVICE.precisions,
+    reason="this processor has no bf16 convolutions",
+)
 
 EVERY = [(name, number) for name in OPERATIONS for number in range(len(CASES[name]))]
 
 
 # -- the contract ---------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_operation_has_a_case(name):
@@ -48,8 +51,9 @@ def test_every_operation_has_a_case(name):
 @needs_cpu
 def test_signatures_are_the_references():
     for name in METHODS:
-        assert (inspect.signature(getattr(type(DEVICE), name))
-                == inspect.signature(getattr(NumpyOps, name))), name
+        assert inspect.signature(getattr(type(DEVICE), name)) == inspect.signature(
+            getattr(NumpyOps, name)
+        ), name
 
 
 @needs_cpu
@@ -58,8 +62,11 @@ def test_everything_is_overridden_and_pairs_together():
     for name in OPERATIONS:
         stem = name.split("_forward")[0]
         if name.endswith("_forward"):
-            halves = {other in own for other in OPERATIONS
-                      if other == name or other.startswith(f"{stem}_backward")}
+            halves = {
+                other in own
+                for other in OPERATIONS
+                if other == name or other.startswith(f"{stem}_backward")
+            }
             assert len(halves) == 1, name
     assert set(OPERATIONS) <= own
 
@@ -118,10 +125,12 @@ def test_gather_crops_exactly(number):
 
 
 @needs_cpu
-@pytest.mark.parametrize("name", [name for name in OPERATIONS
-                                  if not name.startswith(("conv", "linear"))])
+@pytest.mark.parametrize(
+    "name", [name for name in OPERATIONS if not name.startswith(("conv", "linear"))]
+)
 def test_the_bits_do_not_depend_on_the_number_of_threads(name):
     from kernels.cpu import _native
+
     count, runs = _native.threads(), []
     try:
         for threads in (1, 2, 3):
@@ -131,8 +140,9 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(name):
         _native.set_threads(count)
     for other in runs[1:]:
         for one, two in zip(runs[0], other, strict=True):
-            assert {key: array.tobytes() for key, array in one.items()} == \
-                   {key: array.tobytes() for key, array in two.items()}
+            assert {key: array.tobytes() for key, array in one.items()} == {
+                key: array.tobytes() for key, array in two.items()
+            }
 
 
 def convolution(ops, number):
@@ -158,6 +168,7 @@ def convolution(ops, number):
 @pytest.mark.parametrize("number", [0, 1])
 def test_the_bits_of_winograds_convolution_do_not_depend_on_the_number_of_threads(number):
     from kernels.cpu import _native
+
     if _native.instructions() != "AVX-512":
         pytest.skip("without AVX-512 oneDNN computes these")
     count, compute, found = _native.threads(), convolution(DEVICE, number), []
@@ -183,6 +194,7 @@ def test_python_threads_may_share_a_device():
 
 # -- errors come before memory is touched ---------------------------------------------------------
 
+
 def every_second(values):
     return np.repeat(values, 2, axis=-1)[..., ::2]
 
@@ -206,12 +218,18 @@ WRONG = {
 @pytest.mark.parametrize("kind", WRONG)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_wrong_arrays_are_named(name, kind):
-    arrays = [key for key, value in arguments(name, 0, np.float32).items()
-              if isinstance(value, np.ndarray)]
+    arrays = [
+        key
+        for key, value in arguments(name, 0, np.float32).items()
+        if isinstance(value, np.ndarray)
+    ]
     for key in arrays:
         values = arguments(name, 0, np.float32)
-        if ((name, kind) == ("variance", "shape") or (kind == "order" and values[key].shape[-1] < 2)
-                or (kind == "alignment" and values[key].itemsize == 1)):
+        if (
+            (name, kind) == ("variance", "shape")
+            or (kind == "order" and values[key].shape[-1] < 2)
+            or (kind == "alignment" and values[key].itemsize == 1)
+        ):
             continue
         values[key] = WRONG[kind](values[key])
         before = {k: v.tobytes() for k, v in values.items() if isinstance(v, np.ndarray)}
@@ -219,89 +237,117 @@ def test_wrong_arrays_are_named(name, kind):
             getattr(DEVICE, name)(**values)
         message = str(caught.value)
         assert message and "\n" not in message
-        assert {"dtype": "float16", "order": "contiguous", "shape": "(",
-                "alignment": "not aligned"}[kind] in message, message
+        assert {
+            "dtype": "float16",
+            "order": "contiguous",
+            "shape": "(",
+            "alignment": "not aligned",
+        }[kind] in message, message
         assert before == {k: values[k].tobytes() for k in before}, f"{name}: {key} after the error"
 
 
 ROOM = np.zeros((1, 9, 11, 5), np.float32)
 
 
-@pytest.mark.parametrize("name, changed, words", [
-    ("conv_forward", {"stride": 0}, "stride 0 is not in 1 .. 1048576"),
-    ("conv_backward_data", {"stride": 1 << 40}, "stride 1099511627776 is not in"),
-    ("conv_backward_filter", {"pad": -1}, "pad -1 is not in 0 .. 1048576"),
-    ("conv_forward", {"pad": 1 << 62}, "pad 4611686018427387904 is not in"),
-    ("conv_forward", {"groups": 0}, "5 inputs and 3 outputs do not split into 0 groups"),
-    ("conv_forward", {"x": ROOM[..., :0], "W": np.zeros((3, 3, 3, 0), np.float32)},
-     "0 inputs and 3 outputs; both must be at least 1"),
-    ("conv_backward_data", {"dx": ROOM, "W": np.zeros((0, 3, 3, 5), np.float32)},
-     "5 inputs and 0 outputs; both must be at least 1"),
-    ("conv_backward_filter", {"x": ROOM, "dW": np.zeros((3, 12, 3, 5), np.float32)},
-     "does not fit into"),
-    ("linear_forward", {"x": np.zeros((7, 0), np.float32), "W": np.zeros((3, 0), np.float32)},
-     "0 inputs and 3 outputs; both must be at least 1"),
-    ("linear_backward_filter", {"dW": np.zeros((0, 45), np.float32)},
-     "45 inputs and 0 outputs; both must be at least 1"),
-    ("maxout_forward", {"x": np.ones((2, 63), np.float32)},
-     "63 channels do not split into 2 pieces"),
-    ("maxpool_forward", {"size": 17}, "window 17"),
-    ("maxpool_forward", {"size": 2, "stride": 3}, "stride 3"),
-    ("maxpool_forward", {"pad": 2}, "pad 2 is not in 0 .. 1"),
-    ("maxpool_backward", {"pad": -1}, "pad -1 is not in 0 .. 1"),
-    ("avgpool_forward", {"size": 2, "stride": 3}, "window 2, stride 3"),
-    ("avgpool_backward", {"size": 10, "stride": 1}, "a window of 10 does not fit into 9 x 11"),
-    ("global_maxpool_forward", {"x": ROOM[:, :0]}, "an image of 0 x 11 has no place"),
-    ("global_avgpool_backward", {"dx": ROOM[:, :, :0]}, "an image of 9 x 0 has no place"),
-    ("scale_forward", {"shift": np.ones(4, np.float32)}, "(4,)"),
-    ("scale_backward", {"dscale": np.ones(1, np.float32)}, "(1,)"),
-    ("prelu_backward", {"slope": np.ones((1, 5), np.float32)}, "(1, 5)"),
-    ("lrn_forward", {"size": 4}, "size 4"),
-    ("lrn_backward", {"size": -1}, "size -1"),
-    ("lrn_forward", {"k": 0.0}, "k above 0"),
-    ("lrn_backward", {"alpha": float("nan")}, "alpha nan"),
-    ("concat_forward", {"first": 4}, "2 channels from 4 on are not among 5"),
-    ("concat_backward", {"first": -1}, "2 channels from -1 on are not among 5"),
-    ("concat_forward", {"first": (1 << 63) - 1}, "are not among 5"),
-    ("maxout_pool_forward", {"pieces": 65}, "65 pieces"),
-    ("maxout_pool_forward", {"pieces": 1 << 62, "x": ROOM[..., :0]}, f"{1 << 62} pieces"),
-    ("maxout_pool_backward", {"pieces": 3}, "10 channels"),
-    ("maxout_pool_dropout_forward", {"pieces": 64, "x": ROOM[..., :0]}, "64 pieces"),
-    ("maxout_pool_dropout_backward", {"pieces": 64}, "255 marks what is dropped"),
-    ("maxout_pool_dropout_forward", {"pieces": 3}, "10 channels"),
-    ("maxout_pool_dropout_forward", {"drop": 1.0}, "is not a probability"),
-    ("maxout_pool_dropout_backward", {"drop": -0.5}, "is not a probability"),
-    ("maxout_pool_dropout_forward", {"layer": 1 << 16}, "layer 65536"),
-    ("maxout_pool_dropout_forward", {"seed": 1 << 64},
-     "seed 18446744073709551616 is not a 64-bit number"),
-    ("variance", {"groups": 3}, "10 channels do not split into 3 groups"),
-    ("variance", {"x": np.ones((0, 10), np.float32)}, "(0, 10) has no elements"),
-    ("dropout_forward", {"drop": 1.0}, "is not a probability"),
-    ("dropout_forward", {"layer": 1 << 16}, "layer 65536"),
-    ("dropout_forward", {"seed": -1}, "seed -1 is not a 64-bit number"),
-    ("gather", {"seed": 1 << 64}, "seed 18446744073709551616 is not a 64-bit number"),
-    ("batchnorm_inference", {"weight": np.zeros(1, np.float32)}, "no running statistics yet"),
-    ("softmax_loss_forward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
-    ("hinge_loss_forward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
-    ("softmax_loss_backward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
-    ("hinge_loss_backward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
-    ("squared_hinge_loss_forward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
-    ("softmax_loss_forward", {"smoothing": 1.0}, "smoothing 1.0 is not a share in [0, 1)"),
-    ("softmax_loss_backward", {"smoothing": -0.5}, "smoothing -0.5 is not a share in [0, 1)"),
-    ("gather", {"move": 4}, "move 4"),
-    ("gather", {"pad": (1 << 63) - 1, "mean_image": ROOM[0, :7, :9]}, "(7, 9, 5)"),
-    ("gather", {"clock": clock(step=9)}, "step 9 has no row"),
-    ("gather", {"order": np.full((3, 7), 11, np.int32)}, "image 11"),
-    ("sgd_step", {"segments": np.array([[0, 2, 1, 1.0]])}, "in an arena of 1"),
-    ("nesterov_step", {"segments": np.array([[0, 2, 1, 1.0]])}, "in an arena of 1"),
-    ("advance", {"rates": np.zeros(0)}, "the table of rates is empty"),
-    ("advance", {"clock": clock(step=3, first=6)},
-     "step 4 lies before the table's first, 6"),
-])
+@pytest.mark.parametrize(
+    "name, changed, words",
+    [
+        ("conv_forward", {"stride": 0}, "stride 0 is not in 1 .. 1048576"),
+        ("conv_backward_data", {"stride": 1 << 40}, "stride 1099511627776 is not in"),
+        ("conv_backward_filter", {"pad": -1}, "pad -1 is not in 0 .. 1048576"),
+        ("conv_forward", {"pad": 1 << 62}, "pad 4611686018427387904 is not in"),
+        ("conv_forward", {"groups": 0}, "5 inputs and 3 outputs do not split into 0 groups"),
+        (
+            "conv_forward",
+            {"x": ROOM[..., :0], "W": np.zeros((3, 3, 3, 0), np.float32)},
+            "0 inputs and 3 outputs; both must be at least 1",
+        ),
+        (
+            "conv_backward_data",
+            {"dx": ROOM, "W": np.zeros((0, 3, 3, 5), np.float32)},
+            "5 inputs and 0 outputs; both must be at least 1",
+        ),
+        (
+            "conv_backward_filter",
+            {"x": ROOM, "dW": np.zeros((3, 12, 3, 5), np.float32)},
+            "does not fit into",
+        ),
+        (
+            "linear_forward",
+            {"x": np.zeros((7, 0), np.float32), "W": np.zeros((3, 0), np.float32)},
+            "0 inputs and 3 outputs; both must be at least 1",
+        ),
+        (
+            "linear_backward_filter",
+            {"dW": np.zeros((0, 45), np.float32)},
+            "45 inputs and 0 outputs; both must be at least 1",
+        ),
+        (
+            "maxout_forward",
+            {"x": np.ones((2, 63), np.float32)},
+            "63 channels do not split into 2 pieces",
+        ),
+        ("maxpool_forward", {"size": 17}, "window 17"),
+        ("maxpool_forward", {"size": 2, "stride": 3}, "stride 3"),
+        ("maxpool_forward", {"pad": 2}, "pad 2 is not in 0 .. 1"),
+        ("maxpool_backward", {"pad": -1}, "pad -1 is not in 0 .. 1"),
+        ("avgpool_forward", {"size": 2, "stride": 3}, "window 2, stride 3"),
+        ("avgpool_backward", {"size": 10, "stride": 1}, "a window of 10 does not fit into 9 x 11"),
+        ("global_maxpool_forward", {"x": ROOM[:, :0]}, "an image of 0 x 11 has no place"),
+        ("global_avgpool_backward", {"dx": ROOM[:, :, :0]}, "an image of 9 x 0 has no place"),
+        ("scale_forward", {"shift": np.ones(4, np.float32)}, "(4,)"),
+        ("scale_backward", {"dscale": np.ones(1, np.float32)}, "(1,)"),
+        ("prelu_backward", {"slope": np.ones((1, 5), np.float32)}, "(1, 5)"),
+        ("lrn_forward", {"size": 4}, "size 4"),
+        ("lrn_backward", {"size": -1}, "size -1"),
+        ("lrn_forward", {"k": 0.0}, "k above 0"),
+        ("lrn_backward", {"alpha": float("nan")}, "alpha nan"),
+        ("concat_forward", {"first": 4}, "2 channels from 4 on are not among 5"),
+        ("concat_backward", {"first": -1}, "2 channels from -1 on are not among 5"),
+        ("concat_forward", {"first": (1 << 63) - 1}, "are not among 5"),
+        ("maxout_pool_forward", {"pieces": 65}, "65 pieces"),
+        ("maxout_pool_forward", {"pieces": 1 << 62, "x": ROOM[..., :0]}, f"{1 << 62} pieces"),
+        ("maxout_pool_backward", {"pieces": 3}, "10 channels"),
+        ("maxout_pool_dropout_forward", {"pieces": 64, "x": ROOM[..., :0]}, "64 pieces"),
+        ("maxout_pool_dropout_backward", {"pieces": 64}, "255 marks what is dropped"),
+        ("maxout_pool_dropout_forward", {"pieces": 3}, "10 channels"),
+        ("maxout_pool_dropout_forward", {"drop": 1.0}, "is not a probability"),
+        ("maxout_pool_dropout_backward", {"drop": -0.5}, "is not a probability"),
+        ("maxout_pool_dropout_forward", {"layer": 1 << 16}, "layer 65536"),
+        (
+            "maxout_pool_dropout_forward",
+            {"seed": 1 << 64},
+            "seed 18446744073709551616 is not a 64-bit number",
+        ),
+        ("variance", {"groups": 3}, "10 channels do not split into 3 groups"),
+        ("variance", {"x": np.ones((0, 10), np.float32)}, "(0, 10) has no elements"),
+        ("dropout_forward", {"drop": 1.0}, "is not a probability"),
+        ("dropout_forward", {"layer": 1 << 16}, "layer 65536"),
+        ("dropout_forward", {"seed": -1}, "seed -1 is not a 64-bit number"),
+        ("gather", {"seed": 1 << 64}, "seed 18446744073709551616 is not a 64-bit number"),
+        ("batchnorm_inference", {"weight": np.zeros(1, np.float32)}, "no running statistics yet"),
+        ("softmax_loss_forward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
+        ("hinge_loss_forward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
+        ("softmax_loss_backward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
+        ("hinge_loss_backward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
+        ("squared_hinge_loss_forward", {"labels": np.full(7, 5, np.int32)}, "label 5"),
+        ("softmax_loss_forward", {"smoothing": 1.0}, "smoothing 1.0 is not a share in [0, 1)"),
+        ("softmax_loss_backward", {"smoothing": -0.5}, "smoothing -0.5 is not a share in [0, 1)"),
+        ("gather", {"move": 4}, "move 4"),
+        ("gather", {"pad": (1 << 63) - 1, "mean_image": ROOM[0, :7, :9]}, "(7, 9, 5)"),
+        ("gather", {"clock": clock(step=9)}, "step 9 has no row"),
+        ("gather", {"order": np.full((3, 7), 11, np.int32)}, "image 11"),
+        ("sgd_step", {"segments": np.array([[0, 2, 1, 1.0]])}, "in an arena of 1"),
+        ("nesterov_step", {"segments": np.array([[0, 2, 1, 1.0]])}, "in an arena of 1"),
+        ("advance", {"rates": np.zeros(0)}, "the table of rates is empty"),
+        ("advance", {"clock": clock(step=3, first=6)}, "step 4 lies before the table's first, 6"),
+    ],
+)
 def test_wrong_values_are_named(ops, name, changed, words):
     values = arguments(name, 0, np.float32) | changed
-    before = {key: value.tobytes() for key, value in values.items()
-              if isinstance(value, np.ndarray)}
+    before = {
+        key: value.tobytes() for key, value in values.items() if isinstance(value, np.ndarray)
+    }
     with pytest.raises(ValueError) as caught:
         getattr(ops, name)(**values)
     assert words in str(caught.value) and "\n" not in str(caught.value)
@@ -318,15 +364,21 @@ def test_a_read_only_result_is_refused():
 
 # -- loading and building -------------------------------------------------------------------------
 
+
 def python(code, **environment):
     """What a new Python prints that runs `code`."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
-                          env={**os.environ, **environment})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1025, 10 ** 6])
+@pytest.mark.parametrize("threads", [0, -1, 1025, 10**6])
 def test_threads_have_a_range(threads):
     for name in ("auto", "cpu", "numpy"):
         with pytest.raises(DeviceError, match=f"threads {threads} is not .* in 1 .. 1024"):
@@ -361,28 +413,37 @@ def test_a_forked_process_computes():
 @needs_cpu
 def test_loading_leaves_no_trace():
     """Neither a variable for later programs nor oneDNN's symbols for other libraries."""
-    code = ("import ctypes, os, kernels.cpu\n"
-            "print(os.environ.get('GOMP_SPINCOUNT'), hasattr(ctypes.CDLL(None), 'dnnl_version'))")
+    code = (
+        "import ctypes, os, kernels.cpu\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'), hasattr(ctypes.CDLL(None), 'dnnl_version'))"
+    )
     assert python(code) == ["None", "False"]
     assert python(code, GOMP_SPINCOUNT="7") == ["7", "False"]
 
 
-@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"),
-                    reason="elsewhere the platform is the reason")
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"),
+    reason="elsewhere the platform is the reason",
+)
 def test_a_missing_extension_is_named_with_its_remedy():
-    code = ("import importlib.machinery as m, kernels\n"
-            "find = m.PathFinder.find_spec\n"
-            "m.PathFinder.find_spec = lambda name, *more: (\n"
-            "    None if name.endswith('_native') else find(name, *more))\n"
-            "try:\n    kernels.ops_for('cpu')\nexcept kernels.DeviceError as e:\n    print(e)")
+    code = (
+        "import importlib.machinery as m, kernels\n"
+        "find = m.PathFinder.find_spec\n"
+        "m.PathFinder.find_spec = lambda name, *more: (\n"
+        "    None if name.endswith('_native') else find(name, *more))\n"
+        "try:\n    kernels.ops_for('cpu')\nexcept kernels.DeviceError as e:\n    print(e)"
+    )
     assert " ".join(python(code)) == (
         "device cpu: the native extension is not built for this Python (no C++ compiler, or no "
         "oneDNN wheel, when it was installed); install g++, then lsuv-engine again; pip -v says "
-        "why")
+        "why"
+    )
 
 
-@pytest.mark.parametrize("libc, command", [("glibc", "egg_info"), ("glibc", "bdist_wheel"),
-                                           ("", "egg_info"), ("", "bdist_wheel")])
+@pytest.mark.parametrize(
+    "libc, command",
+    [("glibc", "egg_info"), ("glibc", "bdist_wheel"), ("", "egg_info"), ("", "bdist_wheel")],
+)
 def test_onednn_is_required_only_where_its_wheel_fits(monkeypatch, capsys, libc, command):
     root, given = pathlib.Path(__file__).resolve().parents[2], {}
     monkeypatch.chdir(root)
@@ -404,6 +465,7 @@ def test_onednn_is_required_only_where_its_wheel_fits(monkeypatch, capsys, libc,
 @pytest.mark.skipif("cpu" not in [ops.name for ops in DEVICES], reason="only cpu chooses")
 def test_plans_say_how_each_convolution_was_computed():
     from kernels.cpu import _native
+
     ops = ops_for("cpu")
     assert ops.plans() == {}
     b = np.zeros(32, np.float32)

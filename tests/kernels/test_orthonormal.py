@@ -16,10 +16,34 @@ needs_cpu = pytest.mark.skipif(CPU is None, reason="device cpu does not work on 
 KEY = (12, philox.WEIGHTS, 3)
 # Square, thin, wide, a row, a column; around the reference's block and the cpu device's strip of 96
 # columns and block of 192, whose last tile is then full, one over or one short.
-SHAPES = [(1, 1), (1, 7), (7, 1), (2, 2), (5, 5), (32, 27), (27, 32), (500, 1), (1, 500), (2, 4001),
-          (BLOCK, BLOCK), (BLOCK + 1, BLOCK), (3 * BLOCK + 5, 2 * BLOCK + 3), (128, 1152),
-          (500, 128), (95, 95), (96, 96), (97, 97), (96, 300), (191, 191), (192, 192), (193, 193),
-          (195, 193), (384, 384), (388, 385), (577, 481)]
+SHAPES = [
+    (1, 1),
+    (1, 7),
+    (7, 1),
+    (2, 2),
+    (5, 5),
+    (32, 27),
+    (27, 32),
+    (500, 1),
+    (1, 500),
+    (2, 4001),
+    (BLOCK, BLOCK),
+    (BLOCK + 1, BLOCK),
+    (3 * BLOCK + 5, 2 * BLOCK + 3),
+    (128, 1152),
+    (500, 128),
+    (95, 95),
+    (96, 96),
+    (97, 97),
+    (96, 300),
+    (191, 191),
+    (192, 192),
+    (193, 193),
+    (195, 193),
+    (384, 384),
+    (388, 385),
+    (577, 481),
+]
 
 
 @pytest.mark.parametrize("rows, cols", SHAPES)
@@ -38,8 +62,9 @@ def test_orthonormal(ops, rows, cols):
 def test_the_bits_do_not_depend_on_the_number_of_threads(rows, cols):
     before = CPU.threads
     try:
-        found = {ops_for("cpu", threads=n).orthonormal(rows, cols, KEY).tobytes()
-                 for n in (1, 2, 3, 8)}
+        found = {
+            ops_for("cpu", threads=n).orthonormal(rows, cols, KEY).tobytes() for n in (1, 2, 3, 8)
+        }
     finally:
         ops_for("cpu", threads=before)
     assert len(found) == 1
@@ -53,19 +78,26 @@ def test_the_result_is_aligned_and_outlives_the_call():
         assert_close("orthonormal", Q, orthonormal(3, 5, (seed, philox.WEIGHTS, 0)))
 
 
-@pytest.mark.parametrize("seed, index", [(0, 0), (2 ** 64 - 1, 65535), (1 << 32, 1)])
+@pytest.mark.parametrize("seed, index", [(0, 0), (2**64 - 1, 65535), (1 << 32, 1)])
 def test_every_part_of_the_key_reaches_the_device(ops, seed, index):
     key = seed, philox.SYNTHETIC, index
     assert_close("orthonormal", ops.tohost(ops.orthonormal(9, 4, key)), orthonormal(9, 4, key))
 
 
-@pytest.mark.parametrize("rows, cols, key, words", [
-    (0, 3, KEY, "0 x 3 has no elements"), (3, 0, KEY, "3 x 0 has no elements"),
-    (-1, 3, KEY, "-1 x 3 has no elements"), (3, 3, (-1, 4, 0), "seed -1 is not a 64-bit number"),
-    (3, 3, (1 << 64, 4, 0), "seed 18446744073709551616 is not"),
-    (3, 3, (0, 1 << 16, 0), "purpose 65536"), (3, 3, (0, -1, 0), "purpose -1"),
-    (3, 3, (0, 4, -1), "-1"), (3, 3, (0, 4, 1 << 16), "65536"),
-])
+@pytest.mark.parametrize(
+    "rows, cols, key, words",
+    [
+        (0, 3, KEY, "0 x 3 has no elements"),
+        (3, 0, KEY, "3 x 0 has no elements"),
+        (-1, 3, KEY, "-1 x 3 has no elements"),
+        (3, 3, (-1, 4, 0), "seed -1 is not a 64-bit number"),
+        (3, 3, (1 << 64, 4, 0), "seed 18446744073709551616 is not"),
+        (3, 3, (0, 1 << 16, 0), "purpose 65536"),
+        (3, 3, (0, -1, 0), "purpose -1"),
+        (3, 3, (0, 4, -1), "-1"),
+        (3, 3, (0, 4, 1 << 16), "65536"),
+    ],
+)
 def test_errors_name_the_value(ops, rows, cols, key, words):
     with pytest.raises(ValueError) as caught:
         ops.orthonormal(rows, cols, key)
@@ -124,7 +156,7 @@ def haar_failures(Q) -> list[str]:
     square = np.trace(Q @ Q, axis1=1, axis2=2)
     if abs(trace.mean()) >= 4 / np.sqrt(count):
         failures.append("trace")
-    if abs(np.mean(trace ** 2) - 1) >= 0.2 or abs(square.mean() - 1) >= 0.2:
+    if abs(np.mean(trace**2) - 1) >= 0.2 or abs(square.mean() - 1) >= 0.2:
         failures.append("second moment of the trace")
     if abs((np.linalg.det(Q) < 0).mean() - 0.5) >= 4 * 0.5 / np.sqrt(count):
         failures.append("determinant")
@@ -135,8 +167,12 @@ def test_is_haar(ops):
     """And so after multiplication by any fixed orthogonal matrix."""
     fixed = orthonormal(3, 3, (99, philox.WEIGHTS, 0))
     for seed, left in ((1, np.eye(3)), (2, fixed)):
-        Q = np.stack([left @ ops.tohost(ops.orthonormal(3, 3, (seed, philox.WEIGHTS, i)))
-                      for i in range(1500)])
+        Q = np.stack(
+            [
+                left @ ops.tohost(ops.orthonormal(3, 3, (seed, philox.WEIGHTS, i)))
+                for i in range(1500)
+            ]
+        )
         assert haar_failures(Q) == []
 
 
@@ -150,9 +186,11 @@ def test_the_haar_test_sees_a_missing_sign():
     assert haar_failures(fixed) == []
 
 
-PINNED = [[0.21435575167571863, -0.9392570330661116],
-          [0.012092795661578996, -0.2718502621355334],
-          [-0.9766807953556905, -0.2095081402062625]]
+PINNED = [
+    [0.21435575167571863, -0.9392570330661116],
+    [0.012092795661578996, -0.2718502621355334],
+    [-0.9766807953556905, -0.2095081402062625],
+]
 
 
 def test_pinned():

@@ -81,15 +81,17 @@ def test_conv(case):
     Ho, Wo = (H + 2 * pad - R) // stride + 1, (width + 2 * pad - S) // stride + 1
 
     def forward(x, W, b):
-        return output(lambda y: REFERENCE.conv_forward(x, W, b, y, stride, pad, groups),
-                      (N, Ho, Wo, K))
+        return output(
+            lambda y: REFERENCE.conv_forward(x, W, b, y, stride, pad, groups), (N, Ho, Wo, K)
+        )
 
     y = forward(x, W, b)
     padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     for n, i, j, k in np.ndindex(y.shape):
         first = k // (K // groups) * (C // groups)
-        window = padded[n, i * stride:i * stride + R, j * stride:j * stride + S,
-                        first:first + C // groups]
+        window = padded[
+            n, i * stride : i * stride + R, j * stride : j * stride + S, first : first + C // groups
+        ]
         assert y[n, i, j, k] == pytest.approx(b[k] + np.sum(window * W[k]), abs=1e-12)
 
     dy = randn(*y.shape, seed=1)
@@ -117,7 +119,7 @@ def test_conv_in_parts_of_the_batch(monkeypatch):
         return y, dx, dW, db
 
     whole = everything()
-    monkeypatch.setattr("kernels.reference.COLUMN_BYTES", 2 * 36 * 27 * 8)      # two images
+    monkeypatch.setattr("kernels.reference.COLUMN_BYTES", 2 * 36 * 27 * 8)  # two images
     for one, other in zip(whole, everything(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12, atol=1e-12)
 
@@ -144,6 +146,7 @@ def test_linear(N, F, K):
 
 # -- maxout, pooling, activations -----------------------------------------------------------------
 
+
 @pytest.mark.parametrize("shape, pieces", [((7, 9, 11, 5), 2), ((3, 5), 5), ((1, 1), 1)])
 def test_maxout(shape, pieces):
     *rest, C = shape
@@ -162,9 +165,20 @@ def test_maxout(shape, pieces):
 
 
 POOLS = [  # H, W, size, stride, pad
-    (28, 28, 4, 2, 0), (13, 13, 4, 2, 0), (6, 6, 2, 2, 0), (9, 11, 3, 2, 0), (5, 7, 5, 5, 0),
-    (1, 1, 1, 1, 0), (5, 4, 3, 1, 0), (7, 8, 3, 3, 0), (9, 11, 3, 1, 1), (1, 1, 3, 1, 1),
-    (8, 7, 3, 2, 1), (6, 7, 3, 3, 1), (2, 3, 5, 4, 3), (7, 5, 2, 2, 1),
+    (28, 28, 4, 2, 0),
+    (13, 13, 4, 2, 0),
+    (6, 6, 2, 2, 0),
+    (9, 11, 3, 2, 0),
+    (5, 7, 5, 5, 0),
+    (1, 1, 1, 1, 0),
+    (5, 4, 3, 1, 0),
+    (7, 8, 3, 3, 0),
+    (9, 11, 3, 1, 1),
+    (1, 1, 3, 1, 1),
+    (8, 7, 3, 2, 1),
+    (6, 7, 3, 3, 1),
+    (2, 3, 5, 4, 3),
+    (7, 5, 2, 2, 1),
 ]
 
 
@@ -187,8 +201,9 @@ def test_maxpool(H, width, size, stride, pad):
     which = np.full((N, Ho, Wo, C), 255, np.uint8)
 
     def forward(x):
-        return output(lambda y: REFERENCE.maxpool_forward(x, y, which, size, stride, pad),
-                      which.shape)
+        return output(
+            lambda y: REFERENCE.maxpool_forward(x, y, which, size, stride, pad), which.shape
+        )
 
     y = forward(x)
     for n, i, j, c in np.ndindex(y.shape):
@@ -202,15 +217,18 @@ def test_maxpool(H, width, size, stride, pad):
     check_derivative(forward, x, dx, dy, step=1e-6 / math.sqrt(x.size))
 
 
-@pytest.mark.parametrize("H, width, size, stride", [
-    (9, 11, 3, 2), (14, 14, 5, 3), (7, 7, 7, 7), (1, 1, 1, 1), (5, 4, 3, 1), (8, 10, 4, 3)])
+@pytest.mark.parametrize(
+    "H, width, size, stride",
+    [(9, 11, 3, 2), (14, 14, 5, 3), (7, 7, 7, 7), (1, 1, 1, 1), (5, 4, 3, 1), (8, 10, 4, 3)],
+)
 def test_avgpool(H, width, size, stride):
     x = randn(2, H, width, 3)
     rows, cols = windows_of(H, size, stride, 0), windows_of(width, size, stride, 0)
 
     def forward(x):
-        return output(lambda y: REFERENCE.avgpool_forward(x, y, size, stride),
-                      (2, len(rows), len(cols), 3))
+        return output(
+            lambda y: REFERENCE.avgpool_forward(x, y, size, stride), (2, len(rows), len(cols), 3)
+        )
 
     y = forward(x)
     for i, j in np.ndindex(y.shape[1:3]):
@@ -255,8 +273,9 @@ def test_a_global_maximum_goes_to_the_first_place_and_to_the_first_nan(ops):
         assert (ops.tohost(which)[n] == place).all()
 
 
-@pytest.mark.parametrize("shape, size", [((7, 9, 11, 5), 5), ((2, 3, 4, 12), 3), ((3, 1), 5),
-                                         ((2, 3), 9), ((13,), 1)])
+@pytest.mark.parametrize(
+    "shape, size", [((7, 9, 11, 5), 5), ((2, 3, 4, 12), 3), ((3, 1), 5), ((2, 3), 9), ((13,), 1)]
+)
 @pytest.mark.parametrize("alpha, beta, k", [(1e-4, 0.75, 1.0), (1.5, 0.75, 2.0), (0.8, 1.3, 0.5)])
 def test_lrn(shape, size, alpha, beta, k):
     x = randn(*shape)
@@ -266,8 +285,8 @@ def test_lrn(shape, size, alpha, beta, k):
 
     y, C = forward(x), shape[-1]
     for c in range(C):
-        around = x[..., max(c - size // 2, 0):c + size // 2 + 1]
-        want = x[..., c] / (k + alpha / size * (around ** 2).sum(-1)) ** beta
+        around = x[..., max(c - size // 2, 0) : c + size // 2 + 1]
+        want = x[..., c] / (k + alpha / size * (around**2).sum(-1)) ** beta
         np.testing.assert_allclose(y[..., c], want, rtol=1e-12)
     dy, dx = randn(*shape, seed=1), np.full_like(x, np.nan)
     REFERENCE.lrn_backward(dy, x, dx, size, alpha, beta, k)
@@ -329,8 +348,10 @@ def holes(count):
     return np.where(sets, np.nan, np.arange(count, dtype=np.float32)[:, None]).astype(np.float32)
 
 
-@pytest.mark.parametrize("H, width, P, size, stride", [(7, 9, 2, 2, 2), (13, 13, 2, 4, 2),
-                                                       (8, 8, 5, 7, 7), (5, 4, 1, 3, 1)])
+@pytest.mark.parametrize(
+    "H, width, P, size, stride",
+    [(7, 9, 2, 2, 2), (13, 13, 2, 4, 2), (8, 8, 5, 7, 7), (5, 4, 1, 3, 1)],
+)
 def test_maxout_pool_is_maxout_then_maxpool(H, width, P, size, stride):
     rng, C = np.random.default_rng(P), 3
     x = rng.integers(-4, 5, (2, H, width, P * C)).astype(np.float64)  # many ties
@@ -353,9 +374,17 @@ def test_maxout_pool_is_maxout_then_maxpool(H, width, P, size, stride):
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.2, 0.999])
-@pytest.mark.parametrize("H, width, C, P, size, stride", [
-    (8, 10, 5, 2, 2, 2), (13, 13, 16, 2, 4, 2), (8, 8, 35, 2, 8, 8), (9, 8, 37, 6, 6, 1),
-    (15, 15, 3, 1, 15, 2), (32, 32, 48, 2, 2, 2)])
+@pytest.mark.parametrize(
+    "H, width, C, P, size, stride",
+    [
+        (8, 10, 5, 2, 2, 2),
+        (13, 13, 16, 2, 4, 2),
+        (8, 8, 35, 2, 8, 8),
+        (9, 8, 37, 6, 6, 1),
+        (15, 15, 3, 1, 15, 2),
+        (32, 32, 48, 2, 2, 2),
+    ],
+)
 def test_maxout_pool_dropout_is_the_two_in_turn(ops, H, width, C, P, size, stride, drop):
     """Bit for bit; in bfloat16 backward only where windows do not overlap: else the sum of the two
     has roundings on the way."""
@@ -363,7 +392,7 @@ def test_maxout_pool_dropout_is_the_two_in_turn(ops, H, width, C, P, size, strid
     shape = (3, *(len(windows_of(n, size, stride, 0)) for n in (H, width)), C)
     clock = new_clock()
     clock[STEP] = 4
-    random = (drop, 2 ** 63 + 5, 3, ops.asarray(clock))
+    random = (drop, 2**63 + 5, 3, ops.asarray(clock))
     for dtype in (np.float32, *filter(None, [ops.precisions.get("bf16")])):
         x = rng.standard_normal((3, H, width, P * C)).astype(dtype)
         x[0, 0, 0, 0], x[1, 1, 1, 1] = -np.inf, np.nan
@@ -406,7 +435,7 @@ def test_the_first_nan_of_a_window_wins(ops, size, H, width):
         y, which = ops.empty((1, Ho, Wo, C)), ops.empty((1, Ho, Wo, C), np.uint8)
         ops.maxpool_forward(ops.asarray(x[None].copy()), y, which, size, 2, 0)
         for i, j in np.ndindex(Ho, Wo):
-            window = x[2 * i:2 * i + size, 2 * j:2 * j + size]
+            window = x[2 * i : 2 * i + size, 2 * j : 2 * j + size]
             places = window.reshape(-1, C)
             r, s = np.divmod(places.argmax(axis=0), window.shape[1])
             np.testing.assert_array_equal(ops.tohost(y)[0, i, j], places.max(axis=0))
@@ -418,7 +447,7 @@ def test_ties_go_to_the_first(ops):
     y, which = ops.empty((1, 4, 4, 2)), ops.empty((1, 4, 4, 2), np.uint8)
     ops.maxout_forward(x, y, which, 3)
     assert not ops.tohost(which).any()
-    row = np.float32([0, 2, 1, 2, 2, 0])                            # pieces 0 2 | 1 2 | 2 0
+    row = np.float32([0, 2, 1, 2, 2, 0])  # pieces 0 2 | 1 2 | 2 0
     ops.maxout_forward(ops.asarray(np.tile(row, (1, 4, 4, 1))), y, which, 3)
     assert (ops.tohost(which) == [2, 0]).all()
     y, which = ops.empty((1, 2, 2, 6)), ops.empty((1, 2, 2, 6), np.uint8)
@@ -432,12 +461,15 @@ def test_ties_go_to_the_first(ops):
 
 
 @pytest.mark.parametrize("shape", [(7, 9, 11, 5), (1, 1), (3, 1, 1, 2)])
-@pytest.mark.parametrize("name, options, formula", [
-    ("leaky", (0.333,), lambda x: np.maximum(x, 0) + 0.333 * np.minimum(x, 0)),
-    ("leaky", (0.0,), lambda x: np.maximum(x, 0)),
-    ("tanh", (), np.tanh),
-    ("sigmoid", (), lambda x: 1 / (1 + np.exp(-x))),
-])
+@pytest.mark.parametrize(
+    "name, options, formula",
+    [
+        ("leaky", (0.333,), lambda x: np.maximum(x, 0) + 0.333 * np.minimum(x, 0)),
+        ("leaky", (0.0,), lambda x: np.maximum(x, 0)),
+        ("tanh", (), np.tanh),
+        ("sigmoid", (), lambda x: 1 / (1 + np.exp(-x))),
+    ],
+)
 def test_activations(name, options, formula, shape):
     x, dy = shuffled(*shape), randn(*shape, seed=1)
     activate, back = getattr(REFERENCE, f"{name}_forward"), getattr(REFERENCE, f"{name}_backward")
@@ -502,16 +534,17 @@ def test_add(ops):
 
 # -- dropout --------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("drop", [0.0, 0.2, 0.5, 0.9])
 def test_dropout_follows_the_documented_words(ops, drop):
-    seed, layer, shape = 2 ** 40 + 5, 3, (7, 9, 11, 5)                  # 3465 is not 4 n
+    seed, layer, shape = 2**40 + 5, 3, (7, 9, 11, 5)  # 3465 is not 4 n
     clock = new_clock()
     clock[STEP] = 6
     x = randn(*shape).astype(np.float32)
     y = ops.empty(shape)
     ops.dropout_forward(ops.asarray(x), y, drop, seed, layer, ops.asarray(clock))
     words = philox.words(seed, philox.DROPOUT, layer, 6, 0, x.size // 4 + 1).reshape(-1)
-    kept = (words[:x.size] >= math.floor(drop * 2 ** 32)).reshape(shape)
+    kept = (words[: x.size] >= math.floor(drop * 2**32)).reshape(shape)
     assert_close("dropout_forward", ops.tohost(y), np.where(kept, x / (1 - drop), 0))
     dx = ops.empty(shape)
     ops.dropout_backward(ops.asarray(x), dx, drop, seed, layer, ops.asarray(clock))
@@ -538,6 +571,7 @@ def test_dropout_refuses_a_probability_of_one():
 
 # -- batch normalisation --------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("shape", [(7, 9, 11, 5), (13, 3), (2, 1, 1, 1)])
 def test_batchnorm(shape):
     x, C, eps = 3 * randn(*shape) + 5, shape[-1], 1e-2
@@ -547,8 +581,9 @@ def test_batchnorm(shape):
         return output(lambda y: REFERENCE.batchnorm_forward(x, y, mean, rstd, eps), shape)
 
     y, flat = forward(x), x.reshape(-1, C)
-    np.testing.assert_allclose(y.reshape(-1, C), (flat - flat.mean(0)) /
-                               np.sqrt(flat.var(0) + eps), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        y.reshape(-1, C), (flat - flat.mean(0)) / np.sqrt(flat.var(0) + eps), rtol=1e-9, atol=1e-12
+    )
     np.testing.assert_allclose(mean, flat.mean(0))
     np.testing.assert_allclose(rstd, 1 / np.sqrt(flat.var(0) + eps))
     rstd_here, dy, dx = rstd.copy(), randn(*shape, seed=1), np.full_like(x, np.nan)
@@ -566,20 +601,24 @@ def test_batchnorm_running_statistics_are_caffes():
     for step in range(3):
         batch = 2 * randn(4, 2, 2, 3, seed=step) + step
         REFERENCE.batchnorm_forward(batch, np.empty_like(batch), mean, rstd, eps)
-        REFERENCE.batchnorm_running(mean, rstd, running_mean, running_var, weight, 16, fraction,
-                                    eps, clock)
+        REFERENCE.batchnorm_running(
+            mean, rstd, running_mean, running_var, weight, 16, fraction, eps, clock
+        )
         means.append(batch.mean((0, 1, 2)))
         variances.append(batch.var((0, 1, 2), ddof=1))
-    shares = np.array([fraction ** 2, fraction, 1])
+    shares = np.array([fraction**2, fraction, 1])
     want_mean, want_var = shares @ means / shares.sum(), shares @ variances / shares.sum()
     np.testing.assert_allclose(weight, shares.sum())
-    y = output(lambda y: REFERENCE.batchnorm_inference(x, y, running_mean, running_var, weight,
-                                                       eps), x.shape)
+    y = output(
+        lambda y: REFERENCE.batchnorm_inference(x, y, running_mean, running_var, weight, eps),
+        x.shape,
+    )
     np.testing.assert_allclose(y, (x - want_mean) / np.sqrt(want_var + eps), rtol=1e-9)
     clock[FINITE] = 0
     held = weight.copy()
-    REFERENCE.batchnorm_running(mean, rstd, running_mean, running_var, weight, 16, fraction, eps,
-                                clock)
+    REFERENCE.batchnorm_running(
+        mean, rstd, running_mean, running_var, weight, 16, fraction, eps, clock
+    )
     np.testing.assert_array_equal(weight, held)
 
 
@@ -606,11 +645,15 @@ def hinge_formula(scores, labels, norm=1):
     return (np.maximum(0, 1 - targets * scores) ** norm).sum() / len(scores)
 
 
-@pytest.mark.parametrize("name, options, formula", [
-    ("softmax", (0.0,), softmax_formula),
-    ("softmax", (0.2,), lambda scores, labels: softmax_formula(scores, labels, 0.2)),
-    ("hinge", (), hinge_formula),
-    ("squared_hinge", (), lambda scores, labels: hinge_formula(scores, labels, 2))])
+@pytest.mark.parametrize(
+    "name, options, formula",
+    [
+        ("softmax", (0.0,), softmax_formula),
+        ("softmax", (0.2,), lambda scores, labels: softmax_formula(scores, labels, 0.2)),
+        ("hinge", (), hinge_formula),
+        ("squared_hinge", (), lambda scores, labels: hinge_formula(scores, labels, 2)),
+    ],
+)
 @pytest.mark.parametrize("N, K", [(7, 5), (1, 1), (3, 10)])
 def test_losses(name, options, formula, N, K):
     scores = 2 * randn(N, K)
@@ -623,30 +666,42 @@ def test_losses(name, options, formula, N, K):
     dscores = np.full_like(scores, np.nan)
     back = getattr(REFERENCE, f"{name}_loss_backward")
     back(prob if name == "softmax" else scores, labels, dscores, 1.0, *options)
-    check_derivative(lambda s: np.array(loss(name, s, labels, options)[1][LOSS]), scores, dscores,
-                     np.array(1.0), step=1e-6)
+    check_derivative(
+        lambda s: np.array(loss(name, s, labels, options)[1][LOSS]),
+        scores,
+        dscores,
+        np.array(1.0),
+        step=1e-6,
+    )
     share = np.full_like(scores, np.nan)
     back(prob if name == "softmax" else scores, labels, share, 0.3, *options)
     np.testing.assert_allclose(share, 0.3 * dscores, rtol=1e-12)
 
     padded = np.where(np.arange(N) % 2 == 1, -1, labels).astype(np.int32)
-    _, clock = loss(name, scores, padded, options, clock)               # sums go on
+    _, clock = loss(name, scores, padded, options, clock)  # sums go on
     assert clock[SEEN] == N + (padded >= 0).sum()
     assert clock[LOSS] == pytest.approx(formula(scores[padded >= 0], padded[padded >= 0]))
     masked = np.full_like(scores, np.nan)
     back(prob if name == "softmax" else scores, padded, masked, 1.0, *options)
     assert not masked[padded < 0].any()
-    check_derivative(lambda s: np.array(loss(name, s, padded, options)[1][LOSS]), scores, masked,
-                     np.array(1.0), step=1e-6)
+    check_derivative(
+        lambda s: np.array(loss(name, s, padded, options)[1][LOSS]),
+        scores,
+        masked,
+        np.array(1.0),
+        step=1e-6,
+    )
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, math.nan])
 def test_smoothing_is_a_share(ops, smoothing):
     scores, labels = ops.zeros((2, 3)), ops.zeros(2, np.int32)
-    for call in (lambda: ops.softmax_loss_forward(scores, labels, ops.empty((2, 3)),
-                                                  ops.asarray(new_clock()), smoothing),
-                 lambda: ops.softmax_loss_backward(scores, labels, ops.empty((2, 3)), 1.0,
-                                                   smoothing)):
+    for call in (
+        lambda: ops.softmax_loss_forward(
+            scores, labels, ops.empty((2, 3)), ops.asarray(new_clock()), smoothing
+        ),
+        lambda: ops.softmax_loss_backward(scores, labels, ops.empty((2, 3)), 1.0, smoothing),
+    ):
         with pytest.raises(ValueError, match=f"smoothing {smoothing} is not a share in"):
             call()
 
@@ -670,8 +725,7 @@ def test_a_gradient_is_that_of_the_mean_over_the_labelled_rows(ops, name):
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_score_that_is_not_finite_latches(ops, name, bad):
-    """In every column of a row with a label, the label's own too; in a padding row ignored.
-    """
+    """In every column of a row with a label, the label's own too; in a padding row ignored."""
     labels = ops.asarray(np.array([0, 1, -1], np.int32))
     for row, column in np.ndindex(3, 4):
         scores = randn(3, 4).astype(np.float32)
@@ -694,9 +748,11 @@ def test_softmax_of_large_scores():
 
 # -- variance -------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("ratio", [1e3, 30.0, 1.0, 1e-6])
-@pytest.mark.parametrize("shape, groups", [((32, 9, 11, 10), 2), ((300, 5), 1), ((1, 1, 1, 3), 3),
-                                           ((128, 32, 32, 8), 4)])
+@pytest.mark.parametrize(
+    "shape, groups", [((32, 9, 11, 10), 2), ((300, 5), 1), ((1, 1, 1, 3), 3), ((128, 32, 32, 8), 4)]
+)
 def test_variance_is_robust(ops, ratio, shape, groups):
     x = (0.01 * (randn(*shape) + ratio)).astype(np.float32)
     blocks = x.astype(np.float64).reshape(-1, groups, shape[-1] // groups)
@@ -710,11 +766,14 @@ def test_variance_is_robust(ops, ratio, shape, groups):
 
 # -- gather ---------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("augment", [True, False])
-@pytest.mark.parametrize("H, width, C, pad, move, mirror", [
-    (5, 7, 3, 3, 2, True), (5, 7, 3, 2, 2, False), (4, 4, 1, 0, 0, False), (1, 1, 1, 1, 1, True)])
+@pytest.mark.parametrize(
+    "H, width, C, pad, move, mirror",
+    [(5, 7, 3, 3, 2, True), (5, 7, 3, 2, 2, False), (4, 4, 1, 0, 0, False), (1, 1, 1, 1, 1, True)],
+)
 def test_gather(ops, augment, H, width, C, pad, move, mirror):
-    M, N, S, seed, step, first = 11, 6, 3, 2 ** 35 + 1, 5, 3
+    M, N, S, seed, step, first = 11, 6, 3, 2**35 + 1, 5, 3
     rng = np.random.default_rng(4)
     images = rng.integers(0, 256, (M, H, width, C), dtype=np.uint8)
     labels = rng.integers(0, 10, M).astype(np.int32)
@@ -725,8 +784,18 @@ def test_gather(ops, augment, H, width, C, pad, move, mirror):
     clock = new_clock()
     clock[STEP], clock[FIRST] = step, first
     x, y = ops.empty((N, H, width, C)), ops.empty(N, np.int32)
-    ops.gather(*map(ops.asarray, (images, labels, shift, scale, mean_image, order)), x, y,
-               ops.asarray(clock), seed, pad, move, mirror, 0.53, augment)
+    ops.gather(
+        *map(ops.asarray, (images, labels, shift, scale, mean_image, order)),
+        x,
+        y,
+        ops.asarray(clock),
+        seed,
+        pad,
+        move,
+        mirror,
+        0.53,
+        augment,
+    )
     want, want_y = np.zeros((N, H, width, C)), np.full(N, -1)
     for i in range(N):
         index = order[step - first, i]
@@ -740,8 +809,11 @@ def test_gather(ops, augment, H, width, C, pad, move, mirror):
         for r, c in np.ndindex(H, width):
             row, col = top + r, left + (width - 1 - c if flip else c)
             inside = pad <= row < pad + H and pad <= col < pad + width
-            pixel = ((images[index, row - pad, col - pad] - float(shift[index])) * scale[index]
-                     if inside else 0)
+            pixel = (
+                (images[index, row - pad, col - pad] - float(shift[index])) * scale[index]
+                if inside
+                else 0
+            )
             want[i, r, c] = (pixel - mean_image[row, col].astype(np.float64)) * 0.53
     assert_close("gather", ops.tohost(x), want)
     np.testing.assert_array_equal(ops.tohost(y), want_y)
@@ -751,10 +823,23 @@ def test_gather_refuses_a_step_without_a_row():
     clock, image = new_clock(), np.zeros((1, 2, 2, 1), np.uint8)
     clock[STEP] = 2
     with pytest.raises(ValueError, match="step 2"):
-        REFERENCE.gather(image, np.zeros(1, np.int32), np.zeros(1, np.float32),
-                         np.ones(1, np.float32), np.zeros((2, 2, 1), np.float32),
-                         np.zeros((2, 1), np.int32), np.empty((1, 2, 2, 1)), np.empty(1, np.int32),
-                         clock, 0, 0, 0, False, 1.0, False)
+        REFERENCE.gather(
+            image,
+            np.zeros(1, np.int32),
+            np.zeros(1, np.float32),
+            np.ones(1, np.float32),
+            np.zeros((2, 2, 1), np.float32),
+            np.zeros((2, 1), np.int32),
+            np.empty((1, 2, 2, 1)),
+            np.empty(1, np.int32),
+            clock,
+            0,
+            0,
+            0,
+            False,
+            1.0,
+            False,
+        )
 
 
 # -- optimisation ---------------------------------------------------------------------------------
@@ -826,7 +911,7 @@ def test_rmsprop_is_caffes():
         for start, stop, rate_multiplier, decay_multiplier in SEGMENTS:
             for i in range(int(start), int(stop)):
                 gradient = factor * g[i] + 5e-4 * decay_multiplier * want_w[i]
-                want_s[i] = 0.99 * want_s[i] + (1 - 0.99) * gradient ** 2
+                want_s[i] = 0.99 * want_s[i] + (1 - 0.99) * gradient**2
                 want_w[i] -= rate * rate_multiplier * gradient / (math.sqrt(want_s[i]) + 1e-8)
     np.testing.assert_allclose(w, want_w, rtol=1e-12)
     np.testing.assert_allclose(s, want_s, rtol=1e-12, atol=1e-18)
@@ -882,6 +967,7 @@ def test_advance_refuses_a_step_before_the_table_and_changes_nothing(ops):
 
 # -- memory and errors ----------------------------------------------------------------------------
 
+
 def test_a_constant_is_shared_where_it_can_be_and_never_written(ops):
     host = np.arange(24, dtype=np.float32).reshape(4, 6)
     unaligned = np.frombuffer(b"-" + host.tobytes(), np.float32, offset=1).reshape(4, 6)
@@ -919,18 +1005,43 @@ def test_arrays_are_aligned_and_copied(ops):
     np.testing.assert_array_equal(ops.tohost(device), np.arange(6.0))
 
 
-@pytest.mark.parametrize("call, words", [
-    (lambda o: o.maxout_forward(np.ones((2, 63)), np.ones((2, 31)), np.ones((2, 31), np.uint8), 2),
-     "63 channels do not split into 2 pieces"),
-    (lambda o: o.variance(np.ones((2, 7)), 2), "7 channels do not split into 2 groups"),
-    (lambda o: o.maxpool_forward(np.ones((1, 5, 5, 1)), np.ones((1, 2, 2, 1)), None, 17, 2, 0),
-     "window 17"),
-    (lambda o: o.conv_forward(np.ones((1, 5, 5, 3)), np.ones((4, 3, 3, 3)), np.ones(4),
-                              np.ones((1, 5, 5, 4)), 1, 0, 1), "(1, 3, 3, 4)"),
-    (lambda o: o.hinge_loss_forward(np.ones((2, 3)), np.array([0, 3], np.int32), np.ones((2, 3)),
-                                    new_clock()), "label 3, but there are 3 classes"),
-    (lambda o: o.orthonormal(0, 3, (0, 4, 0)), "0 x 3"),
-])
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (
+            lambda o: o.maxout_forward(
+                np.ones((2, 63)), np.ones((2, 31)), np.ones((2, 31), np.uint8), 2
+            ),
+            "63 channels do not split into 2 pieces",
+        ),
+        (lambda o: o.variance(np.ones((2, 7)), 2), "7 channels do not split into 2 groups"),
+        (
+            lambda o: o.maxpool_forward(
+                np.ones((1, 5, 5, 1)), np.ones((1, 2, 2, 1)), None, 17, 2, 0
+            ),
+            "window 17",
+        ),
+        (
+            lambda o: o.conv_forward(
+                np.ones((1, 5, 5, 3)),
+                np.ones((4, 3, 3, 3)),
+                np.ones(4),
+                np.ones((1, 5, 5, 4)),
+                1,
+                0,
+                1,
+            ),
+            "(1, 3, 3, 4)",
+        ),
+        (
+            lambda o: o.hinge_loss_forward(
+                np.ones((2, 3)), np.array([0, 3], np.int32), np.ones((2, 3)), new_clock()
+            ),
+            "label 3, but there are 3 classes",
+        ),
+        (lambda o: o.orthonormal(0, 3, (0, 4, 0)), "0 x 3"),
+    ],
+)
 def test_errors_name_the_value(call, words):
     with pytest.raises(ValueError) as caught:
         call(REFERENCE)
@@ -941,6 +1052,10 @@ def test_float32_stays_float32():
     x, W = randn(2, 5, 5, 3).astype(np.float32), randn(4, 3, 3, 3).astype(np.float32)
     y = np.empty((2, 5, 5, 4), np.float32)
     REFERENCE.conv_forward(x, W, np.ones(4, np.float32), y, 1, 1, 1)
-    wide = output(lambda z: REFERENCE.conv_forward(x.astype(np.float64), W.astype(np.float64),
-                                                   np.ones(4), z, 1, 1, 1), y.shape)
+    wide = output(
+        lambda z: REFERENCE.conv_forward(
+            x.astype(np.float64), W.astype(np.float64), np.ones(4), z, 1, 1, 1
+        ),
+        y.shape,
+    )
     assert_close("conv_forward", y, wide)

@@ -18,17 +18,29 @@ ORTHONORMAL = ("lsuv", "ortho", "ortho-msra")
 
 def small_net(ops=None, dtype=np.float32):
     """conv1 27 -> 2 x 16, conv2 144 -> 40 and 40 -> 3 x 90 (a tall matrix), 270 values -> 5."""
-    layers = [Conv(16, pieces=2, name="conv1"), Maxout(2), MaxPool(4),
-              Conv(40, name="conv2"), ReLU(), MaxPool(2),
-              Linear(90, pieces=3, name="ip1"), Maxout(3), Linear(5, name="clf")]
+    layers = [
+        Conv(16, pieces=2, name="conv1"),
+        Maxout(2),
+        MaxPool(4),
+        Conv(40, name="conv2"),
+        ReLU(),
+        MaxPool(2),
+        Linear(90, pieces=3, name="ip1"),
+        Maxout(3),
+        Linear(5, name="clf"),
+    ]
     return Net(layers, SoftmaxLoss(), ops or NumpyOps(), (8, 8, 3), batch=2, dtype=dtype)
 
 
 def matrices(net):
     """{(layer, piece): W (outputs, fan_in) in float64}."""
-    return {(layer.name, p): np.asarray(net.ops.tohost(layer.W), np.float64)
-            .reshape(len(layer.W), -1)[rows]
-            for layer in net.weighted() for p, rows in enumerate(piece_rows(layer))}
+    return {
+        (layer.name, p): np.asarray(net.ops.tohost(layer.W), np.float64).reshape(len(layer.W), -1)[
+            rows
+        ]
+        for layer in net.weighted()
+        for p, rows in enumerate(piece_rows(layer))
+    }
 
 
 @pytest.mark.parametrize("init", ORTHONORMAL)
@@ -40,7 +52,7 @@ def test_orthonormal_rows_or_columns_with_the_documented_gain(init, act):
     for W in matrices(net).values():
         rows, cols = W.shape
         gram = W @ W.T if rows <= cols else W.T @ W
-        assert np.abs(gram - gain ** 2 * np.eye(len(gram))).max() <= 1e-6 * gain ** 2
+        assert np.abs(gram - gain**2 * np.eye(len(gram))).max() <= 1e-6 * gain**2
         assert orthogonality_error(W) <= 1e-6
 
 
@@ -54,12 +66,15 @@ def test_maxout_of_two_keeps_the_second_moment_so_its_gain_is_one():
     assert np.square(np.maximum(a, b)).mean() == pytest.approx(1.0, abs=0.01)
 
 
-@pytest.mark.parametrize("init, low, high", [
-    ("uniform", -0.05, 0.05),
-    ("xavier", -sqrt(3 / 144), sqrt(3 / 144)),
-    ("xavier-fan-out", -sqrt(3 / 360), sqrt(3 / 360)),
-    ("xavier-average", -sqrt(6 / 504), sqrt(6 / 504)),
-])
+@pytest.mark.parametrize(
+    "init, low, high",
+    [
+        ("uniform", -0.05, 0.05),
+        ("xavier", -sqrt(3 / 144), sqrt(3 / 144)),
+        ("xavier-fan-out", -sqrt(3 / 360), sqrt(3 / 360)),
+        ("xavier-average", -sqrt(6 / 504), sqrt(6 / 504)),
+    ],
+)
 def test_uniform_fillers_pass_kolmogorov_smirnov(init, low, high):
     """conv2: 3 x 3 x 16 inputs = 144 to 40 outputs, fan_out 9 x 40 = 360."""
     net = small_net()
@@ -69,15 +84,19 @@ def test_uniform_fillers_pass_kolmogorov_smirnov(init, low, high):
     assert low <= w[0] and w[-1] <= high
 
 
-@pytest.mark.parametrize("init, act, std", [
-    ("gaussian", "relu", 0.01),
-    ("msra", "relu", sqrt(2 / 144)),
-    ("msra", "tanh", sqrt(2 / 144)),
-    ("msra-slope", "relu", sqrt(2 / 144)),
-    ("msra-slope", "vlrelu", sqrt(2 / (1 + 0.333 ** 2) / 144)),
-])
+@pytest.mark.parametrize(
+    "init, act, std",
+    [
+        ("gaussian", "relu", 0.01),
+        ("msra", "relu", sqrt(2 / 144)),
+        ("msra", "tanh", sqrt(2 / 144)),
+        ("msra-slope", "relu", sqrt(2 / 144)),
+        ("msra-slope", "vlrelu", sqrt(2 / (1 + 0.333**2) / 144)),
+    ],
+)
 def test_gaussian_fillers_pass_kolmogorov_smirnov_and_moments(init, act, std):
     from math import erf
+
     net = small_net()
     fill(net, init, seed=1, act=act)
     w = np.sort(matrices(net)["conv2", 0].ravel()) / std
@@ -85,8 +104,8 @@ def test_gaussian_fillers_pass_kolmogorov_smirnov_and_moments(init, act, std):
     n = len(w)
     assert abs(w.mean()) < 4 / sqrt(n)
     assert abs(w.var() - 1) < 4 * sqrt(2 / n)
-    assert abs((w ** 3).mean()) < 4 * sqrt(15 / n)
-    assert abs((w ** 4).mean() - 3) < 4 * sqrt(96 / n)
+    assert abs((w**3).mean()) < 4 * sqrt(15 / n)
+    assert abs((w**4).mean() - 3) < 4 * sqrt(96 / n)
 
 
 def kolmogorov_smirnov(ordered, cdf) -> bool:
@@ -146,8 +165,13 @@ def test_float64_nets_get_the_unrounded_numbers():
 
 
 def test_delta_orthogonal_has_the_centre_tap_alone():
-    net = Net([Conv(12, pieces=2, name="conv1"), Maxout(2), Linear(4, name="clf")], SoftmaxLoss(),
-              NumpyOps(), (5, 5, 8), batch=1)
+    net = Net(
+        [Conv(12, pieces=2, name="conv1"), Maxout(2), Linear(4, name="clf")],
+        SoftmaxLoss(),
+        NumpyOps(),
+        (5, 5, 8),
+        batch=1,
+    )
     fill(net, "delta-orthogonal", seed=0, gain=1.5)
     conv, clf = net.weighted()
     for rows in piece_rows(conv):
@@ -165,12 +189,15 @@ def test_delta_orthogonal_refuses_more_inputs_than_outputs():
         fill(net, "delta-orthogonal", seed=0)
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (dict(init="ortogonal"), "did you mean"),
-    (dict(init="msra", gain=2.0), "gain 2.0 with init 'msra'"),
-    (dict(init="ortho", std=0.1), "only gaussian"),
-    (dict(init="ortho", act="gelu"), "unknown activation 'gelu'"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(init="ortogonal"), "did you mean"),
+        (dict(init="msra", gain=2.0), "gain 2.0 with init 'msra'"),
+        (dict(init="ortho", std=0.1), "only gaussian"),
+        (dict(init="ortho", act="gelu"), "unknown activation 'gelu'"),
+    ],
+)
 def test_bad_options_are_named(wrong, message):
     with pytest.raises(InputError, match=message):
         fill(small_net(), seed=0, **wrong)

@@ -23,14 +23,31 @@ N, SHAPE = 16, (8, 8, 3)
 
 
 def maxout_layers():
-    return [Dropout(0.2), Conv(8, pieces=2, name="conv1"), Maxout(2), Conv(8, name="conv2"), Tanh(),
-            MaxPool(2), Dropout(0.2), Linear(20, pieces=5, name="ip1"), Maxout(5),
-            Linear(4, name="clf")]
+    return [
+        Dropout(0.2),
+        Conv(8, pieces=2, name="conv1"),
+        Maxout(2),
+        Conv(8, name="conv2"),
+        Tanh(),
+        MaxPool(2),
+        Dropout(0.2),
+        Linear(20, pieces=5, name="ip1"),
+        Maxout(5),
+        Linear(4, name="clf"),
+    ]
 
 
 def relu_layers():
-    return [Conv(8, name="conv1"), ReLU(), Conv(8, name="conv2"), ReLU(), MaxPool(2),
-            Linear(12, name="ip1"), ReLU(), Linear(4, name="clf")]
+    return [
+        Conv(8, name="conv1"),
+        ReLU(),
+        Conv(8, name="conv2"),
+        ReLU(),
+        MaxPool(2),
+        Linear(12, name="ip1"),
+        ReLU(),
+        Linear(4, name="clf"),
+    ]
 
 
 class Batches:
@@ -80,7 +97,8 @@ def test_every_piece_has_unit_variance_on_a_fresh_pass(ops, layers):
         assert np.abs(np.array(pieces) - 1).max() <= 1e-3, name
     assert batches.calls == report.forwards == 1
     assert [row.variance_after for row in report.rows] == pytest.approx(
-        sum(variances.values(), []), rel=1e-4)
+        sum(variances.values(), []), rel=1e-4
+    )
 
 
 def test_the_first_layer_is_scaled_too():
@@ -89,7 +107,7 @@ def test_the_first_layer_is_scaled_too():
     first = report.layers()["conv1"][0]
     assert first.iterations == 1
     assert first.variance_before == pytest.approx(9, rel=0.2)  # less at the zero padding
-    assert first.scale == pytest.approx(first.variance_before ** -0.5)
+    assert first.scale == pytest.approx(first.variance_before**-0.5)
 
 
 def test_scaling_keeps_the_matrices_orthonormal_and_the_biases_zero():
@@ -186,8 +204,15 @@ def test_several_batches_pool_to_the_variance_of_all_of_them():
 
 
 def test_a_residual_branch_is_measured_before_the_sum():
-    net, batches = make([Conv(8, name="conv1"), ReLU(), Residual([Conv(8, name="conv2")]), ReLU(),
-                         Linear(4, name="clf")])
+    net, batches = make(
+        [
+            Conv(8, name="conv1"),
+            ReLU(),
+            Residual([Conv(8, name="conv2")]),
+            ReLU(),
+            Linear(4, name="clf"),
+        ]
+    )
     lsuv(net, batches)
     conv2 = net.weighted()[1]
     assert conv2.z.astype(np.float64).var() == pytest.approx(1, abs=1e-4)
@@ -196,8 +221,9 @@ def test_a_residual_branch_is_measured_before_the_sum():
 
 
 def test_the_net_is_given_back_but_for_its_weights():
-    net, batches = make([Conv(8, name="conv1"), BatchNorm(name="bn1"), ReLU(), Dropout(0.5),
-                         Linear(4, name="clf")])
+    net, batches = make(
+        [Conv(8, name="conv1"), BatchNorm(name="bn1"), ReLU(), Dropout(0.5), Linear(4, name="clf")]
+    )
     for k, state in enumerate(net.named_state().values()):
         state[...] = k + 0.5
     net.clock[:] = np.arange(len(net.clock)) + 1.0
@@ -217,10 +243,10 @@ def test_the_net_is_given_back_but_for_its_weights():
 def test_include_and_exclude_choose_the_layers():
     net, batches = make(relu_layers())
     before = {layer.name: layer.W.copy() for layer in net.weighted()}
-    report = lsuv(net, batches, include=["conv*", "ip1"], exclude=["conv2"],
-                  tolerance=1e-3)
-    changed = [layer.name for layer in net.weighted()
-               if not np.array_equal(layer.W, before[layer.name])]
+    report = lsuv(net, batches, include=["conv*", "ip1"], exclude=["conv2"], tolerance=1e-3)
+    changed = [
+        layer.name for layer in net.weighted() if not np.array_equal(layer.W, before[layer.name])
+    ]
     assert changed == ["conv1", "ip1"]
     left = report.layers()["conv2"][0]
     assert left.iterations == 0 and left.variance_before == left.variance_after != 1
@@ -228,13 +254,16 @@ def test_include_and_exclude_choose_the_layers():
         lsuv(net, batches, exclude=["conv9"])
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (dict(mode="frsh"), "unknown LSUV mode 'frsh'; did you mean 'fresh'"),
-    (dict(normalise="in"), "unknown normalisation"),
-    (dict(tolerance=0.0), "tolerance 0.0"),
-    (dict(max_iter=0), "max_iter 0"),
-    (dict(batches=0), "batches 0"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(mode="frsh"), "unknown LSUV mode 'frsh'; did you mean 'fresh'"),
+        (dict(normalise="in"), "unknown normalisation"),
+        (dict(tolerance=0.0), "tolerance 0.0"),
+        (dict(max_iter=0), "max_iter 0"),
+        (dict(batches=0), "batches 0"),
+    ],
+)
 def test_bad_options_are_named(wrong, message):
     net, batches = make(relu_layers())
     with pytest.raises(InputError, match=message):
@@ -314,8 +343,13 @@ def test_zero_variance_names_layer_and_piece():
 
 
 def test_constant_output_is_zero_variance_even_when_it_rounds():
-    net = Net([Conv(3, size=1, pad=0, name="mix"), Linear(2, name="clf")], SoftmaxLoss(),
-              NumpyOps(), SHAPE, batch=2)
+    net = Net(
+        [Conv(3, size=1, pad=0, name="mix"), Linear(2, name="clf")],
+        SoftmaxLoss(),
+        NumpyOps(),
+        SHAPE,
+        batch=2,
+    )
     fill(net, "ortho", seed=0)
     mix = net.weighted()[0]
     mix.W[...] = 1 / 3
@@ -355,8 +389,12 @@ def test_input_mode_names_what_can_not_be_normalised():
 
 
 def test_containers_inside_containers_are_reached():
-    net, batches = make([Chain([Conv(8, name="conv1"), BatchNorm(name="bn1"), ReLU()], name="stem"),
-                         Linear(4, name="clf")])
+    net, batches = make(
+        [
+            Chain([Conv(8, name="conv1"), BatchNorm(name="bn1"), ReLU()], name="stem"),
+            Linear(4, name="clf"),
+        ]
+    )
     report = lsuv(net, batches)
     assert list(report.layers()) == ["conv1", "clf"] and "conv1" in report.notes[0]
 
@@ -384,11 +422,20 @@ class Own(Weighted):
 
 def test_a_layer_of_ones_own_is_filled_scaled_named_and_saved_as_any():
     """All that the rooms expect of a layer with weights is what Weighted states."""
-    net, batches = make([Own(12, pieces=2, bias=False, name="own"), Maxout(2), ReLU(),
-                         Own(4, bias=False, name="end")])
+    net, batches = make(
+        [
+            Own(12, pieces=2, bias=False, name="own"),
+            Maxout(2),
+            ReLU(),
+            Own(4, bias=False, name="end"),
+        ]
+    )
     report = lsuv(net, batches)
     assert [(row.layer, row.piece, row.fan_in) for row in report.rows] == [
-        ("own", 0, 192), ("own", 1, 192), ("end", 0, 12)]
+        ("own", 0, 192),
+        ("own", 1, 192),
+        ("end", 0, 12),
+    ]
     assert report.largest_deviation <= 0.05
     tensors = collect(net)
     assert list(tensors) == ["own.W", "end.W"]
@@ -413,14 +460,42 @@ def test_fill_of_some_layers_leaves_the_others_and_their_streams():
 
 # -- the command --------------------------------------------------------------------------------
 
-SMALL = ["--net", "fitnet1", "--data", "synthetic", "--limit", "64", "--device", "numpy",
-         "--batch", "8"]
+SMALL = [
+    "--net",
+    "fitnet1",
+    "--data",
+    "synthetic",
+    "--limit",
+    "64",
+    "--device",
+    "numpy",
+    "--batch",
+    "8",
+]
 
 
 def test_command_prints_the_table_and_writes_the_report(capsys, tmp_path):
     file = tmp_path / "init.json"
-    assert main([*SMALL, "--act", "relu", "--init", "lsuv", "--lsuv-batch", "4", "--json",
-                 str(file), "--lsuv-exclude", "clf", "--lsuv-batches", "2"]) == 0
+    assert (
+        main(
+            [
+                *SMALL,
+                "--act",
+                "relu",
+                "--init",
+                "lsuv",
+                "--lsuv-batch",
+                "4",
+                "--json",
+                str(file),
+                "--lsuv-exclude",
+                "clf",
+                "--lsuv-batches",
+                "2",
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     assert "conv11  27 -> 16" in out
     assert "not a real data set" in out.splitlines()[-1]
@@ -443,25 +518,43 @@ def test_command_measures_every_other_initialiser(capsys):
     assert "27 -> 2 x 16" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (["--init", "msra", "--lsuv-pre", "gaussian"], "--lsuv-pre is for --init lsuv, not msra"),
-    (["--lsuv-normalise", "outptu"], "did you mean 'output'"),
-    (["--lsuv-batches", "0"], "--lsuv-batches 0 must be 1 or more"),
-    (["--json", "/nowhere/x.json"], "no folder /nowhere"), (["--json", "/"], "a folder; give"),
-    (["--lsuv-exclude", "clg"], "did you mean 'clf'"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (["--init", "msra", "--lsuv-pre", "gaussian"], "--lsuv-pre is for --init lsuv, not msra"),
+        (["--lsuv-normalise", "outptu"], "did you mean 'output'"),
+        (["--lsuv-batches", "0"], "--lsuv-batches 0 must be 1 or more"),
+        (["--json", "/nowhere/x.json"], "no folder /nowhere"),
+        (["--json", "/"], "a folder; give"),
+        (["--lsuv-exclude", "clg"], "did you mean 'clf'"),
+    ],
+)
 def test_command_refuses_in_one_line(wrong, message):
     with pytest.raises(InputError, match=message):
         main([*SMALL, *wrong])
 
 
 def branched_layers():
-    return [Conv(8, name="conv1"), ReLU(), AuxiliaryClassifier([
-                Conv(4, name="aux1"), ReLU(), Dropout(0.5), Linear(4, name="aux2")],
-                SoftmaxLoss(), 0.3, "side"), Branches([
-                [Conv(6, pieces=2, name="left"), Maxout(2)], [],
-                [Conv(5, name="right"), BatchNorm(name="bn_right"), ReLU()]], "fork"),
-            Dropout(0.2), Linear(4, name="clf")]
+    return [
+        Conv(8, name="conv1"),
+        ReLU(),
+        AuxiliaryClassifier(
+            [Conv(4, name="aux1"), ReLU(), Dropout(0.5), Linear(4, name="aux2")],
+            SoftmaxLoss(),
+            0.3,
+            "side",
+        ),
+        Branches(
+            [
+                [Conv(6, pieces=2, name="left"), Maxout(2)],
+                [],
+                [Conv(5, name="right"), BatchNorm(name="bn_right"), ReLU()],
+            ],
+            "fork",
+        ),
+        Dropout(0.2),
+        Linear(4, name="clf"),
+    ]
 
 
 @pytest.mark.parametrize("mode, batches", [("same", 1), ("same", 3), ("fresh", 1)])
@@ -469,8 +562,15 @@ def test_branches_and_side_exits_have_unit_variance_too(ops, mode, batches):
     net, next_batch = make(branched_layers(), ops)
     clock = net.clock.copy()
     report = lsuv(net, next_batch, mode=mode, batches=batches, tolerance=0.1)
-    assert [row.layer for row in report.rows] == ["conv1", "aux1", "aux2", "left", "left", "right",
-                                                  "clf"]
+    assert [row.layer for row in report.rows] == [
+        "conv1",
+        "aux1",
+        "aux2",
+        "left",
+        "left",
+        "right",
+        "clf",
+    ]
     assert report.largest_deviation <= 0.1
     assert report.notes and "right after right divides" in report.notes[0]
     np.testing.assert_array_equal(net.clock, clock)

@@ -32,9 +32,10 @@ from lsuv import lsuv as run_lsuv
 from models import NETS
 from models.googlenet import INCEPTION, googlenet
 
-SMALL = {"caffenet": replace(NETS["caffenet"], in_shape=(67, 67, 3)),
-         "googlenet": replace(NETS["googlenet"], in_shape=(80, 80, 3),
-                              build=partial(googlenet, last=2))}
+SMALL = {
+    "caffenet": replace(NETS["caffenet"], in_shape=(67, 67, 3)),
+    "googlenet": replace(NETS["googlenet"], in_shape=(80, 80, 3), build=partial(googlenet, last=2)),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -59,14 +60,23 @@ def small(name, ops, batch=2, classes=10) -> Net:
 
 # -- sizes ----------------------------------------------------------------------------------------
 
+
 def test_caffenet_has_its_published_layers():
     net = whole(NETS["caffenet"].build("relu", 1000), (227, 227, 3))
     assert net.parameters == 60_965_224
     assert [(layer.name, layer.W.size + layer.b.size) for layer in net.weighted()] == [
-        ("conv1", 34_944), ("conv2", 307_456), ("conv3", 885_120), ("conv4", 663_936),
-        ("conv5", 442_624), ("fc6", 37_752_832), ("fc7", 16_781_312), ("fc8", 4_097_000)]
-    sizes = [layer.out_shape[0] for layer in net.chain.leaves()
-             if isinstance(layer, (Conv, MaxPool))]
+        ("conv1", 34_944),
+        ("conv2", 307_456),
+        ("conv3", 885_120),
+        ("conv4", 663_936),
+        ("conv5", 442_624),
+        ("fc6", 37_752_832),
+        ("fc7", 16_781_312),
+        ("fc8", 4_097_000),
+    ]
+    sizes = [
+        layer.out_shape[0] for layer in net.chain.leaves() if isinstance(layer, (Conv, MaxPool))
+    ]
     assert sizes == [55, 27, 27, 13, 13, 13, 13, 6]
 
 
@@ -84,9 +94,10 @@ def test_googlenet_has_its_published_layers():
     assert averages == [(4, 4, 512), (4, 4, 528), (1, 1, 1024)]
     drops = [layer.drop for layer in net.chain.leaves() if isinstance(layer, Dropout)]
     assert drops == [0.7, 0.7, 0.4]
-    assert not any(isinstance(layer, Dropout)
-                   for layer in whole(googlenet("relu", 9, dropout=False), (224, 224, 3))
-                   .chain.leaves())
+    assert not any(
+        isinstance(layer, Dropout)
+        for layer in whole(googlenet("relu", 9, dropout=False), (224, 224, 3)).chain.leaves()
+    )
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -104,6 +115,7 @@ def test_any_elementwise_activation_fits_and_maxout_does_not(name):
 
 
 # -- values ---------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("name", SMALL)
 def test_scores_and_gradients_are_the_references(name, ops):
@@ -132,8 +144,13 @@ def test_scores_and_gradients_are_the_references(name, ops):
 def test_lsuv_reaches_every_matrix_of_googlenet_side_exits_too(mode):
     net = small("googlenet", ops_for("auto"), batch=4)
     if mode == "fresh":  # every measurement is a pass up to its layer: a part of the net will do
-        net = Net([*models.build("googlenet", "relu", 10)[:11], AvgPool(5),
-                   Linear(10, name="end")], SoftmaxLoss(), ops_for("auto"), (80, 80, 3), 4)
+        net = Net(
+            [*models.build("googlenet", "relu", 10)[:11], AvgPool(5), Linear(10, name="end")],
+            SoftmaxLoss(),
+            ops_for("auto"),
+            (80, 80, 3),
+            4,
+        )
         net.x[...] = np.random.default_rng(0).standard_normal(net.x.shape).astype(np.float32)
     report = initialise(net, "lsuv", lambda: None, mode=mode)
     assert [row.layer for row in report.rows] == [layer.name for layer in net.weighted()]
@@ -148,13 +165,14 @@ def test_lsuv_reaches_every_matrix_of_googlenet_side_exits_too(mode):
 
 # -- the public files' fillers --------------------------------------------------------------------
 
+
 def test_caffenets_original_weights():
     net = small("caffenet", NumpyOps())
     fill(net, "original", seed=3)
     for layer, bias in zip(net.weighted(), (0, 1, 0, 1, 1, 1, 1, 0), strict=True):
         std = 0.005 if layer.name in ("fc6", "fc7") else 0.01
         assert layer.W.std() == pytest.approx(std, rel=0.02)
-        assert abs(layer.W.mean()) < 4 * std / layer.W.size ** 0.5 and (layer.b == bias).all()
+        assert abs(layer.W.mean()) < 4 * std / layer.W.size**0.5 and (layer.b == bias).all()
 
 
 def test_googlenets_original_weights():
@@ -163,7 +181,7 @@ def test_googlenets_original_weights():
     for layer in net.weighted():
         bound = (3 / layer.W[0].size) ** 0.5
         assert 0.95 * bound < np.abs(layer.W).max() <= bound * (1 + 1e-6)
-        assert layer.W.std() == pytest.approx(bound / 3 ** 0.5, rel=0.05)
+        assert layer.W.std() == pytest.approx(bound / 3**0.5, rel=0.05)
         bias = 0.0 if layer.name.endswith("classifier") else 0.2
         assert (layer.b == np.float32(bias)).all(), layer.name
 
@@ -178,6 +196,7 @@ def test_a_net_without_a_public_file_has_no_original_weights():
 
 
 # -- runs -----------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -196,8 +215,27 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("name, init", [("caffenet", "original"), ("googlenet", "lsuv")])
 def test_a_run_on_a_folder_is_evaluated_and_loaded(name, init, folder, tmp_path, capsys):
     run = tmp_path / "run"
-    assert engine.train.main(["--net", name, "--data", str(folder), "--recipe", "fast", "--epochs",
-                              "1", "--batch", "4", "--init", init, "--out", str(run)]) == 0
+    assert (
+        engine.train.main(
+            [
+                "--net",
+                name,
+                "--data",
+                str(folder),
+                "--recipe",
+                "fast",
+                "--epochs",
+                "1",
+                "--batch",
+                "4",
+                "--init",
+                init,
+                "--out",
+                str(run),
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     height = SMALL[name].in_shape[0]
     assert f"12 of 12 images resized to {height}x{height}" in said
@@ -220,8 +258,21 @@ def test_a_run_on_a_folder_is_evaluated_and_loaded(name, init, folder, tmp_path,
 
 
 def test_the_initialisers_command_shows_every_layer(folder, capsys):
-    assert lsuv.__main__.main(["--net", "googlenet", "--data", str(folder), "--lsuv-batch", "4",
-                               "--lsuv-exclude", "loss1/*"]) == 0
+    assert (
+        lsuv.__main__.main(
+            [
+                "--net",
+                "googlenet",
+                "--data",
+                str(folder),
+                "--lsuv-batch",
+                "4",
+                "--lsuv-exclude",
+                "loss1/*",
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "act relu" in said and "layers 64" in said
     assert "inception_5b/pool_proj" in said and "loss2/classifier" in said

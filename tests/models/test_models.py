@@ -33,8 +33,14 @@ COUNTS = {  # (net, classes): (maxout, any other activation)
 
 
 def make(name, act, classes=10, batch=2, ops=None, dropout=True, loss=None):
-    return Net(models.build(name, act, classes, dropout), loss or SoftmaxLoss(), ops or NumpyOps(),
-               models.NETS[name].in_shape, batch, seed=1)
+    return Net(
+        models.build(name, act, classes, dropout),
+        loss or SoftmaxLoss(),
+        ops or NumpyOps(),
+        models.NETS[name].in_shape,
+        batch,
+        seed=1,
+    )
 
 
 @pytest.mark.parametrize("name, classes", COUNTS)
@@ -48,17 +54,31 @@ def test_parameter_counts(name, classes, act):
 def test_fitnet4_has_17_convolutions_and_five_dropouts():
     net = make("fitnet4", "relu")
     assert [layer.name for layer in net.weighted()] == [
-        *(f"conv1{i}" for i in range(1, 6)), *(f"conv2{i}" for i in range(1, 7)),
-        *(f"conv3{i}" for i in range(1, 7)), "ip1", "clf"]
+        *(f"conv1{i}" for i in range(1, 6)),
+        *(f"conv2{i}" for i in range(1, 7)),
+        *(f"conv3{i}" for i in range(1, 7)),
+        "ip1",
+        "clf",
+    ]
     drops = [layer for layer in net.chain.leaves() if isinstance(layer, Dropout)]
     assert [d.number for d in drops] == [0, 1, 2, 3, 4]
-    assert not any(isinstance(layer, Dropout)
-                   for layer in make("fitnet4", "relu", dropout=False).chain.leaves())
+    assert not any(
+        isinstance(layer, Dropout)
+        for layer in make("fitnet4", "relu", dropout=False).chain.leaves()
+    )
 
 
-@pytest.mark.parametrize("name, drops", [
-    ("fitnet1", [0.2] * 5), ("fitnet4", [0.2] * 5), ("fitresnet4", [0.2] * 5),
-    ("fitnet4-bn-before", [0.2] * 5), ("fitnet4-bn-after", [0.2] * 5), ("fitnet_mnist", [0.3])])
+@pytest.mark.parametrize(
+    "name, drops",
+    [
+        ("fitnet1", [0.2] * 5),
+        ("fitnet4", [0.2] * 5),
+        ("fitresnet4", [0.2] * 5),
+        ("fitnet4-bn-before", [0.2] * 5),
+        ("fitnet4-bn-after", [0.2] * 5),
+        ("fitnet_mnist", [0.3]),
+    ],
+)
 @pytest.mark.parametrize("act", models.ACTS)
 def test_dropouts_are_numbered_alike_in_a_layer_of_their_own_and_in_a_maxout(name, drops, act):
     def found(dropout):
@@ -87,8 +107,9 @@ def test_mnist_pools_as_caffe_does_and_decays_biases():
     assert all(p.decay == (0 if name.endswith(".b") else 1) for name, p in fitnet.items())
 
 
-@pytest.mark.parametrize("name, act", [("fitnet1", "maxout"), ("fitresnet4", "relu"),
-                                       ("fitnet_mnist", "tanh")])
+@pytest.mark.parametrize(
+    "name, act", [("fitnet1", "maxout"), ("fitresnet4", "relu"), ("fitnet_mnist", "tanh")]
+)
 def test_ten_steps_give_the_same_losses_on_every_device(name, act, ops):
     if ops.name == "numpy":
         pytest.skip("the reference is what the others are compared with")
@@ -103,8 +124,9 @@ def test_ten_steps_give_the_same_losses_on_every_device(name, act, ops):
 
         initialise(net, "lsuv", next_batch, seed=1, act=act)
         # RMSProp's usual delta would turn the rounding of a gradient near zero into a whole step.
-        optimizer = (RMSProp(net, delta=1e-2) if name == "fitnet_mnist"
-                     else SGD(net, 0.9, 5e-4, clip=1.0))
+        optimizer = (
+            RMSProp(net, delta=1e-2) if name == "fitnet_mnist" else SGD(net, 0.9, 5e-4, clip=1.0)
+        )
         net.clock[2] = 2e-4
         ten = []
         for _ in range(10):
@@ -165,9 +187,12 @@ def test_recipes_are_the_authors():
     assert np.allclose(lowered, [0.01, 0.01, 0.001, 1e-6])
     assert (googlenet.decay, googlenet.batch, round(googlenet.epochs)) == (2e-4, 32, 60)
     assert rates(googlenet.policy, 1_800_000, 1)[0] == pytest.approx(0.01 * 0.5)
-    assert {recipe(net, "relu", "lsuv", kind, optimizer).optimizer
-            for net in ("caffenet", "googlenet") for kind in ("paper", "fast")
-            for optimizer in ("rmsprop",)} == {"rmsprop"}
+    assert {
+        recipe(net, "relu", "lsuv", kind, optimizer).optimizer
+        for net in ("caffenet", "googlenet")
+        for kind in ("paper", "fast")
+        for optimizer in ("rmsprop",)
+    } == {"rmsprop"}
     rms = recipe("fitnet4", "maxout", "lsuv", optimizer="rmsprop")
     assert round(rms.epochs * 50_000 / 128) == rms.steps == 190_000
     mnist = recipe("fitnet_mnist", "maxout", "lsuv")

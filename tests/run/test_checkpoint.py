@@ -48,8 +48,12 @@ def test_layouts_are_the_usual_ones(tmp_path):
     assert file["conv.W"].shape == (8, 2, 3, 3)  # pieces stacked: 2 x 4 outputs
     assert file["conv.W"][5, 1, 0, 2] == conv[5, 0, 2, 1]
     x = np.random.default_rng(1).normal(size=(1, 5, 6, 4)).astype(np.float32)  # NHWC
-    np.testing.assert_allclose(x.transpose(0, 3, 1, 2).reshape(1, -1) @ file["clf.W"].T,
-                               x.reshape(1, -1) @ clf.T, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        x.transpose(0, 3, 1, 2).reshape(1, -1) @ file["clf.W"].T,
+        x.reshape(1, -1) @ clf.T,
+        rtol=1e-4,
+        atol=1e-5,
+    )
     momentum = net.arenas.view(optimizer.state["momentum"], "conv.W")
     assert file["optimizer.momentum.conv.W"][3, 0, 2, 1] == momentum[3, 2, 1, 0]
     assert {"bn.mean", "bn.variance", "bn.weight", "conv.b", "data.mean_image"} <= set(file)
@@ -62,11 +66,19 @@ def test_the_predecessor_is_kept_and_used_when_the_newest_is_damaged(tmp_path):
     first = net.weights.copy()
     scramble(net, optimizer, 1)
     path = save(tmp_path, net, optimizer, 2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.previous.safetensors",
-                                                          "checkpoint.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "checkpoint.previous.safetensors",
+        "checkpoint.safetensors",
+    ]
     whole, told = path.read_bytes(), []
-    for damaged in (whole[:-3], whole[:100], b"", flipped(whole, 8 * -5), flipped(whole, 8 * 300),
-                    None):
+    for damaged in (
+        whole[:-3],
+        whole[:100],
+        b"",
+        flipped(whole, 8 * -5),
+        flipped(whole, 8 * 300),
+        None,
+    ):
         path.write_bytes(damaged) if damaged is not None else path.unlink()
         saved = checkpoint.read(tmp_path, told.append)
         assert saved.step == 1
@@ -109,17 +121,24 @@ def test_a_newer_version_is_refused_by_name_and_not_taken_for_damage(tmp_path):
     assert checkpoint.read(tmp_path, lambda note: None).step == 1
 
 
-@pytest.mark.parametrize("changed, said", [
-    ({"format": "lsuv-engine checkpoint 1.0"}, "not a checkpoint of this program"),
-    ({"format": "other program 1"}, "not a checkpoint of this program"),
-    ({"hashes": None}, "hashes"), ({"hashes": "[]"}, "hashes"),
-    ({"hashes": "{}"}, "tensors are missing"),
-    ({"hashes": "[" * 100_000}, "not as this program writes it"),
-    ({"settings": "[]"}, "settings"), ({"settings": None}, "settings"),
-    ({"data": '{"name": "x"}'}, "fingerprint"), ({"progress": "0"}, "progress"),
-    ({"step": "one"}, "'one'"), ({"step": "9" * 5000}, "not as this program"),
-    ({"epoch": None}, "epoch"),
-])
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        ({"format": "lsuv-engine checkpoint 1.0"}, "not a checkpoint of this program"),
+        ({"format": "other program 1"}, "not a checkpoint of this program"),
+        ({"hashes": None}, "hashes"),
+        ({"hashes": "[]"}, "hashes"),
+        ({"hashes": "{}"}, "tensors are missing"),
+        ({"hashes": "[" * 100_000}, "not as this program writes it"),
+        ({"settings": "[]"}, "settings"),
+        ({"settings": None}, "settings"),
+        ({"data": '{"name": "x"}'}, "fingerprint"),
+        ({"progress": "0"}, "progress"),
+        ({"step": "one"}, "'one'"),
+        ({"step": "9" * 5000}, "not as this program"),
+        ({"epoch": None}, "epoch"),
+    ],
+)
 def test_metadata_that_only_looks_right_is_damage(tmp_path, changed, said):
     net, optimizer = small_net()
     path = save(tmp_path, net, optimizer, 1)
@@ -184,8 +203,17 @@ def test_what_a_run_may_write_is_what_is_read_again(tmp_path):
     row = {"epoch": MOST_EPOCHS, "step": 2**31 - 1} | dict.fromkeys(runs.COLUMNS[2:], -1 / 3e-7)
     rows = [row] * MOST_EPOCHS
     net, optimizer = small_net()
-    checkpoint.save(tmp_path, net, optimizer, step=1, epoch=1.0, settings=SETTINGS, data=DATA,
-                    data_tensors=MEAN, progress={"rows": rows})
+    checkpoint.save(
+        tmp_path,
+        net,
+        optimizer,
+        step=1,
+        epoch=1.0,
+        settings=SETTINGS,
+        data=DATA,
+        data_tensors=MEAN,
+        progress={"rows": rows},
+    )
     assert checkpoint.read(tmp_path).progress == {"rows": rows}
     runs.write_metrics(tmp_path, rows)
     assert len(runs.read_metrics(tmp_path)) == MOST_EPOCHS

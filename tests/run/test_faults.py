@@ -51,8 +51,11 @@ def borne(end: End, at: int) -> bool:
     """Whether a run goes on after that call has failed: where a file can have no second name it is
     moved, what a dead process left may stay, and a lock wants to make a folder that is there."""
     name, path, *_ = end.calls[at - 1] if end.calls else ("", "")
-    return name == "link" or (name == "unlink" and path.endswith(".part")) or (
-        name == "mkdir" and Path(path).is_dir())
+    return (
+        name == "link"
+        or (name == "unlink" and path.endswith(".part"))
+        or (name == "mkdir" and Path(path).is_dir())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +84,9 @@ def test_of_a_new_run(lives, straight, mode, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_death_after_a_fall_back_leaves_the_checkpoint_that_was_used(lives, straight, mode,
-                                                                     tmp_path):  # noqa: F811
+def test_death_after_a_fall_back_leaves_the_checkpoint_that_was_used(
+    lives, straight, mode, tmp_path
+):  # noqa: F811
     """The newest is damaged, its predecessor is used, and the next save goes wrong."""
     whole_run = tmp_path / "whole"
     assert lives.lead([*NEW, whole_run], whole_run, kill=("training", 8, 0.0)).code < 0

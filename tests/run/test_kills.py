@@ -56,8 +56,21 @@ def test_killed_at_random_moments(lives, device, tmp_path):
 def test_killed_programs(tmp_path):
     """The same with a program of its own each time, and one of the paper's nets."""
     command = [sys.executable, "-m", "engine.train"]
-    arguments = ["--net", "fitnet_mnist", "--data", "synthetic", "--limit", "256", "--batch", "16",
-                 "--epochs", "6", "--recipe", "fast", "--out"]
+    arguments = [
+        "--net",
+        "fitnet_mnist",
+        "--data",
+        "synthetic",
+        "--limit",
+        "256",
+        "--batch",
+        "16",
+        "--epochs",
+        "6",
+        "--recipe",
+        "fast",
+        "--out",
+    ]
     straight, start = tmp_path / "straight", time.perf_counter()
     subprocess.run([*command, *arguments, straight], check=True, stdout=subprocess.DEVNULL)
     length, want, rng, kills = time.perf_counter() - start, whole(straight), random.Random(0), 0
@@ -66,8 +79,12 @@ def test_killed_programs(tmp_path):
             break
         folder = tmp_path / f"run{number}"
         while not (folder / runs.RUN).exists() or runs.read_run(folder)["result"] is None:
-            life = subprocess.Popen([*command, *map(str, again(folder, [*arguments, folder]))],
-                                    stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            life = subprocess.Popen(
+                [*command, *map(str, again(folder, [*arguments, folder]))],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             try:
                 assert life.wait(rng.uniform(0.1, 1.3) * length) == 0, life.stderr.read()
             except subprocess.TimeoutExpired:

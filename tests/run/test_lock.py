@@ -19,8 +19,22 @@ from engine.run.files import write_json
 from engine.run.lock import LOCK, WRITER, hold
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the system has no flock")
-RUN = ["--net", "fitnet1", "--data", "synthetic", "--limit", "16", "--batch", "8", "--recipe",
-       "fast", "--epochs", "1", "--device", "numpy"]
+RUN = [
+    "--net",
+    "fitnet1",
+    "--data",
+    "synthetic",
+    "--limit",
+    "16",
+    "--batch",
+    "8",
+    "--recipe",
+    "fast",
+    "--epochs",
+    "1",
+    "--device",
+    "numpy",
+]
 HOLDER = """
 import sys, time, pathlib
 from engine.run.lock import hold
@@ -33,8 +47,9 @@ with hold(pathlib.Path(sys.argv[1]), print):
 @pytest.fixture
 def holder(tmp_path):
     """A process that holds the lock of tmp_path."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], text=True,
-                               stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], text=True, stdout=subprocess.PIPE
+    )
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()

@@ -32,32 +32,62 @@ from kernels.reference import NumpyOps
 from lsuv import LsuvError, fill, lsuv
 from models import NETS, Model
 
-WAYS = [(ops, precision) for ops in DEVICES for precision in ("fp32", "bf16")
-        if precision in ops.precisions]
-every = pytest.mark.parametrize("ops, precision", WAYS,
-                                ids=[f"{ops.name}-{precision}" for ops, precision in WAYS])
+WAYS = [
+    (ops, precision)
+    for ops in DEVICES
+    for precision in ("fp32", "bf16")
+    if precision in ops.precisions
+]
+every = pytest.mark.parametrize(
+    "ops, precision", WAYS, ids=[f"{ops.name}-{precision}" for ops, precision in WAYS]
+)
 
 
 def layers(act="maxout", classes=10, dropout=True):
-    side = AuxiliaryClassifier([AvgPool(4, 4), Linear(classes, name="aux")], SoftmaxLoss(), 0.3,
-                               name="side")
-    return [Dropout(0.2, name="drop1"), Conv(4, pieces=2, name="conv1"), Maxout(2, name="maxout1"),
-            MaxPool(2, name="pool1"), side, Conv(6, name="conv2"), BatchNorm(name="bn_conv2"),
-            ReLU(name="relu2"), Linear(classes, name="clf")]
+    side = AuxiliaryClassifier(
+        [AvgPool(4, 4), Linear(classes, name="aux")], SoftmaxLoss(), 0.3, name="side"
+    )
+    return [
+        Dropout(0.2, name="drop1"),
+        Conv(4, pieces=2, name="conv1"),
+        Maxout(2, name="maxout1"),
+        MaxPool(2, name="pool1"),
+        side,
+        Conv(6, name="conv2"),
+        BatchNorm(name="bn_conv2"),
+        ReLU(name="relu2"),
+        Linear(classes, name="clf"),
+    ]
 
 
 # -- the command ----------------------------------------------------------------------------------
 
 BAD_STEP = 4  # of 6: 48 images in batches of 16 are 3 steps an epoch, so it is in the second
-ARGUMENTS = ["--net", "small", "--data", "synthetic", "--limit", "48", "--batch", "16", "--epochs",
-             "2", "--lr", "0.05", "--seed", "3"]
+ARGUMENTS = [
+    "--net",
+    "small",
+    "--data",
+    "synthetic",
+    "--limit",
+    "48",
+    "--batch",
+    "16",
+    "--epochs",
+    "2",
+    "--lr",
+    "0.05",
+    "--seed",
+    "3",
+]
 
 
 def spoilt(place, value):
     """Plants `value` in the middle of the array that `place(layer)` is, after a call."""
+
     def spoil(layer):
         array = place(layer)
         array.reshape(-1)[array.size // 2] = value
+
     return spoil
 
 
@@ -69,6 +99,7 @@ def parts(net):
 
 def at(name, method, spoil):
     """A fault: in BAD_STEP, `spoil(layer)` after a method of the layer called `name` has run."""
+
     def plant(net, feed, optimizer):
         layer = parts(net)[name]
         call = getattr(layer, method)
@@ -80,11 +111,13 @@ def at(name, method, spoil):
             return result
 
         setattr(layer, method, spoiling)
+
     return plant
 
 
 def before_step(spoil):
     """A fault: `spoil(net, optimizer)` as BAD_STEP begins."""
+
     def plant(net, feed, optimizer):
         batch = feed.train_batch
 
@@ -94,6 +127,7 @@ def before_step(spoil):
                 spoil(net, optimizer)
 
         feed.train_batch = spoiling
+
     return plant
 
 
@@ -117,23 +151,37 @@ FAULTS = {  # what is planted: (how, where it is first seen)
     "an image": (before_step(into_images), "the images"),
     "a weight": (before_step(into_weights), "the weights of conv2"),
     "weights whose sums overflow": (before_step(into_weights_too_large), "the output of conv2"),
-    "a convolution's output": (at("conv1", "forward", spoilt(lambda layer: layer.z, np.nan)),
-                               "the output of conv1"),
-    "the input layer's output": (at("drop1", "forward", spoilt(lambda layer: layer.y, np.inf)),
-                                 "the output of drop1"),
-    "a maxout's output": (at("maxout1", "forward", spoilt(lambda layer: layer.y, np.nan)),
-                          "the output of maxout1"),
-    "batch norm's output": (at("bn_conv2", "forward", spoilt(lambda layer: layer.y, np.nan)),
-                            "the output of bn_conv2"),
+    "a convolution's output": (
+        at("conv1", "forward", spoilt(lambda layer: layer.z, np.nan)),
+        "the output of conv1",
+    ),
+    "the input layer's output": (
+        at("drop1", "forward", spoilt(lambda layer: layer.y, np.inf)),
+        "the output of drop1",
+    ),
+    "a maxout's output": (
+        at("maxout1", "forward", spoilt(lambda layer: layer.y, np.nan)),
+        "the output of maxout1",
+    ),
+    "batch norm's output": (
+        at("bn_conv2", "forward", spoilt(lambda layer: layer.y, np.nan)),
+        "the output of bn_conv2",
+    ),
     "a score": (at("clf", "forward", spoilt(lambda layer: layer.z, -np.inf)), "the output of clf"),
     "the loss": (at("loss", "forward", into_loss), "the loss"),
     "a side exit's loss": (at("side's loss", "forward", into_loss), "the loss of side"),
-    "a filter gradient": (at("conv2", "backward", spoilt(lambda layer: layer.dW, np.inf)),
-                          "the gradient of conv2"),
+    "a filter gradient": (
+        at("conv2", "backward", spoilt(lambda layer: layer.dW, np.inf)),
+        "the gradient of conv2",
+    ),
     "an element of a bias gradient": (
-        at("conv1", "backward", spoilt(lambda layer: layer.db, np.nan)), "the gradient of conv1"),
-    "the gradient on its way": (at("relu2", "backward", spoilt(lambda layer: layer.dx, np.nan)),
-                                "the gradient of conv2"),
+        at("conv1", "backward", spoilt(lambda layer: layer.db, np.nan)),
+        "the gradient of conv1",
+    ),
+    "the gradient on its way": (
+        at("relu2", "backward", spoilt(lambda layer: layer.dx, np.nan)),
+        "the gradient of conv2",
+    ),
 }
 
 
@@ -174,18 +222,34 @@ def command(*arguments) -> int:
 @every
 @pytest.mark.parametrize("optimizer, clip", [("sgd", 0), ("rmsprop", 1)])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_run_ends_at_the_step_and_names_the_layer(tmp_path, capsys, planting, ops, precision,
-                                                    fault, optimizer, clip):
+def test_a_run_ends_at_the_step_and_names_the_layer(
+    tmp_path, capsys, planting, ops, precision, fault, optimizer, clip
+):
     plant, where = FAULTS[fault]
     seen = planting(plant)
-    assert command(*ARGUMENTS, "--device", ops.name, "--precision", precision, "--optimizer",
-                   optimizer, "--clip", clip, "--out", tmp_path) == 1
+    assert (
+        command(
+            *ARGUMENTS,
+            "--device",
+            ops.name,
+            "--precision",
+            precision,
+            "--optimizer",
+            optimizer,
+            "--clip",
+            clip,
+            "--out",
+            tmp_path,
+        )
+        == 1
+    )
     error = capsys.readouterr().err
     assert f"not finite at step {BAD_STEP} (epoch 2): first seen in {where}; " in error, error
     assert error.count("\n") == 1 and error.rstrip().endswith("step 3")
     assert checkpoint.read(tmp_path).step == 3 and runs.read_run(tmp_path)["result"] is None
-    for now, first in zip((seen["net"].weights, seen["optimizer"].memory), seen["first"],
-                          strict=True):
+    for now, first in zip(
+        (seen["net"].weights, seen["optimizer"].memory), seen["first"], strict=True
+    ):
         planted = ~np.isfinite(now) | (now > 1e38)  # the weights that are the fault
         np.testing.assert_array_equal(now[~planted], first[~planted])
 
@@ -203,25 +267,46 @@ def large_gradient(layer):
 
 
 STATES = {  # what is planted: (how, the optimizer, what the error says)
-    "the optimizer's memory": (before_step(into_memory), "sgd",
-                               r"at step 5 \(epoch 2\): first seen in the weights of conv2; "),
-    "running statistics": (before_step(into_statistics), "sgd",
-                           r"test loss is not finite after step 6 \(epoch 2\): first seen in the "
-                           r"(input|output) of "),
+    "the optimizer's memory": (
+        before_step(into_memory),
+        "sgd",
+        r"at step 5 \(epoch 2\): first seen in the weights of conv2; ",
+    ),
+    "running statistics": (
+        before_step(into_statistics),
+        "sgd",
+        r"test loss is not finite after step 6 \(epoch 2\): first seen in the "
+        r"(input|output) of ",
+    ),
     "a gradient whose square overflows": (
-        at("conv2", "backward", large_gradient), "rmsprop",
-        "error: optimizer.square.conv2.W is not finite at step 6; nothing is saved"),
+        at("conv2", "backward", large_gradient),
+        "rmsprop",
+        "error: optimizer.square.conv2.W is not finite at step 6; nothing is saved",
+    ),
 }
 
 
 @every
 @pytest.mark.parametrize("fault", STATES)
-def test_what_an_update_made_so_is_found_at_the_next_look(tmp_path, capsys, planting, ops,
-                                                         precision, fault):
+def test_what_an_update_made_so_is_found_at_the_next_look(
+    tmp_path, capsys, planting, ops, precision, fault
+):
     plant, optimizer, message = STATES[fault]
     planting(plant)
-    assert command(*ARGUMENTS, "--device", ops.name, "--precision", precision, "--optimizer",
-                   optimizer, "--out", tmp_path) == 1
+    assert (
+        command(
+            *ARGUMENTS,
+            "--device",
+            ops.name,
+            "--precision",
+            precision,
+            "--optimizer",
+            optimizer,
+            "--out",
+            tmp_path,
+        )
+        == 1
+    )
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1
     assert checkpoint.read(tmp_path).step == 3 and runs.read_run(tmp_path)["result"] is None
@@ -229,17 +314,42 @@ def test_what_an_update_made_so_is_found_at_the_next_look(tmp_path, capsys, plan
 
 @every
 @pytest.mark.parametrize("optimizer, clip", [("sgd", 0), ("sgd", 1), ("rmsprop", 0)])
-@pytest.mark.parametrize("epochs, message", [
-    (1, r"not finite at step 1 \(epoch 1\): first seen in the weights of conv1"),
-    (1 / 3, r"test loss is not finite after step 1 \(epoch 1\): first seen in the weights of "
-     "conv1")])
-def test_an_update_that_overflows(tmp_path, capsys, planting, ops, precision, optimizer, clip,
-                                  epochs, message):
+@pytest.mark.parametrize(
+    "epochs, message",
+    [
+        (1, r"not finite at step 1 \(epoch 1\): first seen in the weights of conv1"),
+        (
+            1 / 3,
+            r"test loss is not finite after step 1 \(epoch 1\): first seen in the weights of "
+            "conv1",
+        ),
+    ],
+)
+def test_an_update_that_overflows(
+    tmp_path, capsys, planting, ops, precision, optimizer, clip, epochs, message
+):
     """Of finite gradients, at a rate that float32 does not hold; in the run's last step too."""
     planting(lambda *parts: None)
-    assert command(*ARGUMENTS, "--device", ops.name, "--precision", precision, "--optimizer",
-                   optimizer, "--clip", clip, "--lr", "1e41", "--epochs", epochs, "--out",
-                   tmp_path) == 1
+    assert (
+        command(
+            *ARGUMENTS,
+            "--device",
+            ops.name,
+            "--precision",
+            precision,
+            "--optimizer",
+            optimizer,
+            "--clip",
+            clip,
+            "--lr",
+            "1e41",
+            "--epochs",
+            epochs,
+            "--out",
+            tmp_path,
+        )
+        == 1
+    )
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1
     saved = checkpoint.read(tmp_path)
@@ -267,6 +377,7 @@ def test_a_long_epoch_is_looked_into(tmp_path, monkeypatch, planting):
 
 # -- the Python interface -------------------------------------------------------------------------
 
+
 def own(ops, precision="fp32", optimizer=SGD):
     """A small net, its optimizer, and images and labels for two batches and a half."""
     net = Net(layers(classes=4), SoftmaxLoss(), ops, (8, 8, 3), 8, precision=precision)
@@ -277,13 +388,22 @@ def own(ops, precision="fp32", optimizer=SGD):
 
 
 def fit(net, optimizer, images, labels, **options):
-    return engine.fit(net, images, labels, optimizer,
-                      **{"epochs": 2, "rate": 0.01, "report": str, **options})
+    return engine.fit(
+        net, images, labels, optimizer, **{"epochs": 2, "rate": 0.01, "report": str, **options}
+    )
 
 
 @every
-@pytest.mark.parametrize("fault", ["a convolution's output", "batch norm's output", "the loss",
-                                   "a side exit's loss", "an element of a bias gradient"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "a convolution's output",
+        "batch norm's output",
+        "the loss",
+        "a side exit's loss",
+        "an element of a bias gradient",
+    ],
+)
 def test_fit_names_step_and_layer_and_keeps_the_weights(ops, precision, fault):
     plant, where = FAULTS[fault]
     net, optimizer, images, labels = own(ops, precision)
@@ -317,8 +437,9 @@ def test_fit_looks_into_a_long_epoch(monkeypatch):
     assert 1 < len(steps) < 10
 
 
-@pytest.mark.parametrize("value, precision", [(np.nan, "fp32"), (-np.inf, "fp32"), (1e39, "fp32"),
-                                              (3.4e38, "bf16")])
+@pytest.mark.parametrize(
+    "value, precision", [(np.nan, "fp32"), (-np.inf, "fp32"), (1e39, "fp32"), (3.4e38, "bf16")]
+)
 def test_images_that_are_not_finite_are_refused_by_number(ops, value, precision):
     if precision not in ops.precisions:
         pytest.skip("this device has no bfloat16")
@@ -326,8 +447,11 @@ def test_images_that_are_not_finite_are_refused_by_number(ops, value, precision)
     images = images.astype(np.float64)
     images[13, 4, 4, 1] = value
     kept = net.weights.copy()
-    for call in (lambda: fit(net, optimizer, images, labels),
-                 lambda: engine.batches(net, images, labels), lambda: engine.scores(net, images)):
+    for call in (
+        lambda: fit(net, optimizer, images, labels),
+        lambda: engine.batches(net, images, labels),
+        lambda: engine.scores(net, images),
+    ):
         with pytest.raises(InputError, match="^images: number 13 has a value that is not finite"):
             call()
     assert np.array_equal(net.weights, kept)
@@ -357,19 +481,24 @@ def test_scores_that_are_not_finite_are_no_scores(ops, precision):
 
 # -- LSUV -----------------------------------------------------------------------------------------
 
+
 def into_a_weight(net, name, value):
     net.named_params()[f"{name}.W"].value.reshape(-1)[5] = value
 
 
 @every
 @pytest.mark.parametrize("options", [{}, {"mode": "fresh"}, {"batches": 2}, {"exclude": "*2"}])
-@pytest.mark.parametrize("plant, layer", [
-    (lambda net: net.x.__setitem__((2, 4, 4, 1), np.nan), "conv1"),
-    (lambda net: net.x.__setitem__((2, 4, 4, 1), -np.inf), "conv1"),
-    (lambda net: into_a_weight(net, "conv1", np.inf), "conv1"),
-    (lambda net: into_a_weight(net, "conv2", np.nan), "conv2"),
-    (lambda net: net.named_params()["conv2.b"].value.fill(-np.inf), "conv2"),
-    (lambda net: net.named_params()["conv2.W"].value.fill(3e38), "conv2")])
+@pytest.mark.parametrize(
+    "plant, layer",
+    [
+        (lambda net: net.x.__setitem__((2, 4, 4, 1), np.nan), "conv1"),
+        (lambda net: net.x.__setitem__((2, 4, 4, 1), -np.inf), "conv1"),
+        (lambda net: into_a_weight(net, "conv1", np.inf), "conv1"),
+        (lambda net: into_a_weight(net, "conv2", np.nan), "conv2"),
+        (lambda net: net.named_params()["conv2.b"].value.fill(-np.inf), "conv2"),
+        (lambda net: net.named_params()["conv2.W"].value.fill(3e38), "conv2"),
+    ],
+)
 def test_lsuv_names_the_layer(ops, precision, options, plant, layer):
     """The layer at fault also where it is not itself to be scaled."""
     net, optimizer, images, labels = own(ops, precision)
@@ -379,14 +508,19 @@ def test_lsuv_names_the_layer(ops, precision, options, plant, layer):
         net.clock[STEP] = 0  # of which dropout keeps the place that is spoilt
         plant(net)
 
-    with np.errstate(all="ignore"), pytest.raises(LsuvError, match="variance (nan|inf); look for "
-                                                  "values that are not finite") as error:
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(
+            LsuvError, match="variance (nan|inf); look for values that are not finite"
+        ) as error,
+    ):
         lsuv(net, next_batch, **options)
     assert error.value.layer == layer
 
 
-def test_a_mean_image_that_is_not_finite_ends_a_run_before_it_begins(tmp_path, capsys, monkeypatch,
-                                                                     planting):
+def test_a_mean_image_that_is_not_finite_ends_a_run_before_it_begins(
+    tmp_path, capsys, monkeypatch, planting
+):
     load = engine.train.load_data
 
     def spoilt_data(*arguments, **named):

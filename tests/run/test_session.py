@@ -69,9 +69,11 @@ def test_other_images_are_refused_with_the_fingerprints(tmp_path, pets, capsys):
         assert command(*FOLDER, "--data", pets, "--out", tmp_path / "run") == 143
     image = next((pets / "train" / "cat").iterdir())
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image)
-    for fails in (lambda: command("--resume", tmp_path / "run"),
-                  lambda: evaluate(tmp_path / "run"),
-                  lambda: command("--resume", tmp_path / "run", "--data", "synthetic")):
+    for fails in (
+        lambda: command("--resume", tmp_path / "run"),
+        lambda: evaluate(tmp_path / "run"),
+        lambda: command("--resume", tmp_path / "run", "--data", "synthetic"),
+    ):
         assert fails() == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and "fingerprint" in error and "--data" in error
@@ -109,9 +111,14 @@ def test_mirroring_can_be_switched_off_and_is_printed_and_kept(tmp_path, capsys)
         out = tmp_path / name
         assert command(*SMALL, "--epochs", 1, *more, "--out", out) == 0
         line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("  mirror"))
-        assert line.split()[1:] == {"as it is": ["yes", "data", "synthetic"],
-                                    "on": ["yes", "command", "line"],
-                                    "off": ["no", "command", "line"]}[name]
+        assert (
+            line.split()[1:]
+            == {
+                "as it is": ["yes", "data", "synthetic"],
+                "on": ["yes", "command", "line"],
+                "off": ["no", "command", "line"],
+            }[name]
+        )
         weights[name] = (out / "metrics.csv").read_text().split(",")[11:15]
     assert weights["as it is"] == weights["on"] != weights["off"]
     with pytest.MonkeyPatch.context() as patch:
@@ -124,8 +131,9 @@ def test_mirroring_can_be_switched_off_and_is_printed_and_kept(tmp_path, capsys)
 def test_nondeterministic_can_be_taken_back(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, 3)
-        assert command(*SMALL, "--epochs", 1, "--nondeterministic", "--out",
-                       tmp_path / "run") == 143
+        assert (
+            command(*SMALL, "--epochs", 1, "--nondeterministic", "--out", tmp_path / "run") == 143
+        )
     assert read_run(tmp_path / "run")["settings"]["nondeterministic"] is True
     assert command("--resume", tmp_path / "run", "--no-nondeterministic") == 0
     assert read_run(tmp_path / "run")["settings"]["nondeterministic"] is False

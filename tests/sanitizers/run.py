@@ -37,18 +37,41 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-KEPT_OUT = shutil.ignore_patterns("build", "dist", "runs", ".*", "venv", "*.egg-info", "*.so",
-                                  "__pycache__")
+KEPT_OUT = shutil.ignore_patterns(
+    "build", "dist", "runs", ".*", "venv", "*.egg-info", "*.so", "__pycache__"
+)
 PLANTED = "tests/sanitizers/test_planted.py"
-NATIVE = [PLANTED, *(f"tests/{name}.py" for name in (
-    "kernels/test_native", "kernels/test_ops", "kernels/test_orthonormal",
-    "engine/test_nonfinite", "engine/test_layers", "engine/test_bf16")),
-    *(f"tests/cuda/test_{name}.py" for name in (
-        "emulator", "cuda_ops", "cuda_orthonormal", "cuda_elementwise", "cuda_pool",
-        "cuda_statistics", "cuda_values"))]
+NATIVE = [
+    PLANTED,
+    *(
+        f"tests/{name}.py"
+        for name in (
+            "kernels/test_native",
+            "kernels/test_ops",
+            "kernels/test_orthonormal",
+            "engine/test_nonfinite",
+            "engine/test_layers",
+            "engine/test_bf16",
+        )
+    ),
+    *(
+        f"tests/cuda/test_{name}.py"
+        for name in (
+            "emulator",
+            "cuda_ops",
+            "cuda_orthonormal",
+            "cuda_elementwise",
+            "cuda_pool",
+            "cuda_statistics",
+            "cuda_values",
+        )
+    ),
+]
 # Of its orders each does for the sanitizers: an index does not depend on it.
-NATIVE += ["--deselect", "tests/cuda/test_cuda_ops.py::"
-           "test_the_bits_do_not_depend_on_the_order_of_threads"]
+NATIVE += [
+    "--deselect",
+    "tests/cuda/test_cuda_ops.py::test_the_bits_do_not_depend_on_the_order_of_threads",
+]
 THREADS = [PLANTED, "tests/sanitizers/test_threads.py"]
 
 # Leaks are not looked for: Python keeps memory until its end. Too much memory asked for is a
@@ -64,8 +87,9 @@ OPTIONS = {
 
 def runtime(compiler: str, name: str) -> str:
     """The path of a run-time library of the compiler's, to be loaded before all others."""
-    path = subprocess.run([compiler, f"-print-file-name={name}"], capture_output=True, text=True,
-                          check=True).stdout.strip()
+    path = subprocess.run(
+        [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     if not os.path.isabs(path):  # the bare name: there is none
         sys.exit(f"sanitizers: {compiler} has no {name}; install it, it comes with the compiler")
     return os.path.realpath(path)
@@ -89,8 +113,9 @@ def build(kind: str) -> pathlib.Path:
     shutil.copytree(ROOT, copy, ignore=KEPT_OUT, dirs_exist_ok=True)
     show([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], copy, LSUV_SANITIZE=kind)
     if not list((copy / "kernels" / "cpu").glob("*.so")):
-        sys.exit("sanitizers: the extension was not built; python -m pip install "
-                 f"{' '.join(needs())}")
+        sys.exit(
+            f"sanitizers: the extension was not built; python -m pip install {' '.join(needs())}"
+        )
     return copy
 
 
@@ -115,8 +140,9 @@ def show(command: list[str], folder: pathlib.Path, **environment: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--needs", action="store_true", help="print what the build needs")
-    parser.add_argument("--thread", action="store_true", help="ThreadSanitizer; else address, "
-                        "undefined")
+    parser.add_argument(
+        "--thread", action="store_true", help="ThreadSanitizer; else address, undefined"
+    )
     options, tests = parser.parse_known_args()
     if options.needs:
         return print(*needs())
@@ -126,15 +152,23 @@ def main() -> None:
         return print(f"sanitizers: {reason}, so no native extension to check: skipped")
     kind = "thread" if options.thread else "address,undefined,float-cast-overflow"
     # Python does not load the C++ library, and the sanitizer must find its exceptions at the start.
-    loaded = [runtime(compiler, name) for name in
-              ("libtsan.so" if options.thread else "libasan.so", "libstdc++.so")]
+    loaded = [
+        runtime(compiler, name)
+        for name in ("libtsan.so" if options.thread else "libasan.so", "libstdc++.so")
+    ]
     copy = build(kind)
     if not any((ROOT / word.split("::")[0]).exists() for word in tests):
         tests = [*(THREADS if options.thread else NATIVE), *tests]
     one, fixed = ({"OMP_NUM_THREADS": "1"}, fixed_addresses()) if options.thread else ({}, [])
-    show([*fixed, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], copy,
-         LD_PRELOAD=" ".join(loaded), PYTHONPATH=str(copy), **one, **OPTIONS,
-         **({} if options.thread else {"LSUV_DOUBLE_SANITIZE": "address,undefined"}))
+    show(
+        [*fixed, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        copy,
+        LD_PRELOAD=" ".join(loaded),
+        PYTHONPATH=str(copy),
+        **one,
+        **OPTIONS,
+        **({} if options.thread else {"LSUV_DOUBLE_SANITIZE": "address,undefined"}),
+    )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,13 @@ RUN = pathlib.Path(__file__).resolve().parent / "run.py"
 
 
 def sanitizers(path, *arguments):
-    done = subprocess.run([sys.executable, RUN, *arguments], capture_output=True, text=True,
-                          env=os.environ | {"PATH": str(path)}, timeout=60)
+    done = subprocess.run(
+        [sys.executable, RUN, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": str(path)},
+        timeout=60,
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -43,6 +48,9 @@ def test_with_a_compiler_but_no_sanitizer_it_fails(tmp_path, arguments, name):
 
 def test_the_tests_that_it_names_are_there():
     script = runpy.run_path(str(RUN))
-    named = [word.split("::")[0] for word in script["NATIVE"] + script["THREADS"]
-             if word.startswith("tests/")]
+    named = [
+        word.split("::")[0]
+        for word in script["NATIVE"] + script["THREADS"]
+        if word.startswith("tests/")
+    ]
     assert len(named) > 10 and not [name for name in named if not (script["ROOT"] / name).is_file()]

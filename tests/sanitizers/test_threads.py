@@ -44,8 +44,9 @@ def work(ops, number):
     ops.linear_forward(x, W, np.ones(K, np.float32), result(*dy.shape))
     ops.linear_backward_data(dy, W, result(*x.shape))
     ops.linear_backward_filter(x, dy, result(*W.shape), result(K))
-    ops.batchnorm_forward(x, result(*x.shape), result(C, of=np.float32),
-                          result(C, of=np.float32), 1e-5)
+    ops.batchnorm_forward(
+        x, result(*x.shape), result(C, of=np.float32), result(C, of=np.float32), 1e-5
+    )
     ops.lrn_forward(x, result(*x.shape), 5, 1.0, 0.75, 1.0)
     results += [*ops.variance(x, 1), ops.orthonormal(40 + number, 30, (number, 1, 2))]
     return [array.tobytes() for array in results]

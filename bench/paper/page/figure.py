@@ -38,14 +38,17 @@ class Figure:
 
     def __post_init__(self):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", self.name):
-            raise InputError(f"figure name {self.name!r} names its files; use letters, digits, "
-                             "'_' and '-' alone")
+            raise InputError(
+                f"figure name {self.name!r} names its files; use letters, digits, '_' and '-' alone"
+            )
         if not any(series.x for series in self.series):
             raise InputError(f"{self.name} has no point to draw; measure at least one series")
         for series in self.series:
             if len(series.x) != len(series.y):
-                raise InputError(f"{self.name}: series {series.label!r} has {len(series.x)} x and "
-                                 f"{len(series.y)} y; give as many of each")
+                raise InputError(
+                    f"{self.name}: series {series.label!r} has {len(series.x)} x and "
+                    f"{len(series.y)} y; give as many of each"
+                )
 
     @property
     def panels(self) -> list[str]:
@@ -59,5 +62,10 @@ class Figure:
     @classmethod
     def from_dict(cls, found: dict) -> "Figure":
         band = found.get("band")
-        return cls(**{**found, "series": [Series(**series) for series in found["series"]],
-                      "band": None if band is None else tuple(band)})
+        return cls(
+            **{
+                **found,
+                "series": [Series(**series) for series in found["series"]],
+                "band": None if band is None else tuple(band),
+            }
+        )

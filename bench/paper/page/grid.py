@@ -30,11 +30,25 @@ from bench.paper.rows import (
 from engine.errors import InputError, choose
 
 # The sign of each verdict beside its word.
-SIGNS = {OK: "✓", OFF: "✗", TYPO: "≠", CUT: "◔", OTHER: "△", NOT_RUN: "○", FAILED: "!",
-         NO_VALUE: "–", AGREES: "≈", DIFFERS: "≉"}
+SIGNS = {
+    OK: "✓",
+    OFF: "✗",
+    TYPO: "≠",
+    CUT: "◔",
+    OTHER: "△",
+    NOT_RUN: "○",
+    FAILED: "!",
+    NO_VALUE: "–",
+    AGREES: "≈",
+    DIFFERS: "≉",
+}
 ALWAYS = (OK, OFF, TYPO, CUT, NOT_RUN)  # in the summary even where there is none
-LABELS = {"rerun": "Measure again", "settings": "What was run", "machine": "Machine",
-          "date": "Date"}
+LABELS = {
+    "rerun": "Measure again",
+    "settings": "What was run",
+    "machine": "Machine",
+    "date": "Date",
+}
 
 
 @dataclass
@@ -96,7 +110,7 @@ class Section:
 
     @property
     def tally(self) -> str:
-        """"18 cells: 15 ok, 2 typo, 1 not run"."""
+        """ "18 cells: 15 ok, 2 typo, 1 not run"."""
         counts = self.counts
         parts = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
         return f"{len(self.cells)} cell{'s' * (len(self.cells) != 1)}: {parts}."
@@ -108,8 +122,10 @@ class Section:
         for cell in self.cells:
             if cell.early or cell.verdict == CUT:
                 found.setdefault(cell.trained or "a part of it", []).append(cell.name)
-        return [f"{trained}: " + ("every cell" if len(names) == len(self.cells)
-                                  else "; ".join(names)) for trained, names in found.items()]
+        return [
+            f"{trained}: " + ("every cell" if len(names) == len(self.cells) else "; ".join(names))
+            for trained, names in found.items()
+        ]
 
 
 def counted(sections: list[Section]) -> list[str]:
@@ -117,15 +133,26 @@ def counted(sections: list[Section]) -> list[str]:
     return [v for v in VERDICTS if v in ALWAYS or any(s.counts[v] for s in sections)]
 
 
-def section(key: str, title: str, what: str, bound: str, rows: list[dict],
-            figures: list[Figure]) -> Section:
+def section(
+    key: str, title: str, what: str, bound: str, rows: list[dict], figures: list[Figure]
+) -> Section:
     """Everything that the page says of a table."""
     rows = [complete(row) for row in rows]
     notes = list(dict.fromkeys(row["note"] for row in rows if row["note"]))
     cells = [cell(row, notes) for row in rows]
     shared, varying = common(rows)
-    return Section(key, title, what, bound, cells, figures, blocks(cells), notes, shared,
-                   [(c.name, own) for c in cells if (own := particular(c, varying))])
+    return Section(
+        key,
+        title,
+        what,
+        bound,
+        cells,
+        figures,
+        blocks(cells),
+        notes,
+        shared,
+        [(c.name, own) for c in cells if (own := particular(c, varying))],
+    )
 
 
 def complete(row: dict) -> dict:
@@ -133,8 +160,9 @@ def complete(row: dict) -> dict:
     for key in fields(Row):
         needed = key.default is NO_DEFAULT and key.default_factory is NO_DEFAULT
         if needed and key.name not in row:
-            raise InputError(f"a row of the report has no {key.name!r}: {row}; measure its table "
-                             "again")
+            raise InputError(
+                f"a row of the report has no {key.name!r}: {row}; measure its table again"
+            )
     choose("verdict", row["verdict"], VERDICTS)
     return Row(**row).as_dict()
 
@@ -147,8 +175,18 @@ def cell(row: dict, notes: list[str]) -> Cell:
     if epochs is not None and (early or verdict in (CUT, OTHER)):
         trained = f"{epochs:.4g}{f' of {whole:.4g}' if early else ''} epochs"
     paper = number(row["paper"], unit, printed=True)
-    return Cell(str(row["row"]), str(row["column"]), ours_of(row), paper, trained, early, verdict,
-                unit, notes.index(row["note"]) + 1 if row["note"] else 0, row)
+    return Cell(
+        str(row["row"]),
+        str(row["column"]),
+        ours_of(row),
+        paper,
+        trained,
+        early,
+        verdict,
+        unit,
+        notes.index(row["note"]) + 1 if row["note"] else 0,
+        row,
+    )
 
 
 def blocks(cells: list[Cell]) -> list[Block]:
@@ -160,9 +198,14 @@ def blocks(cells: list[Cell]) -> list[Block]:
         rows.setdefault(c.column, set()).add(c.row)
     groups: list[list[str]] = []
     for name in rows:
-        near = [group for group in groups if any(
-            2 * len(rows[name] & rows[other]) >= min(len(rows[name]), len(rows[other]))
-            for other in group)]
+        near = [
+            group
+            for group in groups
+            if any(
+                2 * len(rows[name] & rows[other]) >= min(len(rows[name]), len(rows[other]))
+                for other in group
+            )
+        ]
         groups = [group for group in groups if group not in near]
         groups.append([other for group in near for other in group] + [name])
     order = {name: place for place, name in enumerate(rows)}
@@ -185,8 +228,10 @@ def block(cells: list[Cell]) -> Block:
     for c in cells:
         places.setdefault((c.row, c.column), []).append(c)
     names = list(dict.fromkeys(c.column for c in cells))
-    units = {name: Counter(c.unit for c in cells if c.column == name).most_common(1)[0][0]
-             for name in names}
+    units = {
+        name: Counter(c.unit for c in cells if c.column == name).most_common(1)[0][0]
+        for name in names
+    }
     units = {name: "" if named(unit, name) else unit for name, unit in units.items()}
     return Block(list(dict.fromkeys(c.row for c in cells)), names, places, units)
 
@@ -203,8 +248,13 @@ def common(rows: list[dict]) -> tuple[dict[str, list[str]], list[str]]:
     shared, varying = {}, []
     for key in ("rerun", "settings", "machine", "date"):
         # What was not run was run on no machine; the command that would run it still counts.
-        found = list(dict.fromkeys(row[key] for row in rows if row[key] and (
-            key == "rerun" or row["verdict"] != NOT_RUN)))
+        found = list(
+            dict.fromkeys(
+                row[key]
+                for row in rows
+                if row[key] and (key == "rerun" or row["verdict"] != NOT_RUN)
+            )
+        )
         if len(found) > 1:
             varying.append(key)
         if key == "date" and len(found) > 1:

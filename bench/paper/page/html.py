@@ -34,8 +34,12 @@ HEAD = """<!DOCTYPE html>
 def page(title: str, markdown: str, folder: Path) -> str:
     """The whole file; pictures are read from `folder`."""
     renderer = MarkdownIt("commonmark", {"html": True, "xhtmlOut": False}).enable("table")
-    for name, rule in (("text", text), ("table_open", table_open), ("table_close", table_close),
-                       ("image", image)):
+    for name, rule in (
+        ("text", text),
+        ("table_open", table_open),
+        ("table_close", table_close),
+        ("image", image),
+    ):
         renderer.add_render_rule(name, rule)
     tokens = scoped(renderer.parse(markdown))
     head = HEAD.format(policy=escape(POLICY), title=escape(title), style=STYLE.read_text())
@@ -58,7 +62,7 @@ def scoped(tokens: list[Token]) -> list[Token]:
         elif token.type == "th_open":
             token.attrSet("scope", "col")
         elif token.type == "tr_open" and tokens[number + 1].type == "td_open":
-            first, _, last = tokens[number + 1:number + 4]
+            first, _, last = tokens[number + 1 : number + 4]
             first.tag = last.tag = "th"
             first.attrSet("scope", "row")
         elif token.type == "inline":
@@ -72,8 +76,10 @@ def scoped(tokens: list[Token]) -> list[Token]:
 
 # What markdown-it-py calls with (its renderer, tokens, place, options, what `page` handed over).
 
+
 def text(renderer, tokens, place, options, env) -> str:
     """A verdict with its sign has a class, which gives it its colour."""
+
     def badge(match: re.Match) -> str:
         kind = match[match.lastindex].replace(" ", "-")
         return f'<span class="verdict {kind}">{match[0]}</span>'
@@ -83,8 +89,9 @@ def text(renderer, tokens, place, options, env) -> str:
 
 def table_open(renderer, tokens, place, options, env) -> str:
     """In a box of its own for what may be wider than the screen, also reached by keyboard."""
-    return box("div", tokens[place].meta["label"]) + renderer.renderToken(tokens, place, options,
-                                                                          env)
+    return box("div", tokens[place].meta["label"]) + renderer.renderToken(
+        tokens, place, options, env
+    )
 
 
 def table_close(renderer, tokens, place, options, env) -> str:

@@ -18,8 +18,11 @@ def page(title: str, lead: str, sections: list[Section], facts: dict) -> str:
     """The whole file."""
     parts = [f"# {text(title)}", text(lead)]
     if facts:
-        parts.append("\n".join(f"* **{text(name.capitalize())}**: {fact(value)}"
-                               for name, value in facts.items()))
+        parts.append(
+            "\n".join(
+                f"* **{text(name.capitalize())}**: {fact(value)}" for name, value in facts.items()
+            )
+        )
     parts += ['<a id="summary"></a>', "## All tables and figures", summary(sections), legend()]
     return "\n\n".join([*parts, *(section(s) for s in sections)]) + "\n"
 
@@ -56,20 +59,29 @@ def badge(verdict: str) -> str:
 
 
 def legend() -> str:
-    lines = "\n".join(f"* {badge(verdict)}: {meaning}"
-                      for verdict, meaning in VERDICTS.items())
-    return ("A cell: our mean ± the sample standard deviation between seeds; below it the paper's "
-            f"value and the verdict.\n\n{lines}")
+    lines = "\n".join(f"* {badge(verdict)}: {meaning}" for verdict, meaning in VERDICTS.items())
+    return (
+        "A cell: our mean ± the sample standard deviation between seeds; below it the paper's "
+        f"value and the verdict.\n\n{lines}"
+    )
 
 
 def summary(sections: list[Section]) -> str:
     """A line a table: how many cells, and how many of each verdict."""
     shown = counted(sections)
-    rows = [[f"[{text(s.title)}](#{s.key})",
-             str(len(s.cells) or f"{len(s.figures)} plot{'s' * (len(s.figures) > 1)}"),
-             *(str(s.counts[v] or MISSING) for v in shown)] for s in sections]
-    total = ["**together**", str(sum(len(s.cells) for s in sections)),
-             *(str(sum(s.counts[v] for s in sections)) for v in shown)]
+    rows = [
+        [
+            f"[{text(s.title)}](#{s.key})",
+            str(len(s.cells) or f"{len(s.figures)} plot{'s' * (len(s.figures) > 1)}"),
+            *(str(s.counts[v] or MISSING) for v in shown),
+        ]
+        for s in sections
+    ]
+    total = [
+        "**together**",
+        str(sum(len(s.cells) for s in sections)),
+        *(str(sum(s.counts[v] for s in sections)) for v in shown),
+    ]
     return table(["table or figure", "cells", *map(badge, shown)], [*rows, total])
 
 
@@ -82,20 +94,32 @@ def section(s: Section) -> str:
     if s.cells:
         parts.append(text(s.tally))
     if s.cut:
-        parts.append("Ended before the recipe does, so none of it is its result:\n\n"
-                     + "\n".join(f"* {text(line)}" for line in s.cut))
+        parts.append(
+            "Ended before the recipe does, so none of it is its result:\n\n"
+            + "\n".join(f"* {text(line)}" for line in s.cut)
+        )
     if s.notes:
-        parts.append("Notes\n\n" + "\n".join(f"{n}. {text(note)}"
-                                             for n, note in enumerate(s.notes, 1)))
+        parts.append(
+            "Notes\n\n" + "\n".join(f"{n}. {text(note)}" for n, note in enumerate(s.notes, 1))
+        )
     parts += [how(s), "[Back to the summary](#summary)"]
     return "\n\n".join(filter(None, parts))
 
 
 def grid(b: Block) -> str:
-    heads = [text(name) + (f" ({text(b.units[name])})" if b.units[name] else "")
-             for name in b.columns]
-    rows = [[text(row), *("<br>".join(box(b, cell) for cell in b.cells.get((row, name), []))
-                          for name in b.columns)] for row in b.rows]
+    heads = [
+        text(name) + (f" ({text(b.units[name])})" if b.units[name] else "") for name in b.columns
+    ]
+    rows = [
+        [
+            text(row),
+            *(
+                "<br>".join(box(b, cell) for cell in b.cells.get((row, name), []))
+                for name in b.columns
+            ),
+        ]
+        for row in b.rows
+    ]
     return table(["", *heads], rows)
 
 
@@ -105,20 +129,33 @@ def box(b: Block, cell: Cell) -> str:
     trained = f" after {text(cell.trained)}" if cell.trained else ""
     ours = f"{text(cell.ours)}{unit}"
     plain = cell.trained or cell.ours == MISSING
-    return (f"{ours if plain else f'**{ours}**'}{note}{trained}<br>paper {text(cell.paper)} "
-            f"{badge(cell.verdict)}")
+    return (
+        f"{ours if plain else f'**{ours}**'}{note}{trained}<br>paper {text(cell.paper)} "
+        f"{badge(cell.verdict)}"
+    )
 
 
 def how(s: Section) -> str:
     """How to measure it again and what it was measured on; the cells' own facts unfold."""
-    parts = ["<br>\n".join(f"{LABELS[key]}: " + "; ".join(value(key, words) for words in texts)
-                           for key, texts in s.shared.items())]
-    lines = [f"* **{text(name)}**: " + "; ".join(
-        f"{text(LABELS.get(key, key).lower())} {value(key, words)}" for key, words in own.items())
-        for name, own in s.particulars if own]
+    parts = [
+        "<br>\n".join(
+            f"{LABELS[key]}: " + "; ".join(value(key, words) for words in texts)
+            for key, texts in s.shared.items()
+        )
+    ]
+    lines = [
+        f"* **{text(name)}**: "
+        + "; ".join(
+            f"{text(LABELS.get(key, key).lower())} {value(key, words)}"
+            for key, words in own.items()
+        )
+        for name, own in s.particulars
+        if own
+    ]
     if lines:
-        parts.append("<details><summary>Cell by cell</summary>\n\n" + "\n".join(lines)
-                     + "\n\n</details>")
+        parts.append(
+            "<details><summary>Cell by cell</summary>\n\n" + "\n".join(lines) + "\n\n</details>"
+        )
     return "\n\n".join(filter(None, parts))
 
 
@@ -130,5 +167,7 @@ def figure(f: Figure) -> str:
     """The picture; its description names the axes and the lines, for who can't see it."""
     lines = ", ".join(dict.fromkeys(series.label for series in f.series))
     caption = f"{text(f.caption)} " if f.caption else ""
-    return (f"![{text(f'{f.title}: {f.y_label} against {f.x_label}; {lines}')}]({f.name}.png)\n\n"
-            f"{caption}Its points: [{text(f.name)}.csv]({f.name}.csv).")
+    return (
+        f"![{text(f'{f.title}: {f.y_label} against {f.x_label}; {lines}')}]({f.name}.png)\n\n"
+        f"{caption}Its points: [{text(f.name)}.csv]({f.name}.csv)."
+    )

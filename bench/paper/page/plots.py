@@ -20,8 +20,7 @@ PANEL_HEIGHT, LEGEND_LINE = 3.5, 0.24  # inches
 DASHES = ("-", "--", "-.", ":", (0, (7, 2, 1, 2, 1, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*")
 # Okabe and Ito's colours for all kinds of sight (2008), ordered so that neighbours differ in grey.
-COLOURS = ("#000000", "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#b07a00",
-           "#767676")
+COLOURS = ("#000000", "#d55e00", "#0072b2", "#56b4e9", "#009e73", "#cc79a7", "#b07a00", "#767676")
 MARKS = 9  # on a line, however many points it has
 
 
@@ -50,9 +49,11 @@ def write_points(figure: Figure, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file, lineterminator="\n")
         lines.writerow(["panel", "series", figure.x_label, figure.y_label])
-        lines.writerows([series.panel, series.label, x, y]
-                        for series in figure.series
-                        for x, y in zip(series.x, series.y, strict=True))
+        lines.writerows(
+            [series.panel, series.label, x, y]
+            for series in figure.series
+            for x, y in zip(series.x, series.y, strict=True)
+        )
 
 
 def columns(panels: int) -> int:
@@ -62,10 +63,15 @@ def columns(panels: int) -> int:
 
 def style(number: int, points: int) -> dict:
     """How the line with that number looks, of which 40 differ; a lone point is drawn larger."""
-    return {"linestyle": DASHES[number % len(DASHES)], "marker": MARKERS[number % len(MARKERS)],
-            "color": COLOURS[number % len(COLOURS)], "linewidth": 1.6,
-            "markersize": 5 if points > 1 else 8,
-            "markeredgecolor": "white", "markeredgewidth": 0.6}
+    return {
+        "linestyle": DASHES[number % len(DASHES)],
+        "marker": MARKERS[number % len(MARKERS)],
+        "color": COLOURS[number % len(COLOURS)],
+        "linewidth": 1.6,
+        "markersize": 5 if points > 1 else 8,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.6,
+    }
 
 
 def paint(figure: Figure):
@@ -74,35 +80,49 @@ def paint(figure: Figure):
         from matplotlib.figure import Figure as Canvas
         from matplotlib.patches import Patch
     except ImportError:
-        raise InputError(f"{figure.name}: a picture needs matplotlib, which is not installed; "
-                         "pip install -e '.[bench]'") from None
+        raise InputError(
+            f"{figure.name}: a picture needs matplotlib, which is not installed; "
+            "pip install -e '.[bench]'"
+        ) from None
 
     across = columns(len(figure.panels))
     down = -(-len(figure.panels) // across)
     labels = list(dict.fromkeys(series.label for series in figure.series))
     entries = labels + ([figure.band[2]] if figure.band else [])
     lines = legend_lines(entries, WIDTHS[across])
-    canvas = Canvas(figsize=(WIDTHS[across], PANEL_HEIGHT * down + 0.6 + LEGEND_LINE * lines),
-                    layout="constrained")
+    canvas = Canvas(
+        figsize=(WIDTHS[across], PANEL_HEIGHT * down + 0.6 + LEGEND_LINE * lines),
+        layout="constrained",
+    )
     grid = canvas.subplots(down, across, squeeze=False).flatten()
-    for axes in grid[len(figure.panels):]:
+    for axes in grid[len(figure.panels) :]:
         axes.set_axis_off()
     handles: dict[str, object] = {}
     for axes, panel in zip(grid, figure.panels, strict=False):
         frame(axes, figure, panel)
         for series in (s for s in figure.series if s.panel == panel and s.x):
             number = labels.index(series.label)
-            handles[series.label], = axes.plot(series.x, series.y, label=plain(series.label),
-                                               markevery=marked(len(series.x), number),
-                                               **style(number, len(series.x)))
+            (handles[series.label],) = axes.plot(
+                series.x,
+                series.y,
+                label=plain(series.label),
+                markevery=marked(len(series.x), number),
+                **style(number, len(series.x)),
+            )
         if figure.y_top is not None:
             axes.set_ylim(top=figure.y_top)
     if figure.band:
-        handles[figure.band[2]] = Patch(facecolor="0.88", edgecolor="0.55",
-                                        label=plain(figure.band[2]))
+        handles[figure.band[2]] = Patch(
+            facecolor="0.88", edgecolor="0.55", label=plain(figure.band[2])
+        )
     canvas.suptitle(plain(figure.title), fontsize=13)
-    canvas.legend(handles=list(handles.values()), loc="outside lower center", frameon=False,
-                  ncols=-(-len(entries) // lines), handlelength=4)
+    canvas.legend(
+        handles=list(handles.values()),
+        loc="outside lower center",
+        frameon=False,
+        ncols=-(-len(entries) // lines),
+        handlelength=4,
+    )
     return canvas
 
 

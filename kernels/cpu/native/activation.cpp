@@ -57,10 +57,10 @@ template <class T>
 void leaky_backward(const py::array& dy, const py::array& y, const py::array& dx, float slope) {
     number("leaky_backward", "slope", slope, 0);
     map<T>(dy, y, dx, "leaky_backward: dy", "leaky_backward: y", "leaky_backward: dx",
-        [slope](float gradient, float value) {
-            const float scaled = slope * gradient;
-            return value > 0.0f ? gradient : scaled;
-        });
+           [slope](float gradient, float value) {
+               const float scaled = slope * gradient;
+               return value > 0.0f ? gradient : scaled;
+           });
 }
 
 // Below 0.625, x + x^3 q(x^2) with q minimax (relative error 4e-9), where 1 - 2 / (e^2x + 1) would
@@ -87,25 +87,25 @@ void tanh_forward(const py::array& x, const py::array& y) {
 template <class T>
 void tanh_backward(const py::array& dy, const py::array& y, const py::array& dx) {
     map<T>(dy, y, dx, "tanh_backward: dy", "tanh_backward: y", "tanh_backward: dx",
-        [](float gradient, float value) { return gradient * (1.0f - value * value); });
+           [](float gradient, float value) { return gradient * (1.0f - value * value); });
 }
 
 template <class T>
 void sigmoid_forward(const py::array& x, const py::array& y) {
     map<T>(x, y, "sigmoid_forward: x", "sigmoid_forward: y",
-        [](float value) { return 1.0f / (1.0f + exponential(-value)); });
+           [](float value) { return 1.0f / (1.0f + exponential(-value)); });
 }
 
 template <class T>
 void sigmoid_backward(const py::array& dy, const py::array& y, const py::array& dx) {
     map<T>(dy, y, dx, "sigmoid_backward: dy", "sigmoid_backward: y", "sigmoid_backward: dx",
-        [](float gradient, float value) { return gradient * (value * (1.0f - value)); });
+           [](float gradient, float value) { return gradient * (value * (1.0f - value)); });
 }
 
 template <class T>
 void add(const py::array& a, const py::array& b, const py::array& y) {
     map<T>(a, b, y, "add: a", "add: b", "add: y",
-        [](float left, float right) { return left + right; });
+           [](float left, float right) { return left + right; });
 }
 
 }  // namespace

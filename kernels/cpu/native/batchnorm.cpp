@@ -41,12 +41,13 @@ void batchnorm_forward(const py::array& x, const py::array& y, const py::array& 
     auto* result = output<T>(y, "batchnorm_forward: y");
     auto* centre = output<float>(mean, "batchnorm_forward: mean");
     auto* factor = output<float>(rstd, "batchnorm_forward: rstd");
-    apart({{y, "batchnorm_forward: y"}, {mean, "batchnorm_forward: mean"},
+    apart({{y, "batchnorm_forward: y"},
+           {mean, "batchnorm_forward: mean"},
            {rstd, "batchnorm_forward: rstd"}},
           {{x, "x"}});
-    const double* const sums = tile_sums(
-        size, [=](std::int64_t first, std::int64_t row, double* __restrict__ sum,
-                  double* __restrict__ squares) {
+    const double* const sums =
+        tile_sums(size, [=](std::int64_t first, std::int64_t row, double* __restrict__ sum,
+                            double* __restrict__ squares) {
             const T *run = values + row * C, *pivot = values + first * C;
 #pragma omp simd
             for (std::int64_t c = 0; c < C; ++c) {
@@ -66,9 +67,8 @@ void batchnorm_forward(const py::array& x, const py::array& y, const py::array& 
         centre[c] = static_cast<float>(all.mean);
         factor[c] = static_cast<float>(1 / std::sqrt(all.variance() + eps));
     }
-    map_rows(size, result, [=](std::int64_t i, std::int64_t c) {
-        return (values[i] - centre[c]) * factor[c];
-    });
+    map_rows(size, result,
+             [=](std::int64_t i, std::int64_t c) { return (values[i] - centre[c]) * factor[c]; });
 }
 
 template <class T>
@@ -84,9 +84,9 @@ void batchnorm_backward(const py::array& dy, const py::array& y, const py::array
     const auto* factor = input<float>(rstd, "batchnorm_backward: rstd");
     auto* result = output<T>(dx, "batchnorm_backward: dx");
     apart({{dx, "batchnorm_backward: dx"}}, {{dy, "dy"}, {y, "y"}, {rstd, "rstd"}});
-    const double* const sums = tile_sums(
-        size, [=](std::int64_t, std::int64_t row, double* __restrict__ level,
-                  double* __restrict__ along) {
+    const double* const sums =
+        tile_sums(size, [=](std::int64_t, std::int64_t row, double* __restrict__ level,
+                            double* __restrict__ along) {
             const T *g = gradient + row * C, *v = values + row * C;
 #pragma omp simd
             for (std::int64_t c = 0; c < C; ++c) {
@@ -124,7 +124,8 @@ void batchnorm_running(const py::array& mean, const py::array& rstd, const py::a
     auto* batches = output<float>(weight, "batchnorm_running: weight");
     const bool finite = read_clock(clock)[FINITE] != 0;
     apart({{running_mean, "batchnorm_running: running_mean"},
-           {running_var, "batchnorm_running: running_var"}, {weight, "batchnorm_running: weight"}},
+           {running_var, "batchnorm_running: running_var"},
+           {weight, "batchnorm_running: weight"}},
           {{mean, "mean"}, {rstd, "rstd"}, {clock, "clock"}});
     if (!finite) return;
     const double unbiased = count / std::max(count - 1, 1.0);
@@ -151,8 +152,10 @@ void batchnorm_inference(const py::array& x, const py::array& y, const py::array
     const auto* mean_sum = input<float>(running_mean, "batchnorm_inference: running_mean");
     const auto* var_sum = input<float>(running_var, "batchnorm_inference: running_var");
     const double batches = input<float>(weight, "batchnorm_inference: weight")[0];
-    apart({{y, "batchnorm_inference: y"}}, {{x, "x"}, {running_mean, "running_mean"},
-                                            {running_var, "running_var"}, {weight, "weight"}});
+    apart({{y, "batchnorm_inference: y"}}, {{x, "x"},
+                                            {running_mean, "running_mean"},
+                                            {running_var, "running_var"},
+                                            {weight, "weight"}});
     if (!(batches > 0)) {
         fail("batchnorm: no running statistics yet; train at least one step first");
     }
@@ -164,9 +167,8 @@ void batchnorm_inference(const py::array& x, const py::array& y, const py::array
         statistics[C + c] = static_cast<float>(1 / std::sqrt(var_sum[c] / batches + eps));
     }
     const float *centre = statistics.data(), *factor = centre + C;
-    map_rows(size, result, [=](std::int64_t i, std::int64_t c) {
-        return (values[i] - centre[c]) * factor[c];
-    });
+    map_rows(size, result,
+             [=](std::int64_t i, std::int64_t c) { return (values[i] - centre[c]) * factor[c]; });
 }
 
 }  // namespace

@@ -57,9 +57,9 @@ void backward(const std::string& op, const py::array& dy, const py::array& x, co
     T* const second = dshift ? output<T>(*dshift, shift_name.c_str()) : nullptr;
     apart({{or_empty(dx), dx_name.c_str()}, da, {or_empty(dshift), shift_name.c_str()}},
           {{dy, "dy"}, {x, "x"}, a});
-    const double* const sums = tile_sums(
-        size, [=](std::int64_t, std::int64_t row, double* __restrict__ products,
-                  double* __restrict__ level) {
+    const double* const sums =
+        tile_sums(size, [=](std::int64_t, std::int64_t row, double* __restrict__ products,
+                            double* __restrict__ level) {
             const T *g = gradient + row * C, *v = values + row * C;
 #pragma omp simd
             for (std::int64_t c = 0; c < C; ++c) {
@@ -89,9 +89,10 @@ void scale_forward(const py::array& x, const py::array& scale, const py::array& 
 template <class T>
 void scale_backward(const py::array& dy, const py::array& x, const py::array& scale,
                     const Optional& dx, const py::array& dscale, const py::array& dshift) {
-    backward<T>("scale_backward", dy, x, {scale, "scale_backward: scale"}, dx,
-                {dscale, "scale_backward: dscale"}, dshift,
-                [](float, float factor) { return factor; }, [](float value) { return value; });
+    backward<T>(
+        "scale_backward", dy, x, {scale, "scale_backward: scale"}, dx,
+        {dscale, "scale_backward: dscale"}, dshift, [](float, float factor) { return factor; },
+        [](float value) { return value; });
 }
 
 template <class T>
@@ -106,10 +107,11 @@ void prelu_forward(const py::array& x, const py::array& slope, const py::array& 
 template <class T>
 void prelu_backward(const py::array& dy, const py::array& x, const py::array& slope,
                     const Optional& dx, const py::array& dslope) {
-    backward<T>("prelu_backward", dy, x, {slope, "prelu_backward: slope"}, dx,
-                {dslope, "prelu_backward: dslope"}, std::nullopt,
-                [](float value, float factor) { return value > 0.0f ? 1.0f : factor; },
-                [](float value) { return value > 0.0f ? 0.0f : value; });
+    backward<T>(
+        "prelu_backward", dy, x, {slope, "prelu_backward: slope"}, dx,
+        {dslope, "prelu_backward: dslope"}, std::nullopt,
+        [](float value, float factor) { return value > 0.0f ? 1.0f : factor; },
+        [](float value) { return value > 0.0f ? 0.0f : value; });
 }
 
 }  // namespace

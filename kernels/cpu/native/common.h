@@ -144,8 +144,8 @@ enum class Sharing { never, whole };
 
 // Sees that no result has a byte in common with an operand or another result: a kernel would read
 // what it has just overwritten, and what depends on vectors and threads. The arrays are in C order.
-inline void apart(std::initializer_list<Argument> results,
-                  std::initializer_list<Argument> operands, Sharing sharing = Sharing::never) {
+inline void apart(std::initializer_list<Argument> results, std::initializer_list<Argument> operands,
+                  Sharing sharing = Sharing::never) {
     const auto check = [](const Argument& result, const Argument& other, bool may_be_it) {
         const auto begin = reinterpret_cast<std::uintptr_t>(result.array.data());
         const auto other_begin = reinterpret_cast<std::uintptr_t>(other.array.data());

@@ -34,8 +34,8 @@ Place place(const std::string& op, const py::array& part, const py::array& whole
     const std::int64_t C = part.shape(part.ndim() - 1), K = whole.shape(whole.ndim() - 1);
     if (first < 0 || C > K || first > K - C) {
         fail(op + ": " + std::to_string(C) + " channels from " + std::to_string(first) +
-             " on are not among " + std::to_string(K) + "; " + names + " are " +
-             shape_text(part) + " and " + shape_text(whole));
+             " on are not among " + std::to_string(K) + "; " + names + " are " + shape_text(part) +
+             " and " + shape_text(whole));
     }
     return {C ? part.size() / C : 0, C, K};
 }

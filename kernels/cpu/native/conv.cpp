@@ -114,8 +114,7 @@ public:
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> guard(cpu_lock());
         if (minimal<T>(Pass::forward, s)) {
-            return winograd_forward(x_data, W_data, b_data, y_data, winograd_shape(s),
-                                    workspace_);
+            return winograd_forward(x_data, W_data, b_data, y_data, winograd_shape(s), workspace_);
         }
         ConvPlan& plan = plan_for(Pass::forward, s);
         point(plan.krsc, W_data);
@@ -141,8 +140,7 @@ public:
         py::gil_scoped_release release;
         std::lock_guard<std::mutex> guard(cpu_lock());
         if (minimal<T>(Pass::backward_data, s)) {
-            return winograd_backward_data(dy_data, W_data, dx_data, winograd_shape(s),
-                                          workspace_);
+            return winograd_backward_data(dy_data, W_data, dx_data, winograd_shape(s), workspace_);
         }
         ConvPlan& plan = plan_for(Pass::backward_data, s);
         point(plan.krsc, W_data);
@@ -211,8 +209,19 @@ private:
     static WinogradShape winograd_shape(const ConvShape& s) { return {s.N, s.H, s.W, s.C, s.K}; }
 
     static Key key_of(Pass pass, const ConvShape& s) {
-        return {static_cast<std::int64_t>(pass), s.N, s.H, s.W, s.C, s.K, s.R, s.S, s.stride, s.pad,
-                s.groups, static_cast<std::int64_t>(s.type), omp_get_max_threads()};
+        return {static_cast<std::int64_t>(pass),
+                s.N,
+                s.H,
+                s.W,
+                s.C,
+                s.K,
+                s.R,
+                s.S,
+                s.stride,
+                s.pad,
+                s.groups,
+                static_cast<std::int64_t>(s.type),
+                omp_get_max_threads()};
     }
 
     // Whether Winograd's minimal filtering computes it.
@@ -272,32 +281,34 @@ void bind_conv(py::module_& m) {
     using Whole = std::int64_t;
     py::class_<Convolutions>(m, "Convolutions", "convolution plans by shape, built at first use")
         .def(py::init<bool>(), "direct"_a.noconvert() = false)
-        .def("conv_forward",
-             [](Convolutions& all, Array x, Array W, const Optional& b, Array y, Whole stride, Whole pad,
-                Whole groups) {
-                 by_type(x, [&](auto t) {
-                     all.forward<decltype(t)>(x, W, b, y, stride, pad, groups);
-                 });
-             },
-             "x"_a, "W"_a, "b"_a, "y"_a, "stride"_a.noconvert(), "pad"_a.noconvert(),
-             "groups"_a.noconvert())
-        .def("conv_backward_data",
-             [](Convolutions& all, Array dy, Array W, Array dx, Whole stride, Whole pad,
-                Whole groups) {
-                 by_type(dy, [&](auto t) {
-                     all.backward_data<decltype(t)>(dy, W, dx, stride, pad, groups);
-                 });
-             },
-             "dy"_a, "W"_a, "dx"_a, "stride"_a.noconvert(), "pad"_a.noconvert(),
-             "groups"_a.noconvert())
-        .def("conv_backward_filter",
-             [](Convolutions& all, Array x, Array dy, Array dW, const Optional& db, Whole stride,
-                Whole pad, Whole groups) {
-                 by_type(x, [&](auto t) {
-                     all.backward_filter<decltype(t)>(x, dy, dW, db, stride, pad, groups);
-                 });
-             },
-             "x"_a, "dy"_a, "dW"_a, "db"_a, "stride"_a.noconvert(), "pad"_a.noconvert(),
-             "groups"_a.noconvert())
+        .def(
+            "conv_forward",
+            [](Convolutions& all, Array x, Array W, const Optional& b, Array y, Whole stride,
+               Whole pad, Whole groups) {
+                by_type(x,
+                        [&](auto t) { all.forward<decltype(t)>(x, W, b, y, stride, pad, groups); });
+            },
+            "x"_a, "W"_a, "b"_a, "y"_a, "stride"_a.noconvert(), "pad"_a.noconvert(),
+            "groups"_a.noconvert())
+        .def(
+            "conv_backward_data",
+            [](Convolutions& all, Array dy, Array W, Array dx, Whole stride, Whole pad,
+               Whole groups) {
+                by_type(dy, [&](auto t) {
+                    all.backward_data<decltype(t)>(dy, W, dx, stride, pad, groups);
+                });
+            },
+            "dy"_a, "W"_a, "dx"_a, "stride"_a.noconvert(), "pad"_a.noconvert(),
+            "groups"_a.noconvert())
+        .def(
+            "conv_backward_filter",
+            [](Convolutions& all, Array x, Array dy, Array dW, const Optional& db, Whole stride,
+               Whole pad, Whole groups) {
+                by_type(x, [&](auto t) {
+                    all.backward_filter<decltype(t)>(x, dy, dW, db, stride, pad, groups);
+                });
+            },
+            "x"_a, "dy"_a, "dW"_a, "db"_a, "stride"_a.noconvert(), "pad"_a.noconvert(),
+            "groups"_a.noconvert())
         .def("plans", &Convolutions::plans, "how each so far was computed, by its shapes");
 }

@@ -45,11 +45,11 @@ struct ConvShape {
 struct ConvPlan {
     std::int64_t chunk = 0;  // images of one execution
     dnnl::primitive primitive;
-    memory x, y, bias;       // views of the caller's arrays; `arguments` share them
-    memory krsc;             // view of the caller's weights
-    memory weights;          // in the primitive's format: a view of `copy`, or krsc itself
-    memory copy;             // the weights in that format
-    memory partial;          // filter gradient of a later chunk, in that format
+    memory x, y, bias;  // views of the caller's arrays; `arguments` share them
+    memory krsc;        // view of the caller's weights
+    memory weights;     // in the primitive's format: a view of `copy`, or krsc itself
+    memory copy;        // the weights in that format
+    memory partial;     // filter gradient of a later chunk, in that format
     dnnl::primitive reorder;
     Arguments arguments, reorder_arguments;
     bool reordered = false;
@@ -68,9 +68,17 @@ inline dnnl::primitive_attr scratchpad_of_plan() {
 
 inline dnnl::convolution_forward::primitive_desc forward_desc(const ConvShape& s,
                                                               std::int64_t images) {
-    return {cpu_engine(), dnnl::prop_kind::forward_training, dnnl::algorithm::convolution_direct,
-            s.x(images), s.any_weights(s.type), float_desc({s.K}, Tag::x), s.y(images), s.strides(),
-            s.pad_begin(), s.pad_end(), scratchpad_of_plan()};
+    return {cpu_engine(),
+            dnnl::prop_kind::forward_training,
+            dnnl::algorithm::convolution_direct,
+            s.x(images),
+            s.any_weights(s.type),
+            float_desc({s.K}, Tag::x),
+            s.y(images),
+            s.strides(),
+            s.pad_begin(),
+            s.pad_end(),
+            scratchpad_of_plan()};
 }
 
 // What is the same in all three passes, once primitive and weight format are known. krsc: the
@@ -102,8 +110,10 @@ inline ConvPlan plan_forward(const ConvShape& s) {
     ConvPlan plan;
     plan.primitive = dnnl::convolution_forward(desc);
     finish(plan, s, s.N, desc.weights_desc(), s.krsc(FLOAT), desc.scratchpad_desc(), true);
-    plan.arguments.insert({{DNNL_ARG_SRC, plan.x}, {DNNL_ARG_WEIGHTS, plan.weights},
-                           {DNNL_ARG_BIAS, plan.bias}, {DNNL_ARG_DST, plan.y}});
+    plan.arguments.insert({{DNNL_ARG_SRC, plan.x},
+                           {DNNL_ARG_WEIGHTS, plan.weights},
+                           {DNNL_ARG_BIAS, plan.bias},
+                           {DNNL_ARG_DST, plan.y}});
     return plan;
 }
 
@@ -115,7 +125,8 @@ inline ConvPlan plan_backward_data(const ConvShape& s) {
     ConvPlan plan;
     plan.primitive = dnnl::convolution_backward_data(desc);
     finish(plan, s, s.N, desc.weights_desc(), s.krsc(FLOAT), desc.scratchpad_desc(), true);
-    plan.arguments.insert({{DNNL_ARG_DIFF_DST, plan.y}, {DNNL_ARG_WEIGHTS, plan.weights},
+    plan.arguments.insert({{DNNL_ARG_DIFF_DST, plan.y},
+                           {DNNL_ARG_WEIGHTS, plan.weights},
                            {DNNL_ARG_DIFF_SRC, plan.x}});
     return plan;
 }
@@ -152,7 +163,8 @@ inline ConvPlan plan_backward_filter(const ConvShape& s) {
     finish(plan, s, images, desc.diff_weights_desc(), s.krsc(s.type), desc.scratchpad_desc(),
            false);
     if (images < s.N) plan.partial = buffer_of(desc.diff_weights_desc());
-    plan.arguments.insert({{DNNL_ARG_SRC, plan.x}, {DNNL_ARG_DIFF_DST, plan.y},
+    plan.arguments.insert({{DNNL_ARG_SRC, plan.x},
+                           {DNNL_ARG_DIFF_DST, plan.y},
                            {DNNL_ARG_DIFF_WEIGHTS, plan.weights}});
     return plan;
 }

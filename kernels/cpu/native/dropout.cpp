@@ -43,8 +43,8 @@ void dropout_forward(const py::array& x, const py::array& y, double drop, const 
 }
 
 template <class T>
-void dropout_backward(const py::array& dy, const py::array& dx, double drop,
-                      const py::object& seed, std::int64_t layer, const py::array& clock) {
+void dropout_backward(const py::array& dy, const py::array& dx, double drop, const py::object& seed,
+                      std::int64_t layer, const py::array& clock) {
     dropout_forward<T>(dy, dx, drop, seed, layer, clock);
 }
 

@@ -40,8 +40,8 @@ Crop draw(std::uint64_t seed, std::uint64_t n, std::int64_t pad, std::int64_t mo
 // One image (H,W,C) with its shift and scale -> x (H,W,C).
 template <class T>
 void crop_image(const std::uint8_t* __restrict__ image, const float* __restrict__ mean_image,
-                T* __restrict__ x, float shift, float scale, float input_scale,
-                const Crop& crop, const Image& shape) {
+                T* __restrict__ x, float shift, float scale, float input_scale, const Crop& crop,
+                const Image& shape) {
     const auto [H, W, C, pad] = shape;
     const std::int64_t width = W + 2 * pad;
     const std::int64_t begin = std::clamp<std::int64_t>(pad - crop.left, 0, W) * C;
@@ -106,8 +106,8 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     const std::int64_t M = images.shape(0);
     const Image shape = {images.shape(1), images.shape(2), images.shape(3), pad};
     if (move < 0 || move > pad) {
-        fail("gather: move " + std::to_string(move) + " must lie in 0 .. pad = " +
-             std::to_string(pad));
+        fail("gather: move " + std::to_string(move) +
+             " must lie in 0 .. pad = " + std::to_string(pad));
     }
     shaped(labels, "gather: labels", {M});
     shaped(shift, "gather: shift", {M});
@@ -130,9 +130,13 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     const auto* mean = input<float>(mean_image, "gather: mean_image");
     auto* result = output<T>(x, "gather: x");
     auto* classes = output<std::int32_t>(y, "gather: y");
-    apart({{x, "gather: x"}, {y, "gather: y"}},
-          {{images, "images"}, {labels, "labels"}, {shift, "shift"}, {scale, "scale"},
-           {mean_image, "mean_image"}, {order, "order"}, {clock, "clock"}});
+    apart({{x, "gather: x"}, {y, "gather: y"}}, {{images, "images"},
+                                                 {labels, "labels"},
+                                                 {shift, "shift"},
+                                                 {scale, "scale"},
+                                                 {mean_image, "mean_image"},
+                                                 {order, "order"},
+                                                 {clock, "clock"}});
     const auto first = static_cast<std::uint64_t>(now[STEP]) * static_cast<std::uint64_t>(N);
 #pragma omp parallel for schedule(static) if (N * size > SERIAL)
     for (std::int64_t i = 0; i < N; ++i) {
@@ -158,13 +162,14 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
 void bind_gather(py::module_& m) {
     using Array = const py::array&;
     using Whole = std::int64_t;
-    define(m, "gather", +[](Array images, Array labels, Array shift, Array scale,
-                            Array mean_image, Array order, Array x, Array y, Array clock,
-                            const py::object& seed, Whole pad, Whole move, bool mirror,
-                            float input_scale, bool augment) {
-        by_type(x, [&](auto t) {
-            gather<decltype(t)>(images, labels, shift, scale, mean_image, order, x, y, clock, seed,
-                                pad, move, mirror, input_scale, augment);
+    define(
+        m, "gather",
+        +[](Array images, Array labels, Array shift, Array scale, Array mean_image, Array order,
+            Array x, Array y, Array clock, const py::object& seed, Whole pad, Whole move,
+            bool mirror, float input_scale, bool augment) {
+            by_type(x, [&](auto t) {
+                gather<decltype(t)>(images, labels, shift, scale, mean_image, order, x, y, clock,
+                                    seed, pad, move, mirror, input_scale, augment);
+            });
         });
-    });
 }

@@ -159,13 +159,13 @@ LSUV_INLINE Choice below(Unsigned values, std::uint32_t bound) {
 
 // a where chosen, else b.
 LSUV_INLINE Floats choose(Choice choice, Floats a, Floats b) {
-    return reinterpret_cast<Floats>(_mm512_mask_mov_ps(reinterpret_cast<__m512>(b), choice,
-                                                       reinterpret_cast<__m512>(a)));
+    return reinterpret_cast<Floats>(
+        _mm512_mask_mov_ps(reinterpret_cast<__m512>(b), choice, reinterpret_cast<__m512>(a)));
 }
 
 LSUV_INLINE Wholes choose(Choice choice, Wholes a, Wholes b) {
-    return reinterpret_cast<Wholes>(_mm512_mask_mov_epi32(reinterpret_cast<__m512i>(b), choice,
-                                                          reinterpret_cast<__m512i>(a)));
+    return reinterpret_cast<Wholes>(
+        _mm512_mask_mov_epi32(reinterpret_cast<__m512i>(b), choice, reinterpret_cast<__m512i>(a)));
 }
 
 #else

@@ -53,8 +53,7 @@ Sizes shape_of(const Argument& x, const Argument& W, const Argument& y) {
 
 // C (M,N) = op(A) B, row-major; transpose_a 'T' transposes A. a_row: floats from row to row.
 void product(char transpose_a, std::int64_t M, std::int64_t N, std::int64_t K, const float* A,
-             std::int64_t a_row, const float* B, std::int64_t b_row, float* C,
-             std::int64_t c_row) {
+             std::int64_t a_row, const float* B, std::int64_t b_row, float* C, std::int64_t c_row) {
     const dnnl_status_t status =
         dnnl_sgemm(transpose_a, 'N', M, N, K, 1.0f, A, a_row, B, b_row, 0.0f, C, c_row);
     if (status != dnnl_success) {
@@ -77,7 +76,8 @@ void product_in_tiles(const Sizes& s, const float* x, const float* W, float* y) 
         const std::int64_t n = tile / across * ROWS, k = tile % across * COLUMNS;
         const std::int64_t rows = std::min(ROWS, s.N - n), columns = std::min(COLUMNS, s.K - k);
         failed = dnnl_sgemm('N', 'T', rows, columns, s.F, 1.0f, x + n * s.F, s.F, W + k * s.F, s.F,
-                            1.0f, y + n * s.K + k, s.K) != dnnl_success || failed;
+                            1.0f, y + n * s.K + k, s.K) != dnnl_success ||
+                 failed;
     }
     omp_set_num_threads(threads);
     if (failed) throw std::runtime_error("oneDNN's sgemm failed in linear_forward");
@@ -106,9 +106,9 @@ Plan plan_of(Pass pass, const Sizes& s) {
     const std::int64_t rows = filter ? K : N, inner = filter ? N : forward ? F : K;
     const std::int64_t cols = forward ? K : F;
     const memory::desc left = matrix(rows, inner, NARROW, filter);
-    const memory::desc right = filter ? matrix(inner, cols, NARROW, false)
-                                      : memory::desc({inner, cols}, NARROW,
-                                                     memory::format_tag::any);
+    const memory::desc right = filter
+                                   ? matrix(inner, cols, NARROW, false)
+                                   : memory::desc({inner, cols}, NARROW, memory::format_tag::any);
     const memory::desc result = matrix(rows, cols, NARROW, false);
     const memory::desc bias({1, cols}, WIDE, memory::format_tag::ab);
     dnnl::primitive_attr attributes;
@@ -121,7 +121,8 @@ Plan plan_of(Pass pass, const Sizes& s) {
     plan.left = view_of(left);
     plan.result = view_of(result);
     plan.right = filter ? view_of(right) : buffer_of(desc.weights_desc());
-    plan.arguments = {{DNNL_ARG_SRC, plan.left}, {DNNL_ARG_WEIGHTS, plan.right},
+    plan.arguments = {{DNNL_ARG_SRC, plan.left},
+                      {DNNL_ARG_WEIGHTS, plan.right},
                       {DNNL_ARG_DST, plan.result},
                       {DNNL_ARG_SCRATCHPAD, buffer_of(desc.scratchpad_desc())}};
     if (forward) {
@@ -160,10 +161,9 @@ void multiply(Pass pass, const Sizes& s, const bf16* left, const void* right, co
 
 // y (N,K) = x (N,F) W' + b, which may be None
 template <class T>
-void linear_forward(const py::array& x, const py::array& W, const Optional& b,
-                    const py::array& y) {
-    const Sizes s = shape_of({x, "linear_forward: x"}, {W, "linear_forward: W"},
-                             {y, "linear_forward: y"});
+void linear_forward(const py::array& x, const py::array& W, const Optional& b, const py::array& y) {
+    const Sizes s =
+        shape_of({x, "linear_forward: x"}, {W, "linear_forward: W"}, {y, "linear_forward: y"});
     if (b) shaped(*b, "linear_forward: b", {s.K});
     const T* x_data = input<T>(x, "linear_forward: x");
     const float* W_data = input<float>(W, "linear_forward: W");

@@ -43,8 +43,8 @@ const std::int32_t* classes(const py::array& labels, const Batch& size, const st
     const auto* label = input<std::int32_t>(labels, "labels");
     for (std::int64_t n = 0; n < size.N; ++n) {
         if (label[n] >= size.K) {
-            fail(op + ": label " + std::to_string(label[n]) + " of row " +
-                 std::to_string(n) + ", but there are " + std::to_string(size.K) + " classes");
+            fail(op + ": label " + std::to_string(label[n]) + " of row " + std::to_string(n) +
+                 ", but there are " + std::to_string(size.K) + " classes");
         }
     }
     return label;
@@ -66,8 +66,8 @@ double* row_losses(std::int64_t N) {
 // Writes the loss of the batch and, while it and all scores are finite, adds to the sums. An
 // infinite score of another class can leave the loss finite, but not the weights.
 template <class T>
-void record(const T* scores, const std::int32_t* label, const double* losses,
-            const Batch& size, double* clock) {
+void record(const T* scores, const std::int32_t* label, const double* losses, const Batch& size,
+            double* clock) {
     double total = 0;
     std::int64_t seen = 0, correct = 0;
     bool finite = true;
@@ -183,8 +183,8 @@ void softmax_loss_forward(const py::array& scores, const py::array& labels, cons
 }
 
 template <class T>
-void softmax_loss_backward(const py::array& prob, const py::array& labels,
-                           const py::array& dscores, double weight, double smoothing) {
+void softmax_loss_backward(const py::array& prob, const py::array& labels, const py::array& dscores,
+                           double weight, double smoothing) {
     check_smoothing("softmax_loss_backward", smoothing);
     const std::int64_t K = batch(prob, dscores, "softmax_loss_backward").K;
     const double spread = smoothing / static_cast<double>(K);
@@ -205,8 +205,9 @@ inline float margin_of(float score, bool own) {
 
 // NORM: the power of a margin that is its loss.
 template <int NORM>
-constexpr const char* HINGE[2] = {NORM == 1 ? "hinge_loss_forward" : "squared_hinge_loss_forward",
-                                  NORM == 1 ? "hinge_loss_backward" : "squared_hinge_loss_backward"};
+constexpr const char* HINGE[2] = {
+    NORM == 1 ? "hinge_loss_forward" : "squared_hinge_loss_forward",
+    NORM == 1 ? "hinge_loss_backward" : "squared_hinge_loss_backward"};
 
 template <int NORM, class T>
 void hinge_loss_forward(const py::array& scores, const py::array& labels, const py::array& prob,
@@ -224,14 +225,14 @@ void hinge_loss_forward(const py::array& scores, const py::array& labels, const 
 }
 
 template <int NORM, class T>
-void hinge_loss_backward(const py::array& scores, const py::array& labels,
-                         const py::array& dscores, double weight) {
+void hinge_loss_backward(const py::array& scores, const py::array& labels, const py::array& dscores,
+                         double weight) {
     const auto part = static_cast<float>(weight);
     backward<T, T>(HINGE<NORM>[1], "scores", scores, labels, dscores, weight,
                    [part](float score, bool own, float count) {
                        const float step = part / count, margin = margin_of(score, own);
-                       const float slope = NORM == 1 ? (margin > 0.0f ? step : 0.0f)
-                                                     : 2.0f * margin * step;
+                       const float slope =
+                           NORM == 1 ? (margin > 0.0f ? step : 0.0f) : 2.0f * margin * step;
                        return own ? 0.0f - slope : slope;
                    });
 }

@@ -133,8 +133,7 @@ void backward(const T* dy, const T* x, T* dx, std::int64_t rows, std::int64_t C,
             }
             for (std::int64_t c = 0; c < C; c += LANES) {
                 const Mask lanes = first_lanes(C - c);
-                const Floats own =
-                    load(gradient + c, lanes) * load(powers + c, first_lanes(LANES));
+                const Floats own = load(gradient + c, lanes) * load(powers + c, first_lanes(LANES));
                 const Floats others = factor * load(source + c, lanes) * ratios.around(c);
                 store_rounded(dx + row * C + c, own - others, lanes);
             }

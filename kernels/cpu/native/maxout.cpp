@@ -90,8 +90,8 @@ inline __m512i order_of(__m512i x) {
     const __m512i magnitude = _mm512_and_si512(x, _mm512_set1_epi16(0x7FFF));
     const __mmask32 nan = _mm512_cmpgt_epi16_mask(magnitude, _mm512_set1_epi16(0x7F80));
     const __mmask32 negative = _mm512_movepi16_mask(x);
-    const __m512i order = _mm512_mask_sub_epi16(magnitude, negative, _mm512_setzero_si512(),
-                                                magnitude);
+    const __m512i order =
+        _mm512_mask_sub_epi16(magnitude, negative, _mm512_setzero_si512(), magnitude);
     return _mm512_mask_mov_epi16(order, nan, _mm512_set1_epi16(0x7FFF));
 }
 

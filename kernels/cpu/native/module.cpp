@@ -56,8 +56,7 @@ void check_processor() {
 void set_threads(std::int64_t count) {
     constexpr std::int64_t MOST = 1024;
     if (count < 1 || count > MOST) {
-        lsuv::fail("threads: " + std::to_string(count) + " is not in 1 .. " +
-                   std::to_string(MOST));
+        lsuv::fail("threads: " + std::to_string(count) + " is not in 1 .. " + std::to_string(MOST));
     }
     omp_set_num_threads(static_cast<int>(count));
 }

@@ -38,8 +38,8 @@ using namespace lsuv;
 
 namespace {
 
-constexpr std::int64_t BLOCK = 192;  // reflectors multiplied together
-constexpr std::int64_t STRIP = 96;   // columns of Q made at a time
+constexpr std::int64_t BLOCK = 192;                   // reflectors multiplied together
+constexpr std::int64_t STRIP = 96;                    // columns of Q made at a time
 constexpr std::int64_t MOST = std::int64_t(1) << 40;  // elements
 static_assert(BLOCK % STRIP == 0 && STRIP % WIDTH == 0);
 
@@ -284,9 +284,7 @@ py::array_t<float> orthonormal(std::int64_t rows, std::int64_t cols, const py::o
     if (rows < 1 || cols < 1) {
         fail("orthonormal: " + shape + " has no elements; both must be at least 1");
     }
-    if (rows > MOST / cols) {
-        fail("orthonormal: " + shape + " has more than 2**40 elements");
-    }
+    if (rows > MOST / cols) { fail("orthonormal: " + shape + " has more than 2**40 elements"); }
     const Key key = {seed_of(seed),
                      sixteen_bits("purpose", purpose) << 16 | sixteen_bits("index", index)};
     auto memory = allocate<float>(rows * cols);

@@ -43,10 +43,10 @@ constexpr std::int32_t DROPPED = 255;  // in `which`
 // the compiler, else 0, and the window is one row after the other. skipped: how many of the
 // window's numbers come before its first place inside the image. words: of dropout, or null.
 template <int PIECES, int SIZE, class T, class Which>
-inline __attribute__((always_inline)) void window_forward(
-    const T* x, T* y, Which* which, std::int64_t rows, std::int64_t cols,
-    std::int64_t skipped, std::int64_t pieces, const Pooling& shape, Mask lanes,
-    const Dropout* dropout, const std::uint32_t* words) {
+inline __attribute__((always_inline)) void
+window_forward(const T* x, T* y, Which* which, std::int64_t rows, std::int64_t cols,
+               std::int64_t skipped, std::int64_t pieces, const Pooling& shape, Mask lanes,
+               const Dropout* dropout, const std::uint32_t* words) {
     const std::int64_t P = PIECES ? PIECES : pieces, C = shape.C;
     constexpr int CHAINS = SIZE ? SIZE : 1;
     Floats best[CHAINS];
@@ -102,9 +102,9 @@ inline __attribute__((always_inline)) void ahead(const T* from, std::int64_t cou
 
 // One row of windows. dropout: of its maxima, or null; its words are those of the calling thread.
 template <int PIECES, int SIZE, class T>
-inline __attribute__((always_inline)) void row_forward(
-    const T* x, T* y, std::uint8_t* which, std::int64_t row, std::int64_t P, const Pooling& shape,
-    const Dropout* dropout, DropWords& words) {
+inline __attribute__((always_inline)) void
+row_forward(const T* x, T* y, std::uint8_t* which, std::int64_t row, std::int64_t P,
+            const Pooling& shape, const Dropout* dropout, DropWords& words) {
     const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
     const std::int64_t n = row / Ho, top = row % Ho * stride - pad;
     const std::int64_t h = std::max<std::int64_t>(top, 0), rows = std::min(top + size, H) - h;
@@ -161,9 +161,9 @@ constexpr std::int64_t most(std::int64_t size, std::int64_t stride) {
 // PIECES, SIZE, STRIDE: where they are known to the compiler, else 0. WHOLE: so are the numbers of
 // windows and places, as everywhere but at an image's edges.
 template <int PIECES, int SIZE, int STRIDE, bool WHOLE, class T, class Which>
-inline __attribute__((always_inline)) void run_backward(
-    const T* dy, const Which* which, T* dx, float scale, const Run& run, std::int64_t pieces,
-    const Pooling& shape, Mask lanes) {
+inline __attribute__((always_inline)) void
+run_backward(const T* dy, const Which* which, T* dx, float scale, const Run& run,
+             std::int64_t pieces, const Pooling& shape, Mask lanes) {
     const std::int64_t P = PIECES ? PIECES : pieces, C = shape.C;
     const std::int64_t size = SIZE ? SIZE : shape.size, stride = STRIDE ? STRIDE : shape.stride;
     constexpr std::int64_t MOST = most(SIZE, STRIDE);
@@ -208,9 +208,13 @@ void backward(const T* dy, const Which* which, T* dx, float scale, std::int64_t 
         const T* gradient = dy + n * Ho * Wo * C;
         const Which* winner = which + n * Ho * Wo * C;
         for (std::int64_t b = pad / stride, w = pad; w < W + pad; w = ++b * stride) {
-            const Run run = {h, w, std::min((b + 1) * stride, W + pad) - w,
-                             std::max<std::int64_t>(a - reach, 0), std::min(a, Ho - 1),
-                             std::max<std::int64_t>(b - reach, 0), std::min(b, Wo - 1)};
+            const Run run = {h,
+                             w,
+                             std::min((b + 1) * stride, W + pad) - w,
+                             std::max<std::int64_t>(a - reach, 0),
+                             std::min(a, Ho - 1),
+                             std::max<std::int64_t>(b - reach, 0),
+                             std::min(b, Wo - 1)};
             T* result = dx + (row * W + w - pad) * P * C;
             constexpr std::int64_t MOST = most(SIZE, STRIDE);
             const bool whole = SIZE && run.bottom - run.top + 1 == MOST &&
@@ -221,8 +225,8 @@ void backward(const T* dy, const Which* which, T* dx, float scale, std::int64_t 
                     run_backward<PIECES, SIZE, STRIDE, SIZE != 0>(
                         gradient + c, winner + c, result + c, scale, run, P, shape, lanes);
                 } else {
-                    run_backward<PIECES, SIZE, STRIDE, false>(
-                        gradient + c, winner + c, result + c, scale, run, P, shape, lanes);
+                    run_backward<PIECES, SIZE, STRIDE, false>(gradient + c, winner + c, result + c,
+                                                              scale, run, P, shape, lanes);
                 }
             }
         }

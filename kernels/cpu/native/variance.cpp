@@ -69,9 +69,8 @@ py::tuple variance(const py::array& x, std::int64_t groups) {
         for (std::int64_t group = 0; group < groups; ++group) {
             const T* block = values + first * channels + group * C;
             // A single group is one long run: its rows have no gaps.
-            moments[tile * groups + group] = groups == 1
-                                                 ? tile_moments(block, 1, count * C, 0)
-                                                 : tile_moments(block, count, C, channels);
+            moments[tile * groups + group] = groups == 1 ? tile_moments(block, 1, count * C, 0)
+                                                         : tile_moments(block, count, C, channels);
         }
     }
     py::array_t<double> mean(groups), population(groups);
@@ -87,7 +86,8 @@ py::tuple variance(const py::array& x, std::int64_t groups) {
 }  // namespace
 
 void bind_variance(py::module_& m) {
-    define(m, "variance", +[](const py::array& x, std::int64_t groups) {
-        return by_type(x, [&](auto t) { return variance<decltype(t)>(x, groups); });
-    });
+    define(
+        m, "variance", +[](const py::array& x, std::int64_t groups) {
+            return by_type(x, [&](auto t) { return variance<decltype(t)>(x, groups); });
+        });
 }

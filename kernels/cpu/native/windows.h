@@ -21,8 +21,8 @@ inline std::int64_t windows(std::int64_t length, std::int64_t size, std::int64_t
 
 // The sizes of `x` (N,H,W,P*C) and `y` (N,Ho,Wo,C), checked. With an image of at least one place,
 // stride <= size, pad < size and no window beyond the image every window has a place inside.
-inline Pooling pooled(const std::string& op, const py::array& x, const py::array& y,
-                      std::int64_t P, std::int64_t size, std::int64_t stride, std::int64_t pad) {
+inline Pooling pooled(const std::string& op, const py::array& x, const py::array& y, std::int64_t P,
+                      std::int64_t size, std::int64_t stride, std::int64_t pad) {
     dimensions(x, (op + ": x").c_str(), 4);
     const std::int64_t N = x.shape(0), H = x.shape(1), W = x.shape(2), channels = x.shape(3);
     if (H < 1 || W < 1 || H + 2 * pad < size || W + 2 * pad < size) {
@@ -33,14 +33,21 @@ inline Pooling pooled(const std::string& op, const py::array& x, const py::array
         fail(op + ": " + std::to_string(channels) + " channels do not split into " +
              std::to_string(P) + " pieces");
     }
-    const Pooling shape = {N, H, W, channels / P, windows(H, size, stride, pad),
-                           windows(W, size, stride, pad), size, stride, pad};
+    const Pooling shape = {N,
+                           H,
+                           W,
+                           channels / P,
+                           windows(H, size, stride, pad),
+                           windows(W, size, stride, pad),
+                           size,
+                           stride,
+                           pad};
     shaped(y, (op + ": y").c_str(), {N, shape.Ho, shape.Wo, shape.C});
     return shape;
 }
 
-// The sizes of `x` (N,H,W,C) and `y` (N,C), checked, as those of one window over an image of a single
-// row, which is the same memory: so a place's number is h * W + w. It fits an int32.
+// The sizes of `x` (N,H,W,C) and `y` (N,C), checked, as those of one window over an image of a
+// single row, which is the same memory: so a place's number is h * W + w. It fits an int32.
 inline Pooling whole_image(const std::string& op, const py::array& x, const py::array& y) {
     dimensions(x, (op + ": x").c_str(), 4);
     const std::int64_t N = x.shape(0), places = x.shape(1) * x.shape(2), C = x.shape(3);

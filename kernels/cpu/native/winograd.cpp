@@ -445,7 +445,7 @@ void transform_filters(const float* W, int64_t inputs, int64_t outputs, bool bac
                     Floats half[6][3];
                     for (int s = 0; s < 3; ++s) {
                         const Floats column[3] = {get(taps[i][s]), get(taps[i][3 + s]),
-                                                 get(taps[i][6 + s])};
+                                                  get(taps[i][6 + s])};
                         Floats result[6];
                         transform_w(column, result);
                         for (int r = 0; r < 6; ++r) half[r][s] = result[r];
@@ -476,9 +476,8 @@ const T* zeros(WinogradBuffer& buffer, int64_t count) {
 
 // x (N,H,W,inputs) -> y (N,H,W,outputs). One thread computes a run of blocks of tiles.
 template <class T>
-void convolve(const T* x, const float* W, const float* b, T* y, int64_t N, int64_t H,
-              int64_t width, int64_t inputs, int64_t outputs, bool backward,
-              WinogradWorkspace& workspace) {
+void convolve(const T* x, const float* W, const float* b, T* y, int64_t N, int64_t H, int64_t width,
+              int64_t inputs, int64_t outputs, bool backward, WinogradWorkspace& workspace) {
     const Tiles tiles(N, H, width);
     const Filters filters{inputs, Panels(outputs)};
     const Panels& panels = filters.panels;
@@ -550,9 +549,8 @@ void transform_inputs_of(const T* x, const Tiles& tiles, int64_t C, int64_t firs
 // A block of tiles of dy (N,H,W,K) -> two rows of A dY A': D (12, tiles, row). Pair 1 also adds the
 // block's dy to sums (K rounded up,).
 template <int PAIR, class T>
-void transform_gradients_of(const T* dy, const Tiles& tiles, int64_t K, int64_t first,
-                            int64_t end, const T* outside, float* D, int64_t row, int64_t plane,
-                            float* sums) {
+void transform_gradients_of(const T* dy, const Tiles& tiles, int64_t K, int64_t first, int64_t end,
+                            const T* outside, float* D, int64_t row, int64_t plane, float* sums) {
     for (int64_t tile = first; tile < end; ++tile, D += row) {
         const Window<T, 4> window(dy, tiles, K, tile, 0, outside);
         for (int64_t k = 0; k < K; k += LANES) {
@@ -757,13 +755,13 @@ void winograd_backward_filter(const T* x, const T* dy, T* dW, T* db, const Winog
     }
 }
 
-#define LSUV_WINOGRAD_OF(T)                                                                    \
-    template bool winograd_pays<T>(const WinogradShape&, bool);                                \
-    template void winograd_forward(const T*, const float*, const float*, T*,                   \
-                                   const WinogradShape&, WinogradWorkspace&);                  \
-    template void winograd_backward_data(const T*, const float*, T*, const WinogradShape&,     \
-                                         WinogradWorkspace&);                                  \
-    template void winograd_backward_filter(const T*, const T*, T*, T*, const WinogradShape&,   \
+#define LSUV_WINOGRAD_OF(T)                                                                        \
+    template bool winograd_pays<T>(const WinogradShape&, bool);                                    \
+    template void winograd_forward(const T*, const float*, const float*, T*, const WinogradShape&, \
+                                   WinogradWorkspace&);                                            \
+    template void winograd_backward_data(const T*, const float*, T*, const WinogradShape&,         \
+                                         WinogradWorkspace&);                                      \
+    template void winograd_backward_filter(const T*, const T*, T*, T*, const WinogradShape&,       \
                                            WinogradWorkspace&)
 LSUV_WINOGRAD_OF(float);
 LSUV_WINOGRAD_OF(bf16);

@@ -93,7 +93,7 @@ struct Scheduler {
     std::vector<std::unique_ptr<Fiber>> spare;
     Thread* current;
     Saved home;
-    const void *home_bottom;
+    const void* home_bottom;
     size_t home_size;
     Body body;
     const void* kernel;
@@ -194,8 +194,7 @@ bool release() {
     const Thread* waiting = nullptr;
     for (Thread& t : s.threads) {
         if (t.state == AT_EXCHANGE) {
-            s.error = where(t) + " waits at " + t.place +
-                      " for lanes of its warp that never come";
+            s.error = where(t) + " waits at " + t.place + " for lanes of its warp that never come";
             return false;
         }
         if (t.state == AT_BARRIER) waiting = &t;
@@ -203,9 +202,9 @@ bool release() {
     if (!waiting) return false;  // all are done
     for (Thread& t : s.threads) {
         if (t.state == DONE || !same(t.place, waiting->place)) {
-            s.error = where(*waiting) + " waits at the barrier of " + waiting->place + ", thread " + std::to_string(t.number) +
-                      (t.state == DONE ? " has ended"
-                                       : " at that of " + std::string(t.place));
+            s.error = where(*waiting) + " waits at the barrier of " + waiting->place + ", thread " +
+                      std::to_string(t.number) +
+                      (t.state == DONE ? " has ended" : " at that of " + std::string(t.place));
             return false;
         }
     }

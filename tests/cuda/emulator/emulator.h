@@ -151,9 +151,13 @@ Value atomicCAS(Value* to, Value expected, Value value) {
 }
 
 template <class Value>
-Value min(Value a, Value b) { return b < a ? b : a; }
+Value min(Value a, Value b) {
+    return b < a ? b : a;
+}
 template <class Value>
-Value max(Value a, Value b) { return a < b ? b : a; }
+Value max(Value a, Value b) {
+    return a < b ? b : a;
+}
 
 inline float __fmul_rn(float a, float b) { return a * b; }  // never part of a fused operation
 inline float rsqrtf(float value) { return 1.0f / sqrtf(value); }

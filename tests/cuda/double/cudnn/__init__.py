@@ -23,14 +23,28 @@ from kernels.reference import NumpyOps
 
 data_type = enum.Enum("data_type", ["FLOAT", "BFLOAT16"])
 heur_mode = enum.Enum("heur_mode", ["A", "FALLBACK"])
-numerical_note = enum.Enum("numerical_note", [
-    "TENSOR_CORE", "DOWN_CONVERT_INPUTS", "REDUCED_PRECISION_REDUCTION", "NONDETERMINISTIC",
-    "WINOGRAD", "WINOGRAD_TILE_6x6", "WINOGRAD_TILE_13x13"])
+numerical_note = enum.Enum(
+    "numerical_note",
+    [
+        "TENSOR_CORE",
+        "DOWN_CONVERT_INPUTS",
+        "REDUCED_PRECISION_REDUCTION",
+        "NONDETERMINISTIC",
+        "WINOGRAD",
+        "WINOGRAD_TILE_6x6",
+        "WINOGRAD_TILE_13x13",
+    ],
+)
 behavior_note = enum.Enum("behavior_note", ["RUNTIME_COMPILATION"])
 
 DTYPES = {data_type.FLOAT: np.dtype(np.float32), data_type.BFLOAT16: np.dtype(bfloat16)}
-STAGES = ("described", "validate", "build_operation_graph", "create_execution_plans",
-          "check_support")
+STAGES = (
+    "described",
+    "validate",
+    "build_operation_graph",
+    "create_execution_plans",
+    "check_support",
+)
 REFERENCE = NumpyOps()
 
 
@@ -112,12 +126,14 @@ class pygraph:
         return self._convolution("conv_forward", image, weight, None, padding, stride, dilation)
 
     def conv_dgrad(self, *, loss, filter, padding, stride, dilation) -> Tensor:
-        return self._convolution("conv_backward_data", None, filter, loss, padding, stride,
-                                 dilation)
+        return self._convolution(
+            "conv_backward_data", None, filter, loss, padding, stride, dilation
+        )
 
     def conv_wgrad(self, *, image, loss, padding, stride, dilation) -> Tensor:
-        return self._convolution("conv_backward_filter", image, None, loss, padding, stride,
-                                 dilation)
+        return self._convolution(
+            "conv_backward_filter", image, None, loss, padding, stride, dilation
+        )
 
     def _convolution(self, name, x, W, y, padding, stride, dilation) -> Tensor:
         if self.operation or dilation != [1, 1] or len({*padding}) > 1 or len({*stride}) > 1:
@@ -171,8 +187,9 @@ class pygraph:
         if heuristics != [heur_mode.A, heur_mode.FALLBACK]:
             raise cudnnGraphNotSupportedError(f"heuristics {heuristics}")
         if self.io.name in _double.unsupported:
-            raise cudnnGraphNotSupportedError(f"No valid engine configs for {self.io.name}\n"
-                                              "another line")
+            raise cudnnGraphNotSupportedError(
+                f"No valid engine configs for {self.io.name}\nanother line"
+            )
         self.candidates = list(_double.candidates)
 
     def deselect_numeric_notes(self, notes: list) -> None:
@@ -228,8 +245,9 @@ class pygraph:
             if _overlap(tensor_dict[uid], array.nbytes, workspace, candidate.workspace):
                 raise device.DoubleError(f"array {uid} lies in the workspace")
         device.memory(workspace, candidate.workspace)
-        device.submit(lambda: self._compute(candidate, tensors, tensor_dict, workspace),
-                      handle.stream)
+        device.submit(
+            lambda: self._compute(candidate, tensors, tensor_dict, workspace), handle.stream
+        )
 
     def _compute(self, candidate, tensors, addresses, workspace) -> None:
         device.now += _double.seconds.get(candidate.name, 1e-4)
@@ -238,13 +256,17 @@ class pygraph:
         arrays = {"x": x, "W": W, "y": y}
         result = {"conv_forward": "y", "conv_backward_data": "x", "conv_backward_filter": "W"}
         result = result[self.operation]
-        wide = {key: candidate.rounded(array.astype(np.float32)) for key, array in arrays.items()
-                if key != result}
+        wide = {
+            key: candidate.rounded(array.astype(np.float32))
+            for key, array in arrays.items()
+            if key != result
+        }
         wide[result] = np.empty(arrays[result].shape, np.float32)
         options = (*self.window, self.groups)
         if self.operation == "conv_forward":
             b = self.bias_tensor and self.bias_tensor.array(
-                addresses[self.bias_tensor.uid]).reshape(-1)
+                addresses[self.bias_tensor.uid]
+            ).reshape(-1)
             REFERENCE.conv_forward(wide["x"], wide["W"], b, wide["y"], *options)
         elif self.operation == "conv_backward_data":
             REFERENCE.conv_backward_data(wide["y"], wide["W"], wide["x"], *options)

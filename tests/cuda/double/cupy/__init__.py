@@ -35,7 +35,7 @@ class Flags:
 class ndarray:
     """An array of the device: what it can do without the host is all that it can do."""
 
-    __array_priority__ = 100        # a NumPy scalar asks us first
+    __array_priority__ = 100  # a NumPy scalar asks us first
     __array_ufunc__ = None
 
     def __init__(self, host: np.ndarray, base: ndarray | None = None):
@@ -55,8 +55,9 @@ class ndarray:
 
     def __getitem__(self, key) -> ndarray:
         parts = key if isinstance(key, tuple) else (key,)
-        if not all(part is Ellipsis or isinstance(part, (int, slice, np.integer))
-                   for part in parts):
+        if not all(
+            part is Ellipsis or isinstance(part, (int, slice, np.integer)) for part in parts
+        ):
             raise TypeError(f"an index of {key!r}")
         view = self._host[key]
         # NumPy gives a scalar where CuPy gives an array of no dimensions.

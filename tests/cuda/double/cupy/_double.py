@@ -25,13 +25,13 @@ CAPACITY = 24 << 30
 
 _libc = ctypes.CDLL(None)
 _libc.free.argtypes = [ctypes.c_void_p]
-_starts: list[int] = []             # of the live allocations, sorted
+_starts: list[int] = []  # of the live allocations, sorted
 _sizes: dict[int, int] = {}
 capacity, used, launches = CAPACITY, 0, 0
-now = 0.0                           # seconds of the pretended GPU, which events read
-recording: list | None = None       # the work of the capture that is going on
-recorded = 0                        # the stream that captures
-current: dict[int, int] = {}        # by thread: the stream that it uses
+now = 0.0  # seconds of the pretended GPU, which events read
+recording: list | None = None  # the work of the capture that is going on
+recorded = 0  # the stream that captures
+current: dict[int, int] = {}  # by thread: the stream that it uses
 
 
 class DoubleError(Exception):
@@ -56,13 +56,13 @@ def allocate(nbytes: int) -> np.ndarray:
     room = (ctypes.c_uint8 * (nbytes + 2 * zone)).from_address(base.value)
     whole = np.frombuffer(room, np.uint8)
     whole[:] = MARK
-    whole[zone:zone + nbytes] = 0xFF
+    whole[zone : zone + nbytes] = 0xFF
     start = base.value + zone
     bisect.insort(_starts, start)
     _sizes[start] = nbytes
     used += nbytes
     weakref.finalize(room, _release, base.value, start)
-    return whole[zone:zone + nbytes]
+    return whole[zone : zone + nbytes]
 
 
 def _release(base: int, start: int) -> None:
@@ -76,8 +76,9 @@ def memory(pointer: int, nbytes: int) -> np.ndarray:
     """The bytes at an address of the device. DoubleError unless they lie in one live allocation."""
     start = owner(pointer)
     if nbytes < 0 or pointer + nbytes > start + _sizes[start]:
-        raise DoubleError(f"{nbytes} bytes at {pointer - start} of an allocation of "
-                          f"{_sizes[start]}")
+        raise DoubleError(
+            f"{nbytes} bytes at {pointer - start} of an allocation of {_sizes[start]}"
+        )
     return np.frombuffer((ctypes.c_uint8 * nbytes).from_address(pointer), np.uint8)
 
 

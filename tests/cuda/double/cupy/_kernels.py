@@ -20,9 +20,20 @@ from cupy import _double
 
 EMULATOR = Path(__file__).resolve().parents[2] / "emulator"
 ROOT = EMULATOR.parents[2]
-COMPILE = ["-std=c++17", "-O2", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off",
-           "-Wall", "-Wextra", "-Werror", "-Wno-unused-function", "-Wno-unknown-pragmas",
-           "-fno-strict-aliasing"]  # as nvcc compiles; the kernels read 128 bits of floats
+COMPILE = [
+    "-std=c++17",
+    "-O2",
+    "-g1",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unused-function",
+    "-Wno-unknown-pragmas",
+    "-fno-strict-aliasing",
+]  # as nvcc compiles; the kernels read 128 bits of floats
 # What the kernels are checked with: LSUV_DOUBLE_SANITIZE=address,undefined.
 SANITIZE = os.environ.get("LSUV_DOUBLE_SANITIZE", "")
 CHECKED = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
@@ -55,9 +66,15 @@ class Dim3(ctypes.Structure):
 
 
 class Launch(ctypes.Structure):
-    _fields_ = [("grid", Dim3), ("block", Dim3), ("order", ctypes.c_uint64),
-                ("types", ctypes.c_char_p), ("arguments", ctypes.POINTER(ctypes.c_uint64)),
-                ("shared", ctypes.c_void_p), ("shared_end", ctypes.c_void_p)]
+    _fields_ = [
+        ("grid", Dim3),
+        ("block", Dim3),
+        ("order", ctypes.c_uint64),
+        ("types", ctypes.c_char_p),
+        ("arguments", ctypes.POINTER(ctypes.c_uint64)),
+        ("shared", ctypes.c_void_p),
+        ("shared_end", ctypes.c_void_p),
+    ]
 
 
 class CompileException(Exception):
@@ -78,9 +95,17 @@ def build(code: str, options: tuple[str, ...]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         own = folder / f"{key}-{os.getpid()}"
         own.with_suffix(".cpp").write_text(text)
-        command = [os.environ.get("CXX", "g++"), *flags, "-shared", "-include",
-                   str(EMULATOR / "emulator.h"), "-o", str(own.with_suffix(".so")),
-                   str(own.with_suffix(".cpp")), str(EMULATOR / "emulator.cpp")]
+        command = [
+            os.environ.get("CXX", "g++"),
+            *flags,
+            "-shared",
+            "-include",
+            str(EMULATOR / "emulator.h"),
+            "-o",
+            str(own.with_suffix(".so")),
+            str(own.with_suffix(".cpp")),
+            str(EMULATOR / "emulator.cpp"),
+        ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise CompileException(done.stderr[-4000:])
@@ -108,8 +133,7 @@ class Function:
         from cupy import ndarray
 
         sizes = [(*size, 1, 1)[:3] for size in (grid, block)]
-        for size, most in zip(sizes, ((2**31 - 1, 65535, 65535), (1024, 1024, 64)),
-                              strict=True):
+        for size, most in zip(sizes, ((2**31 - 1, 65535, 65535), (1024, 1024, 64)), strict=True):
             if not all(1 <= n <= limit for n, limit in zip(size, most, strict=True)):
                 raise _double.DoubleError(f"{self.name}: a grid or block of {size}")
         types, values, pointers = "", [], []
@@ -130,8 +154,13 @@ class Function:
             _double.launches += 1
             for pointer in pointers:
                 _double.owner(pointer)
-            launch = Launch(Dim3(*sizes[0]), Dim3(*sizes[1]), _double.launches, types.encode(),
-                            (ctypes.c_uint64 * len(values))(*values))
+            launch = Launch(
+                Dim3(*sizes[0]),
+                Dim3(*sizes[1]),
+                _double.launches,
+                types.encode(),
+                (ctypes.c_uint64 * len(values))(*values),
+            )
             problem = self.entry(ctypes.byref(launch))
             if problem:
                 words = problem.decode()

@@ -81,8 +81,13 @@ def get_elapsed_time(begin: Event, end: Event) -> float:
 
 
 def _properties(device: int) -> dict:
-    return {"name": b"Double of a GPU", "major": 9, "minor": 0, "multiProcessorCount": 132,
-            "totalGlobalMem": _double.capacity}
+    return {
+        "name": b"Double of a GPU",
+        "major": 9,
+        "minor": 0,
+        "multiProcessorCount": 132,
+        "totalGlobalMem": _double.capacity,
+    }
 
 
 def _memcpy(target: int, source: int, nbytes: int, kind: int, stream: int) -> None:
@@ -96,13 +101,20 @@ def _memcpy(target: int, source: int, nbytes: int, kind: int, stream: int) -> No
 # Of the attributes that bench.gpu asks for: {number: value}; kHz, bits, bytes.
 ATTRIBUTES = {16: 132, 36: 2_619_000, 37: 5120, 38: 1 << 16}
 runtime = SimpleNamespace(
-    memcpyDeviceToDevice=3, cudaDevAttrMultiProcessorCount=16, cudaDevAttrMemoryClockRate=36,
-    cudaDevAttrGlobalMemoryBusWidth=37, cudaDevAttrL2CacheSize=38,
+    memcpyDeviceToDevice=3,
+    cudaDevAttrMultiProcessorCount=16,
+    cudaDevAttrMemoryClockRate=36,
+    cudaDevAttrGlobalMemoryBusWidth=37,
+    cudaDevAttrL2CacheSize=38,
     deviceGetAttribute=lambda number, device: ATTRIBUTES[number],
     deviceGetPCIBusId=lambda device: "0000:00:00.0",
-    memcpyAsync=_memcpy, CUDARuntimeError=CUDARuntimeError, getDeviceCount=lambda: 1,
+    memcpyAsync=_memcpy,
+    CUDARuntimeError=CUDARuntimeError,
+    getDeviceCount=lambda: 1,
     getDeviceProperties=_properties,
     memGetInfo=lambda: (_double.capacity - _double.used, _double.capacity),
-    driverGetVersion=lambda: 13000, runtimeGetVersion=lambda: 13000)
+    driverGetVersion=lambda: 13000,
+    runtimeGetVersion=lambda: 13000,
+)
 device = SimpleNamespace(get_cusolver_handle=lambda: cusolver.HANDLE)
 memory = SimpleNamespace(OutOfMemoryError=_double.OutOfMemoryError)

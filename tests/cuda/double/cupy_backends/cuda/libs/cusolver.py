@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from cupy import _double
 
-HANDLE = 0x501                      # what cupy.cuda.device.get_cusolver_handle() returns
-WORK = 32                           # numbers of workspace a column
+HANDLE = 0x501  # what cupy.cuda.device.get_cusolver_handle() returns
+WORK = 32  # numbers of workspace a column
 
 
 def dorgqr_bufferSize(handle, m, n, k, A, lda, tau) -> int:
@@ -28,7 +28,7 @@ def dorgqr(handle, m, n, k, A, lda, tau, work, lwork, devInfo) -> None:
         raise _double.DoubleError(f"dorgqr: {lwork} numbers of workspace, but {WORK * n} are asked")
     Q = np.eye(m, n)
     for j in reversed(range(k)):
-        v = np.concatenate([[1.0], matrix[j, j + 1:]])
+        v = np.concatenate([[1.0], matrix[j, j + 1 :]])
         Q[j:, j:] -= factors[j] * np.outer(v, v @ Q[j:, j:])
     matrix[...] = Q.T
     _numbers(work, lwork)[...] = np.nan
