@@ -64,8 +64,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def some(names: Iterable[str], most: int = 5) -> str:
     """The first few of many names, and how many more there are."""
     names = list(names)
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def choose(kind: str, name: str, known: Iterable[str]) -> str:

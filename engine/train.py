@@ -146,8 +146,8 @@ def summary(args, model, ops) -> str:
         classes = {"auto": model.classes, "cifar100": 100}.get(name, 10)
     else:
         classes = len(load_data(name, args.data_dir, size=model.in_shape, report=log_line).classes)
-    given = options.options_of(args)
-    names = defaults(given, KNOWN) | given
+    typed = options.options_of(args)
+    names = defaults(typed, KNOWN) | typed
     layers = build(names["net"], names["act"], classes, options.recipe_of(args, KNOWN).dropout)
     return Net(layers, LOSSES[names["loss"]](), ops, model.in_shape, batch=1).summary()
 

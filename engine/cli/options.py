@@ -165,18 +165,18 @@ def train_parser(known: Known, description: str) -> Parser:
 
 def check(args: argparse.Namespace, known: Known) -> None:
     """Refuse names and values that can't work, before anything is loaded. InputError."""
-    given = options_of(args)
-    for name, value in given.items():
+    typed = options_of(args)
+    for name, value in typed.items():
         if isinstance(value, list):  # what argparse makes of --batch=--
             raise InputError(f"{option(name)} '--': expected a value; see --help")
         if isinstance(value, str) and "\0" in value:
             raise InputError(f"{option(name)} {value!r}: no name holds a zero byte; leave it out")
-    check_values(given, known)
-    if given.get("init", DEFAULTS["init"]) != "lsuv":
+    check_values(typed, known)
+    if typed.get("init", DEFAULTS["init"]) != "lsuv":
         for name in (name for name in vars(args) if name.startswith("lsuv_")):
-            if name in given:
-                raise InputError(f"{option(name)} is for --init lsuv, not {given['init']}")
-    seed, count = given.get("seed", DEFAULTS["seed"]), given.get("runs", 1)
+            if name in typed:
+                raise InputError(f"{option(name)} is for --init lsuv, not {typed['init']}")
+    seed, count = typed.get("seed", DEFAULTS["seed"]), typed.get("runs", 1)
     if seed + count > 1 << 64:
         raise InputError(
             f"--seed {seed} with --runs {count} needs seeds beyond 2^64; give a smaller --seed"
@@ -200,15 +200,15 @@ def options_of(args: argparse.Namespace) -> dict:
 
 def recipe_of(args: argparse.Namespace, known: Known):
     """The recipe that the options ask for. InputError for an option of another optimizer."""
-    given = options_of(args)
-    names = defaults(given, known) | given
+    typed = options_of(args)
+    names = defaults(typed, known) | typed
     recipe = known.recipe(
-        *(names[key] for key in ("net", "act", "init", "recipe")), given.get("optimizer")
+        *(names[key] for key in ("net", "act", "init", "recipe")), typed.get("optimizer")
     )
     own = OPTIMIZERS[recipe.optimizer].options
-    for name in HYPER.keys() & given.keys() - own.keys():
+    for name in HYPER.keys() & typed.keys() - own.keys():
         raise InputError(
-            f"{option(name)} {given[name]:g}: optimizer {recipe.optimizer} has none, "
+            f"{option(name)} {typed[name]:g}: optimizer {recipe.optimizer} has none, "
             f"but {', '.join(own)}; leave it out, or give another --optimizer"
         )
     return recipe
@@ -224,14 +224,14 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
 
     InputError for a batch larger than the data set, too many steps or none, or an option that the
     optimizer can't use."""
-    given, images = options_of(args), len(data.train.images)
+    typed, images = options_of(args), len(data.train.images)
     origins: dict[str, str] = {}
 
     def pick(name: str, default, origin: str):
-        origins[name] = "command line" if name in given else origin
-        return given.get(name, default)
+        origins[name] = "command line" if name in typed else origin
+        return typed.get(name, default)
 
-    values = {name: pick(name, value, "default") for name, value in defaults(given, known).items()}
+    values = {name: pick(name, value, "default") for name, value in defaults(typed, known).items()}
     for name in ("data_dir", "limit", "threads"):
         values[name] = pick(name, None, "default")
     if values["data"] == "auto":

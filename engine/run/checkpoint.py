@@ -81,15 +81,15 @@ def inward(param, value: np.ndarray) -> np.ndarray:
 
 def collect(net, optimizer=None) -> dict[str, np.ndarray]:
     """Every tensor of the net, and of its optimizer, by name, in the file's layout."""
-    host, found = net.ops.tohost, {}
+    host, tensors = net.ops.tohost, {}
     for name, param in net.named_params().items():
-        found[name] = outward(param, host(param.value))
+        tensors[name] = outward(param, host(param.value))
     for name, state in net.named_state().items():
-        found[name] = np.array(host(state))
+        tensors[name] = np.array(host(state))
     for kind, flat in optimizer.state.items() if optimizer else ():
         for name, param in net.named_params().items():
-            found[f"optimizer.{kind}.{name}"] = outward(param, host(net.arenas.view(flat, name)))
-    return found
+            tensors[f"optimizer.{kind}.{name}"] = outward(param, host(net.arenas.view(flat, name)))
+    return tensors
 
 
 def restore(saved: Saved, net, optimizer=None) -> None:
@@ -103,10 +103,10 @@ def restore(saved: Saved, net, optimizer=None) -> None:
         if value is not None and param is not None:
             value = inward(param, value) if value.ndim == len(shape) else value
         if value is None or value.shape != tuple(shape):
-            found = "nothing" if value is None else f"shape {value.shape}"
+            actual = "nothing" if value is None else f"shape {value.shape}"
             raise InputError(
                 f"{saved.path}: {name} should have shape {tuple(shape)} and has "
-                f"{found}; it is the checkpoint of another net or optimizer"
+                f"{actual}; it is the checkpoint of another net or optimizer"
             )
         return asarray(value.astype(net.dtype))
 
@@ -206,8 +206,8 @@ def read_file(path: Path) -> Saved:
     try:
         with open_regular(path) as file:
             metadata, entries = header(file, LONGEST)
-            found = described(verified(metadata, path), path)
-            hashes = found.pop("hashes")
+            about = described(verified(metadata, path), path)
+            hashes = about.pop("hashes")
             if set(hashes) != set(entries):
                 raise Damaged("is damaged (tensors are missing)")
             for name, entry in entries.items():
@@ -222,7 +222,7 @@ def read_file(path: Path) -> Saved:
         if isinstance(error, OSError) and error.errno not in (errno.EIO, errno.EINVAL):
             raise  # too many open files, no permission: that is not the file's fault
         raise Damaged(f"is damaged ({error!s:.200})") from None
-    return Saved(path, tensors, **found)
+    return Saved(path, tensors, **about)
 
 
 def verified(metadata: dict[str, str], path: Path) -> dict[str, str]:
@@ -246,13 +246,13 @@ def described(metadata: dict[str, str], path: Path) -> dict:
     """What the metadata say of a run, and the hashes. Damaged where `save` would not say so: their
     own hash is no secret."""
     try:
-        found = {
+        about = {
             key: parse(metadata[key].encode()) for key in ("settings", "data", "progress", "hashes")
         }
-        found["plans"] = parse(metadata.get("plans", "{}").encode())
-        need(found, dict.fromkeys(found, dict), path)
-        need(found["plans"], dict.fromkeys(found["plans"], str), path)
-        need(found["data"], DATA, path)
+        about["plans"] = parse(metadata.get("plans", "{}").encode())
+        need(about, dict.fromkeys(about, dict), path)
+        need(about["plans"], dict.fromkeys(about["plans"], str), path)
+        need(about["data"], DATA, path)
         step, epoch, seed = (
             kind(metadata[key]) for key, kind in (("step", int), ("epoch", float), ("seed", int))
         )
@@ -260,8 +260,8 @@ def described(metadata: dict[str, str], path: Path) -> dict:
             raise ValueError(f"step {step}, epoch {epoch}, seed {seed}")
     except (LookupError, TypeError, ValueError) as error:
         raise Damaged(f"is not as this program writes it ({error!s:.200})") from None
-    found["settings"] = renamed(found["settings"])
-    return {**found, "step": step, "epoch": epoch, "seed": seed}
+    about["settings"] = renamed(about["settings"])
+    return {**about, "step": step, "epoch": epoch, "seed": seed}
 
 
 def set_aside(folder: Path, saved: Saved) -> None:

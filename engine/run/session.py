@@ -146,7 +146,7 @@ class Session:
 
         Between two steps it saves, if a signal asks for that, and about once a second shows where
         the run is."""
-        self.start = looked = time.perf_counter()
+        self.start = last_look = time.perf_counter()
         for step in range(epoch.first, epoch.end):
             yield step
             if self.asked.stop():
@@ -154,9 +154,9 @@ class Session:
             if self.asked.save:
                 self.count(epoch)
                 self.save()
-                self.start = looked = time.perf_counter()
-            elif time.perf_counter() - looked > 1:
-                clock, looked = read_clock(self.net), time.perf_counter()
+                self.start = last_look = time.perf_counter()
+            elif time.perf_counter() - last_look > 1:
+                clock, last_look = read_clock(self.net), time.perf_counter()
                 if not clock[FINITE]:
                     break
                 images = (clock[STEP] - self.progress.clock[STEP]) * self.settings.batch
@@ -164,7 +164,7 @@ class Session:
                     int(clock[STEP]),
                     epoch.number,
                     clock[LOSS_SUM] / clock[SEEN],
-                    images / (looked - self.start),
+                    images / (last_look - self.start),
                 )
         self.count(epoch)
 

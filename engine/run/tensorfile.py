@@ -42,13 +42,13 @@ def header(file: BufferedReader, longest: int) -> tuple[dict[str, str], dict[str
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(longest, size - 8):
         raise ValueError(f"a header of {length:,} bytes, in a file of {size:,}")
-    found = parse(file.read(length))
-    if not isinstance(found, dict):
+    names = parse(file.read(length))
+    if not isinstance(names, dict):
         raise ValueError("a header that names nothing")
-    metadata = found.pop("__metadata__", {})
+    metadata = names.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError("metadata that is not text")
-    spans = sorted((*span(name, entry), name) for name, entry in found.items())
+    spans = sorted((*span(name, entry), name) for name, entry in names.items())
     end = 0
     for first, after, name in spans:
         if first != end:
@@ -57,7 +57,7 @@ def header(file: BufferedReader, longest: int) -> tuple[dict[str, str], dict[str
     if 8 + length + end != size:
         raise ValueError(f"{size:,} bytes, and its tensors need {8 + length + end:,}")
     return metadata, {
-        name: Entry(found[name]["dtype"], tuple(found[name]["shape"]), 8 + length + first)
+        name: Entry(names[name]["dtype"], tuple(names[name]["shape"]), 8 + length + first)
         for first, _, name in spans
     }
 
