@@ -6,7 +6,7 @@
     python -m bench.init --device cuda
 
 Single matrices, then all the matrices of the paper's Table 6: FitNet-4 (maxout, a matrix a piece),
-CaffeNet, GoogLeNet with its side exits; and LSUV whole (fill and pass), for FitNet-4 at batch 128,
+CaffeNet, GoogLeNet with its auxiliary classifiers; and LSUV whole (fill and pass), for FitNet-4 at batch 128,
 for the other two at batch 32 on images of noise, since ImageNet is not there. The paper's seconds
 are another machine's. The result is checked first: it must be the reference's matrix, and
 orthonormal at every size, or nothing is timed. The makers take turns; seconds are medians, ratio is

@@ -31,7 +31,7 @@ class RunError(RuntimeError):
 
 
 class NotFinite(RunError):
-    """A loss, a gradient or a score that is NaN or infinite."""
+    """A loss, a gradient, a score or a weight that is NaN or infinite."""
 
     kind = "not finite"
 

@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--data-dir", metavar="DIR", help="likewise")
     args = parser.parse_args(argv)
     options.check(args, KNOWN)
+    options.refuse_auto(args)
     record, where = run_folder.read_run(args.run), Path(args.run) / run_folder.RUN
     s = Settings.from_dict(record["settings"], where, KNOWN)
     ops = ops_for(args.device, args.threads, s.precision, allow_fp32=True)
@@ -42,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     data = data_of(
         replace(s, data=args.data or s.data, data_dir=args.data_dir or s.data_dir),
         NETS[s.net].in_shape,
+        args.data is not None,
     )
     checkpoint.refuse_others(saved, s.as_dict(), run_folder.describe(data))
     s.must_fit(data, where)

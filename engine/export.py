@@ -6,13 +6,13 @@
 
     images         uint8 (N, H, W, C)      what `engine.load(run).predict` takes
     scores         float32 (N, classes)    what the last layer gives
-    probabilities  float32 (N, classes)    their softmax, whatever head the net was trained with
+    probabilities  float32 (N, classes)    their softmax, whatever loss the net was trained with
 
 The run's preprocessing of its test images is a part of the graph. --bare leaves it out: the input
-is then `x`, float32 (N, C, H, W). The net is the one that evaluation sees, without dropout and side
-exits, and computes in float32, also where it was trained in bfloat16. Tensors are named and laid
-out as in the checkpoint. The file is checked before it is written, and where onnxruntime is
-installed its scores are compared with our own.
+is then `x`, float32 (N, C, H, W). The net is the one that evaluation sees, without dropout and
+auxiliary classifiers, and computes in float32, also where it was trained in bfloat16. Tensors are
+named and laid out as in the checkpoint. The file is checked before it is written, and where
+onnxruntime is installed its scores are compared with our own.
 
 ONNX's operators, of set 17 here: https://onnx.ai/onnx/operators/. What a layer becomes stands in
 `FORMS`, one function a type; a layer's author who wants the layer exported adds a line there.

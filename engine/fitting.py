@@ -22,7 +22,8 @@ import numpy as np
 
 from engine.data.feed import Order, read_clock, write_clock, zero_sums
 from engine.diagnosis import first_in_forward, first_in_step, tensor_not_finite
-from engine.errors import InputError, RunError
+from engine.errors import InputError, NotFinite
+from engine.plan import check_seed
 from engine.schedules import rates
 from engine.scoring import need_statistics
 from kernels.clock import CORRECT_SUM, FINITE, FIRST, LOSS_SUM, RATE, SEEN, STEP, TRIAL
@@ -36,7 +37,7 @@ def batches(net, images: np.ndarray, labels, seed: int = 0) -> Callable[[], None
     It moves the clock's step, which draws new dropout masks: what LSUV wants to be given. Training
     begins where it would have begun without."""
     images, targets = checked(net, images, labels)
-    order, number = Order(seed, len(images)), -1
+    order, number = Order(check_seed(seed), len(images)), -1
 
     def next_batch() -> None:
         nonlocal number
@@ -77,13 +78,14 @@ def fit(
         raise InputError(f"the {type(optimizer).__name__} is another net's; make one of this net")
     clock, per_epoch = read_clock(net), len(images) / net.batch
     start = int(clock[TRIAL] - 1 if clock[TRIAL] else clock[STEP])
-    end = last_step(net, epochs, start, per_epoch)
+    end, total = last_step(net, epochs, start, per_epoch)
     policy = rate if isinstance(rate, dict) else {"policy": "fixed", "rate": rate}
     table = rates(policy, start, end - start + 1)
+    net.epochs = total
     clock[STEP], clock[FIRST], clock[RATE] = start, start, table[0]
     clock[FINITE], clock[TRIAL] = 1, 0
     write_clock(net, clock)
-    device_table, order, rows = net.ops.asarray(table), Order(seed, len(images)), []
+    device_table, order, rows = net.ops.asarray(table), Order(check_seed(seed), len(images)), []
 
     def learn() -> None:
         net.forward(train=True)
@@ -106,13 +108,13 @@ def fit(
             if not clock[FINITE]:
                 number = int(clock[STEP])
                 put(net, images, targets, order.images(number * net.batch, net.batch))
-                raise RunError(
+                raise NotFinite(
                     f"loss or gradient is not finite at step {number}: first seen in "
                     f"{first_in_step(net)}; lower the rate, or give the optimizer a "
                     "clip"
                 )
         if name := tensor_not_finite(net, optimizer):
-            raise RunError(
+            raise NotFinite(
                 f"{name} is not finite after step {int(clock[STEP])}; lower the rate, "
                 "or give the optimizer a clip"
             )
@@ -128,8 +130,8 @@ def fit(
     return rows
 
 
-def last_step(net, epochs: float, start: int, per_epoch: float) -> int:
-    """The step that ends so many more epochs, and net.epochs all that have been asked for: their
+def last_step(net, epochs: float, start: int, per_epoch: float) -> tuple[int, float]:
+    """The step that ends so many more epochs, and all the epochs that have been asked for: their
     steps are rounded together. InputError for epochs that give no step."""
     if isinstance(epochs, bool) or not (isinstance(epochs, Real) and isfinite(epochs)):
         raise InputError(f"epochs {epochs!r}: give a number above 0")
@@ -143,8 +145,7 @@ def last_step(net, epochs: float, start: int, per_epoch: float) -> int:
             if end <= start
             else f"epochs {epochs:g} ends at step {end}, and a run has fewer than 2^31"
         )
-    net.epochs = total
-    return end
+    return end, total
 
 
 def run_steps(net, images, targets, order: Order, step, start: int, stop: int) -> np.ndarray:
@@ -187,7 +188,7 @@ def scores(net, images: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             out[rows] = net.ops.tohost(net.forward(train=False))[: len(part)]
             if not np.isfinite(out[rows]).all():
-                raise RunError(
+                raise NotFinite(
                     f"the scores of images {first} to {rows.stop - 1} are not finite: "
                     f"first seen in {first_in_forward(net, train=False)}; look at the "
                     "weights, or scale the images down"

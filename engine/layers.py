@@ -12,6 +12,7 @@ Read next: engine/plan.py, which every `setup` talks to.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf, prod
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,7 @@ class Conv(Weighted):
     ):
         super().__init__(outputs, pieces, bias, bias_decay, bias_rate, original, name)
         self.size, self.stride, self.groups = size, stride, groups
-        self.pad = size // 2 if pad is None else pad
+        self.pad = pad
 
     def setup(self, plan, in_shape):
         H, W, C = plan.image(in_shape)
@@ -147,6 +148,7 @@ class Conv(Weighted):
             stride=self.stride,
             groups=self.groups,
         )
+        self.pad = self.size // 2 if self.pad is None else self.pad
         plan.whole(0, pad=self.pad)
         K, R = self.outputs, self.size
         plan.need(
@@ -293,10 +295,15 @@ class Maxout(Layer):
         return self.dx
 
 
+def is_real(value) -> bool:
+    """Whether it is a number that can be compared; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def check_drop(drop: float) -> float:
     """A probability to drop as it is. InputError if it is none."""
-    if not 0 <= drop < 1:
-        raise InputError(f"dropout {drop}: the probability to drop must lie in [0, 1)")
+    if not (is_real(drop) and 0 <= drop < 1):
+        raise InputError(f"dropout {drop!r}: the probability to drop must lie in [0, 1)")
     return drop
 
 
@@ -336,7 +343,9 @@ class LeakyReLU(Elementwise):
         self.slope = slope
 
     def setup(self, plan, in_shape):
-        plan.need(0 <= self.slope < inf, f"slope {self.slope} must be 0 or more")
+        plan.need(
+            is_real(self.slope) and 0 <= self.slope < inf, f"slope {self.slope!r} must be 0 or more"
+        )
         return super().setup(plan, in_shape)
 
     def forward(self, x, train):
@@ -519,7 +528,7 @@ class LRN(Layer):
         plan.whole(size=size)
         plan.need(size % 2 == 1, f"size {size}: the channels around one are an odd number")
         plan.need(
-            0 <= alpha < inf and abs(beta) < inf,
+            is_real(alpha) and is_real(beta) and 0 <= alpha < inf and abs(beta) < inf,
             f"alpha {alpha}, beta {beta}: alpha must be 0 or more, and both finite",
         )
         self.ops, self.y, self.dx = plan.ops, plan.buffer(in_shape), plan.gradient(in_shape)
@@ -587,8 +596,11 @@ class BatchNorm(Layer):
         self.fraction, self.eps, self.affine = fraction, eps, affine
 
     def setup(self, plan, in_shape):
-        plan.need(0 <= self.fraction <= 1, f"fraction {self.fraction} must be in [0, 1]")
-        plan.need(0 < self.eps < inf, f"eps {self.eps} must be above 0")
+        plan.need(
+            is_real(self.fraction) and 0 <= self.fraction <= 1,
+            f"fraction {self.fraction!r} must be in [0, 1]",
+        )
+        plan.need(is_real(self.eps) and 0 < self.eps < inf, f"eps {self.eps!r} must be above 0")
         self.ops, self.clock = plan.ops, plan.clock
         channels = in_shape[-1:]
         self.count = plan.batch * prod(in_shape[:-1])
@@ -596,12 +608,11 @@ class BatchNorm(Layer):
         self.running_mean = plan.state("mean", channels)
         self.running_var = plan.state("variance", channels)
         self.weight = plan.state("weight", (1,))
-        self.y, self.dx = plan.buffer(in_shape), plan.gradient(in_shape)
-        self.normal = self.y
         if self.affine:
             self.scale, self.dscale = plan.param("scale", channels, decay=0.0, start=1.0)
             self.shift, self.dshift = plan.param("shift", channels, decay=0.0)
-            self.normal = plan.buffer(in_shape)
+        self.y, self.dx = plan.buffer(in_shape), plan.gradient(in_shape)
+        self.normal = plan.buffer(in_shape) if self.affine else self.y
         return in_shape
 
     def forward(self, x, train):

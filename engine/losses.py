@@ -9,7 +9,7 @@ Read next: kernels/reference.py, what the operations mean.
 """
 
 from engine.errors import InputError
-from engine.layers import Array, Layer
+from engine.layers import Array, Layer, is_real
 
 
 class Loss(Layer):
@@ -50,8 +50,8 @@ class SoftmaxLoss(ClassLoss):
 
     def __init__(self, smoothing: float = 0.0, name: str | None = None):
         super().__init__(name)
-        if not 0 <= smoothing < 1:
-            raise InputError(f"label smoothing {smoothing} must lie in [0, 1)")
+        if not (is_real(smoothing) and 0 <= smoothing < 1):
+            raise InputError(f"label smoothing {smoothing!r} must lie in [0, 1)")
         self.smoothing = smoothing
 
     def forward(self, x, train=True):

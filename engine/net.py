@@ -25,7 +25,7 @@ from engine.containers import Chain
 from engine.errors import InputError, RunError, choose
 from engine.layers import Array, Layer, Weighted
 from engine.losses import Loss
-from engine.plan import Arenas, Lane, Param, Plan, SetupContext, Target, is_whole
+from engine.plan import Arenas, Lane, Param, Plan, SetupContext, Target, check_seed, is_whole
 from kernels.clock import new_clock
 from kernels.errors import MemoryFull
 
@@ -62,8 +62,7 @@ class Net:
                 f"in_shape {in_shape!r}: give the shape of one image, such as "
                 "(32, 32, 3), or (8,) for 8 numbers"
             )
-        if not (is_whole(seed, 0) and seed < 1 << 64):
-            raise InputError(f"seed {seed!r} must be a whole number in [0, 2^64)")
+        check_seed(seed)
         if not isinstance(layers, (list, tuple)):
             raise InputError(f"layers {layers!r:.80}: give a list of layers")
         if not isinstance(loss, Loss):
@@ -124,7 +123,7 @@ class Net:
         """Give up layers and loss: another net may have them. This one runs no more."""
         self.released = True
         for layer in self.placed:
-            if layer.place is not None:
+            if layer.place is not None and layer.place.net() is self:
                 layer.place.net = lambda: None
 
     def _need_layers(self) -> None:

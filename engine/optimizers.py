@@ -50,6 +50,8 @@ class Optimizer:
             raise InputError(
                 f"{kind}: {len(values)} numbers, and its options are {', '.join(self.options)}"
             )
+        if twice := [name for name in list(self.options)[: len(values)] if name in named]:
+            raise InputError(f"{kind}: {twice[0]} is given twice; leave one out")
         defaults = {name: option.default for name, option in self.options.items()}
         numbers = defaults | dict(zip(self.options, values, strict=False)) | named
         for name, value in numbers.items():

@@ -357,6 +357,13 @@ class Plan:
         return plan
 
 
+def check_seed(seed: int) -> int:
+    """A seed as it is. InputError if it is none."""
+    if not (is_whole(seed, 0) and seed < 1 << 64):
+        raise InputError(f"seed {seed!r} must be a whole number in [0, 2^64)")
+    return seed
+
+
 def is_whole(value, least: int = 1) -> bool:
     """Whether `value` is a whole number from `least` on; True and False are none."""
     return (

@@ -28,7 +28,7 @@ class Predictor:
         self.prob = net.ops.zeros((net.batch, net.classes), net.dtype)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Softmax of the scores, (N, classes) float32, whatever head the net was trained with.
+        """Softmax of the scores, (N, classes) float32, whatever loss the net was trained with.
 
         images: (N, H, W, C) uint8, preprocessed as the run did its test images. InputError for
         another shape or type."""

@@ -11,6 +11,7 @@ import numpy as np
 from engine.data.feed import Feed, read_clock, write_clock, zero_sums
 from engine.diagnosis import first_in_forward
 from engine.errors import InputError
+from engine.layers import BatchNorm
 from kernels.clock import FINITE, LOSS_SUM, SEEN
 
 
@@ -44,11 +45,11 @@ def score(net, feed: Feed, stop: Callable[[], bool] = lambda: False) -> Scores |
 def need_statistics(net) -> None:
     """InputError for a net with batch normalisation that has not trained a step: outside training
     it has nothing to normalise with."""
-    for name, state in net.named_state().items():
-        if name.endswith(".weight") and not net.ops.tohost(state).any():
+    for layer in net.chain.leaves():
+        if isinstance(layer, BatchNorm) and not net.ops.tohost(layer.weight).any():
             raise InputError(
-                f"{name.removesuffix('.weight')}: batch normalisation has no running "
-                "statistics before the first step; train, with --epochs above 0"
+                f"{layer.name}: batch normalisation has no running statistics before the first "
+                "step; train, with --epochs above 0"
             )
 
 

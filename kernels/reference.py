@@ -815,8 +815,8 @@ class NumpyOps:
         clock[RATE] = rates[min(step - first, len(rates) - 1)]
 
     def latch(self, own, clock):
-        """clock[FINITE] *= own[FINITE], then own[FINITE] = 1: the clock that a side exit's loss has
-        to itself latches the net's, and is clear for the next step."""
+        """clock[FINITE] *= own[FINITE], then own[FINITE] = 1: the clock that an auxiliary
+        classifier's loss has to itself latches the net's, and is clear for the next step."""
         clock[FINITE] *= own[FINITE]
         own[FINITE] = 1.0
 

@@ -26,10 +26,11 @@ Read next: lsuv/report.py, what an initialiser tells of its work.
 
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from math import prod, sqrt
+from math import inf, prod, sqrt
 
 from engine.errors import InputError, choose, nearest
 from engine.layers import Original, Weighted
+from engine.plan import check_seed
 from kernels.philox import WEIGHTS, normal, uniform
 
 INITS = (
@@ -79,10 +80,14 @@ def fill(
     """
     choose("init", init, INITS)
     choose("activation", act, SLOPES)
+    check_seed(seed)
     if gain is not None and init not in GAINED:
         raise InputError(f"gain {gain} with init {init!r}: only {', '.join(GAINED)} have a gain")
     if std is not None and init != "gaussian":
         raise InputError(f"std {std} with init {init!r}: only gaussian takes a standard deviation")
+    for name, value in (("gain", gain), ("std", std)):
+        if value is not None and not 0 < value < inf:
+            raise InputError(f"{name} {value}: give a number above 0")
     if gain is None:
         gain = sqrt(2 / (1 + SLOPES[act] ** 2)) if init == "ortho-msra" else 1.0
     if init == "original":

@@ -21,6 +21,7 @@ Read next: models/caffenet.py.
 from dataclasses import dataclass, replace
 
 from engine.errors import choose
+from engine.optimizers import OPTIMIZERS
 from engine.schedules import stretched
 
 KINDS = ("paper", "fast")
@@ -184,7 +185,8 @@ def recipe(
     choose("recipe", kind, KINDS)
     pair = RECIPES[kind, net if (kind, net) in RECIPES else "cifar"]
     known = {r.optimizer: r for r in pair}
-    known["nesterov"] = replace(known["sgd"], optimizer="nesterov")  # not in any solver file
+    for name in OPTIMIZERS:  # of others no solver file tells: they take what SGD does
+        known.setdefault(name, replace(known["sgd"], optimizer=name))
     chosen = known[choose("optimizer", optimizer, known)] if optimizer else pair[0]
     if kind == "fast" and not net.startswith("fitnet1") and chosen.policy == FAST_CIFAR.policy:
         return replace(chosen, policy={**chosen.policy, "rate": 0.05})

@@ -193,6 +193,12 @@ def check_resume(args: argparse.Namespace) -> None:
             )
 
 
+def refuse_auto(args: argparse.Namespace) -> None:
+    """InputError for --data auto with a run that has begun: it has its data."""
+    if args.data == "auto":
+        raise InputError("--data auto: the run has its data; leave it out, or say where they are")
+
+
 def options_of(args: argparse.Namespace) -> dict:
     """What stands on the command line, by name."""
     return {name: value for name, value in vars(args).items() if value is not None}

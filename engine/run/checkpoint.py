@@ -28,14 +28,13 @@ import numpy as np
 from safetensors.numpy import save as to_bytes
 
 from engine.cli.settings import MAY_CHANGE
-from engine.errors import InputError, RunError
+from engine.errors import InputError, NotFinite, RunError
 from engine.run.files import need, open_regular, parse, plain, write_atomic
 from engine.run.folder import CHECKPOINT, DATA, PREVIOUS, renamed, versions
 from engine.run.tensorfile import header, tensor
 
 FORMAT, VERSION = "lsuv-engine checkpoint", 1  # and a later one hashes its metadata the same way
 DAMAGED = "checkpoint.damaged.safetensors"
-TYPES = ("F32", "F64")  # of tensors
 LONGEST = 16 << 20  # bytes of a header: it grows by 300 an epoch, so 50,000 epochs
 
 
@@ -139,10 +138,12 @@ def save(
     tensors = collect(net, optimizer)
     for name, value in tensors.items():
         if not np.isfinite(value).all():
-            raise RunError(
+            raise NotFinite(
                 f"{name} is not finite at step {step}; nothing is saved over the last "
                 f"good checkpoint, {folder / CHECKPOINT}; lower --lr, or set --clip"
             )
+    if taken := tensors.keys() & data_tensors.keys():
+        raise RunError(f"{', '.join(taken)}: a layer has the name of the data's; rename it")
     tensors |= data_tensors
     metadata = {
         "format": f"{FORMAT} {VERSION}",
@@ -211,8 +212,6 @@ def read_file(path: Path) -> Saved:
             if set(hashes) != set(entries):
                 raise Damaged("is damaged (tensors are missing)")
             for name, entry in entries.items():
-                if entry.dtype not in TYPES:
-                    raise Damaged(f"is damaged ({name} is {entry.dtype})")
                 tensors[name] = tensor(file, entry)
                 if digest(tensors[name]) != hashes[name]:
                     raise Damaged(f"is damaged ({name} does not match its hash)")

@@ -34,7 +34,7 @@ def hold(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
     path = folder / LOCK
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise InputError(f"{path}: not a file, and no run's lock; remove it")
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=0, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout:
@@ -49,14 +49,14 @@ def hold(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
             f"{path}: can't be locked ({reason}); give an --out on another file system"
         ) from None
     try:
-        if left := writer(folder):
-            report(f"note: {folder / WRITER} was left by {left}, which is gone; taken over")
+        if gone := writer(folder):
+            report(f"note: {folder / WRITER} was left by {gone}, which is gone; taken over")
         write_json(folder / WRITER, this_process())
         yield
     finally:
-        (folder / WRITER).unlink(missing_ok=True)
-        with suppress(PermissionError):  # of a system that removes no file in use
-            path.unlink(missing_ok=True)  # a waiter that has it open sees that it is gone
+        for left in (folder / WRITER, path):  # a waiter that has it open sees that it is gone
+            with suppress(OSError):  # some systems remove no file in use
+                left.unlink()
         lock.release()
 
 

@@ -234,12 +234,13 @@ class Session:
             )
 
     def advice(self) -> str:
-        s, saved = self.settings, checkpoint.read(self.folder)
+        s = self.settings
         clip = f"--clip ({s.clip:g})" if s.clip else "set --clip 1"
-        return (
-            f"lower --lr ({s.lr:g}) or {clip}, or try another --init ({s.init}); the last good "
-            f"checkpoint is {saved.path}, step {saved.step}"
-        )
+        text = f"lower --lr ({s.lr:g}) or {clip}, or try another --init ({s.init})"
+        with suppress(InputError):  # where none can be read any more
+            saved = checkpoint.read(self.folder)
+            text += f"; the last good checkpoint is {saved.path}, step {saved.step}"
+        return text
 
 
 def new_run(
@@ -318,6 +319,7 @@ def resumed_run(
             )
             run_folder.write_metrics(folder, progress.rows)
             print_line(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
+        write_json(folder / run_folder.RUN, record)  # what it goes on with, should it be stopped
         return finish(work, Session(s, net, feed, optimizer, folder, progress, Signals()), record)
 
 
@@ -438,6 +440,8 @@ def resume(work: Work, args) -> None:
     for name in changed.keys() & {"data", "data_dir"}:
         if changed[name] not in NAMES:
             changed[name] = options.absolute(changed[name])
+    options.refuse_auto(args)
+    origins = record["origins"] | dict.fromkeys(changed, "command line")
     if args.device in ("numpy", "cuda"):
         changed.setdefault("threads", None)  # those of another device
     s = Settings.from_dict(record["settings"] | changed, where, work.known)
@@ -447,12 +451,11 @@ def resume(work: Work, args) -> None:
         print_line(last_line(record["result"]))
         return
     ops = work.ops_for(s.device, s.threads, s.precision, not s.nondeterministic)
-    data = data_of(s, work.known.nets[s.net].in_shape)
+    data = data_of(s, work.known.nets[s.net].in_shape, "data" in changed)
     s = replace(s, threads=ops.threads, mirror=data.mirror if s.mirror is None else s.mirror)
-    origins = {**record["origins"], **dict.fromkeys(changed, "command line")}
-    s.must_fit(data, where)
     if not several:
         run_folder.refuse_other_data(record, data, folder)
+    s.must_fit(data, where)
     print_settings(s, origins, data, ops)
     if several:
         seed_runs(work, s, origins, data, ops, folder, record["runs"])
@@ -460,10 +463,10 @@ def resume(work: Work, args) -> None:
         resumed_run(work, s, origins, data, ops, folder, record)
 
 
-def data_of(s: Settings, in_shape: tuple[int, ...]):
-    """The data set of a run that has begun. InputError names the remedy where its folder of images
-    lies elsewhere now."""
-    if s.data not in NAMES and not Path(s.data).is_dir():
+def data_of(s: Settings, in_shape: tuple[int, ...], told: bool):
+    """The data set of a run that has begun; told: of which the command line says where it is.
+    InputError names the remedy where its folder of images lies elsewhere now."""
+    if not told and s.data not in NAMES and not Path(s.data).is_dir():
         raise InputError(
             f"the run's images were in {s.data}, and there is no such folder; give "
             "their new place with --data FOLDER"

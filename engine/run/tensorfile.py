@@ -1,4 +1,4 @@
-"""A safetensors file, read strictly: what a checkpoint and a cached data set have in common.
+"""A safetensors file, read strictly: how a checkpoint is read.
 
     8 bytes      length of the header, little-endian
     header       JSON: {"__metadata__": {name: text}, tensor: {"dtype", "shape", "data_offsets"}}
@@ -21,7 +21,7 @@ import numpy as np
 
 from engine.run.files import parse
 
-TYPES = {"U8": "u1", "I32": "<i4", "F32": "<f4", "F64": "<f8"}  # those that we write, for NumPy
+TYPES = {"F32": "<f4", "F64": "<f8"}  # those that we write, for NumPy
 KEYS = {"dtype", "shape", "data_offsets"}
 MOST_AXES = 8
 

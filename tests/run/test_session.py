@@ -12,6 +12,7 @@ from PIL import Image
 import engine.evaluate
 import engine.train
 from engine.cli.command import run_command
+from engine.optimizers import OPTIMIZERS
 from engine.run.folder import read_run
 from helpers.nets import tiny
 from helpers.runs import SMALL, assert_same_run, command, stop_at
@@ -57,7 +58,15 @@ def test_a_run_survives_the_moving_of_its_images(tmp_path, pets, capsys):
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and f"were in {pets}" in error and "--data FOLDER" in error
     assert evaluate(moved, "--data", animals) == 0
-    assert command("--resume", moved, "--data", animals) == 0
+    assert evaluate(moved, "--data", "nowhere") == 2
+    assert "unknown data 'nowhere'" in capsys.readouterr().err
+    assert command("--resume", moved, "--data", "auto") == 2
+    assert "the run has its data" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:  # stopped once more, it knows the new place
+        stop_at(patch, 8, batch=4)
+        assert command("--resume", moved, "--data", animals) == 143
+    assert evaluate(moved) == 0
+    assert command("--resume", moved) == 0
     assert_same_run(straight, moved)
     assert read_run(moved)["settings"]["data"] == str(animals)
     assert evaluate(moved) == 0
@@ -159,3 +168,13 @@ def test_every_optimizer_resumes_bit_for_bit_with_its_own_numbers(tmp_path, opti
     assert_same_run(tmp_path / "straight", tmp_path / "stopped")
     settings = read_run(tmp_path / "stopped")["settings"]
     assert settings["momentum"] == 0.8 and "rho" not in settings
+
+
+def test_options_of_one_name_mean_the_same_in_every_optimizer():
+    """Their range and help are printed once."""
+    options: dict = {}
+    for kind in OPTIMIZERS.values():
+        for name, option in kind.options.items():
+            assert options.setdefault(name, option) is option or (
+                options[name].wanted == option.wanted and options[name].help == option.help
+            )
