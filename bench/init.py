@@ -6,12 +6,12 @@
     python -m bench.init --device cuda
 
 Single matrices, then all the matrices of the paper's Table 6: FitNet-4 (maxout, a matrix a piece),
-CaffeNet, GoogLeNet with its auxiliary classifiers; and LSUV whole (fill and pass), for FitNet-4 at batch 128,
-for the other two at batch 32 on images of noise, since ImageNet is not there. The paper's seconds
-are another machine's. The result is checked first: it must be the reference's matrix, and
-orthonormal at every size, or nothing is timed. The makers take turns; seconds are medians, ratio is
-theirs / ours, error is max |Q'Q - I| in float64. An SVD of the largest matrices takes minutes, and
-only --full waits for it.
+CaffeNet, GoogLeNet with its auxiliary classifiers; and LSUV whole (fill and pass), for FitNet-4 at
+batch 128, for the other two at batch 32 on images of noise, since ImageNet is not there. The
+paper's seconds are another machine's. The result is checked first: it must be the reference's
+matrix, and orthonormal at every size, or nothing is timed. The makers take turns; seconds are
+medians, ratio is theirs / ours, error is max |Q'Q - I| in float64. An SVD of the largest matrices
+takes minutes, and only --full waits for it.
 
 A matrix is timed from the call to its end, which the host waits for: cuSOLVER's verdict on a GPU is
 read by the host, so that is how a user meets it. Beside a GPU only PyTorch takes part, on it.

@@ -22,6 +22,7 @@ from engine.layers import (
     GlobalAvgPool,
     GlobalMaxPool,
     Layer,
+    LeakyReLU,
     Linear,
     Maxout,
     MaxPool,
@@ -705,3 +706,36 @@ def test_bf16_gradients_are_float32s_but_for_rounding(ops):
     apart = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 1e-4 < apart < 0.2
     assert net.clock[RATE] == 0
+
+
+def test_a_net_gives_up_its_own_layers_only():
+    body = layers()
+    old = made(body=body)
+    old.release()
+    new = made(body=body)
+    old.release()  # once more: the layers are another's now
+    with pytest.raises(InputError, match="belongs to another net"):
+        made(body=body)
+    new.forward(train=True)
+
+
+@pytest.mark.parametrize(
+    "refused, said",
+    [
+        (lambda net: SGD(net, 0.5, momentum=0.1), "momentum is given twice"),
+        (lambda net: lsuv.fill(net, "gaussian", 0, std=float("nan")), "std nan: give a number"),
+        (lambda net: lsuv.fill(net, "ortho", 0, gain=-1.0), "gain -1.0: give a number above 0"),
+        (lambda net: lsuv.fill(net, "ortho", -1), "seed -1 must be a whole number"),
+        (lambda net: engine.fit(net, IMAGES, LABELS, SGD(net), 1, 0.1, seed=-1), "seed -1 must"),
+        (lambda net: engine.batches(net, IMAGES, LABELS, seed=0.5), "seed 0.5 must"),
+        (lambda net: made(body=[Dropout("0.5"), Linear(4)]), "dropout '0.5': the probability"),
+        (lambda net: made(body=[LeakyReLU("a"), Linear(4)]), "slope 'a' must be 0 or more"),
+        (lambda net: made(body=[Conv(2, size="3"), Linear(4)]), "size '3' must be a whole number"),
+        (lambda net: made(body=[BatchNorm(eps="x"), Linear(4)]), "eps 'x' must be above 0"),
+        (lambda net: SoftmaxLoss("a little"), "label smoothing 'a little' must lie in"),
+    ],
+)
+def test_what_is_of_another_type_or_said_twice_is_one_line(refused, said):
+    with pytest.raises(InputError, match=said) as error:
+        refused(made())
+    assert "\n" not in str(error.value)

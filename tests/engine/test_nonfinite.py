@@ -197,6 +197,11 @@ MAY_HIDE = {
     ("maxout_pool_dropout_backward", "dy"),
     ("leaky_backward", "y"),
     ("hinge_loss_backward", "scores"),
+    ("squared_hinge_loss_backward", "scores"),
+    ("prelu_forward", "slope"),  # of a channel without a negative value
+    ("prelu_backward", "slope"),
+    ("prelu_backward", "dy"),  # where x is positive and nobody wants dx; likewise
+    ("scale_backward", "scale"),
     ("softmax_loss_backward", "prob"),
     ("batchnorm_running", "mean"),
     ("batchnorm_running", "rstd"),
