@@ -10,6 +10,7 @@
 //
 // Read next: variance.cu.
 
+#define BLOCKS 3
 #include "columns.cuh"
 
 KERNEL scale_forward(const real* x, const float* scale, const float* shift, real* y, int64 rows,
@@ -36,7 +37,8 @@ __device__ void backward(const real* __restrict__ dy, const real* __restrict__ x
         const Share own = share(m, task);
         const Pack<VECTOR> factor = statistics<WIDE>(a, own);
         Pack<VECTOR> products = {}, level = {};
-#pragma unroll WIDE ? 4 : 1
+        // In bfloat16 one row at a time, in float two: more spills registers.
+#pragma unroll WIDE ? 8 / VECTOR : 1
         for (int turn = 0; turn < own.turns; ++turn) {
             const int64 at = own.offset + turn * own.step;
             Pack<VECTOR> gradient = load_channels<WIDE>(dy + at, own.channels);

@@ -24,6 +24,8 @@ nvrtc = pytest.importorskip(
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 # Registers of a thread with which three blocks still fit a multiprocessor's 65,536.
 MOST_REGISTERS = 80
+# Of kernels that need more: one of initialisation only, which sums eight channels in float64.
+MORE_REGISTERS = {"variance_moments": 128}
 # Bound by bandwidth: {kernel: (128-bit loads, 128-bit stores)} that its code must at least have.
 WIDE = {
     "maxout_forward": (2, 1),
@@ -126,7 +128,8 @@ def test_every_kernel_compiles_without_local_memory(file, real):
             assert (stack, spilled) == (0, 0), (
                 f"{kernel} on sm_{architecture}: {stack} bytes of local memory, {spilled} spilled"
             )
-            assert registers <= MOST_REGISTERS, f"{kernel} on sm_{architecture}: {registers}"
+            most = MORE_REGISTERS.get(kernel, MOST_REGISTERS)
+            assert registers <= most, f"{kernel} on sm_{architecture}: {registers}"
 
 
 def disassembly(cubin: bytes, folder: Path) -> dict[str, str]:

@@ -1,4 +1,5 @@
-// The global norm, the updates and the end of a step, on flat arenas; and an auxiliary classifier's latch.
+// The global norm, the updates and the end of a step, on flat arenas; and the latch of an auxiliary
+// classifier's clock.
 //
 //   clip           g (size,) -> clock                 reads 4 bytes an element
 //   sgd_step       w, g, v (size,), segments (S,4)    reads 12, writes 8
