@@ -475,5 +475,5 @@ def test_plans_say_how_each_convolution_was_computed():
         ops.conv_forward(x, W, b, y, stride, 1, 1)
     (first, how), (second, other) = sorted(ops.plans().items())
     assert first.startswith("conv_forward 64x32x32x32 -> 32, 3x3, stride 1, pad 1, groups 1, f32, ")
-    assert (how == "winograd") == (_native.instructions() == "AVX-512")
+    assert how == "winograd" or (how.startswith("oneDNN ") and _native.instructions() != "AVX-512")
     assert "stride 2" in second and other.startswith("oneDNN ")

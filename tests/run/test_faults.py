@@ -16,6 +16,7 @@ import pytest
 
 from engine.run import checkpoint
 from engine.run import folder as runs
+from engine.run.lock import LOCK, WRITER
 from helpers.length import often
 from helpers.lives import ERROR, KILL, SHORT, TORN, End
 from helpers.runs import TINY, again, clean, whole
@@ -49,11 +50,12 @@ def check(end: End, mode: int, at: int) -> None:
 
 def borne(end: End, at: int) -> bool:
     """Whether a run goes on after that call has failed: where a file can have no second name it is
-    moved, what a dead process left may stay, and a lock wants to make a folder that is there."""
+    moved, what a dead process left and a lock's files may stay, and a lock wants to make a folder
+    that is there."""
     name, path, *_ = end.calls[at - 1] if end.calls else ("", "")
     return (
         name == "link"
-        or (name == "unlink" and path.endswith(".part"))
+        or (name == "unlink" and path.endswith((".part", LOCK, WRITER)))
         or (name == "mkdir" and Path(path).is_dir())
     )
 
