@@ -44,10 +44,6 @@ def load(
     _check(limit, size)
     if data_dir is not None and not os.path.isdir(os.path.expanduser(data_dir)):
         raise InputError(f"data-dir {os.fspath(data_dir)}: no such folder")
-    if data_dir is not None and name not in ("auto", *OFFICIAL):
-        raise InputError(
-            f"data-dir {os.fspath(data_dir)}: data {name} does not come from one; leave it out"
-        )
     if name == "auto":
         return _auto(wanted or "cifar10", data_dir, limit, size, report)
     if name == "synthetic":
