@@ -26,6 +26,18 @@ class Container(Layer):
 
     chains: list["Chain"]
 
+    @property
+    def frozen(self) -> bool:
+        return all(layer.frozen for layer in self.leaves())
+
+    @frozen.setter
+    def frozen(self, frozen: bool) -> None:
+        net = self.place.net() if self.place else None
+        if net is not None:
+            net.rest(self.leaves(), frozen)
+        for layer in self.leaves():
+            layer.resting = bool(frozen)
+
     def forward(self, x, train, before=None):
         raise NotImplementedError
 

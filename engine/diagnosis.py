@@ -32,7 +32,8 @@ def first_in_step(net) -> str:
     behind: list[str] = []
 
     def after(layer):
-        if not behind and not all(_finite(net, a) for a in (layer.dz, layer.dW, layer.db)):
+        gradients = (layer.dz,) if layer.frozen else (layer.dz, layer.dW, layer.db)
+        if not behind and not all(_finite(net, a) for a in gradients):
             behind.append(f"the gradient of {layer.name}")
 
     net.backward(after)

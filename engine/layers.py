@@ -41,12 +41,27 @@ class Layer:
     in_shape: tuple[int, ...]
     out_shape: tuple[int, ...]
     place: Place | None = None
+    resting = False
     takes_slot = True  # whether its dx takes one of the lane's two slots
     keeps_input = True  # whether it wants x after its forward pass, or hands it on
     multiply_adds = 0  # of one image's forward pass
 
     def __init__(self, name: str | None = None):
         self.name = name or ""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether training leaves its weights as they are. It may be set at any time; what lies
+        below all that is trained has no backward pass then."""
+        return self.resting
+
+    @frozen.setter
+    def frozen(self, frozen: bool) -> None:
+        net = self.place.net() if self.place else None
+        if net is None:
+            self.resting = bool(frozen)
+        else:
+            net.rest([self], frozen)
 
     def setup(self, plan, in_shape: tuple[int, ...]) -> tuple[int, ...]:
         raise NotImplementedError
@@ -172,7 +187,8 @@ class Conv(Weighted):
     def backward(self, dz):
         self.dz = dz
         shape = self.stride, self.pad, self.groups
-        self.ops.conv_backward_filter(self.x, dz, self.dW, self.db, *shape)
+        if not self.frozen:
+            self.ops.conv_backward_filter(self.x, dz, self.dW, self.db, *shape)
         if self.dx is not None:
             self.ops.conv_backward_data(dz, self.W, self.dx, *shape)
         return self.dx
@@ -197,7 +213,8 @@ class Linear(Weighted):
 
     def backward(self, dz):
         self.dz = dz
-        self.ops.linear_backward_filter(self.x, dz, self.dW, self.db)
+        if not self.frozen:
+            self.ops.linear_backward_filter(self.x, dz, self.dW, self.db)
         if self.dx is not None:
             self.ops.linear_backward_data(dz, self.W, self.dx.reshape(self.x.shape))
         return self.dx
@@ -581,6 +598,7 @@ class BatchNorm(Layer):
     are updated in backward, so a forward pass that only looks (LSUV) leaves them as they were, and
     a clock that the loss latched keeps a bad batch out of them. (A batch whose gradient alone is
     not finite is in them, whose own numbers are finite; the run ends there, and saves nothing.)
+    Frozen, it normalises by its running statistics, as outside training, and they stay.
     """
 
     keeps_input = False
@@ -612,11 +630,16 @@ class BatchNorm(Layer):
             self.scale, self.dscale = plan.param("scale", channels, decay=0.0, start=1.0)
             self.shift, self.dshift = plan.param("shift", channels, decay=0.0)
         self.y, self.dx = plan.buffer(in_shape), plan.gradient(in_shape)
+        plan.need(
+            not (self.frozen and plan.input_gradient),
+            "batch normalisation that is frozen hands no gradient on; freeze what lies before it "
+            "too, or let it learn",
+        )
         self.normal = plan.buffer(in_shape) if self.affine else self.y
         return in_shape
 
     def forward(self, x, train):
-        if train:
+        if train and not self.frozen:
             self.ops.batchnorm_forward(x, self.normal, self.mean, self.rstd, self.eps)
         else:
             self.ops.batchnorm_inference(
@@ -627,6 +650,8 @@ class BatchNorm(Layer):
         return self.y
 
     def backward(self, dy):
+        if self.frozen:
+            return None
         self.ops.batchnorm_running(
             self.mean,
             self.rstd,

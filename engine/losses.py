@@ -14,9 +14,13 @@ from engine.layers import Array, Layer, is_real
 
 class Loss(Layer):
     """What a loss is: `setup` declares its targets by plan.target, `forward(scores)` leaves the
-    batch's loss in the clock, `backward(weight)` gives the gradient of `weight` times that loss."""
+    batch's loss in the clock, `backward(weight)` gives the gradient of `weight` times that loss.
+
+    A row whose target is -1, or nan where it is floating-point, is padding and counts for nothing.
+    """
 
     scores: Array
+    counts = True  # whether the clock's CORRECT_SUM is how many images are right
 
     def forward(self, x, train: bool = True) -> None:
         raise NotImplementedError

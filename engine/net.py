@@ -19,11 +19,15 @@ layers are free as well.
 Read next: engine/losses.py, where the gradients begin.
 """
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from math import inf
+
 import numpy as np
 
 from engine.containers import Chain
 from engine.errors import InputError, RunError, choose
-from engine.layers import Array, Layer, Weighted
+from engine.layers import Array, Layer, Weighted, is_real
 from engine.losses import Loss
 from engine.plan import Arenas, Lane, Param, Plan, SetupContext, Target, check_seed, is_whole
 from kernels.clock import new_clock
@@ -118,6 +122,60 @@ class Net:
         self._need_layers()
         if batch != self.batch:
             self._bind(self._declare(batch, self._arenas()))
+
+    def freeze(self, pattern: str, frozen: bool = True) -> list[str]:
+        """Freeze the layers whose name fits a pattern such as "conv*", or let them learn again ->
+        their names. InputError if there are none."""
+        names = [layer.name for layer in self.chain.leaves()]
+        chosen = [layer for layer in self.chain.leaves() if fnmatchcase(layer.name, pattern)]
+        if not chosen:
+            raise InputError(f"{pattern!r} is the name of no layer; there are {', '.join(names)}")
+        self.rest(chosen, frozen)
+        return [layer.name for layer in chosen]
+
+    def rest(self, layers: Iterable[Layer], frozen: bool) -> None:
+        """Set these layers' `frozen`, and set the net up anew; weights, states and clock stay."""
+        before = {layer: layer.resting for layer in layers}
+        for layer in before:
+            layer.resting = bool(frozen)
+        try:
+            self._plan_anew()
+        except InputError:
+            for layer, resting in before.items():
+                layer.resting = resting
+            self._plan_anew()
+            raise
+
+    def _plan_anew(self) -> None:
+        self._bind(self._declare(self.batch, self._arenas()))
+        self.gradients[...] = 0
+        self.arenas.tabulate()
+
+    def multiply(self, pattern: str, rate: float = 1.0, decay: float = 1.0) -> list[str]:
+        """Multiply the learning rate and the weight decay of the tensors whose layer, or whose own
+        name, fits a pattern such as "conv*" or "*.b" -> their names. InputError if there are none.
+        """
+        for kind, factor in (("rate", rate), ("decay", decay)):
+            if not (is_real(factor) and 0 <= factor < inf):
+                raise InputError(f"{kind} {factor!r}: a multiplier is a number of 0 or more")
+        params = self.named_params()
+        names = [
+            name
+            for name, p in params.items()
+            if fnmatchcase(p.layer.name, pattern) or fnmatchcase(name, pattern)
+        ]
+        if not names:
+            raise InputError(
+                f"{pattern!r} is the name of no layer with weights; there are "
+                f"{', '.join(dict.fromkeys(p.layer.name for p in params.values()))}"
+            )
+        for name in names:
+            params[name].rate, params[name].decay = (
+                params[name].rate * rate,
+                params[name].decay * decay,
+            )
+        self.arenas.tabulate()
+        return names
 
     def release(self) -> None:
         """Give up layers and loss: another net may have them. This one runs no more."""

@@ -19,8 +19,8 @@ author writes it once, and a new batch size is the second run with other buffers
   two, so that one's `dx` stays while the next runs. It follows that a layer always writes its own
   `dx`, in the lane that it stands in, and never returns `dy` itself (a view of it, as Flatten does,
   takes no slot: `takes_slot` is false).
-* Up to the first layer that has a parameter or a state nobody wants an input gradient, and from it
-  on everything is run backward.
+* Up to the first layer that has a parameter or a state and is not frozen nobody wants an input
+  gradient, and from it on everything is run backward.
 
 Read next: engine/containers.py, where a list of layers becomes a layer.
 """
@@ -52,6 +52,11 @@ class Param:
     value: Array = field(init=False)
     gradient: Array = field(init=False)
 
+    @property
+    def room(self) -> int:
+        """Elements that it takes in an arena."""
+        return -(-prod(self.shape) // ALIGN) * ALIGN
+
 
 @dataclass(frozen=True)
 class Target:
@@ -61,6 +66,11 @@ class Target:
     shape: tuple[int, ...]  # of one image's; () is a number
     dtype: Any
     classes: int | None = None
+
+    @property
+    def padding(self) -> float:
+        """What a row that counts for nothing holds."""
+        return np.nan if np.dtype(self.dtype).kind == "f" else -1
 
     def of(self, values, count: int) -> np.ndarray:
         """`values`, one for each of `count` images, as an array of this dtype. InputError, with a
@@ -85,7 +95,7 @@ class Target:
             raise InputError(
                 f"{self.name} are {array.dtype}: give whole numbers, {self.name}.astype(int)"
             )
-        if self.classes and not (array.min() >= 0 and array.max() < self.classes):
+        if self.classes and array.size and not (array.min() >= 0 and array.max() < self.classes):
             raise InputError(
                 f"{self.name} from {array.min()} to {array.max()}: this net has "
                 f"{self.classes} classes, 0 to {self.classes - 1}"
@@ -113,16 +123,13 @@ class Arenas:
     def lay_out(self) -> None:
         """Give every declared tensor its place and first value; once, after the first setup."""
         kinds = sorted({(p.rate, p.decay) for p in self.params.values()}, reverse=True)
-        segments, end = [], 0
+        end = 0
         for kind in kinds:
-            start = end
             for p in self.params.values():
                 if (p.rate, p.decay) == kind:
                     self.places[p.name] = end
-                    end += -(-prod(p.shape) // ALIGN) * ALIGN
-            segments.append((start, end, *kind))
-        table = np.array(segments, np.float64).reshape(-1, 4)  # start, stop, rate, decay
-        self.segments = self.ops.constant(table)
+                    end += p.room
+        self.tabulate()
         self.weights = self.ops.zeros((end,), self.dtype)
         self.gradients = self.ops.zeros((end,), self.gradient_dtype)
         for p in self.params.values():
@@ -133,6 +140,19 @@ class Arenas:
         for name, value in self.taken.items():
             tensor = self.params[name].value if name in self.params else self.states[name]
             tensor[...] = self.ops.asarray(value.astype(self.dtype))
+
+    def tabulate(self) -> None:
+        """Write the multipliers down for the optimizers: of each segment its start, stop, rate and
+        decay. The rate of what is frozen is 0."""
+        segments: list[list[float]] = []
+        for name, start in self.places.items():
+            p = self.params[name]
+            kind = [0.0 if p.layer.frozen else p.rate, p.decay]
+            if segments and segments[-1][2:] == kind:
+                segments[-1][1] += p.room
+            else:
+                segments.append([start, start + p.room, *kind])
+        self.segments = self.ops.constant(np.array(segments, np.float64).reshape(-1, 4))
 
     def view(self, flat, name: str) -> Array:
         """`name`'s tensor in a flat array laid out alike: weights, or an optimizer's state."""
@@ -233,7 +253,10 @@ class Plan:
                 )
             params[full] = Param(full, shape, rate, decay, start, self.layer)
             return None, None
-        return self._kept(name, params[full].value), params[full].gradient
+        gradient = params[full].gradient
+        if self.layer.frozen:  # not the arena's, which holds those of what is trained, and is zero
+            gradient = self.ops.empty(shape, gradient.dtype)
+        return self._kept(name, params[full].value), gradient
 
     def state(self, name: str, shape: tuple[int, ...]) -> Array:
         """A tensor that is saved but not trained; zero at first."""
@@ -247,7 +270,7 @@ class Plan:
         """The tensor's full name. What stands behind this layer hands its gradient on to it from
         now on. InputError for a name that is taken, or a tensor of another net that is no such."""
         full, arenas = f"{self.name}.{name}", self.context.arenas
-        self.context.input_gradient = True
+        self.context.input_gradient |= not self.layer.frozen
         if not self.context.binding:
             self.need(
                 full not in arenas.params and full not in arenas.state_shapes,

@@ -42,11 +42,13 @@ def score(net, feed: Feed, stop: Callable[[], bool] = lambda: False) -> Scores |
         write_clock(net, before)
 
 
-def need_statistics(net) -> None:
-    """InputError for a net with batch normalisation that has not trained a step: outside training
-    it has nothing to normalise with."""
+def need_statistics(net, train: bool = False) -> None:
+    """InputError for a net with batch normalisation that has not trained a step: outside training,
+    and where it is frozen, it has nothing to normalise with."""
     for layer in net.chain.leaves():
-        if isinstance(layer, BatchNorm) and not net.ops.tohost(layer.weight).any():
+        if not isinstance(layer, BatchNorm) or (train and not layer.frozen):
+            continue
+        if not net.ops.tohost(layer.weight).any():
             raise InputError(
                 f"{layer.name}: batch normalisation has no running statistics before the first "
                 "step; train, with --epochs above 0"
