@@ -10,19 +10,23 @@ Images are floating-point (N, H, W, C) and go in as they are: normalise and augm
 A NaN or an infinity among them is refused; one that comes up in training ends it, with the name of
 the layer.
 
-Read next: engine/README.md.
+Read next: engine/data/examples.py, what it is given.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from math import ceil, isfinite
+from collections.abc import Callable
+from math import ceil, isfinite, prod
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
+from engine.data.dataset import held_out
 from engine.data.feed import Order, read_clock, write_clock, zero_sums
 from engine.diagnosis import first_in_forward, first_in_step, tensor_not_finite
 from engine.errors import InputError, NotFinite
+from engine.data.examples import Examples
+from engine.layers import is_real
 from engine.plan import check_seed
 from engine.schedules import rates
 from engine.scoring import need_statistics
@@ -36,8 +40,8 @@ def batches(net, images: np.ndarray, labels, seed: int = 0) -> Callable[[], None
 
     It moves the clock's step, which draws new dropout masks: what LSUV wants to be given. Training
     begins where it would have begun without."""
-    images, targets = checked(net, images, labels)
-    order, number = Order(check_seed(seed), len(images)), -1
+    examples = Examples(net, images, labels).need_batch()
+    order, number = Order(check_seed(seed), len(examples)), -1
 
     def next_batch() -> None:
         nonlocal number
@@ -46,25 +50,36 @@ def batches(net, images: np.ndarray, labels, seed: int = 0) -> Callable[[], None
         clock[TRIAL] = clock[TRIAL] or clock[STEP] + 1
         clock[STEP] = number
         write_clock(net, clock)
-        put(net, images, targets, order.images(number * net.batch, net.batch))
+        put(net, *examples.batch(order.images(number * net.batch, net.batch)))
 
     return next_batch
 
 
 def fit(
     net,
-    images: np.ndarray,
+    images,
     labels,
     optimizer,
     epochs: float,
     rate: float | dict,
     seed: int = 0,
     report: Callable[[str], None] = print,
+    validation=None,
+    each_epoch: Callable[[dict], Any] | None = None,
+    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
 ) -> list[dict]:
-    """Train for so many epochs -> a row an epoch: epoch, loss, accuracy on the training set.
+    """Train for so many epochs -> a row an epoch: epoch, loss and, where the loss counts hits,
+    accuracy on the training set; with `validation` also validation_loss and validation_accuracy.
 
-    labels: (N,) whole numbers below net.classes, or what else the net's loss wants to know of each
-    image; of several targets a dict by name. rate: a number, or a policy of engine.schedules.
+    images: an array, or any sequence whose `images[rows]`, for an array of row numbers, is one: a
+    memory-mapped file, or a class of your own. labels: (N,) whole numbers below net.classes, or
+    what else the net's loss wants to know of each image; of several targets a dict by name. rate: a
+    number, or a policy of engine.schedules.
+
+    validation: (images, labels), or the share or number of the images that are held out for it, by
+    the seed. each_epoch is handed every row; training ends early where it returns False. augment is
+    handed each training batch, (n, *in_shape) in the net's dtype, and a random generator that
+    depends on seed and step alone; it returns the batch to train on.
 
     A step is a batch, an epoch N / batch of them, rounded. A second call goes on where the first
     ended: order, dropout masks and rate policy count the steps in the net's clock, so that two
@@ -73,10 +88,21 @@ def fit(
     InputError, before the first step, for what can't be trained on. RunError names step and layer
     where a loss or gradient is not finite, and the weights are then those before that step; or the
     tensor, where the updates of an epoch have made one so."""
-    images, targets = checked(net, images, labels)
+    check_seed(seed)
+    examples, tested = Examples(net, images, labels, augment, seed), None
+    if isinstance(validation, (tuple, list)) and len(validation) == 2:
+        tested = Examples(net, *validation)
+    elif is_real(validation):
+        examples, tested = map(examples.part, held_out(len(examples), validation, seed))
+    elif validation is not None:
+        raise InputError(
+            f"validation {validation!r:.80}: give (images, labels), or a share such as 0.1"
+        )
+    examples.need_batch()
     if optimizer.net is not net:
         raise InputError(f"the {type(optimizer).__name__} is another net's; make one of this net")
-    clock, per_epoch = read_clock(net), len(images) / net.batch
+    need_statistics(net, train=True)
+    clock, per_epoch = read_clock(net), len(examples) / net.batch
     start = int(clock[TRIAL] - 1 if clock[TRIAL] else clock[STEP])
     end, total = last_step(net, epochs, start, per_epoch)
     policy = rate if isinstance(rate, dict) else {"policy": "fixed", "rate": rate}
@@ -85,7 +111,7 @@ def fit(
     clock[STEP], clock[FIRST], clock[RATE] = start, start, table[0]
     clock[FINITE], clock[TRIAL] = 1, 0
     write_clock(net, clock)
-    device_table, order, rows = net.ops.asarray(table), Order(check_seed(seed), len(images)), []
+    device_table, order, rows = net.ops.asarray(table), Order(seed, len(examples)), []
 
     def learn() -> None:
         net.forward(train=True)
@@ -104,10 +130,10 @@ def fit(
             zero_sums(clock)
             write_clock(net, clock)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # latched, and named
-            clock = run_steps(net, images, targets, order, step, start, stop)
+            clock = run_steps(net, examples, order, step, start, stop)
             if not clock[FINITE]:
                 number = int(clock[STEP])
-                put(net, images, targets, order.images(number * net.batch, net.batch))
+                put(net, *examples.batch(order.images(number * net.batch, net.batch), number))
                 raise NotFinite(
                     f"loss or gradient is not finite at step {number}: first seen in "
                     f"{first_in_step(net)}; lower the rate, or give the optimizer a "
@@ -118,14 +144,14 @@ def fit(
                 f"{name} is not finite after step {int(clock[STEP])}; lower the rate, "
                 "or give the optimizer a clip"
             )
-        rows.append(
-            {
-                "epoch": epoch,
-                "loss": clock[LOSS_SUM] / clock[SEEN],
-                "accuracy": clock[CORRECT_SUM] / clock[SEEN],
-            }
-        )
-        report("epoch {epoch}  loss {loss:.4f}  accuracy {accuracy:.4f}".format(**rows[-1]))
+        row = {"epoch": epoch} | sums(net, clock)
+        if tested is not None:
+            row |= {f"validation_{name}": value for name, value in score(net, tested).items()}
+        rows.append(row)
+        numbers = (f"{name.replace('_', ' ')} {row[name]:.4f}" for name in list(row)[1:])
+        report(f"epoch {epoch}  {'  '.join(numbers)}")
+        if each_epoch is not None and each_epoch(dict(row)) is False:
+            break
         start = stop
     return rows
 
@@ -148,22 +174,20 @@ def last_step(net, epochs: float, start: int, per_epoch: float) -> tuple[int, fl
     return end, total
 
 
-def run_steps(net, images, targets, order: Order, step, start: int, stop: int) -> np.ndarray:
+def run_steps(net, examples: Examples, order: Order, step, start: int, stop: int) -> np.ndarray:
     """Steps start .. stop - 1, or up to one that is not finite -> the clock.
 
     Images go to the device in blocks of whole steps, so that it is waited for once a block, and
     where the clock is looked at, once a second."""
-    size = net.batch * images[:1].size * np.dtype(net.dtype).itemsize
+    size = net.batch * prod(net.in_shape) * np.dtype(net.dtype).itemsize
     block, last_look = max(1, UPLOAD // size), time.perf_counter()
     for first in range(start, stop, block):
         count = min(block, stop - first)
         rows = order.images(first * net.batch, count * net.batch)
-        x, wanted = on_device(net, images, targets, rows)
+        x, wanted = examples.batch(rows, first)
         for number in range(count):
             part = slice(number * net.batch, (number + 1) * net.batch)
-            net.x[...] = x[part]
-            for name, values in wanted.items():
-                net.targets[name][...] = values[part]
+            put(net, x[part], {name: values[part] for name, values in wanted.items()})
             step()
             if time.perf_counter() - last_look > 1:
                 clock, last_look = read_clock(net), time.perf_counter()
@@ -172,21 +196,51 @@ def run_steps(net, images, targets, order: Order, step, start: int, stop: int) -
     return read_clock(net)
 
 
-def scores(net, images: np.ndarray) -> np.ndarray:
+def sums(net, clock: np.ndarray) -> dict[str, float]:
+    """Mean loss, and accuracy where the net's loss counts hits, since the clock's sums were 0."""
+    means = {"loss": clock[LOSS_SUM] / clock[SEEN]}
+    return means | ({"accuracy": clock[CORRECT_SUM] / clock[SEEN]} if net.loss.counts else {})
+
+
+def score(net, examples: Examples) -> dict[str, float]:
+    """`sums` of these examples, without dropout; the clock stays. RunError names the layer where a
+    score or the loss is not finite."""
+    need_statistics(net)
+    before = read_clock(net)
+    clock = before.copy()
+    zero_sums(clock)
+    write_clock(net, clock)
+    try:
+        for first in range(0, len(examples), net.batch):
+            rows = np.arange(first, min(first + net.batch, len(examples)))
+            put(net, *examples.batch(rows))
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+                net.forward(train=False)
+                net.evaluate_loss()
+                clock = read_clock(net)
+                if not clock[FINITE]:
+                    raise NotFinite(
+                        f"the loss of validation images {rows[0]} to {rows[-1]} is not finite: "
+                        f"first seen in {first_in_forward(net, train=False) or 'the loss'}; lower "
+                        "the rate, or give the optimizer a clip"
+                    )
+    finally:
+        write_clock(net, before)
+    return sums(net, clock)
+
+
+def scores(net, images) -> np.ndarray:
     """(N, classes): the net's scores of images (N, H, W, C), without dropout.
 
     RunError names the layer where one is not finite."""
-    images = checked_images(net, images)
+    examples = Examples(net, images)
     need_statistics(net)
-    out = np.empty((len(images), *net.out_shape), net.dtype)
-    for first in range(0, len(images), net.batch):
-        part = images[first : first + net.batch]
-        padded = np.zeros((net.batch, *net.in_shape), net.dtype)
-        padded[: len(part)] = part
-        net.x[...] = net.ops.asarray(padded.astype(net.activation_dtype, copy=False))
-        rows = slice(first, first + len(part))
+    out = np.empty((len(examples), *net.out_shape), net.dtype)
+    for first in range(0, len(examples), net.batch):
+        rows = slice(first, min(first + net.batch, len(examples)))
+        put(net, *examples.batch(np.arange(rows.start, rows.stop)))
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            out[rows] = net.ops.tohost(net.forward(train=False))[: len(part)]
+            out[rows] = net.ops.tohost(net.forward(train=False))[: rows.stop - first]
             if not np.isfinite(out[rows]).all():
                 raise NotFinite(
                     f"the scores of images {first} to {rows.stop - 1} are not finite: "
@@ -196,68 +250,8 @@ def scores(net, images: np.ndarray) -> np.ndarray:
     return out
 
 
-def on_device(net, images, targets: dict[str, np.ndarray], rows: np.ndarray):
-    """Images `rows` and their targets, as the net's input buffers want them."""
-    x = np.ascontiguousarray(images[rows], net.dtype).astype(net.activation_dtype, copy=False)
-    return net.ops.constant(x), {
-        name: net.ops.constant(values[rows]) for name, values in targets.items()
-    }
-
-
-def put(net, images: np.ndarray, targets: dict[str, np.ndarray], rows: np.ndarray) -> None:
-    """Images `rows` and their targets into the net's input buffers."""
-    net.x[...], wanted = on_device(net, images, targets, rows)
-    for name, values in wanted.items():
+def put(net, x, targets: dict) -> None:
+    """A batch on the device into the net's input buffers."""
+    net.x[...] = x
+    for name, values in targets.items():
         net.targets[name][...] = values
-
-
-def checked(net, images, labels) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Images, and the net's targets by name, in its dtypes. InputError for what it can't be trained
-    on."""
-    images = checked_images(net, images)
-    if len(images) < net.batch:
-        raise InputError(
-            f"{len(images)} images, and a batch of this net has {net.batch}; give "
-            "more, or the net a smaller batch"
-        )
-    if not isinstance(labels, Mapping) and len(net.wanted) == 1:
-        labels = dict.fromkeys(net.wanted, labels)
-    if not isinstance(labels, Mapping) or set(labels) != set(net.wanted):
-        names = f"targets {', '.join(map(str, labels))}: " if isinstance(labels, Mapping) else ""
-        raise InputError(
-            f"{names}this net wants {', '.join(net.wanted)}; give a dict with an array for each"
-        )
-    return images, {
-        name: target.of(labels[name], len(images)) for name, target in net.wanted.items()
-    }
-
-
-def checked_images(net, images) -> np.ndarray:
-    """Images as an array. InputError for another shape, or a value that is no number or is not
-    finite in the net's precision."""
-    try:
-        images = np.asarray(images)
-    except ValueError:
-        raise InputError("images: of unequal shapes; give an array") from None
-    if images.dtype.kind not in "iufb" and images.dtype != net.activation_dtype:
-        raise InputError(f"images are {images.dtype}: give numbers")
-    if images.shape[1:] != net.in_shape:
-        raise InputError(
-            f"images {images.shape}: this net wants (N, {', '.join(map(str, net.in_shape))})"
-        )
-    if not len(images):
-        return images
-    with np.errstate(over="ignore"):
-        ends = np.array([images.min(), images.max()]).astype(net.dtype)  # of a NaN both are NaN
-        if not np.isfinite(ends.astype(net.activation_dtype)).all():
-            worst = next(
-                n
-                for n, image in enumerate(images)
-                if not np.isfinite(image.astype(net.dtype).astype(net.activation_dtype)).all()
-            )
-            raise InputError(
-                f"images: number {worst} has a value that is not finite in "
-                f"{np.dtype(net.activation_dtype)}; replace it, or leave that image "
-                "out"
-            )
-    return images

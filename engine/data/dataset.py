@@ -15,6 +15,9 @@ import numpy as np
 
 from engine.data.preprocessing import Preprocessing
 from engine.errors import InputError
+from kernels.philox import permutation
+
+NEVER = (1 << 31) - 1  # an epoch that no run comes to: its order is free for the split
 
 
 class Raw(NamedTuple):
@@ -115,6 +118,20 @@ def keep(labels: np.ndarray, limit: int | None) -> np.ndarray:
     ordered = labels[by_class]
     turn = np.arange(len(labels)) - np.searchsorted(ordered, ordered)  # place within its class
     return np.sort(by_class[np.lexsort((ordered, turn))[:limit]])
+
+
+def held_out(count: int, wanted: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to validate on, each ascending, of `count` images: the same for the
+    same seed. wanted: a share of the images below 1, or their number. InputError if either part
+    would be empty."""
+    number = round(wanted * count) if 0 < wanted < 1 else int(wanted)
+    if not (0 < number < count and (wanted < 1 or wanted == number)):
+        raise InputError(
+            f"validation {wanted!r} of {count} images: give a share such as 0.1, or a number of "
+            "images that leaves some to train on"
+        )
+    shuffled = permutation(seed, NEVER, count)
+    return np.sort(shuffled[number:]), np.sort(shuffled[:number])
 
 
 def check_labels(where: str, labels: np.ndarray, classes: int) -> None:
