@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from engine.data.dataset import held_out
+from engine.data.examples import Examples
 from engine.data.feed import Order, read_clock, write_clock, zero_sums
 from engine.diagnosis import first_in_forward, first_in_step, tensor_not_finite
 from engine.errors import InputError, NotFinite
-from engine.data.examples import Examples
 from engine.layers import is_real
 from engine.plan import check_seed
 from engine.schedules import rates

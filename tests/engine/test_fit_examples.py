@@ -9,7 +9,6 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.programs import environment
 
 import engine
 import lsuv
@@ -19,6 +18,7 @@ from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
+from helpers.programs import environment
 from kernels.reference import NumpyOps
 
 N, SHAPE, CLASSES = 50, (6, 6, 2), 3
