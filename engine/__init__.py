@@ -4,13 +4,13 @@
     model = engine.load("runs/fitnet4-lsuv-20250101-120000")   # or with device="numpy"
     probabilities = model.predict(images)                      # uint8 (N, H, W, C) -> (N, classes)
 
-and `engine.fit`, `engine.batches`, `engine.scores` for a net and arrays of one's own. Nothing heavy
-is imported before it is used.
+and `fit`, `batches`, `scores`, `save`, `restore`, `to_onnx` for a net and arrays of one's own.
+Nothing heavy is imported before it is used.
 
 Read next: engine/train.py, the command that everything else serves.
 """
 
-__all__ = ["batches", "fit", "load", "scores"]
+__all__ = ["batches", "fit", "load", "restore", "save", "scores", "to_onnx"]
 BATCH = 1024  # images that `load` makes room for at most
 
 
@@ -73,9 +73,16 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     return model, record, saved, settings
 
 
+LATER = {
+    **dict.fromkeys(("batches", "fit", "scores"), "engine.fitting"),
+    **dict.fromkeys(("save", "restore"), "engine.run.weights"),
+    "to_onnx": "engine.export",
+}
+
+
 def __getattr__(name: str):
-    if name in ("batches", "fit", "scores"):
+    if name in LATER:
         from importlib import import_module
 
-        return getattr(import_module("engine.fitting"), name)
+        return getattr(import_module(LATER[name]), name)
     raise AttributeError(f"module 'engine' has no attribute {name!r}")

@@ -32,7 +32,7 @@ from engine.cli import options
 from engine.cli.command import Parser, run_command
 from engine.cli.messages import data_line, print_line
 from engine.containers import AuxiliaryClassifier, Branches, Chain, Residual, Sum
-from engine.data.preprocessing import SCALE
+from engine.data.preprocessing import SCALE, Preprocessing
 from engine.errors import InputError, RunError
 from engine.layers import (
     LRN,
@@ -54,6 +54,7 @@ from engine.layers import (
     Tanh,
     VLReLU,
 )
+from engine.losses import ClassLoss
 from engine.predict import Predictor
 from engine.run import checkpoint
 from engine.run.files import write_atomic
@@ -66,6 +67,7 @@ MODEL = "model.onnx"  # in the run folder, unless --out
 OPSET, FORMAT = 17, 8
 COMPARED = 4  # images whose scores are compared: random ones, a nearly flat one, a flat one
 APART = 1e-3  # of the largest score: more than this is no rounding
+ROUNDED = 0.1  # and this of a net that computes in bf16 or tf32
 
 
 class Graph:
@@ -264,15 +266,19 @@ FORMS: dict[type, Callable[..., str]] = {
 }
 
 
-def preprocessed(graph: Graph, model: Predictor) -> str:
+def planes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Our shape of an image, as ONNX has it: (H, W, C) is (C, H, W)."""
+    return (*shape[-1:], *shape[:-1])
+
+
+def preprocessed(graph: Graph, how: Preprocessing, shape: tuple[int, ...]) -> str:
     """Nodes from `images` to the net's input, in the order in which evaluation computes it: times
     the set's factor, or contrast-normalised; less the mean image's middle; times the input scale.
     """
-    H, W, _ = model.in_shape
-    how = model.preprocessing
+    H, W, _ = shape
     x = graph.node("Cast", ["images"], "input.pixels", to=graph.onnx.TensorProto.FLOAT)
     if how.pixel_scale is None:
-        x = contrast(graph, x, int(np.prod(model.in_shape)))
+        x = contrast(graph, x, int(np.prod(shape)))
     else:
         factor = graph.constant("input.pixel_scale", how.pixel_scale)
         x = graph.node("Mul", [x, factor], "input.scaled")
@@ -325,22 +331,26 @@ def contrast(graph: Graph, x: str, values: int) -> str:
     return graph.node("Div", [shifted, divisor], "input.normalised")
 
 
-def model_of(onnx, model: Predictor, bare: bool = False, about: dict[str, str] | None = None):
-    """The net as an onnx.ModelProto with a free batch axis. about: what its metadata says."""
-    helper, net, kinds = onnx.helper, model.net, onnx.TensorProto
+def model_of(
+    onnx, net, preprocessing: Preprocessing | None = None, about: dict[str, str] | None = None
+):
+    """The net as an onnx.ModelProto with a free batch axis, of `images` that are preprocessed in
+    it, or of `x` where there is no preprocessing. about: what its metadata says."""
+    helper, kinds = onnx.helper, onnx.TensorProto
     graph = Graph(onnx, checkpoint.collect(net))
-    H, W, C = model.in_shape
-    last = graph.layer(net.chain, "x" if bare else preprocessed(graph, model), model.in_shape)
-    graph.node("Identity", [last], "scores")
-    graph.node("Softmax", ["scores"], "probabilities", axis=1)
-    given = (
-        helper.make_tensor_value_info("x", kinds.FLOAT, ["N", C, H, W])
-        if bare
-        else helper.make_tensor_value_info("images", kinds.UINT8, ["N", H, W, C])
-    )
+    if preprocessing is None:
+        x, shape = "x", planes(net.in_shape)
+        given = helper.make_tensor_value_info(x, kinds.FLOAT, ["N", *shape])
+    else:
+        x = preprocessed(graph, preprocessing, net.in_shape)
+        given = helper.make_tensor_value_info("images", kinds.UINT8, ["N", *net.in_shape])
+    graph.node("Identity", [graph.layer(net.chain, x, net.in_shape)], "scores")
+    results = ["scores"]
+    if isinstance(net.loss, ClassLoss):
+        results.append(graph.node("Softmax", ["scores"], "probabilities", axis=1))
     results = [
-        helper.make_tensor_value_info(name, kinds.FLOAT, ["N", net.classes])
-        for name in ("scores", "probabilities")
+        helper.make_tensor_value_info(name, kinds.FLOAT, ["N", *planes(net.out_shape)])
+        for name in results
     ]
     constants = [
         onnx.numpy_helper.from_array(value, name) for name, value in graph.constants.items()
@@ -362,30 +372,69 @@ def fix_batch(proto, batch: int) -> None:
         value.type.tensor_type.shape.dim[0].dim_value = batch
 
 
-def difference(proto, model: Predictor) -> float | None:
-    """How far onnxruntime's scores are from those of device numpy at most, in shares of the largest
-    of these; None where onnxruntime is not installed. The batch axis must be free.
-
-    Two images are random; one is of one colour but for a single value, one of one colour."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
+def trial_images(model: Predictor) -> np.ndarray:
+    """Images for `difference`, which the net has just seen: two random ones, one of one colour but
+    for a single value, one of one colour."""
     images = np.random.default_rng(0).integers(0, 256, (COMPARED, *model.in_shape), np.uint8)
     images[-2:] = 201
     images[-2].flat[0] += 1
     model.predict(images)  # all in one batch, so the net still has their input and scores
-    net = model.net
+    return images
+
+
+def difference(proto, net, images: np.ndarray | None = None) -> float | None:
+    """How far onnxruntime's scores are from the net's of its last batch at most, in shares of the
+    largest of these; None where onnxruntime is not installed. The batch axis must be free.
+
+    images: what the batch was made of, for a graph that preprocesses them."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
     name = proto.graph.input[0].name
-    given = {"images": images, "x": net.ops.tohost(net.x).transpose(0, 3, 1, 2)}[name]
+    given = images if name == "images" else outward(net.ops.tohost(net.x).astype(np.float32))
     how = onnxruntime.SessionOptions()
     how.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(
         proto.SerializeToString(), how, providers=["CPUExecutionProvider"]
     )
     (got,) = session.run(["scores"], {name: given})
-    want = net.ops.tohost(net.scores)
+    want = outward(net.ops.tohost(net.scores).astype(np.float32))
     return float(np.abs(got - want).max() / max(np.abs(want).max(), np.finfo(np.float32).tiny))
+
+
+def outward(batch: np.ndarray) -> np.ndarray:
+    """A batch of ours in ONNX's layout."""
+    return np.moveaxis(batch, -1, 1)
+
+
+def to_onnx(net, path: str | Path) -> None:
+    """Write a net of one's own as an ONNX file (pip install 'onnx>=1.16').
+
+    In goes x, float32 (N, C, H, W), or (N, F) for a net of numbers; out come `scores` and, where
+    the net's loss is one of classes, `probabilities`. It is the net that evaluation sees, in
+    float32, checked, and compared with the net where onnxruntime is installed. InputError for a
+    layer without a form in FORMS, or a file that can't be; RunError where the two differ."""
+    out, onnx = target(str(path), "path"), package()
+    need_statistics(net)
+    proto = model_of(onnx, net)
+    x = np.random.default_rng(0).standard_normal((net.batch, *net.in_shape))
+    net.x[...] = net.ops.asarray(x.astype(net.activation_dtype))
+    net.forward(train=False)
+    write(onnx, proto, out, difference(proto, net), APART if net.precision == "fp32" else ROUNDED)
+
+
+def write(onnx, proto, out: Path, apart: float | None, bound: float = APART) -> int:
+    """Check and write the file -> its bytes. RunError where the scores are not the net's."""
+    if apart is not None and not apart <= bound:
+        raise RunError(
+            f"onnxruntime's scores are not those of the net: they differ by {apart:.2g} "
+            f"of the largest; {out} is not written; please report this net"
+        )
+    onnx.checker.check_model(proto, full_check=True)
+    content = proto.SerializeToString()
+    write_atomic(out, content)
+    return len(content)
 
 
 def trained(folder: str) -> tuple[Predictor, dict[str, str], str]:
@@ -415,15 +464,15 @@ def trained(folder: str) -> tuple[Predictor, dict[str, str], str]:
     return model, about, line
 
 
-def target(out: str) -> Path:
+def target(out: str, option: str = "--out") -> Path:
     """The file that --out names. InputError if it can't be written, or is of another kind: then it
     is a slip of the pen, and would replace something."""
     path = Path(out)
     if path.suffix != ".onnx" or path.is_dir():
-        raise InputError(f"--out {path}: give the name of a file that ends in .onnx")
+        raise InputError(f"{option} {path}: give the name of a file that ends in .onnx")
     if not path.parent.is_dir():
         raise InputError(
-            f"--out {path}: there is no folder {path.parent}; make it, or give another --out"
+            f"{option} {path}: there is no folder {path.parent}; make it, or give another {option}"
         )
     return path
 
@@ -457,19 +506,12 @@ def main(argv: list[str] | None = None) -> int:
     onnx = package()
     model, about, line = trained(args.run)
     print_line(line)
-    proto = model_of(onnx, model, args.bare, about)
-    apart = difference(proto, model)
-    if apart is not None and not apart <= APART:
-        raise RunError(
-            f"onnxruntime's scores are not those of the net: they differ by {apart:.2g} "
-            f"of the largest; {out} is not written; please report this net"
-        )
+    proto = model_of(onnx, model.net, None if args.bare else model.preprocessing, about)
+    apart = difference(proto, model.net, trial_images(model))
     if args.batch is not None:
         fix_batch(proto, args.batch)
-    onnx.checker.check_model(proto, full_check=True)
-    content = proto.SerializeToString()
-    write_atomic(out, content)
-    print_line(f"wrote {out}, {len(content):,} bytes, ONNX operator set {OPSET}")
+    size = write(onnx, proto, out, apart)
+    print_line(f"wrote {out}, {size:,} bytes, ONNX operator set {OPSET}")
     for kind, values in (("input", proto.graph.input), ("output", proto.graph.output)):
         for value in values:
             tensor = value.type.tensor_type

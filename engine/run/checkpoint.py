@@ -13,13 +13,14 @@ itself. A file is written beside the old one, flushed, renamed; the old one stay
 checkpoint.previous.safetensors. Reading verifies all of it and falls back to the predecessor, and
 says so. A state with a NaN in it is never saved.
 
-Read next: engine/evaluate.py, which looks at what a run has left.
+Read next: engine/run/weights.py, the same for a net without a run.
 """
 
 import errno
 import hashlib
 import json
 import math
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from engine.run.folder import CHECKPOINT, DATA, PREVIOUS, renamed, versions
 from engine.run.tensorfile import header, tensor
 
 FORMAT, VERSION = "lsuv-engine checkpoint", 1  # and a later one hashes its metadata the same way
+AVERAGE = "optimizer.average."  # before the names of averaged weights, which `ema` makes
 DAMAGED = "checkpoint.damaged.safetensors"
 LONGEST = 16 << 20  # bytes of a header: it grows by 300 an epoch, so 50,000 epochs
 
@@ -91,32 +93,37 @@ def collect(net, optimizer=None) -> dict[str, np.ndarray]:
     return tensors
 
 
-def restore(saved: Saved, net, optimizer=None) -> None:
-    """Write a checkpoint's tensors into a net, and into its optimizer if one is given.
+def restore(saved: Saved, net, optimizer=None, new: Collection[str] = ()) -> None:
+    """Write a checkpoint's tensors into a net, and into its optimizer if one is given; without, the
+    averaged weights where there are some. The layers named in `new` keep what they have.
 
-    InputError names a tensor that is missing or has another shape: it is another net's."""
-    asarray, params = net.ops.asarray, net.named_params()
+    InputError names a tensor that is missing or has another shape, so another net's; nothing has
+    been written then."""
+    params, pairs = net.named_params(), []
+    averaged = optimizer is None and any(name.startswith(AVERAGE) for name in saved.tensors)
 
-    def take(name: str, shape: tuple[int, ...], param=None):
+    def pair(target, name: str, param=None) -> None:
         value = saved.tensors.get(name)
-        if value is not None and param is not None:
-            value = inward(param, value) if value.ndim == len(shape) else value
-        if value is None or value.shape != tuple(shape):
+        if value is not None and param is not None and value.ndim == target.ndim:
+            value = inward(param, value)
+        if value is None or value.shape != tuple(target.shape):
             actual = "nothing" if value is None else f"shape {value.shape}"
             raise InputError(
-                f"{saved.path}: {name} should have shape {tuple(shape)} and has "
+                f"{saved.path}: {name} should have shape {tuple(target.shape)} and has "
                 f"{actual}; it is the checkpoint of another net or optimizer"
             )
-        return asarray(value.astype(net.dtype))
+        pairs.append((target, net.ops.asarray(value.astype(net.dtype))))
 
     for name, param in params.items():
-        param.value[...] = take(name, param.value.shape, param)
+        if param.layer.name not in new:
+            pair(param.value, AVERAGE * averaged + name, param)
     for name, state in net.named_state().items():
-        state[...] = take(name, state.shape)
+        pair(state, name)
     for kind, flat in optimizer.state.items() if optimizer else ():
         for name, param in params.items():
-            view = net.arenas.view(flat, name)
-            view[...] = take(f"optimizer.{kind}.{name}", view.shape, param)
+            pair(net.arenas.view(flat, name), f"optimizer.{kind}.{name}", param)
+    for target, value in pairs:
+        target[...] = value
 
 
 def save(
@@ -136,12 +143,11 @@ def save(
     data, data_tensors: the data set's description, and the tensors of its preprocessing.
     RunError if a tensor is not finite or the disk is full; the old files are then untouched."""
     tensors = collect(net, optimizer)
-    for name, value in tensors.items():
-        if not np.isfinite(value).all():
-            raise NotFinite(
-                f"{name} is not finite at step {step}; nothing is saved over the last "
-                f"good checkpoint, {folder / CHECKPOINT}; lower --lr, or set --clip"
-            )
+    if name := not_finite(tensors):
+        raise NotFinite(
+            f"{name} is not finite at step {step}; nothing is saved over the last "
+            f"good checkpoint, {folder / CHECKPOINT}; lower --lr, or set --clip"
+        )
     if taken := tensors.keys() & data_tensors.keys():
         raise RunError(f"{', '.join(taken)}: a layer has the name of the data's; rename it")
     tensors |= data_tensors
@@ -161,11 +167,26 @@ def save(
             "plans": net.ops.plans(),
         }.items()
     }
+    path = Path(folder) / CHECKPOINT
+    write_file(path, tensors, metadata, previous=path.with_name(PREVIOUS))
+    return path
+
+
+def write_file(
+    path: Path,
+    tensors: dict[str, np.ndarray],
+    metadata: dict[str, str],
+    previous: Path | None = None,
+) -> None:
+    """Write tensors and metadata, with the hashes of both."""
     metadata["hashes"] = json.dumps({name: digest(value) for name, value in tensors.items()})
     metadata["metadata_hash"] = metadata_digest(metadata)
-    path = Path(folder) / CHECKPOINT
-    write_atomic(path, to_bytes(tensors, metadata), previous=path.with_name(PREVIOUS))
-    return path
+    write_atomic(path, to_bytes(tensors, metadata), previous=previous)
+
+
+def not_finite(tensors: dict[str, np.ndarray]) -> str | None:
+    """The first of them that is not finite."""
+    return next((name for name, value in tensors.items() if not np.isfinite(value).all()), None)
 
 
 def digest(value: np.ndarray) -> str:
@@ -199,15 +220,17 @@ def read(folder: str | Path, report=print) -> Saved:
     )
 
 
-def read_file(path: Path) -> Saved:
-    """One file, every hash verified. Raises Damaged; InputError if a newer version wrote it."""
+def read_file(path: Path, form: str = FORMAT, about_of: Callable[..., dict] | None = None) -> Saved:
+    """One file, every hash verified. Raises Damaged; InputError if a newer version wrote it.
+
+    about_of(metadata, path): what the metadata say, as Saved has it, and `hashes`."""
     if not path.is_file():
         raise Damaged("is missing")
     tensors = {}
     try:
         with open_regular(path) as file:
             metadata, entries = header(file, LONGEST)
-            about = described(verified(metadata, path), path)
+            about = (about_of or described)(verified(metadata, path, form), path)
             hashes = about.pop("hashes")
             if set(hashes) != set(entries):
                 raise Damaged("is damaged (tensors are missing)")
@@ -224,10 +247,10 @@ def read_file(path: Path) -> Saved:
     return Saved(path, tensors, **about)
 
 
-def verified(metadata: dict[str, str], path: Path) -> dict[str, str]:
+def verified(metadata: dict[str, str], path: Path, form: str) -> dict[str, str]:
     """The metadata, if it is this version's and whole."""
     program, _, number = metadata.get("format", "").rpartition(" ")
-    if program != FORMAT or not (number.isascii() and number.isdigit()):
+    if program != form or not (number.isascii() and number.isdigit()):
         raise Damaged(
             f"is not a checkpoint of this program (format {metadata.get('format')!r:.80})"
         )

@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,7 +30,7 @@ from engine.containers import (
     Sum,
 )
 from engine.data.preprocessing import Preprocessing
-from engine.errors import InputError
+from engine.errors import InputError, RunError
 from engine.layers import (
     LRN,
     AvgPool,
@@ -148,8 +147,7 @@ def shown(layers, shape, batch: int = 7):
     last = net.weighted()[-1]
     last.W[...], last.b[...] = np.eye(size), 0
     net.x[...] = np.random.default_rng(1).normal(0, 2, net.x.shape)
-    data, preprocessing = {"classes": [], "in_shape": shape}, Preprocessing(0, 1.0, np.zeros(shape))
-    proto = export.model_of(onnx, Predictor(net, data, preprocessing), bare=True)
+    proto = export.model_of(onnx, net)
     assert all(t.data_type != onnx.TensorProto.DOUBLE for t in proto.graph.initializer)
     onnx.checker.check_model(proto, full_check=True)
     x = np.ascontiguousarray(net.x.transpose(0, 3, 1, 2), np.float32)
@@ -427,7 +425,7 @@ def test_contrast_is_exact_however_large_and_flat(shape):
     it; 154,587 values of a pixel have a sum that float32 does not hold."""
     preprocessing = Preprocessing(0, None, np.zeros(shape, np.float32))
     graph = export.Graph(onnx, {})
-    last = export.preprocessed(graph, SimpleNamespace(in_shape=shape, preprocessing=preprocessing))
+    last = export.preprocessed(graph, preprocessing, shape)
     tensor, kinds = onnx.helper.make_tensor_value_info, onnx.TensorProto
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -677,3 +675,43 @@ def test_pytorch_reads_the_checkpoint_as_it_is(trained, tmp_path):
         else:
             z = functional.linear(planes.flatten(1), W, b)
         np.testing.assert_allclose(z.numpy(), layer.forward(x, False), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layers, shape, scores",
+    [
+        ([Conv(4, pieces=2), Maxout(2), BatchNorm(), MaxPool(2), Linear(3)], (6, 8, 2), (7, 3)),
+        ([Linear(5), Tanh(), Linear(3)], (9,), (7, 3)),
+    ],
+)
+def test_a_net_of_ones_own_becomes_a_file(ops, layers, shape, scores, tmp_path):
+    net = Net(layers, SoftmaxLoss(), ops, shape, 5)
+    fill(net, "ortho", 0)
+    x = np.random.default_rng(0).normal(size=(7, *shape)).astype(np.float32)
+    if net.named_state():
+        targets = np.arange(7) % 3
+        engine.fit(net, x, targets, SGD(net), 1, 0.01, report=lambda line: None)
+    engine.to_onnx(net, tmp_path / "net.onnx")
+    run = session((tmp_path / "net.onnx").read_bytes())
+    (got,) = run.run(["scores"], {"x": np.moveaxis(x, -1, 1)})
+    want = np.moveaxis(engine.scores(net, x).astype(np.float32), -1, 1)
+    assert got.shape == want.shape == scores
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    outputs = [value.name for value in run.get_outputs()]
+    assert outputs == (["scores", "probabilities"] if len(scores) == 2 else ["scores"])
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "nowhere/net.onnx"])
+def test_a_file_that_can_not_be_is_named(name, tmp_path):
+    net = Net([Linear(3)], SoftmaxLoss(), NumpyOps(), (4,), 2)
+    with pytest.raises(InputError, match="^path .*"):
+        engine.to_onnx(net, tmp_path / name)
+
+
+def test_a_file_that_scores_otherwise_is_not_written(tmp_path, monkeypatch):
+    net = Net([Linear(3), Tanh()], SoftmaxLoss(), NumpyOps(), (4,), 2)
+    fill(net, "ortho", 0)
+    monkeypatch.setitem(export.FORMS, Tanh, export.nothing)
+    with pytest.raises(RunError, match="onnxruntime's scores are not those of the net"):
+        engine.to_onnx(net, tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
