@@ -31,7 +31,7 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     from engine.cli.settings import Settings
     from engine.data.preprocessing import Preprocessing
     from engine.errors import InputError
-    from engine.losses import LOSSES
+    from engine.losses import loss_of
     from engine.net import Net
     from engine.predict import Predictor
     from engine.run import checkpoint
@@ -42,7 +42,7 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     from models import NETS, build
 
     record = read_run(run)
-    saved = checkpoint.read(run, report)
+    saved = checkpoint.read(run, report, best=True)
     checkpoint.refuse_others(saved, record["settings"], record["data"])
     settings = replace(Settings.from_dict(saved.settings, saved.path, KNOWN), **other)
     data = need(saved.data, DESCRIPTION | Preprocessing.SAVED, saved.path)
@@ -58,7 +58,7 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     settings = settings.on(ops)
     net = Net(
         layers,
-        LOSSES[settings.loss](),
+        loss_of(settings),
         ops,
         shape,
         min(settings.batch, BATCH),

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     record, where = run_folder.read_run(args.run), Path(args.run) / run_folder.RUN
     s = Settings.from_dict(record["settings"], where, KNOWN)
     ops = ops_for(args.device, args.threads, s.precision, allow_fp32=True)
-    saved = checkpoint.read(args.run, print_line)
+    saved = checkpoint.read(args.run, print_line, best=True)
     data = data_of(
         replace(s, data=args.data or s.data, data_dir=args.data_dir or s.data_dir),
         NETS[s.net].in_shape,
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     print_line(f"net {s.net}  act {s.act}  init {s.init}  {data_line(data.name)}")
     print_line(f"{ops.why}; {ops.description}")
     print_line(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
-    scores = score(net, feed)
+    scores = score(net, feed.test)
     assert scores is not None  # nothing asks it to stop
     print_line(table(scores.confusion, list(map(printable, data.classes))))
     if scores.unscored:

@@ -216,7 +216,7 @@ def score(net, examples: Examples) -> dict[str, float]:
             put(net, *examples.batch(rows))
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 net.forward(train=False)
-                net.evaluate_loss()
+                net.evaluate_loss(train=False)
                 clock = read_clock(net)
                 if not clock[FINITE]:
                     raise NotFinite(

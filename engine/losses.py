@@ -49,8 +49,8 @@ class ClassLoss(Loss):
 class SoftmaxLoss(ClassLoss):
     """Mean over the batch of -log softmax(scores)[label]. Caffe's SoftmaxWithLoss.
 
-    smoothing: that share of the label's probability is spread over all classes alike (Szegedy et
-    al. 2016)."""
+    smoothing: in training that share of the label's probability is spread over all classes alike
+    (Szegedy et al. 2016)."""
 
     def __init__(self, smoothing: float = 0.0, name: str | None = None):
         super().__init__(name)
@@ -59,7 +59,8 @@ class SoftmaxLoss(ClassLoss):
         self.smoothing = smoothing
 
     def forward(self, x, train=True):
-        self.ops.softmax_loss_forward(x, self.labels, self.prob, self.clock, self.smoothing)
+        smoothing = self.smoothing if train else 0.0
+        self.ops.softmax_loss_forward(x, self.labels, self.prob, self.clock, smoothing)
 
     def backward(self, dy=1.0):
         self.ops.softmax_loss_backward(self.prob, self.labels, self.dscores, dy, self.smoothing)
@@ -97,3 +98,8 @@ LOSSES: dict[str, type[Loss]] = {
     "svm": HingeLoss,
     "squared-hinge": SquaredHingeLoss,
 }
+
+
+def loss_of(s) -> Loss:
+    """The loss that a run's settings name."""
+    return SoftmaxLoss(s.smoothing) if s.smoothing else LOSSES[s.loss]()

@@ -194,9 +194,9 @@ class Net:
         self.scores = self.chain.forward(self.x, train, before)
         return self.scores
 
-    def evaluate_loss(self) -> None:
+    def evaluate_loss(self, train: bool = True) -> None:
         """Loss of the last forward pass against `self.targets`, into the clock."""
-        self.loss.forward(self.scores)
+        self.loss.forward(self.scores, train)
 
     def backward(self, after=None) -> None:
         """Gradients of the loss for every parameter, into the gradient arena."""

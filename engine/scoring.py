@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.data.feed import Feed, read_clock, write_clock, zero_sums
+from engine.data.feed import Resident, read_clock, write_clock, zero_sums
 from engine.diagnosis import first_in_forward
 from engine.errors import InputError
 from engine.layers import BatchNorm
@@ -28,8 +28,9 @@ class Scores:
     where: str | None = None
 
 
-def score(net, feed: Feed, stop: Callable[[], bool] = lambda: False) -> Scores | None:
-    """The whole test set through the net as it is; None if `stop()` became true on the way.
+def score(net, images: Resident, stop: Callable[[], bool] = lambda: False) -> Scores | None:
+    """All these images, such as a feed's `test`, through the net as it is; None if `stop()` became
+    true on the way.
 
     The clock is given back as it was, so a training run goes on as if nothing had been; and a loss
     that is not finite latches nothing."""
@@ -37,7 +38,7 @@ def score(net, feed: Feed, stop: Callable[[], bool] = lambda: False) -> Scores |
     before = read_clock(net)
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # counted, and named
-            return _score(net, feed, before.copy(), stop)
+            return _score(net, images, before.copy(), stop)
     finally:
         write_clock(net, before)
 
@@ -55,29 +56,29 @@ def need_statistics(net, train: bool = False) -> None:
             )
 
 
-def _score(net, feed: Feed, clock: np.ndarray, stop: Callable[[], bool]) -> Scores | None:
+def _score(net, images: Resident, clock: np.ndarray, stop: Callable[[], bool]) -> Scores | None:
     zero_sums(clock)
     write_clock(net, clock)
     confusion, where = np.zeros((net.classes, net.classes), np.int64), None
-    for first in range(0, feed.test.count, net.batch):
+    for first in range(0, images.count, net.batch):
         if stop():
             return None
-        rows = np.arange(first, min(first + net.batch, feed.test.count))
-        feed.test.batch(rows)
+        rows = np.arange(first, min(first + net.batch, images.count))
+        images.batch(rows)
         scores = net.forward(train=False)
-        net.evaluate_loss()
+        net.evaluate_loss(train=False)
         scores = net.ops.tohost(scores)[: len(rows)].astype(net.dtype)
         good = np.isfinite(scores).all(axis=1)
         if where is None and not (good.all() and read_clock(net)[FINITE]):
             where = first_in_forward(net, train=False) or "the loss"
-        np.add.at(confusion, (feed.data.test.labels[rows][good], scores[good].argmax(axis=1)), 1)
+        np.add.at(confusion, (images.truth[rows][good], scores[good].argmax(axis=1)), 1)
     after = read_clock(net)
     loss = after[LOSS_SUM] / after[SEEN] if after[FINITE] and after[SEEN] else float("nan")
     return Scores(
         float(loss),
-        int(confusion.trace()) / feed.test.count,
+        int(confusion.trace()) / images.count,
         confusion,
-        feed.test.count - int(confusion.sum()),
+        images.count - int(confusion.sum()),
         where,
     )
 

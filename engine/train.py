@@ -26,12 +26,15 @@ from engine.cli.settings import DEFAULTS, Known, Settings, defaults
 from engine.data import NAMES
 from engine.data import load as load_data
 from engine.data.feed import Feed
-from engine.losses import LOSSES
+from engine.errors import InputError
+from engine.losses import LOSSES, loss_of
 from engine.net import Net
 from engine.optimizers import Optimizer, optimizer_of
 from engine.run.folder import default_name, new_folder
 from engine.run.session import Session, Work, new_run, resume, seed_runs
+from engine.run.weights import transfer
 from engine.schedules import rates
+from engine.scoring import need_statistics
 from kernels import DEVICES, MOST_THREADS, ops_for
 from lsuv import INITS, initialise
 from lsuv.algorithm import MODES, NORMALISE
@@ -54,17 +57,29 @@ KNOWN = Known(
 def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
     """A net of zero weights on the device, the data set beside it, and the optimizer."""
     layers = build(s.net, s.act, len(data.classes), s.dropout)
-    net = Net(layers, LOSSES[s.loss](), ops, data.in_shape, s.batch, s.seed, precision=s.precision)
+    net = Net(layers, loss_of(s), ops, data.in_shape, s.batch, s.seed, precision=s.precision)
+    for names in (s.freeze or "").split(",") if s.freeze else ():
+        net.freeze(names.strip())
+    if all(p.layer.frozen for p in net.named_params().values()):
+        raise InputError(f"--freeze {s.freeze}: that is all of {s.net}; leave something to train")
+    data = data.validating(s.validation, s.seed)
     return net, Feed(net, data, s.move, s.input_scale, s.mirror), optimizer_of(net, s)
 
 
 def first_weights(s: Settings, net: Net, feed: Feed):
     """Fill the weights and, for lsuv, bring every layer's output to unit variance -> the report.
+    Of a net with trained weights, only what they do not fit.
 
     LSUV sees the run's first training batch, or with --lsuv-mode fresh its first batches."""
+    new = transfer(net, s.weights) if s.weights else None
+    need_statistics(net, train=True)
     net.resize(s.lsuv_batch)
-    report = initialise(net, s.init, feed.first_batches(), s.seed, s.act, **s.lsuv_options())
+    options = s.lsuv_options()
+    report = initialise(net, s.init, feed.first_batches(), s.seed, s.act, new=new, **options)
     net.resize(s.batch)
+    if new is not None:
+        kept = f"all but {new[0]}, which is new" if new else "all"
+        report.notes.append(f"weights of {s.weights}: {kept}")
     return report
 
 
@@ -127,7 +142,7 @@ def start(argv: list[str] | None) -> int:
         wanted=model.data,
         size=model.in_shape,
         report=log_line,
-    )
+    ).prepared(args.contrast, args.mean_image)
     s, origins = options.resolve(args, KNOWN, data)
     s = replace(s, threads=ops.threads)
     out = new_folder(args.out or default_name(s.net, s.init))

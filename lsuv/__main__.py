@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         wanted=model.data,
         size=model.in_shape,
         report=log_line,
-    )
+    ).prepared(args.contrast, args.mean_image)
     s, _ = options.resolve(args, KNOWN, data)
     print_line(
         f"net {s.net}  act {s.act}  init {s.init}  seed {s.seed}  input-scale {s.input_scale:g}"

@@ -25,7 +25,7 @@ Read next: lsuv/fillers.py, what stands in the weights before.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,21 +76,27 @@ def initialise(
     seed: int = 0,
     act: str = "relu",
     pre: str | None = None,
+    new: Sequence[str] | None = None,
     **options,
 ) -> Report:
     """Fill the weights; with init "lsuv" scale them, with any other only measure them.
 
-    pre: the filler that LSUV starts from, orthonormal unless another is named. options: those of
-    `lsuv`, for init "lsuv" alone."""
+    pre: the filler that LSUV starts from, orthonormal unless another is named. new: the layers that
+    have no weights yet, unless it is all; trained ones are only measured. options: those of `lsuv`,
+    for init "lsuv" alone."""
+    if new is not None and not new:
+        return measure(net, next_batch)
+    include = ("*",) if new is None else new
     if init == "lsuv":
-        fill(net, pre or "ortho", seed, act)
+        fill(net, pre or "ortho", seed, act, include=include)
+        options = {"include": include} | options
         report = lsuv(net, next_batch, **options)
         report.settings["pre"] = pre or "ortho"
         return report
     if options or pre is not None:
         names = ", ".join([*options, *(["pre"] if pre is not None else [])])
         raise InputError(f"{names}: for init lsuv, not {init}")
-    fill(net, init, seed, act)
+    fill(net, init, seed, act, include=include)
     return measure(net, next_batch)
 
 

@@ -46,6 +46,7 @@ class Recipe:
     input_scale: float = 1.0
     dropout: bool = True
     move: int = 0  # random crops move by up to this many pixels
+    smoothing: float = 0.0  # of the labels
 
     def policy_over(self, steps: int) -> dict:
         """The policy stretched or shrunk to a run of `steps` updates."""

@@ -41,10 +41,11 @@ def data_line(name: str) -> str:
 
 
 def epoch_line(row: dict, epochs: float) -> str:
+    which = "validation" if "validation_loss" in row else "test"
     return (
         f"epoch {row['epoch']}/{math.ceil(epochs)}  step {row['step']}  lr {row['lr']:.3g}  "
         f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}  "
-        f"test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:.4f}  "
+        f"{which} loss {row[f'{which}_loss']:.4f} accuracy {row[f'{which}_accuracy']:.4f}  "
         f"images/s {row['images_per_second']:.0f}"
     )
 

@@ -12,6 +12,7 @@ from engine.cli.command import Parser
 from engine.cli.settings import (
     DEFAULTS,
     HYPER,
+    LOGS,
     MAY_CHANGE,
     MOST_EPOCHS,
     Known,
@@ -21,6 +22,7 @@ from engine.cli.settings import (
     option,
 )
 from engine.data import NAMES
+from engine.data.dataset import held
 from engine.errors import InputError
 from engine.losses import LOSSES
 from engine.optimizers import OPTIMIZERS
@@ -46,6 +48,12 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> dict:
         f"{one_of(sorted({net.act for net in known.nets.values()}))})",
     )
     add("--loss", metavar="LOSS", help=f"{one_of(LOSSES)} (default: {DEFAULTS['loss']})")
+    add(
+        "--smoothing",
+        metavar="X",
+        type=float,
+        help="share of a label's probability that goes to all classes alike (default: recipe)",
+    )
 
     add = groups["initialisation"].add_argument
     add("--init", metavar="INIT", help=f"{one_of(known.inits)} (default: {DEFAULTS['init']})")
@@ -92,6 +100,18 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> dict:
     )
     add("--limit", metavar="N", type=int, help="at most N training and N test images")
     add("--input-scale", metavar="X", type=float, help="factor on every input (default: recipe)")
+    add(
+        "--contrast",
+        metavar="HOW",
+        help="gcn: every image to mean 0 and one norm | none: one factor on every pixel (default: "
+        "as the data set says)",
+    )
+    add(
+        "--mean-image",
+        action=switch,
+        help="subtract the mean training image (default: as the data set says)",
+    )
+    add("--move", metavar="N", type=int, help="crops move by up to N pixels (default: recipe)")
     add(
         "--mirror",
         action=switch,
@@ -145,7 +165,21 @@ def train_parser(known: Known, description: str) -> Parser:
         owners = [kind for kind in OPTIMIZERS if name in OPTIMIZERS[kind].options]
         of = "" if len(owners) == len(OPTIMIZERS) else f"of {', '.join(owners)}: "
         add(option(name), metavar="X", type=float, help=f"{of}{hyper.help}, {hyper.wanted}")
+    add(
+        "--validation",
+        metavar="X",
+        type=float,
+        help="hold out a share or a number of the training images: they are scored after every "
+        "epoch, the best epoch's weights are kept, and test images seen at the end alone",
+    )
+    add("--weights", metavar="RUN", help="start from the weights of a run, or of a file of one")
+    add("--freeze", metavar="NAMES", help="layers whose weights stay, for example 'conv1*,conv2*'")
     add = groups["run"].add_argument
+    add(
+        "--log",
+        metavar="KINDS",
+        help=f"beside metrics.csv: {', '.join(LOGS)}, or both with a comma",
+    )
     add("--out", metavar="DIR", help="run folder (default: runs/<net>-<init>-<date>)")
     add(
         "--resume",
@@ -230,7 +264,9 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
 
     InputError for a batch larger than the data set, too many steps or none, or an option that the
     optimizer can't use."""
-    typed, images = options_of(args), len(data.train.images)
+    typed, images = options_of(args), len(data.train)
+    if typed.get("validation"):
+        images -= held(images, typed["validation"])
     origins: dict[str, str] = {}
 
     def pick(name: str, default, origin: str):
@@ -238,17 +274,19 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
         return typed.get(name, default)
 
     values = {name: pick(name, value, "default") for name, value in defaults(typed, known).items()}
-    for name in ("data_dir", "limit", "threads"):
+    for name in ("data_dir", "limit", "threads", "weights", "freeze", "log"):
         values[name] = pick(name, None, "default")
+    values["validation"] = pick("validation", 0.0, "default")
     if values["data"] == "auto":
         values["data"] = data.name
     elif values["data"] not in NAMES:
         values["data"] = absolute(values["data"])
-    if values["data_dir"] is not None:
-        values["data_dir"] = absolute(values["data_dir"])
+    for name in ("data_dir", "weights"):
+        if values[name] is not None:
+            values[name] = absolute(values[name])
     recipe = recipe_of(args, known)
     source = f"recipe {recipe.name}"
-    for name in ("optimizer", "epochs", "batch", "input_scale", "dropout", "move"):
+    for name in ("optimizer", "epochs", "batch", "input_scale", "dropout", "move", "smoothing"):
         values[name] = pick(name, getattr(recipe, name), source)
     hyper = {
         name: pick(name, getattr(recipe, name, one.default), source)
@@ -256,8 +294,16 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
     }
     values["lr"] = pick("lr", recipe.policy["rate"], source)
     values["lsuv_batch"] = pick("lsuv_batch", values["batch"], "the batch")
-    values["mirror"] = pick("mirror", data.mirror, f"data {data.name}")
+    for name in ("mirror", "contrast", "mean_image"):
+        values[name] = pick(name, getattr(data, name), f"data {data.name}")
+    if values["loss"] != "softmax" and "smoothing" not in typed:
+        values["smoothing"] = 0.0
     if values["move"] > data.preprocessing.pad:
+        if "move" in typed:
+            raise InputError(
+                f"--move {values['move']}: the border of data {data.name} has "
+                f"{data.preprocessing.pad} pixels; give no more"
+            )
         origins["move"] = f"{source}'s {values['move']}, cut to the border of data {data.name}"
         values["move"] = data.preprocessing.pad
     for name in ("batch", "lsuv_batch"):

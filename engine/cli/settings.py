@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from engine.data.dataset import CONTRASTS, held
 from engine.errors import InputError, choose
 from engine.losses import LOSSES
 from engine.optimizers import OPTIMIZERS
@@ -39,11 +40,13 @@ DEFAULTS: dict[str, Any] = {
 # is equal up to rounding only, and the run says so. Data are the same by their fingerprint.
 MAY_CHANGE = ("device", "threads", "data", "data_dir", "nondeterministic")
 PRECISIONS = ("fp32", "tf32", "bf16")
+LOGS = ("tensorboard", "caffe")
 MOST_EPOCHS = 40_000  # a checkpoint's header has a row for each, and 50,000 are more than is read
 MOST_RUNS = 1_000  # likewise runs.json
 # Settings that a run folder may lack, because they are younger than it: it had these values.
 YOUNGER = {name: DEFAULTS[name] for name in ("lsuv_pre", "lsuv_normalise", "nondeterministic")}
-YOUNGER["mirror"] = None  # as the data set says
+YOUNGER |= {"mirror": None, "contrast": None, "mean_image": None}  # as the data set says
+YOUNGER |= {"smoothing": 0.0, "validation": 0.0, "weights": None, "freeze": None, "log": None}
 HYPER = {name: option for kind in OPTIMIZERS.values() for name, option in kind.options.items()}
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "epochs": ("0 or more", lambda v: v >= 0),
@@ -51,6 +54,12 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "lr": ("above 0", lambda v: v > 0),
     "input_scale": ("above 0", lambda v: v > 0),
     "limit": ("1 or more", lambda v: v >= 1),
+    "move": ("0 or more", lambda v: v >= 0),
+    "smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "validation": (
+        "a share in [0, 1), or a number of images",
+        lambda v: 0 <= v < 1 or (v >= 1 and v % 1 == 0),
+    ),
     "runs": (f"in [1, {MOST_RUNS}]", lambda v: 1 <= v <= MOST_RUNS),
     "seed": ("in [0, 2^64)", lambda v: 0 <= v < 1 << 64),
     "lsuv_batch": ("1 or more", lambda v: v >= 1),
@@ -82,16 +91,24 @@ class Settings:
     """Everything that decides a run's result, and device, threads and folders. run.json holds it.
 
     `steps` updates in all; `policy` spans them. `limit` None is all; `threads` is the count in use,
-    None where the device has none of its own; `mirror` None is as the data set says. `hyper` holds
-    the optimizer's own numbers, and each is an attribute too: s.momentum."""
+    None where the device has none of its own; `mirror`, `contrast` and `mean_image` None are as
+    the data set says. `validation` is 0, or a share or a number of the training images; `weights`
+    and `freeze`: what trained weights it starts from, and the layers that keep them, None for none.
+    `hyper` holds the optimizer's own numbers, and each is an attribute too: s.momentum."""
 
     net: str
     act: str
     loss: str
+    smoothing: float
     init: str
+    weights: str | None
+    freeze: str | None
     data: str  # auto is resolved: the name of a data set, or a folder
     data_dir: str | None
     limit: int | None
+    validation: float
+    contrast: str | None
+    mean_image: bool | None
     device: str
     precision: str
     threads: int | None
@@ -115,6 +132,7 @@ class Settings:
     lsuv_pre: str
     lsuv_normalise: str
     nondeterministic: bool
+    log: str | None
 
     def __getattr__(self, name: str):
         try:
@@ -133,6 +151,15 @@ class Settings:
         """These, on a device that looks at a trained net: where it has no tf32, in fp32, which is
         finer."""
         return self if self.precision in ops.precisions else replace(self, precision="fp32")
+
+    def of_data(self, data) -> dict:
+        """What the data set says where these say nothing."""
+        names = ("mirror", "contrast", "mean_image")
+        return {name: getattr(data, name) for name in names if getattr(self, name) is None}
+
+    def trained_on(self, images: int) -> int:
+        """How many of a set's training images are: all but those held out."""
+        return images - (held(images, self.validation) if self.validation else 0)
 
     def lsuv_options(self) -> dict:
         """What `lsuv.initialise` is to be told; nothing for another initialiser."""
@@ -177,7 +204,7 @@ class Settings:
 
     def must_fit(self, data, where: str | Path) -> None:
         """InputError unless these settings, out of a file, are those of a run on this data set."""
-        images, border = len(data.train.images), data.preprocessing.pad
+        images, border = self.trained_on(len(data.train)), data.preprocessing.pad
         for name, fits, wanted in (
             ("batch", self.batch <= images, f"at most the {images} training images"),
             ("lsuv_batch", self.lsuv_batch <= images, f"at most the {images} training images"),
@@ -219,6 +246,7 @@ def check_values(given: dict, known: Known) -> None:
         "net": known.nets,
         "act": known.acts,
         "loss": LOSSES,
+        "contrast": CONTRASTS,
         "init": known.inits,
         "recipe": known.recipes,
         "device": known.devices,
@@ -229,7 +257,12 @@ def check_values(given: dict, known: Known) -> None:
         "precision": PRECISIONS,
     }
     for name in names.keys() & given.keys():
-        choose(option(name), given[name], names[name])
+        if given[name] is not None:
+            choose(option(name), given[name], names[name])
+    if given.get("smoothing") and given.get("loss", DEFAULTS["loss"]) != "softmax":
+        raise InputError(
+            f"--smoothing {given['smoothing']:g} is for --loss softmax, not {given['loss']}"
+        )
     if "act" in given:
         net = given.get("net", DEFAULTS["net"])
         choose(f"--act for --net {net}", given["act"], known.nets[net].acts)

@@ -7,16 +7,17 @@ Read next: engine/data/__init__.py, which loads one by its name.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from engine.data.preprocessing import Preprocessing
+from engine.data.preprocessing import PIXEL_SCALE, Preprocessing
 from engine.errors import InputError
 from kernels.philox import permutation
 
+CONTRASTS = ("gcn", "none")  # global contrast normalisation, or one factor on every pixel
 NEVER = (1 << 31) - 1  # an epoch that no run comes to: its order is free for the split
 
 
@@ -86,13 +87,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def part(self, rows: np.ndarray) -> "Split":
+        return Split(self.images[rows], self.labels[rows], self.shift[rows], self.scale[rows])
+
 
 @dataclass(eq=False)
 class Dataset:
     """Two splits and what they share.
 
-    mirror says whether a mirrored image still belongs to its class; notes are lines that a run
-    prints before it starts.
+    mirror says whether a mirrored image still belongs to its class; identity is what the
+    fingerprint names the set by; notes are lines that a run prints before it starts; validation is
+    a part of `train` that is held out (`validating`).
     """
 
     name: str
@@ -103,7 +108,45 @@ class Dataset:
     classes: list[str]
     fingerprint: str
     in_shape: tuple[int, int, int]
+    identity: str
     notes: list[str] = field(default_factory=list)
+    validation: Split | None = None
+
+    @property
+    def contrast(self) -> str:
+        """Of CONTRASTS."""
+        return "none" if self.preprocessing.pixel_scale is not None else "gcn"
+
+    @property
+    def mean_image(self) -> bool:
+        """Whether a mean image is subtracted."""
+        return bool(self.preprocessing.mean_image.any())
+
+    def prepared(self, contrast: str | None, subtract_mean: bool | None) -> "Dataset":
+        """These images with another preprocessing, fitted anew; None: as it is."""
+        contrast = contrast or self.contrast
+        if subtract_mean is None:
+            subtract_mean = self.mean_image
+        if (contrast, subtract_mean) == (self.contrast, self.mean_image):
+            return self
+        own = self.preprocessing.pixel_scale
+        scale = None if contrast == "gcn" else PIXEL_SCALE if own is None else own
+        preprocessing, (shift, scales) = Preprocessing.fit(
+            self.train.images, self.preprocessing.pad, scale, subtract_mean
+        )
+        train = replace(self.train, shift=shift, scale=scales)
+        shift, scales = preprocessing.normalise(self.test.images)
+        test = replace(self.test, shift=shift, scale=scales)
+        mark = fingerprint(self.identity, train, test, preprocessing.mean_image)
+        return replace(self, train=train, test=test, preprocessing=preprocessing, fingerprint=mark)
+
+    def validating(self, wanted: float, seed: int) -> "Dataset":
+        """With a part of the training images held out by the seed, as `held_out` takes `wanted`; 0:
+        as it is. Preprocessing, and so the fingerprint, stay those of all."""
+        if not wanted:
+            return self
+        kept, held = held_out(len(self.train), wanted, seed)
+        return replace(self, train=self.train.part(kept), validation=self.train.part(held))
 
 
 def keep(labels: np.ndarray, limit: int | None) -> np.ndarray:
@@ -120,16 +163,21 @@ def keep(labels: np.ndarray, limit: int | None) -> np.ndarray:
     return np.sort(by_class[np.lexsort((ordered, turn))[:limit]])
 
 
-def held_out(count: int, wanted: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on and rows to validate on, each ascending, of `count` images: the same for the
-    same seed. wanted: a share of the images below 1, or their number. InputError if either part
-    would be empty."""
+def held(count: int, wanted: float) -> int:
+    """How many of `count` images are held out: a share of them below 1, or their number. InputError
+    if none would be, or none left."""
     number = round(wanted * count) if 0 < wanted < 1 else int(wanted)
     if not (0 < number < count and (wanted < 1 or wanted == number)):
         raise InputError(
-            f"validation {wanted!r} of {count} images: give a share such as 0.1, or a number of "
+            f"validation {wanted:g} of {count} images: give a share such as 0.1, or a number of "
             "images that leaves some to train on"
         )
+    return number
+
+
+def held_out(count: int, wanted: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to train on and rows to validate on, each ascending: the same for the same seed."""
+    number = held(count, wanted)
     shuffled = permutation(seed, NEVER, count)
     return np.sort(shuffled[number:]), np.sort(shuffled[:number])
 
@@ -185,6 +233,7 @@ def build(
         list(raw.classes),
         fingerprint(name if identity is None else identity, train, test, preprocessing.mean_image),
         train_images.shape[1:],
+        name if identity is None else identity,
         notes,
     )
 

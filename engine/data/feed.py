@@ -68,6 +68,7 @@ class Resident:
             )
         constant = net.ops.constant
         self.net, self.preprocessing, self.count = net, preprocessing, len(split)
+        self.truth = split.labels
         self.images = constant(np.ascontiguousarray(split.images, np.uint8))
         self.labels = constant(np.ascontiguousarray(split.labels, np.int32))
         self.arrays = preprocessing.on_device(net.ops, split.shift, split.scale)
@@ -104,6 +105,7 @@ class Feed:
         self.train, self.test = (
             Resident(net, split, preprocessing) for split in (data.train, data.test)
         )
+        self.validation = data.validation and Resident(net, data.validation, preprocessing)
         self.order_of = Order(net.seed, self.train.count)
 
     def start(self, clock: np.ndarray, first: int, stop: int, rates: np.ndarray):

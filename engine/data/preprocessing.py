@@ -22,6 +22,7 @@ import numpy as np
 from engine.errors import InputError
 
 SCALE = 55.0  # norm of a normalised image: a standard deviation of 0.992 at 32 x 32 x 3 values
+PIXEL_SCALE = 1 / 256  # of every image where contrast is not normalised, as for the paper's MNIST
 CHUNK = 64  # images converted to float64 at a time: stays in cache
 MEAN_IMAGE = "data.mean_image"  # the tensor's name in a checkpoint
 
@@ -45,16 +46,20 @@ class Preprocessing:
 
     @classmethod
     def fit(
-        cls, images: np.ndarray, pad: int, pixel_scale: float | None = None
+        cls,
+        images: np.ndarray,
+        pad: int,
+        pixel_scale: float | None = None,
+        subtract_mean: bool | None = None,
     ) -> tuple["Preprocessing", tuple[np.ndarray, np.ndarray]]:
         """Of training images (M, H, W, C) uint8 -> (it, what `normalise` gives for these images).
 
-        The mean image of images with a `pixel_scale` is zero."""
+        Without subtract_mean the mean image is zero: unless that is said, with a `pixel_scale`."""
         height, width, channels = images.shape[1:]
         mean = np.zeros((height + 2 * pad, width + 2 * pad, channels), np.float32)
         preprocessing = cls(pad, pixel_scale, mean)
         shift, scale = preprocessing.normalise(images)
-        if pixel_scale is None:
+        if pixel_scale is None if subtract_mean is None else subtract_mean:
             preprocessing.mean_image = mean_image(images, shift, scale, pad)
         return preprocessing, (shift, scale)
 

@@ -31,7 +31,7 @@ from safetensors.numpy import save as to_bytes
 from engine.cli.settings import MAY_CHANGE
 from engine.errors import InputError, NotFinite, RunError
 from engine.run.files import need, open_regular, parse, plain, write_atomic
-from engine.run.folder import CHECKPOINT, DATA, PREVIOUS, renamed, versions
+from engine.run.folder import BEST, CHECKPOINT, DATA, PREVIOUS, renamed, versions
 from engine.run.tensorfile import header, tensor
 
 FORMAT, VERSION = "lsuv-engine checkpoint", 1  # and a later one hashes its metadata the same way
@@ -200,13 +200,15 @@ def metadata_digest(metadata: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def read(folder: str | Path, report=print) -> Saved:
-    """The newest checkpoint of a run folder that is whole. `report` is told of a fall-back.
+def read(folder: str | Path, report=print, best: bool = False) -> Saved:
+    """The newest checkpoint of a run folder that is whole, or that of its best epoch if it has one.
+    `report` is told of a fall-back.
 
     InputError if neither the checkpoint nor its predecessor can be used, or if it was written by a
     newer version of this program."""
     problems = []
-    for name in (CHECKPOINT, PREVIOUS):
+    best = best and (Path(folder) / BEST).exists()
+    for name in (*[BEST] * best, CHECKPOINT, PREVIOUS):
         try:
             saved = read_file(Path(folder) / name)
         except Damaged as damage:

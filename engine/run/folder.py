@@ -57,8 +57,10 @@ COLUMNS = (
     "images_per_second",
     "seconds",
 )
+VALIDATED = tuple(column.replace("test", "validation") for column in COLUMNS)  # with --validation
 RUN, INIT, METRICS, SEEDS = "run.json", "init.json", "metrics.csv", "runs.json"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+BEST = "best.safetensors"  # the checkpoint of the best epoch, with --validation
 
 LONGEST_JSON = 4 << 20  # bytes of run.json (a few thousand) and runs.json (600 a run)
 LONGEST_METRICS = 8 << 20  # bytes of metrics.csv: 80,000 epochs
@@ -91,6 +93,7 @@ ROW = {
     "train_loss": (*NUMBER, type(None)),
     "test_loss": (*NUMBER, type(None)),
 }
+VALIDATED_ROW = {column: ROW[name] for column, name in zip(VALIDATED, COLUMNS, strict=True)}
 RESULT = {
     "test_accuracy": NUMBER,
     "test_error": NUMBER,
@@ -160,7 +163,10 @@ def need_progress(progress: dict, step: int, ends: Iterable[int], path: Path) ->
             "another version of this program, resume with that one"
         )
     need(progress, PROGRESS, path)
-    rows = [need(row, ROW, path) for row in progress["rows"]]
+    rows, kind = progress["rows"], ROW
+    if rows and isinstance(rows[0], dict) and "validation_loss" in rows[0]:
+        kind = VALIDATED_ROW
+    rows = [need(row, kind, path) for row in rows]
     ends = [0, *islice(ends, len(rows) + 1)]
     try:
         clock = [float.fromhex(value) for value in progress["clock"]]
@@ -174,8 +180,7 @@ def need_progress(progress: dict, step: int, ends: Iterable[int], path: Path) ->
         or not ends[len(rows)] <= step <= ends[-1]
         or not all(
             row["epoch"] == number
-            and 0 <= row["train_accuracy"] <= 1
-            and 0 <= row["test_accuracy"] <= 1
+            and all(0 <= row[column] <= 1 for column in kind if column.endswith("accuracy"))
             for number, row in enumerate(rows, 1)
         )
         or not all(0 <= progress[key] < 1 << 62 for key in ("images", "epoch_images", "seconds"))
@@ -277,8 +282,9 @@ def default_name(net: str, init: str) -> Path:
 
 def write_metrics(folder: Path, rows: list[dict]) -> None:
     """metrics.csv: a header, and a row an epoch."""
-    lines = [",".join(COLUMNS)]
-    lines += [",".join(cell(row[column]) for column in COLUMNS) for row in rows]
+    columns = VALIDATED if rows and VALIDATED[5] in rows[0] else COLUMNS
+    lines = [",".join(columns)]
+    lines += [",".join(cell(row[column]) for column in columns) for row in rows]
     write_atomic(folder / METRICS, ("\n".join(lines) + "\n").encode())
 
 
@@ -297,13 +303,14 @@ def read_metrics(folder: Path) -> list[dict]:
         header = lines.readline().decode().rstrip()
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}); put the run's own file back") from None
-    if header != ",".join(COLUMNS):
+    columns = VALIDATED if header == ",".join(VALIDATED) else COLUMNS
+    if header != ",".join(columns):
         raise InputError(f"{path}: its columns are not {','.join(COLUMNS)}")
     try:
         return [
             {
                 c: int(v) if c in ("epoch", "step") else float(v)
-                for c, v in zip(COLUMNS, line.decode().split(","), strict=True)
+                for c, v in zip(columns, line.decode().split(","), strict=True)
             }
             for line in lines
         ]

@@ -31,7 +31,7 @@ from engine.net import Net
 from engine.optimizers import Optimizer
 from engine.run import checkpoint
 from engine.run import folder as run_folder
-from engine.run.files import NoRoom, plain, sweep, write_json
+from engine.run.files import NoRoom, keep, plain, sweep, write_json
 from engine.run.lock import hold
 from engine.schedules import rates
 from engine.scoring import Scores, need_statistics, score
@@ -136,6 +136,8 @@ class Session:
             self.save()
         ends = epoch_ends(self.settings, self.feed.train.count)
         done = len(self.progress.rows)
+        if done and self.progress.rows[-1]["step"] == self.progress.clock[STEP]:
+            self.keep_best()  # a process that was killed may not have come to it
         for number, end in enumerate(islice(ends, done, None), done + 1):
             yield Epoch(number, int(self.progress.clock[STEP]), end)
 
@@ -181,11 +183,20 @@ class Session:
         self.progress.count(clock, self.settings.batch, seconds)
 
     def score(self) -> Scores | None:
-        """Of the test set; None if a signal asks to stop."""
-        return None if self.asked.stop() else score(self.net, self.feed, self.asked.stop)
+        """Of the images held out for validation, else of the test set; None if a signal asks to
+        stop."""
+        images = self.feed.validation or self.feed.test
+        return None if self.asked.stop() else score(self.net, images, self.asked.stop)
+
+    @property
+    def best(self) -> int:
+        """The number of the epoch that validation finds best, the earliest of equals."""
+        rows = self.progress.rows
+        return max(rows, key=lambda row: row["validation_accuracy"])["epoch"]
 
     def finished(self, epoch: Epoch, tested: Scores) -> None:
         """An epoch is over: a row in metrics.csv, a line, a checkpoint."""
+        which = "validation" if self.feed.validation else "test"
         self.require_finite(tested, f"after step {epoch.end} (epoch {epoch.number})")
         s, past = self.settings, self.progress
         past.seconds, clock = self.seconds, past.clock
@@ -195,8 +206,8 @@ class Session:
             "lr": float(rates(s.policy, epoch.end - 1, 1)[0]),
             "train_loss": clock[LOSS_SUM] / clock[SEEN],
             "train_accuracy": clock[CORRECT_SUM] / clock[SEEN],
-            "test_loss": tested.loss,
-            "test_accuracy": tested.accuracy,
+            f"{which}_loss": tested.loss,
+            f"{which}_accuracy": tested.accuracy,
             "images_per_second": past.epoch_images / max(past.epoch_training, 1e-9),
             "seconds": past.seconds,
         }
@@ -207,6 +218,21 @@ class Session:
         zero_sums(clock)
         past.epoch_training, past.epoch_images = 0.0, 0
         self.save()
+        self.keep_best()
+
+    def keep_best(self) -> None:
+        """Give the checkpoint just written a second name where its epoch is the best so far."""
+        if self.feed.validation and self.best == len(self.progress.rows):
+            keep(self.folder / run_folder.CHECKPOINT, self.folder / run_folder.BEST)
+
+    def test(self) -> Scores | None:
+        """Of the test set, at the end: with the best epoch's weights, where validation chose one;
+        None if a signal asks to stop."""
+        if self.feed.validation and self.progress.rows:
+            saved = checkpoint.read(self.folder, self.show.line, best=True)
+            checkpoint.restore(saved, self.net)
+            self.show.line(f"epoch {self.best} is the best by validation; its weights are kept")
+        return None if self.asked.stop() else score(self.net, self.feed.test, self.asked.stop)
 
     def save(self) -> None:
         self.progress.seconds = self.seconds
@@ -333,8 +359,8 @@ def finish(work: Work, run: Session, record: dict) -> dict:
         with run:
             done = work.train(run)
         tested = None
-        if done and not progress.rows:  # --epochs 0: the untrained net
-            tested = run.score()
+        if done and (run.feed.validation or not progress.rows):  # or --epochs 0: the untrained net
+            tested = run.test()
             done = tested is not None
         if not done:
             print_line(
@@ -346,7 +372,7 @@ def finish(work: Work, run: Session, record: dict) -> dict:
         if tested is None:
             accuracy, loss = progress.rows[-1]["test_accuracy"], progress.rows[-1]["test_loss"]
         else:
-            run.require_finite(tested, "before training")
+            run.require_finite(tested, "at the end" if progress.rows else "before training")
             accuracy, loss = tested.accuracy, tested.loss
         record["result"] = {
             "test_accuracy": accuracy,
@@ -452,7 +478,7 @@ def resume(work: Work, args) -> None:
         return
     ops = work.ops_for(s.device, s.threads, s.precision, not s.nondeterministic)
     data = data_of(s, work.known.nets[s.net].in_shape, "data" in changed)
-    s = replace(s, threads=ops.threads, mirror=data.mirror if s.mirror is None else s.mirror)
+    s = replace(s, threads=ops.threads, **s.of_data(data))
     if not several:
         run_folder.refuse_other_data(record, data, folder)
     s.must_fit(data, where)
@@ -471,7 +497,8 @@ def data_of(s: Settings, in_shape: tuple[int, ...], told: bool):
             f"the run's images were in {s.data}, and there is no such folder; give "
             "their new place with --data FOLDER"
         )
-    return load_data(s.data, s.data_dir, s.limit, size=in_shape, report=log_line)
+    data = load_data(s.data, s.data_dir, s.limit, size=in_shape, report=log_line)
+    return data.prepared(s.contrast, s.mean_image)
 
 
 def print_report(s: Settings, net: Net, report, folder: Path) -> None:

@@ -18,7 +18,7 @@ from engine.errors import InputError, NotFinite
 from engine.run import checkpoint
 from engine.run.checkpoint import Damaged, Saved
 from engine.run.files import NUMBER, need, parse
-from engine.run.folder import CHECKPOINT, PREVIOUS, versions
+from engine.run.folder import BEST, CHECKPOINT, PREVIOUS, versions
 from kernels.clock import SIZE, STEP
 
 FORM, VERSION = "lsuv-engine net", 1
@@ -61,13 +61,23 @@ def restore(net, path: str | Path, optimizer=None) -> None:
         net.epochs = saved.epoch
 
 
+def transfer(net, path: str | Path) -> list[str]:
+    """Read trained weights into a net of other classes too -> the names of the layers that they do
+    not fit, so the last one, or none. InputError for weights of another net."""
+    saved, last = read(path), net.weighted()[-1]
+    W = saved.tensors.get(f"{last.name}.W", last.W)
+    new = [last.name] if len(W) != len(last.W) else []
+    checkpoint.restore(saved, net, new=new)
+    return new
+
+
 def read(path: str | Path) -> Saved:
     """A file of `save`, or a run's newest checkpoint: its folder, or its file. InputError."""
     path = Path(path)
     if not path.is_file():
-        return checkpoint.read(path)
+        return checkpoint.read(path, best=True)
     try:
-        if path.name in (CHECKPOINT, PREVIOUS):
+        if path.name in (CHECKPOINT, PREVIOUS, BEST):
             return checkpoint.read_file(path)
         return checkpoint.read_file(path, FORM, about)
     except Damaged as damage:
