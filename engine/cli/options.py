@@ -14,12 +14,12 @@ from engine.cli.settings import (
     HYPER,
     LOGS,
     MAY_CHANGE,
-    MOST_EPOCHS,
     Known,
     Settings,
     check_values,
     defaults,
     option,
+    steps_of,
 )
 from engine.data import NAMES
 from engine.data.dataset import held
@@ -184,8 +184,8 @@ def train_parser(known: Known, description: str) -> Parser:
     add(
         "--resume",
         metavar="DIR",
-        help="continue the run in DIR exactly, or the --runs in it; "
-        f"only {', '.join(map(option, MAY_CHANGE))} may be given with it",
+        help="continue the run in DIR exactly, or the --runs in it; with --epochs to another end; "
+        f"else only {', '.join(map(option, MAY_CHANGE))} may be given with it",
     )
     add(
         "--runs",
@@ -220,7 +220,7 @@ def check(args: argparse.Namespace, known: Known) -> None:
 def check_resume(args: argparse.Namespace) -> None:
     """InputError if an option beside --resume would change the run."""
     for name, value in vars(args).items():
-        if name not in (*MAY_CHANGE, "resume") and value is not None:
+        if name not in (*MAY_CHANGE, "epochs", "resume") and value is not None:
             raise InputError(
                 f"{option(name)} can't be given with --resume, which continues the "
                 "run with its own settings; leave it out, or start a new run"
@@ -319,24 +319,3 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
     return Settings(
         **values, hyper=hyper, steps=steps, policy={**policy, "rate": values["lr"]}
     ), origins
-
-
-def steps_of(epochs: float, images: int, batch: int) -> int:
-    """round(epochs x images / batch). InputError where it is none, or more than a run can have."""
-    length = epochs * images / batch
-    if not length < (1 << 31) - 1:
-        raise InputError(
-            f"--epochs {epochs:g} is {length:.3g} steps, and a run has fewer than "
-            "2^31; give fewer epochs"
-        )
-    if epochs > MOST_EPOCHS:
-        raise InputError(
-            f"--epochs {epochs:g} is more than {MOST_EPOCHS:,}, the rows that a "
-            "checkpoint has room for; give fewer epochs, of a larger --limit"
-        )
-    if epochs > 0 and round(length) == 0:
-        raise InputError(
-            f"--epochs {epochs:g} of {images} images is no step of {batch}; give "
-            f"--epochs {batch / images:.4g}, which is one, or 0 for the untrained net"
-        )
-    return round(length)

@@ -39,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
 # Of a run that is resumed. Another device or count of threads sums in another order, so the result
 # is equal up to rounding only, and the run says so. Data are the same by their fingerprint.
 MAY_CHANGE = ("device", "threads", "data", "data_dir", "nondeterministic")
+LENGTH = ("epochs", "steps", "policy")  # which --resume --epochs changes, in run.json first
 PRECISIONS = ("fp32", "tf32", "bf16")
 LOGS = ("tensorboard", "caffe")
 MOST_EPOCHS = 40_000  # a checkpoint's header has a row for each, and 50,000 are more than is read
@@ -57,7 +58,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "move": ("0 or more", lambda v: v >= 0),
     "smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
     "validation": (
-        "a share in [0, 1), or a number of images",
+        "a share, or a number of images",
         lambda v: 0 <= v < 1 or (v >= 1 and v % 1 == 0),
     ),
     "runs": (f"in [1, {MOST_RUNS}]", lambda v: 1 <= v <= MOST_RUNS),
@@ -152,6 +153,14 @@ class Settings:
         finer."""
         return self if self.precision in ops.precisions else replace(self, precision="fp32")
 
+    def lasting(self, epochs: float, images: int, known: Known) -> "Settings":
+        """These for another number of epochs, of a set of so many training images: the recipe's
+        policy spans all of them. InputError for epochs that can't be."""
+        steps = steps_of(epochs, self.trained_on(images), self.batch)
+        recipe = known.recipe(self.net, self.act, self.init, self.recipe, self.optimizer)
+        policy = {**recipe.policy_over(steps), "rate": self.lr}
+        return replace(self, epochs=epochs, steps=steps, policy=policy)
+
     def of_data(self, data) -> dict:
         """What the data set says where these say nothing."""
         names = ("mirror", "contrast", "mean_image")
@@ -221,6 +230,27 @@ class Settings:
                     f"data {data.name} it must be {wanted}; put the run's own file "
                     "back"
                 )
+
+
+def steps_of(epochs: float, images: int, batch: int) -> int:
+    """round(epochs x images / batch). InputError where it is none, or more than a run can have."""
+    length = epochs * images / batch
+    if not length < (1 << 31) - 1:
+        raise InputError(
+            f"--epochs {epochs:g} is {length:.3g} steps, and a run has fewer than "
+            "2^31; give fewer epochs"
+        )
+    if epochs > MOST_EPOCHS:
+        raise InputError(
+            f"--epochs {epochs:g} is more than {MOST_EPOCHS:,}, the rows that a "
+            "checkpoint has room for; give fewer epochs, of a larger --limit"
+        )
+    if epochs > 0 and round(length) == 0:
+        raise InputError(
+            f"--epochs {epochs:g} of {images} images is no step of {batch}; give "
+            f"--epochs {batch / images:.4g}, which is one, or 0 for the untrained net"
+        )
+    return round(length)
 
 
 def of_kind(value, kind) -> bool:

@@ -105,7 +105,9 @@ class Feed:
         self.train, self.test = (
             Resident(net, split, preprocessing) for split in (data.train, data.test)
         )
-        self.validation = data.validation and Resident(net, data.validation, preprocessing)
+        self.validation = (
+            None if data.validation is None else Resident(net, data.validation, preprocessing)
+        )
         self.order_of = Order(net.seed, self.train.count)
 
     def start(self, clock: np.ndarray, first: int, stop: int, rates: np.ndarray):

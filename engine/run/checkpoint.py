@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save as to_bytes
 
-from engine.cli.settings import MAY_CHANGE
+from engine.cli.settings import LENGTH, MAY_CHANGE
 from engine.errors import InputError, NotFinite, RunError
 from engine.run.files import need, open_regular, parse, plain, write_atomic
 from engine.run.folder import BEST, CHECKPOINT, DATA, PREVIOUS, renamed, versions
@@ -299,7 +299,7 @@ def set_aside(folder: Path, saved: Saved) -> None:
 def refuse_others(saved: Saved, settings: dict, data: dict | None = None) -> None:
     """InputError if the checkpoint is of other settings or of another data set, each by name."""
     for key, value in saved.settings.items():  # one that is no setting any more decides nothing
-        if key in settings and key not in MAY_CHANGE and settings[key] != value:
+        if key in settings and key not in (*MAY_CHANGE, *LENGTH) and settings[key] != value:
             raise InputError(
                 f"{saved.path}: this checkpoint is of {key} {value}, not "
                 f"{settings[key]}; put the run's own files back"

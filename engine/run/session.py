@@ -7,6 +7,7 @@ what a session needs of them as `Work`.
 Read next: engine/run/lock.py, and engine/run/folder.py, where it all is kept.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -277,7 +278,7 @@ def new_run(
     seeds: what runs.json holds where this is one of several runs; it is written beside the folder.
     """
     net, feed, optimizer = work.assemble(s, data, ops)
-    if not s.steps:
+    if not s.steps and s.weights is None:
         need_statistics(net)  # the untrained net is going to be scored
     record = {
         "settings": s.as_dict(),
@@ -336,6 +337,11 @@ def resumed_run(
         else:
             saved = checkpoint.read(folder, print_line)
             checkpoint.refuse_others(saved, s.as_dict(), run_folder.describe(data))
+            if saved.step > s.steps:
+                raise InputError(
+                    f"--epochs {s.epochs:g} ends at step {s.steps}, and the run stands at step "
+                    f"{saved.step}; give more"
+                )
             checkpoint.restore(saved, net, optimizer)
             ops.prefer(saved.plans)
             checkpoint.set_aside(folder, saved)
@@ -471,9 +477,13 @@ def resume(work: Work, args) -> None:
     if args.device in ("numpy", "cuda"):
         changed.setdefault("threads", None)  # those of another device
     s = Settings.from_dict(record["settings"] | changed, where, work.known)
-    if record["result"] is not None:
+    if args.epochs is not None and several:
+        raise InputError(
+            f"--epochs {args.epochs:g}: {folder} holds several runs; resume one of them"
+        )
+    if record["result"] is not None and args.epochs in (None, s.epochs):
         sweep(folder)
-        print_line(f"{folder} is complete; to train longer start a new run with more --epochs")
+        print_line(f"{folder} is complete; to train longer give --epochs with --resume")
         print_line(last_line(record["result"]))
         return
     ops = work.ops_for(s.device, s.threads, s.precision, not s.nondeterministic)
@@ -482,6 +492,15 @@ def resume(work: Work, args) -> None:
     if not several:
         run_folder.refuse_other_data(record, data, folder)
     s.must_fit(data, where)
+    if args.epochs is not None:
+        if s.epochs % 1 and record["result"] is not None:
+            raise InputError(
+                f"--epochs {args.epochs:g}: the run ended within epoch {math.ceil(s.epochs)}, "
+                "whose row counts a part of it; only a run of whole epochs goes on"
+            )
+        s = s.lasting(args.epochs, len(data.train), work.known)
+        origins |= {"epochs": "command line", "policy": f"recipe {s.recipe} over {s.steps} steps"}
+        record["result"] = None
     print_settings(s, origins, data, ops)
     if several:
         seed_runs(work, s, origins, data, ops, folder, record["runs"])

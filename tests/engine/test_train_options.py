@@ -1,0 +1,256 @@
+"""Options that change what a run learns from and where it begins: validation, trained weights,
+frozen layers, another end, another preprocessing.
+
+Read next: tests/engine/test_train.py.
+"""
+
+import signal
+
+import numpy as np
+import pytest
+
+import engine
+import engine.evaluate
+from engine.cli.command import run_command
+from engine.data import load
+from engine.data.dataset import held_out
+from engine.run import checkpoint, session
+from engine.run import folder as runs
+from helpers.data_sets import forge_folder
+from helpers.nets import tiny
+from helpers.runs import SMALL, assert_same_run, command, metrics, stop_at, whole
+from models import NETS, Model
+
+
+@pytest.fixture(autouse=True)
+def small_nets(monkeypatch):
+    monkeypatch.setitem(NETS, "tiny", Model(tiny, (8, 8, 3)))
+
+
+def run(folder, *options, epochs=3):
+    assert command(*SMALL, "--epochs", epochs, "--out", folder, *options) == 0
+    return folder
+
+
+def data(limit=90):
+    return load("synthetic", limit=limit, size=(8, 8, 3), report=lambda line: None)
+
+
+def evaluated(folder, capsys, *options) -> str:
+    capsys.readouterr()
+    assert (
+        run_command("engine.evaluate", lambda: engine.evaluate.main([str(folder), *options])) == 0
+    )
+    return capsys.readouterr().out
+
+
+# -- validation -----------------------------------------------------------------------------------
+
+
+def test_the_best_epoch_is_kept_and_the_test_set_is_seen_once(tmp_path, capsys, monkeypatch):
+    """Its accuracy is that of the kept weights, on images that were never trained on."""
+    scored, score = [], session.score
+
+    def counted(net, images, stop):
+        scored.append(images.count)
+        return score(net, images, stop)
+
+    monkeypatch.setattr(session, "score", counted)
+    folder = run(tmp_path / "run", "--validation", "0.2", "--lr", "0.3", epochs=6)
+    assert scored == [18] * 6 + [90]
+    rows = metrics(folder)
+    assert list(rows[0])[5:] == ["validation_loss", "validation_accuracy"]
+    accuracies = [float(row["validation_accuracy"]) for row in rows]
+    best = accuracies.index(max(accuracies)) + 1
+    assert best < 6, "the last epoch is the best: choose another rate for this test"
+    said = capsys.readouterr().out
+    assert f"epoch {best} is the best by validation" in said and "test loss" not in said
+    saved = checkpoint.read_file(folder / runs.BEST)
+    assert saved.step == int(rows[best - 1]["step"])
+    assert checkpoint.read_file(folder / runs.CHECKPOINT).step == int(rows[-1]["step"])
+    accuracy = runs.read_run(folder)["result"]["test_accuracy"]
+    model = engine.load(folder, device="numpy")
+    answers = model.predict(data().test.images).argmax(axis=1)
+    assert accuracy == np.mean(answers == data().test.labels)
+    assert f"test accuracy {accuracy:.4f}" in evaluated(folder, capsys)
+    rows_held = held_out(90, 0.2, 3)[1]
+    answers = model.predict(data().train.images[rows_held]).argmax(axis=1)
+    assert np.mean(answers == data().train.labels[rows_held]) == pytest.approx(max(accuracies))
+
+
+def test_a_number_of_images_and_a_share_hold_out_the_same(tmp_path):
+    assert_same_run(
+        run(tmp_path / "share", "--validation", "0.2"),
+        run(tmp_path / "number", "--validation", "18"),
+    )
+
+
+@pytest.mark.parametrize("step", [3, 7, 13])
+def test_a_stopped_run_with_validation_goes_on_bit_for_bit(step, tmp_path, monkeypatch):
+    straight = run(tmp_path / "straight", "--validation", "0.2", "--lr", "0.3")
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        stopped = tmp_path / "stopped"
+        arguments = (*SMALL, "--epochs", 3, "--validation", "0.2", "--lr", "0.3")
+        assert command(*arguments, "--out", stopped) == 128 + signal.SIGTERM
+    assert command("--resume", stopped) == 0
+    assert whole(stopped) == whole(straight)
+
+
+def test_a_run_killed_before_its_best_epoch_was_kept_keeps_it(tmp_path, monkeypatch):
+    straight, killed = run(tmp_path / "straight", "--validation", "0.2"), tmp_path / "killed"
+    with monkeypatch.context() as patch:
+
+        def kill(*paths):
+            raise SystemExit(9)
+
+        patch.setattr(session, "keep", kill)
+        arguments = (*SMALL, "--epochs", 3, "--validation", "0.2", "--out", killed)
+        assert command(*arguments) == 9
+    assert not (killed / runs.BEST).exists()
+    assert command("--resume", killed) == 0
+    assert whole(killed) == whole(straight)
+
+
+# -- another end ----------------------------------------------------------------------------------
+
+
+def test_a_finished_run_goes_on_to_more_epochs(tmp_path, capsys):
+    """By the schedule that a run of so many epochs has."""
+    folder, longer = run(tmp_path / "run", epochs=2), run(tmp_path / "longer", epochs=4)
+    before = metrics(folder)
+    capsys.readouterr()
+    assert command("--resume", folder, "--epochs", 4) == 0
+    said = capsys.readouterr().out
+    assert "epochs         4 " in said and "recipe paper over 22 steps" in said
+    rows = metrics(folder)
+    assert rows[:2] == before and len(rows) == 4
+    assert [row["lr"] for row in rows[2:]] == [row["lr"] for row in metrics(longer)[2:]]
+    assert checkpoint.read(folder).step == 22 and runs.read_run(folder)["result"]["epochs"] == 4
+    assert command("--resume", folder) == 0
+    assert "to train longer give --epochs with --resume" in capsys.readouterr().out
+
+
+def test_a_stopped_run_is_given_another_end_and_stopped_again(tmp_path, monkeypatch):
+    longer, folder = run(tmp_path / "longer", epochs=4), tmp_path / "run"
+    for step, arguments in (
+        (3, (*SMALL, "--epochs", 9, "--out", folder)),
+        (8, ("--resume", folder, "--epochs", 4)),
+    ):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            assert command(*arguments) == 128 + signal.SIGTERM
+    assert command("--resume", folder) == 0
+    rows = metrics(folder)
+    assert [row["lr"] for row in rows] == [row["lr"] for row in metrics(longer)]
+    assert runs.read_run(folder)["result"]["epochs"] == 4
+
+
+@pytest.mark.parametrize(
+    "epochs, more, said",
+    [
+        (2, "1", "--epochs 1 ends at step 6, and the run stands at step 11; give more"),
+        (1.5, "3", "--epochs 3: the run ended within epoch 2"),
+        (2, "1e9", "--epochs 1e+09 is "),
+        (2, "-1", "--epochs -1 must be 0 or more"),
+    ],
+)
+def test_an_end_that_can_not_be_is_one_line(epochs, more, said, tmp_path, capsys):
+    folder = run(tmp_path / "run", epochs=epochs)
+    before = whole(folder)
+    capsys.readouterr()
+    assert command("--resume", folder, "--epochs", more) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert whole(folder) == before
+
+
+# -- trained weights ------------------------------------------------------------------------------
+
+
+def test_a_run_starts_from_the_weights_of_another(tmp_path, capsys):
+    first = run(tmp_path / "first")
+    second = run(tmp_path / "second", "--weights", first, epochs=0)
+    assert "all" in capsys.readouterr().out
+    a, b = (checkpoint.read(folder).tensors for folder in (first, second))
+    names = [name for name in a if not name.startswith("optimizer.")]
+    assert names and all(np.array_equal(a[name], b[name]) for name in names)
+    file = run(tmp_path / "file", "--weights", first / runs.CHECKPOINT, epochs=0)
+    c = checkpoint.read(file).tensors
+    assert all(np.array_equal(b[name], c[name]) for name in b)
+
+
+def test_with_other_classes_the_last_layer_is_new_and_the_rest_can_stay(tmp_path, capsys):
+    first = run(tmp_path / "first", "--data", "synthetic")
+    forged = tmp_path / "images"
+    forge_folder(forged, size=(8, 8))
+    arguments = ["--net", "tiny", "--data", forged, "--device", "numpy", "--batch", "4"]
+    second = tmp_path / "second"
+    options = ["--weights", first, "--freeze", "conv*", "--epochs", 2, "--lr", "0.01"]
+    assert command(*arguments, *options, "--out", second) == 0
+    said = capsys.readouterr().out
+    assert "all but clf, which is new" in said
+    a, b = (checkpoint.read(folder).tensors for folder in (first, second))
+    assert a["clf.W"].shape != b["clf.W"].shape
+    kept = [name for name in a if name.startswith("conv")]
+    assert kept and all(np.array_equal(a[name], b[name]) for name in kept)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--weights", "nowhere"], "nowhere: no checkpoint to load"),
+        (["--freeze", "cnv"], "'cnv' is the name of no layer"),
+        (["--freeze", "*"], "--freeze *: that is all of tiny"),
+        (["--validation", "0.999"], "validation 0.999 of 90 images"),
+        (["--validation", "-1"], "--validation -1 must be a share, or a number of images"),
+        (["--validation", "2.5"], "--validation 2.5 must be"),
+        (["--validation", "80"], "--batch 16 is more than the 10 training images"),
+        (["--move", "99"], "--move 99: the border of data synthetic has"),
+        (["--move", "-1"], "--move -1 must be 0 or more"),
+        (["--contrast", "gnc"], "did you mean"),
+        (["--smoothing", "1"], "--smoothing 1 must be in [0, 1)"),
+        (["--smoothing", "0.1", "--loss", "svm"], "--smoothing 0.1 is for --loss softmax"),
+    ],
+)
+def test_what_can_not_work_is_one_line(options, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command(*SMALL, "--epochs", 1, "--out", "run", *options) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1, error
+    assert not (tmp_path / "run").exists()
+
+
+# -- preprocessing, smoothing ---------------------------------------------------------------------
+
+
+def test_a_preprocessing_of_ones_own_is_fitted_kept_and_used(tmp_path, capsys):
+    """predict and evaluate see what training saw: pixels over 256, less their mean image."""
+    folder = run(tmp_path / "run", "--contrast", "none", "--mean-image", epochs=1)
+    plain = run(tmp_path / "plain", "--contrast", "none", "--no-mean-image", epochs=1)
+    own = run(tmp_path / "own", epochs=1)
+    marks = {runs.read_run(f)["data"]["fingerprint"] for f in (folder, plain, own)}
+    assert len(marks) == 3 and data().fingerprint in marks
+    mean = checkpoint.read(folder).tensors["data.mean_image"]
+    images, pad = data().train.images, data().preprocessing.pad
+    inside = mean[pad:-pad, pad:-pad]
+    assert np.allclose(inside, images.astype(np.float64).mean(axis=0) / 256, atol=1e-6)
+    assert not checkpoint.read(plain).tensors["data.mean_image"].any()
+    model = engine.load(folder, device="numpy")
+    accuracy = runs.read_run(folder)["result"]["test_accuracy"]
+    answers = model.predict(data().test.images).argmax(axis=1)
+    assert np.mean(answers == data().test.labels) == accuracy
+    x = model.net.ops.tohost(model.net.x)[: len(data().test) % model.net.batch]
+    wanted = data().test.images[-len(x) :] / 256.0 - inside
+    assert np.allclose(x, wanted * model.preprocessing.input_scale, atol=1e-5)
+    assert f"test accuracy {accuracy:.4f}" in evaluated(folder, capsys)
+
+
+def test_smoothing_is_of_the_training_loss_alone(tmp_path):
+    """The test loss is the plain one, so that runs can be compared."""
+    folder = run(tmp_path / "run", "--smoothing", "0.3", epochs=2)
+    other = run(tmp_path / "other", epochs=2)
+    assert metrics(folder)[0]["train_loss"] != metrics(other)[0]["train_loss"]
+    prob = engine.load(folder, device="numpy").predict(data().test.images)
+    loss = -np.log(prob[np.arange(len(prob)), data().test.labels]).mean()
+    assert float(metrics(folder)[-1]["test_loss"]) == pytest.approx(loss, rel=1e-4)
