@@ -31,6 +31,7 @@ from engine.losses import LOSSES, loss_of
 from engine.net import Net
 from engine.optimizers import Optimizer, optimizer_of
 from engine.run.folder import default_name, new_folder
+from engine.run.logs import kinds_of
 from engine.run.session import Session, Work, new_run, resume, seed_runs
 from engine.run.weights import transfer
 from engine.schedules import rates
@@ -123,6 +124,7 @@ def main(argv: list[str] | None = None) -> int:
 def start(argv: list[str] | None) -> int:
     args = options.train_parser(KNOWN, __doc__.split("\n\n`assemble`")[0]).parse_args(argv)
     options.check(args, KNOWN)
+    kinds_of(args.log)
     work = Work(KNOWN, ops_for, assemble, first_weights, train)
     if args.resume is not None:
         options.check_resume(args)

@@ -289,6 +289,8 @@ def check_values(given: dict, known: Known) -> None:
     for name in names.keys() & given.keys():
         if given[name] is not None:
             choose(option(name), given[name], names[name])
+    for kind in given["log"].split(",") if given.get("log") is not None else ():
+        choose("--log", kind, LOGS)
     if given.get("smoothing") and given.get("loss", DEFAULTS["loss"]) != "softmax":
         raise InputError(
             f"--smoothing {given['smoothing']:g} is for --loss softmax, not {given['loss']}"

@@ -4,7 +4,7 @@ engine/train.py has the loop; here is what stands around it, so that it can be r
 the run as it stands between two steps. Nothing of the rooms above is imported: a command hands over
 what a session needs of them as `Work`.
 
-Read next: engine/run/lock.py, and engine/run/folder.py, where it all is kept.
+Read next: engine/run/lock.py, engine/run/logs.py, and engine/run/folder.py, where it all is kept.
 """
 
 import math
@@ -34,6 +34,7 @@ from engine.run import checkpoint
 from engine.run import folder as run_folder
 from engine.run.files import NoRoom, keep, plain, sweep, write_json
 from engine.run.lock import hold
+from engine.run.logs import Logs
 from engine.schedules import rates
 from engine.scoring import Scores, need_statistics, score
 from kernels.clock import CORRECT_SUM, FINITE, LOSS_SUM, SEEN, STEP, new_clock
@@ -118,6 +119,7 @@ class Session:
         self.folder, self.progress, self.asked = folder, progress, asked
         self.before, self.began = progress.seconds, time.perf_counter()
         self.show = ProgressBar(s.steps, int(progress.clock[STEP]))
+        self.logs = Logs(s.log, folder)
 
     def __enter__(self) -> "Session":
         self.show.__enter__()
@@ -214,6 +216,7 @@ class Session:
         }
         past.rows.append(row)
         run_folder.write_metrics(self.folder, past.rows)
+        self.logs.epoch(past.rows)
         self.show.step(epoch.end, epoch.number, row["train_loss"], row["images_per_second"])
         self.show.line(epoch_line(row, s.epochs))
         zero_sums(clock)

@@ -4,7 +4,9 @@ frozen layers, another end, another preprocessing.
 Read next: tests/engine/test_train.py.
 """
 
+import re
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -254,3 +256,63 @@ def test_smoothing_is_of_the_training_loss_alone(tmp_path):
     prob = engine.load(folder, device="numpy").predict(data().test.images)
     loss = -np.log(prob[np.arange(len(prob)), data().test.labels]).mean()
     assert float(metrics(folder)[-1]["test_loss"]) == pytest.approx(loss, rel=1e-4)
+
+
+# -- logs for other programs ----------------------------------------------------------------------
+
+
+def events(folder) -> dict[str, dict[int, float]]:
+    """{tag: {step: value}} of TensorBoard's files, in their order, what is purged left out."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda p: p.stat().st_mtime_ns):
+        data = path.read_bytes()
+        while data:  # length, its checksum, an event, its checksum
+            size = int.from_bytes(data[:8], "little")
+            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+            if event.HasField("session_log"):
+                for tag in found.values():
+                    for step in [step for step in tag if step >= event.step]:
+                        del tag[step]
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def test_tensorboard_and_caffe_read_what_metrics_say(tmp_path, monkeypatch):
+    """Also of a run that was stopped: each epoch stands there once."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 8)
+        arguments = (*SMALL, "--epochs", 3, "--log", "tensorboard,caffe", "--out", folder)
+        assert command(*arguments) == 128 + signal.SIGTERM
+    assert command("--resume", folder) == 0
+    rows = runs.read_metrics(folder)
+    steps = [row["step"] for row in rows]
+    assert len(rows) == 3
+    found = events(folder)
+    for tag, name in (("train/loss",) * 2, ("test/accuracy",) * 2, ("lr", "lr")):
+        values = [row[name.replace("/", "_")] for row in rows]
+        assert list(found[tag]) == steps and np.allclose(list(found[tag].values()), values)
+    text = (folder / "caffe.log").read_text()
+    assert text.splitlines()[0].endswith("Solving") and text.count("Solving") == 1
+    for line in text.splitlines():  # glog's prefix, from which the time is read
+        assert re.match(r"I\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ solver\.cpp:\d+\] ", line), line
+    number = r"([\.\deE+-]+)"  # what tools/extra/parse_log.py calls a number
+    assert [int(n) for n in re.findall(r"Iteration (\d+), lr", text)] == steps
+    for net in ("Train", "Test"):
+        for what in ("accuracy", "loss"):
+            values = re.findall(rf"{net} net output #\d+: {what} = {number}", text)
+            wanted = [row[f"{net.lower()}_{what}"] for row in rows]
+            assert np.allclose([float(v) for v in values], wanted, rtol=1e-5)
+
+
+def test_a_log_that_can_not_be_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    for log, said in (("tensorboard", "pip install 'tensorboardX>=2.6'"), ("caff", "caffe")):
+        assert command(*SMALL, "--epochs", 1, "--out", "run", "--log", log) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
