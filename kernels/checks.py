@@ -196,6 +196,13 @@ def gather(images, mean_image, order, x, pad, move) -> None:
         raise ValueError(f"gather: move {move} must lie in 0 .. pad = {pad}")
 
 
+def updates(op, begun, every) -> None:
+    """The numbers that tell which update a step is."""
+    for name, value, least in (("begun", begun, 0), ("every", every, 1)):
+        if not least <= value < 1 << 31:
+            raise ValueError(f"{op}: {name} {value} is no number of steps in [{least}, 2^31)")
+
+
 def rates(table) -> None:
     """The table of `advance` has a row."""
     if len(table) == 0:

@@ -20,7 +20,10 @@ DTYPES: dict[str, Any] = {
     name: dtype
     for dtype, names in (
         (ACTIVATION, "x y dx dy dW db dscale dshift dslope g a scores dscores"),
-        (np.float32, "W b w v s mean rstd prob shift scale mean_image running_mean running_var"),
+        (
+            np.float32,
+            "W b w v s total mean rstd prob shift scale mean_image running_mean running_var",
+        ),
         (np.float64, "clock own rates segments"),
         (np.int32, "labels order"),
         (np.uint8, "which images"),
@@ -144,6 +147,12 @@ OPERATIONS = {
     "sgd_step": _op("w g v segments clock momentum decay", updated="w v"),
     "nesterov_step": _op("w g v segments clock momentum decay", updated="w v"),
     "rmsprop_step": _op("w g s segments clock rho delta decay", updated="w s"),
+    "adam_step": _op(
+        "w g mean s segments clock beta1 beta2 delta decay decoupled begun every",
+        updated="w mean s",
+    ),
+    "average": _op("w mean clock decay begun every", updated="mean"),
+    "accumulate": _op("g total share last clock", updated="g total"),
     "advance": _op("clock rates", updated="clock"),
     "latch": _op("own clock", updated="own clock"),
 }

@@ -800,6 +800,48 @@ class NumpyOps:
             s[part] = rho * s[part] + (1 - rho) * np.square(step)
             w[part] -= rate * step / (np.sqrt(s[part]) + delta)
 
+    @rounds
+    def adam_step(
+        self, w, g, mean, s, segments, clock, beta1, beta2, delta, decay, decoupled, begun, every
+    ):
+        """Adam: mean = beta1 * mean + (1-beta1) * g', s = beta2 * s + (1-beta2) * g'^2,
+        w = w - rate * mean / (1 - beta1^t) / (sqrt(s / (1 - beta2^t)) + delta).
+
+        This is update t, from 1 on, of an optimizer that began at step `begun` and makes one in
+        `every` steps. decoupled: decay is no part of g', but w shrinks by rate * decay of itself
+        (AdamW). Kingma and Ba (2015); Loshchilov and Hutter (2019).
+        """
+        t = _update_number("adam_step", clock, begun, every)
+        within = 0 if decoupled else decay
+        parts = _updates(w, g, segments, clock, within)
+        for (part, rate, step), row in zip(parts, segments.tolist(), strict=False):
+            mean[part] = beta1 * mean[part] + (1 - beta1) * step
+            s[part] = beta2 * s[part] + (1 - beta2) * np.square(step)
+            root = np.sqrt(s[part] / (1 - beta2**t)) + delta
+            shrunk = rate * row[3] * (decay - within) * w[part]
+            w[part] -= shrunk + rate / (1 - beta1**t) * mean[part] / root
+
+    def average(self, w, mean, clock, decay, begun, every):
+        """Average the weights: mean = mean + share * (w - mean), t as in adam_step.
+
+        share = max(1 - decay, 9 / (10 + t)), so that the first weights are soon forgotten; in
+        update 1 it is 1. w, mean: flat arenas. Nothing while clock[FINITE] is 0.
+        """
+        t = _update_number("average", clock, begun, every)
+        checks.shape("average", mean, w.shape)
+        if clock[FINITE]:
+            mean += (1 if t == 1 else max(1 - decay, 9 / (10 + t))) * (w - mean)
+
+    @rounds
+    def accumulate(self, g, total, share, last, clock):
+        """total = total + share * g: the gradient of a batch that is computed in parts. With the
+        last one g = total, rounded once, and total = 0. Nothing while clock[FINITE] is 0."""
+        checks.shape("accumulate", total, g.shape)
+        if clock[FINITE]:
+            total += share * g
+            if last:
+                g[...], total[...] = total, 0
+
     def advance(self, clock, rates):
         """End a step: STEP += 1 and RATE = the table's rate for it; nothing while FINITE is 0.
 
@@ -944,6 +986,11 @@ def _record(scores, labels, losses, clock) -> None:
     clock[LOSS_SUM] += total
     clock[CORRECT_SUM] += int((scores.argmax(axis=1) == labels)[labelled].sum())
     clock[SEEN] += seen
+
+
+def _update_number(op, clock, begun, every) -> int:
+    checks.updates(op, begun, every)
+    return max((int(clock[STEP]) - begun) // every, 0) + 1
 
 
 def _updates(w, g, segments, clock, decay):

@@ -176,6 +176,14 @@ RECIPES = {  # (kind, family); the first optimizer of a pair is the default
 }
 
 
+# Optimizers that scale each gradient by its square, as RMSProp: its rates suit them. A decay beside
+# the gradient is not scaled; this one shrinks a weight in a step as SGD's 5e-4 does.
+ADAPTIVE: dict[str, tuple[str, dict]] = {
+    "adam": ("rmsprop", {}),
+    "adamw": ("rmsprop", {"decay": 0.05}),
+}
+
+
 def recipe(
     net: str, act: str, init: str, kind: str = "paper", optimizer: str | None = None
 ) -> Recipe:
@@ -186,8 +194,9 @@ def recipe(
     choose("recipe", kind, KINDS)
     pair = RECIPES[kind, net if (kind, net) in RECIPES else "cifar"]
     known = {r.optimizer: r for r in pair}
-    for name in OPTIMIZERS:  # of others no solver file tells: they take what SGD does
-        known.setdefault(name, replace(known["sgd"], optimizer=name))
+    for name in OPTIMIZERS:  # of others no solver file tells: they take what one of these does
+        like, own = ADAPTIVE.get(name, ("sgd", {}))
+        known.setdefault(name, replace(known[like], optimizer=name, **own))
     chosen = known[choose("optimizer", optimizer, known)] if optimizer else pair[0]
     if kind == "fast" and not net.startswith("fitnet1") and chosen.policy == FAST_CIFAR.policy:
         return replace(chosen, policy={**chosen.policy, "rate": 0.05})

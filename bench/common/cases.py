@@ -649,11 +649,11 @@ def optimisation(biases: int, size: int) -> list[Case]:
     """Weights, which decay, then biases with twice the rate, which do not."""
     segments = np.array([[0, biases, 1, 1], [biases, size, 2, 0]], np.float64)
 
-    def step(state, **options):
+    def step(*states, **options):
         return lambda: {
             "w": randn(size),
             "g": 0.1 * randn(size)[::-1].copy(),
-            state: np.abs(randn(size)),
+            **{state: np.abs(randn(size)) for state in states},
             "segments": segments.copy(),
             "clock": clock(),
             **options,
@@ -664,6 +664,44 @@ def optimisation(biases: int, size: int) -> list[Case]:
         Case("sgd_step", str(size), step("v", momentum=0.9, decay=5e-4)),
         Case("nesterov_step", str(size), step("v", momentum=0.9, decay=5e-4)),
         Case("rmsprop_step", str(size), step("s", rho=0.9, delta=1e-8, decay=5e-4)),
+        Case(
+            "adam_step",
+            str(size),
+            step(
+                "mean",
+                "s",
+                beta1=0.9,
+                beta2=0.999,
+                delta=1e-8,
+                decay=5e-4,
+                decoupled=True,
+                begun=0,
+                every=1,
+            ),
+        ),
+        Case(
+            "average",
+            str(size),
+            lambda: {
+                "w": randn(size),
+                "mean": randn(size)[::-1].copy(),
+                "clock": clock(),
+                "decay": 0.999,
+                "begun": 0,
+                "every": 1,
+            },
+        ),
+        Case(
+            "accumulate",
+            f"{size}, not the last part",
+            lambda: {
+                "g": randn(size),
+                "total": randn(size)[::-1].copy(),
+                "share": 0.25,
+                "last": False,
+                "clock": clock(),
+            },
+        ),
         Case(
             "advance", "391 rates", lambda: {"clock": clock(), "rates": np.linspace(0.01, 0, 391)}
         ),

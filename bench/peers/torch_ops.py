@@ -24,7 +24,7 @@ from torch.nn import functional
 from bench.common.calls import keep_memory
 from bench.common.cases import Case, cases
 from bench.common.contest import Setting
-from kernels.clock import RATE
+from kernels.clock import RATE, STEP
 
 aten = torch.ops.aten
 IMAGES = {"x", "y", "dx", "dy", "a", "b", "W", "dW", "which"}  # with 4 axes: NHWC or KRSC
@@ -437,6 +437,32 @@ def rmsprop_step(g):
     return Made(optimizer.step, after={"w": lambda: g["w"], "s": lambda: g["s"]})
 
 
+def adam_step(g):
+    """As its step 4, where the clock's step is 3."""
+    parts, kind = list(segments(g)), torch.optim.AdamW if g["decoupled"] else torch.optim.Adam
+    optimizer = kind(
+        [group for _, _, group in parts], betas=(g["beta1"], g["beta2"]), eps=g["delta"], fused=True
+    )
+    for part, parameter, _ in parts:
+        optimizer.state[parameter] = {
+            "step": g["clock"][STEP].float(),
+            "exp_avg": g["mean"][part],
+            "exp_avg_sq": g["s"][part],
+        }
+    return Made(
+        optimizer.step, after={name: lambda name=name: g[name] for name in ("w", "mean", "s")}
+    )
+
+
+def average(g):
+    share = max(1 - g["decay"], 9 / (11 + float(g["clock"][STEP])))
+    return Made(lambda: g["mean"].lerp_(g["w"], share), "mean")
+
+
+def accumulate(g):
+    return Made(lambda: g["total"].add_(g["g"], alpha=g["share"]), "total")
+
+
 COUNTERPARTS = {
     make.__name__: make
     for make in (
@@ -489,6 +515,9 @@ COUNTERPARTS = {
         sgd_step,
         nesterov_step,
         rmsprop_step,
+        adam_step,
+        average,
+        accumulate,
     )
 }
 

@@ -289,7 +289,9 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
     for name in ("optimizer", "epochs", "batch", "input_scale", "dropout", "move", "smoothing"):
         values[name] = pick(name, getattr(recipe, name), source)
     hyper = {
-        name: pick(name, getattr(recipe, name, one.default), source)
+        name: pick(name, getattr(recipe, name), source)
+        if hasattr(recipe, name)
+        else pick(name, one.default, "default")
         for name, one in OPTIMIZERS[recipe.optimizer].options.items()
     }
     values["lr"] = pick("lr", recipe.policy["rate"], source)

@@ -44,11 +44,12 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 LOGS = ("tensorboard", "caffe")
 MOST_EPOCHS = 40_000  # a checkpoint's header has a row for each, and 50,000 are more than is read
 MOST_RUNS = 1_000  # likewise runs.json
+HYPER = {name: option for kind in OPTIMIZERS.values() for name, option in kind.options.items()}
 # Settings that a run folder may lack, because they are younger than it: it had these values.
 YOUNGER = {name: DEFAULTS[name] for name in ("lsuv_pre", "lsuv_normalise", "nondeterministic")}
 YOUNGER |= {"mirror": None, "contrast": None, "mean_image": None}  # as the data set says
 YOUNGER |= {"smoothing": 0.0, "validation": 0.0, "weights": None, "freeze": None, "log": None}
-HYPER = {name: option for kind in OPTIMIZERS.values() for name, option in kind.options.items()}
+YOUNGER |= {name: HYPER[name].default for name in ("ema", "accumulate")}
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "epochs": ("0 or more", lambda v: v >= 0),
     "batch": ("1 or more", lambda v: v >= 1),

@@ -899,35 +899,78 @@ class CudaOps(NumpyOps):
 
     @checked
     def sgd_step(self, w, g, v, segments, clock, momentum, decay):
-        self._update("sgd_step", w, g, v, segments, clock, float(momentum), float(decay))
+        self._update("sgd_step", (w, g, v), segments, clock, float(momentum), float(decay))
 
     @checked
     def nesterov_step(self, w, g, v, segments, clock, momentum, decay):
-        self._update("nesterov_step", w, g, v, segments, clock, float(momentum), float(decay))
+        self._update("nesterov_step", (w, g, v), segments, clock, float(momentum), float(decay))
 
     @checked
     def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):
         self._update(
-            "rmsprop_step", w, g, s, segments, clock, float(rho), float(delta), float(decay)
+            "rmsprop_step", (w, g, s), segments, clock, float(rho), float(delta), float(decay)
         )
 
-    def _update(self, name, w, g, state, segments, clock, *numbers) -> None:
-        for array in (g, state):
+    @checked
+    def adam_step(
+        self, w, g, mean, s, segments, clock, beta1, beta2, delta, decay, decoupled, begun, every
+    ):
+        checks.updates("adam_step", begun, every)
+        numbers = float(beta1), float(beta2), float(delta), float(decay)
+        numbers += int(bool(decoupled)), begun, every
+        self._update("adam_step", (w, g, mean, s), segments, clock, *numbers, each=1)
+
+    def _update(self, name, arenas, segments, clock, *numbers, each=16) -> None:
+        """arenas: w, g and what the optimizer keeps. each: elements that a thread has."""
+        w, g, *_ = arenas
+        for array in arenas:
             checks.shape(name, array, w.shape)
         self.launch(
             "optimizer",
             name,
             g.dtype,
-            blocks_for(-(-w.size // 16)),
-            w,
-            g,
-            state,
+            blocks_for(-(-w.size // each)),
+            *arenas,
             segments,
             clock,
             w.size,
             len(segments),
             *numbers,
             self._fault,
+        )
+
+    @checked
+    def average(self, w, mean, clock, decay, begun, every):
+        checks.updates("average", begun, every)
+        checks.shape("average", mean, w.shape)
+        self.launch(
+            "optimizer",
+            "average",
+            np.float32,
+            blocks_for(w.size),
+            w,
+            mean,
+            clock,
+            w.size,
+            float(decay),
+            begun,
+            every,
+        )
+
+    @checked
+    def accumulate(self, g, total, share, last, clock):
+        checks.shape("accumulate", total, g.shape)
+        self.launch(
+            "optimizer",
+            "accumulate",
+            g.dtype,
+            blocks_for(g.size),
+            g,
+            total,
+            clock,
+            g.size,
+            float(share),
+            int(bool(last)),
         )
 
     @checked

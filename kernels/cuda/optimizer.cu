@@ -5,7 +5,7 @@
 // clip_sums: one thread squares READS * VECTOR elements of g at a time. Bytes of an element: 4, in
 // bfloat16 2. The updates: one thread takes 4 elements at a time, by a 128-bit read
 // of each arena (64 bits of a bfloat16 g) and two 128-bit writes. Bytes of a parameter: 20, in
-// bfloat16 18.
+// bfloat16 18. adam_step, average, accumulate: one thread an element; 28, 12 and 12 bytes.
 //
 // A row of `segments` is (start, stop, rate multiplier, decay multiplier). Segments lie in order
 // and may leave gaps; a net has two or three, one for each pair of multipliers, so that every
@@ -123,10 +123,10 @@ __device__ inline void update_segment(float* __restrict__ w, const real* __restr
     }
 }
 
-template <class Rule>
-__device__ inline void update_arena(float* w, const real* g, float* state, const double* segments,
-                                    const double* clock, int64 size, int64 S, double decay,
-                                    Fault* fault, Rule rule) {
+// each(part) for every segment; for none while the clock is latched.
+template <class Each>
+__device__ inline void for_segments(const double* segments, const double* clock, int64 size,
+                                    int64 S, double decay, Fault* fault, const Each& each) {
     // All three before the segments are searched, so that a thread waits for them only once.
     const double finite = clock[FINITE], rate = clock[RATE];
     const float factor = static_cast<float>(clock[CLIP]);
@@ -136,8 +136,16 @@ __device__ inline void update_arena(float* w, const real* g, float* state, const
         const Segment part = {static_cast<int64>(at[0]), static_cast<int64>(at[1]),
                               static_cast<float>(rate * at[2]), static_cast<float>(decay * at[3]),
                               factor};
-        update_segment(w, g, state, part, rule);
+        each(part);
     }
+}
+
+template <class Rule>
+__device__ inline void update_arena(float* w, const real* g, float* state, const double* segments,
+                                    const double* clock, int64 size, int64 S, double decay,
+                                    Fault* fault, Rule rule) {
+    for_segments(segments, clock, size, S, decay, fault,
+                 [=](const Segment& part) { update_segment(w, g, state, part, rule); });
 }
 
 KERNEL sgd_step(float* w, const real* g, float* v, const double* segments, const double* clock,
@@ -170,4 +178,58 @@ KERNEL rmsprop_step(float* w, const real* g, float* s, const double* segments, c
         weight -= rate * step / (sqrtf(square) + least);
     };
     update_arena(w, g, s, segments, clock, size, S, decay, fault, rule);
+}
+
+// Which update this is, from 1 on, of an optimizer that began at step `begun` and makes one in
+// `every` steps.
+__device__ inline float update_number(const double* clock, int64 begun, int64 every) {
+    const int64 steps = static_cast<int64>(clock[STEP]) - begun;
+    return static_cast<float>((steps > 0 ? split(steps, every).quotient : 0) + 1);
+}
+
+// 1 - beta^t from 1 - beta, in float32 without a loss of digits.
+__device__ inline float bias_of(float rest, float t) { return -expm1f(t * log1pf(-rest)); }
+
+KERNEL adam_step(float* __restrict__ w, const real* __restrict__ g, float* __restrict__ mean,
+                 float* __restrict__ s, const double* segments, const double* clock, int64 size,
+                 int64 S, double beta1, double beta2, double delta, double decay, int64 decoupled,
+                 int64 begun, int64 every, Fault* fault) {
+    const float t = update_number(clock, begun, every), least = static_cast<float>(delta);
+    const float kept1 = static_cast<float>(beta1), rest1 = static_cast<float>(1 - beta1);
+    const float kept2 = static_cast<float>(beta2), rest2 = static_cast<float>(1 - beta2);
+    const float bias = bias_of(rest1, t), root = 1.0f / sqrtf(bias_of(rest2, t));
+    for_segments(segments, clock, size, S, decay, fault, [=](const Segment& part) {
+        const auto [start, stop, rate, share, factor] = part;
+        const float within = decoupled ? 0.0f : share, shrink = decoupled ? rate * share : 0.0f;
+        const float pace = rate / bias;
+        for (int64 i = start + first_index(); i < stop; i += stride_of_grid()) {
+            const float weight = w[i], step = factor * widen(g[i]) + within * weight;
+            const float first = kept1 * mean[i] + rest1 * step;
+            const float second = kept2 * s[i] + rest2 * (step * step);
+            mean[i] = first;
+            s[i] = second;
+            w[i] = weight - (shrink * weight + pace * first / (root * sqrtf(second) + least));
+        }
+    });
+}
+
+KERNEL average(const float* __restrict__ w, float* __restrict__ mean, const double* clock,
+               int64 size, double decay, int64 begun, int64 every) {
+    if (clock[FINITE] == 0) return;
+    const float t = update_number(clock, begun, every);
+    const float share = t == 1 ? 1.0f : fmaxf(static_cast<float>(1 - decay), 9.0f / (10.0f + t));
+    for (int64 i = first_index(); i < size; i += stride_of_grid()) {
+        mean[i] += share * (w[i] - mean[i]);
+    }
+}
+
+KERNEL accumulate(real* __restrict__ g, float* __restrict__ total, const double* clock, int64 size,
+                  double share, int64 last) {
+    if (clock[FINITE] == 0) return;
+    const float part = static_cast<float>(share);
+    for (int64 i = first_index(); i < size; i += stride_of_grid()) {
+        const float sum = total[i] + part * widen(g[i]);
+        if (last) narrow(sum, g[i]);
+        total[i] = last ? 0.0f : sum;
+    }
 }

@@ -51,6 +51,7 @@ def test_operations_without_a_narrow_argument_are_timed_once():
     assert {case.op for case in SMALL if not case.has("bf16")} == {
         "batchnorm_running",
         "orthonormal",
+        "average",
         "advance",
         "latch",
     }

@@ -21,6 +21,20 @@ REALS = pytest.mark.parametrize("real", [np.float32, bfloat16])
 UPDATES = [
     ("sgd_step", "v", {"momentum": 0.9, "decay": 0.01}),
     ("rmsprop_step", "s", {"rho": 0.9, "delta": 1e-3, "decay": 0.01}),
+    (
+        "adam_step",
+        "s",
+        {
+            "mean": np.linspace(-1, 1, 99, dtype=np.float32),
+            "beta1": 0.9,
+            "beta2": 0.99,
+            "delta": 1e-3,
+            "decay": 0.01,
+            "decoupled": False,
+            "begun": 0,
+            "every": 1,
+        },
+    ),
 ]
 
 

@@ -362,6 +362,14 @@ for size in (1, 67, 50001):
             CASES[name].append((w, g, state, parts, now, 0.9, 0.01))
         CASES["rmsprop_step"].append((w, g, state, parts, now, 0.9, 1e-4, 0.01))
         CASES["rmsprop_step"].append((w, g, 0 * state, parts, now, 0.9999, 1e-4, 0.01))
+        for decay, decoupled, begun, every in ((0.01, False, 0, 1), (2.0, True, 1, 2)):
+            tail = (0.9, 0.999, 1e-4, decay, decoupled, begun, every)
+            CASES["adam_step"].append((w, g, 0.1 * w, state, parts, now, *tail))
+        for begun, every in ((0, 1), (3, 1), (0, 4), (5, 1)):
+            CASES["average"].append((w, w[::-1] + 1, now, 0.999, begun, every))
+        CASES["average"].append((w, w[::-1] + 1, clock(5000), 0.9, 0, 2))
+        for last in (True, False):
+            CASES["accumulate"].append((g, w, 0.3, last, now))
     CASES["clip"] += [(g, limit, clock()) for limit in (0.0, 0.1, 1e9)]
 CASES["clip"].append((np.zeros(0, np.float32), 1.0, clock()))
 CASES["clip"].append((np.float32(1e25) * randn(1030), 1.0, clock()))  # squares beyond float32

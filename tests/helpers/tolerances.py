@@ -76,6 +76,9 @@ TOLERANCE = {
     "sgd_step": (1e-5, 1e-6),
     "nesterov_step": (1e-5, 1e-6),
     "rmsprop_step": (1e-5, 1e-6),
+    "adam_step": (1e-5, 1e-6),
+    "average": (1e-5, 1e-6),
+    "accumulate": (1e-5, 1e-6),
     "advance": (0, 0),
     "latch": (0, 0),
 }

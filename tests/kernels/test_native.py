@@ -131,6 +131,7 @@ FREE = POOLED | {
         ("sgd_step", "segments", 0),
         ("nesterov_step", "segments", 0),
         ("rmsprop_step", "segments", 0),
+        ("adam_step", "segments", 0),
         ("advance", "rates", 0),
     ]
 }
@@ -302,6 +303,8 @@ def test_a_clock_that_holds_no_step_is_refused(name):
                 "maxout_pool_dropout_forward",
                 "gather",
                 "advance",
+                "adam_step",
+                "average",
             },
         ),
         (1, {"gather", "advance"}),
@@ -327,7 +330,7 @@ def test_a_clock_that_holds_no_step_is_refused(name):
         [2.0**63, 2.0**63, 1, 1],
     ],
 )
-@pytest.mark.parametrize("name", ["sgd_step", "nesterov_step", "rmsprop_step"])
+@pytest.mark.parametrize("name", ["sgd_step", "nesterov_step", "rmsprop_step", "adam_step"])
 def test_a_segment_outside_the_arena_is_refused(name, row):
     """Also after one that fits: no update is made before all are checked."""
     values = call(name)
@@ -491,6 +494,8 @@ SMALLEST = [
     ("sgd_step", randn(0), randn(0), randn(0), np.zeros((1, 4)), clock(), 0.9, 0.1),
     ("sgd_step", randn(3), randn(3), randn(3), NONE, clock(), 0.9, 0.1),
     ("rmsprop_step", randn(0), randn(0), randn(0), NONE, clock(), 0.9, 1e-4, 0.1),
+    ("average", randn(0), randn(0), clock(), 0.9, 0, 1),
+    ("accumulate", randn(0), randn(0), 0.5, True, clock()),
     (
         "gather",
         np.zeros((0, 4, 4, 3), np.uint8),

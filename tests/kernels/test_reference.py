@@ -917,19 +917,88 @@ def test_rmsprop_is_caffes():
     np.testing.assert_allclose(s, want_s, rtol=1e-12, atol=1e-18)
 
 
+def adam_formula(w, gradients, rates, decay, decoupled, beta1=0.9, beta2=0.999, delta=1e-8):
+    """PyTorch's Adam and AdamW as their documentation has them, in float64."""
+    m, v, w = 0 * w, 0 * w, w.copy()
+    for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        if decoupled:
+            w -= rate * decay * w
+        else:
+            g = g + decay * w
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g * g
+        w -= rate * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + delta)
+    return w
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("begun, every", [(0, 1), (7, 3)])
+def test_adam_is_pytorchs_over_100_steps(ops, decoupled, begun, every):
+    """To 1e-6 in float32: of two segments, whose multipliers are a weight's and a bias's."""
+    w, clock = randn(40), new_clock()
+    gradients, rates = randn(100, 40) * np.logspace(-4, 1, 40), np.linspace(1e-2, 1e-4, 100)
+    want = np.concatenate(
+        [
+            adam_formula(w[part], gradients[:, part], rates * rate, 0.1 * decay, decoupled)
+            for part, rate, decay in ((slice(0, 25), 1, 1), (slice(25, 40), 2, 0))
+        ]
+    )
+    held = [ops.asarray(a.astype(np.float32)) for a in (w, 0 * w, 0 * w)]
+    segments = ops.asarray(np.array([[0, 25, 1, 1], [25, 40, 2, 0]], np.float64))
+    for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        clock[STEP], clock[RATE] = begun + t * every - 1, rate
+        ops.adam_step(
+            held[0],
+            ops.asarray(g.astype(np.float32)),
+            *held[1:],
+            segments,
+            ops.asarray(clock),
+            *(0.9, 0.999, 1e-8, 0.1, decoupled, begun, every),
+        )
+    np.testing.assert_allclose(ops.tohost(held[0]), want, rtol=1e-6, atol=1e-6)
+
+
+def test_an_average_begins_at_the_weights_and_then_lags(ops):
+    clock, mean = new_clock(), ops.zeros((5,))
+    weights, want = randn(30, 5).astype(np.float32), np.zeros(5)
+    for t, w in enumerate(weights, 1):
+        clock[STEP] = 4 + 2 * t - 1
+        ops.average(ops.asarray(w), mean, ops.asarray(clock), 0.7, 4, 2)
+        keep = 0 if t == 1 else min(0.7, (1 + t) / (10 + t))
+        want = keep * want + (1 - keep) * w
+        np.testing.assert_allclose(ops.tohost(mean), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, bfloat16])
+def test_parts_add_up_to_their_mean_rounded_once(ops, dtype):
+    parts = [ops.asarray(randn(1001, seed=n).astype(dtype)) for n in range(4)]
+    exact = sum(ops.tohost(g).astype(np.float64) for g in parts) / 4
+    total, clock = ops.zeros((1001,)), ops.asarray(new_clock())
+    for n, g in enumerate(parts):
+        before = ops.tohost(g).copy()
+        ops.accumulate(g, total, 0.25, n == 3, clock)
+        assert n == 3 or ops.tohost(g).tobytes() == before.tobytes()
+    assert not ops.tohost(total).any()
+    rounding = 2.0**-8 if dtype is bfloat16 else 1e-6
+    np.testing.assert_allclose(ops.tohost(g).astype(np.float64), exact, rounding, 1e-6)
+
+
 def test_a_latched_clock_updates_nothing_and_stays(ops):
     clock = new_clock()
     clock[FINITE], clock[RATE] = 0, 0.1
     clock = ops.asarray(clock)
-    w, g, v = (ops.asarray(randn(13, seed=i).astype(np.float32)) for i in range(3))
-    before = ops.tohost(w), ops.tohost(v)
+    w, g, v, other = (ops.asarray(randn(13, seed=i).astype(np.float32)) for i in range(4))
+    before = ops.tohost(w).copy(), ops.tohost(v).copy(), ops.tohost(other).copy()
     segments = ops.asarray(SEGMENTS)
     ops.sgd_step(w, g, v, segments, clock, 0.9, 5e-4)
     ops.nesterov_step(w, g, v, segments, clock, 0.9, 5e-4)
     ops.rmsprop_step(w, g, v, segments, clock, 0.9, 1e-8, 5e-4)
+    ops.adam_step(w, g, v, other, segments, clock, 0.9, 0.999, 1e-8, 5e-4, True, 0, 1)
+    ops.average(w, v, clock, 0.9, 0, 1)
+    ops.accumulate(other, v, 0.5, True, clock)
     ops.advance(clock, ops.asarray(np.array([0.1, 0.2])))
     np.testing.assert_array_equal(ops.tohost(w), before[0])
     np.testing.assert_array_equal(ops.tohost(v), before[1])
+    np.testing.assert_array_equal(ops.tohost(other), before[2])
     assert ops.tohost(clock)[STEP] == 0 and ops.tohost(clock)[RATE] == 0.1
 
 

@@ -193,6 +193,12 @@ def test_recipes_are_the_authors():
         for kind in ("paper", "fast")
         for optimizer in ("rmsprop",)
     } == {"rmsprop"}
+    for net in ("fitnet1", "fitnet_mnist", "googlenet"):  # Adam's steps are RMSProp's
+        for kind in ("paper", "fast"):
+            like = recipe(net, "relu", "lsuv", kind, "rmsprop")
+            adam, adamw = (recipe(net, "relu", "lsuv", kind, o) for o in ("adam", "adamw"))
+            assert adam.policy == adamw.policy == like.policy and adam.policy["rate"] <= 2e-3
+            assert (adam.optimizer, adam.decay, adamw.decay) == ("adam", like.decay, 0.05)
     rms = recipe("fitnet4", "maxout", "lsuv", optimizer="rmsprop")
     assert round(rms.epochs * 50_000 / 128) == rms.steps == 190_000
     mnist = recipe("fitnet_mnist", "maxout", "lsuv")

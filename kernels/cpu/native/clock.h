@@ -27,4 +27,19 @@ inline std::int64_t steps_of(const char* op, double count) {
     return static_cast<std::int64_t>(count);
 }
 
+// Which update this is, from 1 on, of an optimizer that began at step `begun` and makes one in
+// `every` steps.
+inline std::int64_t update_number(const char* op, const double* clock, std::int64_t begun,
+                                  std::int64_t every) {
+    const auto check = [op](const char* name, std::int64_t value, int least) {
+        if (least <= value && value < std::int64_t(1) << 31) return;
+        fail(std::string(op) + ": " + name + " " + std::to_string(value) +
+             " is no number of steps in [" + std::to_string(least) + ", 2^31)");
+    };
+    check("begun", begun, 0);
+    check("every", every, 1);
+    const std::int64_t steps = steps_of(op, clock[STEP]) - begun;
+    return (steps > 0 ? steps / every : 0) + 1;
+}
+
 }  // namespace lsuv

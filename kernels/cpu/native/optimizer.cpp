@@ -4,6 +4,9 @@
 //   clip           g (size,) -> clock                 reads 4 bytes an element
 //   sgd_step       w, g, v (size,), segments (S,4)    reads 12, writes 8
 //   nesterov_step, and rmsprop_step on s              likewise
+//   adam_step      w, g, mean, s (size,), segments    reads 16, writes 12
+//   average        w, mean (size,), clock             reads 8, writes 4
+//   accumulate     g, total (size,), clock            reads 8, writes 4; with the last part 8
 // g is float, or bf16 in half its bytes; all else is float.
 //   advance        clock, rates (S+1,) float64
 //   latch          own, clock
@@ -161,6 +164,78 @@ void rmsprop_step(const py::array& w, const py::array& g, const py::array& s,
               });
 }
 
+template <class T>
+void adam_step(const py::array& w, const py::array& g, const py::array& mean, const py::array& s,
+               const py::array& segments, const py::array& clock, double beta1, double beta2,
+               float delta, double decay, bool decoupled, std::int64_t begun, std::int64_t every) {
+    number("adam_step", "beta1", beta1, 0);
+    number("adam_step", "beta2", beta2, 0);
+    number("adam_step", "delta", delta, 0);
+    number("adam_step", "decay", decay);
+    auto* const weight = output<float>(w, "adam_step: w");
+    const auto* const gradient = input<T>(g, "adam_step: g");
+    auto* const first = output<float>(mean, "adam_step: mean");
+    auto* const second = output<float>(s, "adam_step: s");
+    const auto& parts = updates(w, g, mean, segments, clock, decay);
+    shaped(s, "adam_step: s", {w.size()});
+    apart({{s, "adam_step: s"}},
+          {{w, "w"}, {g, "g"}, {mean, "mean"}, {segments, "segments"}, {clock, "clock"}});
+    const auto t = static_cast<double>(update_number("adam_step", read_clock(clock), begun, every));
+    const double bias = 1 - std::pow(beta1, t);
+    const auto root = static_cast<float>(1 / std::sqrt(1 - std::pow(beta2, t)));
+    const auto kept1 = static_cast<float>(beta1), rest1 = static_cast<float>(1 - beta1);
+    const auto kept2 = static_cast<float>(beta2), rest2 = static_cast<float>(1 - beta2);
+    for (const Update& part : parts) {
+        const auto [start, stop, rate, share, factor] = part;
+        const float within = decoupled ? 0 : share, shrink = decoupled ? rate * share : 0;
+        const auto pace = static_cast<float>(rate / bias);
+#pragma omp parallel for simd schedule(static) if (stop - start > SERIAL)
+        for (std::int64_t i = start; i < stop; ++i) {
+            const float step = factor * gradient[i] + within * weight[i];
+            first[i] = kept1 * first[i] + rest1 * step;
+            second[i] = kept2 * second[i] + rest2 * (step * step);
+            const float stretched = root * std::sqrt(second[i]) + delta;
+            weight[i] -= shrink * weight[i] + pace * first[i] / stretched;
+        }
+    }
+}
+
+void average(const py::array& w, const py::array& mean, const py::array& clock, double decay,
+             std::int64_t begun, std::int64_t every) {
+    number("average", "decay", decay);
+    dimensions(w, "average: w", 1);
+    const auto* const weight = input<float>(w, "average: w");
+    shaped(mean, "average: mean", {w.size()});
+    auto* const result = output<float>(mean, "average: mean");
+    const auto* const now = read_clock(clock);
+    apart({{mean, "average: mean"}}, {{w, "w"}, {clock, "clock"}});
+    const auto t = static_cast<double>(update_number("average", now, begun, every));
+    if (now[FINITE] == 0) return;
+    const auto share = static_cast<float>(t == 1 ? 1 : std::max(1 - decay, 9 / (10 + t)));
+    const std::int64_t size = w.size();
+#pragma omp parallel for simd schedule(static) if (size > SERIAL)
+    for (std::int64_t i = 0; i < size; ++i) result[i] += share * (weight[i] - result[i]);
+}
+
+template <class T>
+void accumulate(const py::array& g, const py::array& total, float share, bool last,
+                const py::array& clock) {
+    number("accumulate", "share", share, 0);
+    dimensions(g, "accumulate: g", 1);
+    auto* const gradient = output<T>(g, "accumulate: g");
+    shaped(total, "accumulate: total", {g.size()});
+    auto* const sums = output<float>(total, "accumulate: total");
+    apart({{g, "accumulate: g"}, {total, "accumulate: total"}}, {{clock, "clock"}});
+    if (read_clock(clock)[FINITE] == 0) return;
+    const std::int64_t size = g.size();
+#pragma omp parallel for simd schedule(static) if (size > SERIAL)
+    for (std::int64_t i = 0; i < size; ++i) {
+        const float sum = sums[i] + share * gradient[i];
+        if (last) gradient[i] = rounded<T>(sum);
+        sums[i] = last ? 0 : sum;
+    }
+}
+
 void advance(const py::array& clock, const py::array& rates) {
     dimensions(rates, "advance: rates", 1);
     if (rates.size() == 0) fail("advance: the table of rates is empty");
@@ -193,6 +268,9 @@ void bind_optimizer(py::module_& m) {
     define<1>(m, "sgd_step", &sgd_step<float>, &sgd_step<bf16>);
     define<1>(m, "nesterov_step", &nesterov_step<float>, &nesterov_step<bf16>);
     define<1>(m, "rmsprop_step", &rmsprop_step<float>, &rmsprop_step<bf16>);
+    define<1>(m, "adam_step", &adam_step<float>, &adam_step<bf16>);
+    define(m, "average", &average);
+    define(m, "accumulate", &accumulate<float>, &accumulate<bf16>);
     define(m, "advance", &advance);
     define(m, "latch", &latch);
 }
