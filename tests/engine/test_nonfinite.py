@@ -212,6 +212,9 @@ MAY_HIDE = {
     ("conv_backward_data", "W"),
     ("conv_backward_data", "dy"),
     ("conv_backward_filter", "x"),
+    ("average", "mean"),  # it stays in the result, which is the argument itself; likewise
+    ("accumulate", "g"),
+    ("accumulate", "total"),
 }
 REFUSED = {("batchnorm_inference", "weight")}  # a ValueError: there are no statistics
 
