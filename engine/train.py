@@ -64,7 +64,8 @@ def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
     if all(p.layer.frozen for p in net.named_params().values()):
         raise InputError(f"--freeze {s.freeze}: that is all of {s.net}; leave something to train")
     data = data.validating(s.validation, s.seed)
-    return net, Feed(net, data, s.move, s.input_scale, s.mirror), optimizer_of(net, s)
+    mirror = 2 if s.mirror and s.mirror_turns else s.mirror
+    return net, Feed(net, data, s.move, s.input_scale, mirror), optimizer_of(net, s)
 
 
 def first_weights(s: Settings, net: Net, feed: Feed):

@@ -187,13 +187,15 @@ def variance(x, groups) -> None:
         raise ValueError(f"variance: x {x.shape} has no elements")
 
 
-def gather(images, mean_image, order, x, pad, move) -> None:
+def gather(images, mean_image, order, x, pad, move, mirror) -> None:
     """Shapes of a batch and of the mean image; a crop that stays in the border."""
     N, H, width, C = x.shape
     shape("gather", x, (order.shape[1], *images.shape[1:]))
     shape("gather", mean_image, (H + 2 * pad, width + 2 * pad, C))
     if not 0 <= move <= pad:
         raise ValueError(f"gather: move {move} must lie in 0 .. pad = {pad}")
+    if mirror not in (0, 1, 2):
+        raise ValueError(f"gather: mirror {mirror}; it is 0 never, 1 at random or 2 by turns")
 
 
 def updates(op, begun, every) -> None:

@@ -720,10 +720,14 @@ class NumpyOps:
         A padded image is (u - shift) * scale inside and 0 in its border, less the mean image, times
         input_scale; x[i] is an H x W crop of it. With `augment`, image n = STEP*N + i of the run
         draws w from the counter (index n, step 0, AUGMENT << 16): the crop starts at row
-        pad - move + (w0 * (2 move + 1) >> 32), at the column likewise from w1, and is mirrored
-        where `mirror` and the top bit of w2 are set. Without, it is the middle. move <= pad.
+        pad - move + (w0 * (2 move + 1) >> 32), at the column likewise from w1. Without, it is the
+        middle. move <= pad.
+
+        mirror, with `augment`: 0 never; 1 where the top bit of w2 is set; 2 by turns, in every
+        second of the passes n // M over the images: in the even ones where the top bit of word 2 of
+        (index of the image, step 0, AUGMENT << 16 | 1) is set, in the odd ones where it is not.
         """
-        checks.gather(images, mean_image, order, x, pad, move)
+        checks.gather(images, mean_image, order, x, pad, move, mirror)
         step = int(clock[STEP])
         row = step - int(clock[FIRST])
         if not 0 <= row < len(order):
@@ -747,6 +751,9 @@ class NumpyOps:
                 x[i], y[i] = 0, -1
                 continue
             top, left, flip = (tops[i], lefts[i], mirror and flips[i]) if augment else (pad, pad, 0)
+            if augment and mirror == 2:
+                turn = philox.words(seed, philox.AUGMENT, 1, 0, index, 1)[0, 2] >> 31
+                flip = (int(turn) + (step * N + i) // len(images)) % 2
             inside = canvas[pad : pad + H, pad : pad + width]
             np.subtract(images[index], shift[index], out=inside, dtype=x.dtype)
             inside *= scale[index]

@@ -47,6 +47,7 @@ class Recipe:
     dropout: bool = True
     move: int = 0  # random crops move by up to this many pixels
     smoothing: float = 0.0  # of the labels
+    mirror_turns: bool = False  # each image in every second epoch, rather than at random
 
     def policy_over(self, steps: int) -> dict:
         """The policy stretched or shrunk to a run of `steps` updates."""

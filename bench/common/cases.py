@@ -637,7 +637,7 @@ def gather(M: int, N: int, size: int, C: int, pad: int, move: int) -> Case:
             "seed": SEED,
             "pad": pad,
             "move": move,
-            "mirror": True,
+            "mirror": 1,
             "input_scale": 0.53,
             "augment": True,
         }

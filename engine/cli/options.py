@@ -117,6 +117,11 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> dict:
         action=switch,
         help="mirror half of the training images (default: as the data set says)",
     )
+    add(
+        "--mirror-turns",
+        action=switch,
+        help="mirror each in every second epoch, rather than at random (default: recipe)",
+    )
 
     add = groups["training"].add_argument
     add(
@@ -286,7 +291,16 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
             values[name] = absolute(values[name])
     recipe = recipe_of(args, known)
     source = f"recipe {recipe.name}"
-    for name in ("optimizer", "epochs", "batch", "input_scale", "dropout", "move", "smoothing"):
+    for name in (
+        "optimizer",
+        "epochs",
+        "batch",
+        "input_scale",
+        "dropout",
+        "move",
+        "smoothing",
+        "mirror_turns",
+    ):
         values[name] = pick(name, getattr(recipe, name), source)
     hyper = {
         name: pick(name, getattr(recipe, name), source)

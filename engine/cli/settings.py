@@ -48,7 +48,14 @@ HYPER = {name: option for kind in OPTIMIZERS.values() for name, option in kind.o
 # Settings that a run folder may lack, because they are younger than it: it had these values.
 YOUNGER = {name: DEFAULTS[name] for name in ("lsuv_pre", "lsuv_normalise", "nondeterministic")}
 YOUNGER |= {"mirror": None, "contrast": None, "mean_image": None}  # as the data set says
-YOUNGER |= {"smoothing": 0.0, "validation": 0.0, "weights": None, "freeze": None, "log": None}
+YOUNGER |= {
+    "mirror_turns": False,
+    "smoothing": 0.0,
+    "validation": 0.0,
+    "weights": None,
+    "freeze": None,
+    "log": None,
+}
 YOUNGER |= {name: HYPER[name].default for name in ("ema", "accumulate")}
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "epochs": ("0 or more", lambda v: v >= 0),
@@ -127,6 +134,7 @@ class Settings:
     dropout: bool
     move: int
     mirror: bool | None
+    mirror_turns: bool
     lsuv_mode: str
     lsuv_batch: int
     lsuv_tol: float

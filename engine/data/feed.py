@@ -73,7 +73,7 @@ class Resident:
         self.labels = constant(np.ascontiguousarray(split.labels, np.int32))
         self.arrays = preprocessing.on_device(net.ops, split.shift, split.scale)
 
-    def gather(self, order, move: int = 0, mirror: bool = False, augment: bool = False) -> None:
+    def gather(self, order, move: int = 0, mirror: int = 0, augment: bool = False) -> None:
         """Fill net.x and net.labels with the images that the clock's row of `order` names."""
         self.preprocessing.gather(
             self.net, self.images, self.labels, self.arrays, order, move, mirror, augment
@@ -94,13 +94,14 @@ class Feed:
     """A data set's training batches, augmented, and its test images, as they are.
 
     move: random crops move by up to this many pixels, of which the data set's border has as many.
-    mirror: whether half of the training images are mirrored; None: as the data set says."""
+    mirror: 0 no training image is mirrored, 1 half of them at random, 2 each in every second epoch;
+    None: as the data set says."""
 
     def __init__(
-        self, net, data: Dataset, move: int, input_scale: float, mirror: bool | None = None
+        self, net, data: Dataset, move: int, input_scale: float, mirror: int | None = None
     ):
         self.net, self.data, self.move = net, data, move
-        self.mirror = data.mirror if mirror is None else mirror
+        self.mirror = int(data.mirror if mirror is None else mirror)
         preprocessing = replace(data.preprocessing, input_scale=input_scale)
         self.train, self.test = (
             Resident(net, split, preprocessing) for split in (data.train, data.test)

@@ -109,7 +109,7 @@ class Preprocessing:
         )
 
     def gather(
-        self, net, images, labels, arrays: tuple, order, move: int, mirror: bool, augment: bool
+        self, net, images, labels, arrays: tuple, order, move: int, mirror: int, augment: bool
     ) -> None:
         """Fill net.x and net.labels with the images that the clock's row of `order` names.
 

@@ -23,12 +23,15 @@ struct Shape {
     int H, W, C, pad;  // the mean image has at most 2^30 elements, an image no more
 };
 
-// The crop of image n of the run.
-__device__ inline Crop draw(uint64 seed, uint64 n, int64 pad, int64 move, bool mirror) {
+// The crop of image n of the run, which is number `index` of M. mirror: 1 at random, 2 by turns.
+__device__ inline Crop draw(uint64 seed, uint64 n, int64 pad, int64 move, int64 mirror,
+                            uint64 index, uint64 M) {
     const Words words = philox(seed, n, 0, AUGMENT, 0);
     const uint64 span = uint64(2 * move + 1), first = uint64(pad - move);
+    uint64 flip = words.w[2] >> 31;
+    if (mirror == 2) flip = (philox(seed, index, 0, AUGMENT, 1).w[2] >> 31) ^ (n / M & 1);
     return {int(first + (words.w[0] * span >> 32)), int(first + (words.w[1] * span >> 32)),
-            mirror && words.w[2] >> 31};
+            mirror && flip};
 }
 
 // This block's part of x (H,W,C), a crop of an image (H,W,C).
@@ -87,8 +90,8 @@ KERNEL gather(const uint8* images, const int* labels, const float* shift, const 
             continue;
         }
         const uint64 n = uint64(step) * uint64(N) + uint64(i);  // of the run
-        const Crop crop =
-            augment ? draw(uint64(seed), n, pad, move, mirror) : Crop{int(pad), int(pad), false};
+        const Crop crop = augment ? draw(uint64(seed), n, pad, move, mirror, uint64(index), M)
+                                  : Crop{int(pad), int(pad), false};
         const uint8* image = images + index * size;
         if (wide(W * C, x)) {
             write_crop<VECTOR>(image, mean_image, result, shift[index], scale[index], factor, crop,

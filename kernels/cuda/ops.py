@@ -850,7 +850,7 @@ class CudaOps(NumpyOps):
         augment,
     ):
         N, H, W, C = x.shape
-        checks.gather(images, mean_image, order, x, pad, move)
+        checks.gather(images, mean_image, order, x, pad, move, mirror)
         checks.shape("gather", y, (N,))
         for array in (labels, shift, scale):
             checks.shape("gather", array, (len(images),))
@@ -882,7 +882,7 @@ class CudaOps(NumpyOps):
             _signed(seed),
             pad,
             move,
-            int(bool(mirror)),
+            int(mirror),
             float(input_scale),
             int(bool(augment)),
             self._fault,

@@ -189,7 +189,7 @@ def batch(H=8, W=8, C=4, M=5, N=6, real=np.float32):
         "seed": 3,
         "pad": 2,
         "move": 2,
-        "mirror": True,
+        "mirror": 1,
         "input_scale": 1.5,
         "augment": True,
     }

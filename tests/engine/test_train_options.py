@@ -16,6 +16,10 @@ import engine.evaluate
 from engine.cli.command import run_command
 from engine.data import load
 from engine.data.dataset import held_out
+from engine.data.feed import Feed, read_clock
+from engine.layers import Linear
+from engine.losses import SoftmaxLoss
+from engine.net import Net
 from engine.run import checkpoint, session
 from engine.run import folder as runs
 from helpers.data_sets import forge_folder
@@ -256,6 +260,29 @@ def test_smoothing_is_of_the_training_loss_alone(tmp_path):
     prob = engine.load(folder, device="numpy").predict(data().test.images)
     loss = -np.log(prob[np.arange(len(prob)), data().test.labels]).mean()
     assert float(metrics(folder)[-1]["test_loss"]) == pytest.approx(loss, rel=1e-4)
+
+
+def test_mirroring_by_turns_shows_an_image_and_its_mirror_image_in_turn(ops):
+    """Over two epochs, wherever batches end; half of the images begin with the mirrored one."""
+    net = Net([Linear(10)], SoftmaxLoss(), ops, (8, 8, 3), 16)
+    feed = Feed(net, data(), 0, 1.0, mirror=2)
+    seen: dict[int, list[np.ndarray]] = {}
+    order = feed.order_of.images(0, 12 * 16)
+    feed.start(read_clock(net), 0, 12, np.ones(13))
+    for step in range(12):
+        feed.train_batch()
+        for index, image in zip(order[16 * step :], ops.tohost(net.x), strict=False):
+            seen.setdefault(int(index), []).append(np.array(image))
+        net.ops.advance(net.clock, ops.asarray(np.ones(13)))
+    pairs = [images[:2] for images in seen.values() if len(images) > 1]
+    assert len(pairs) == 90
+    assert all(np.array_equal(first, second[:, ::-1]) for first, second in pairs)
+    first = [images[0] for _, images in sorted(seen.items())]
+    same = 0
+    for begin in range(0, 90, 15):
+        feed.train.batch(np.arange(begin, begin + 15))
+        same += sum(map(np.array_equal, ops.tohost(net.x)[:15], first[begin : begin + 15]))
+    assert 25 < same < 65
 
 
 # -- logs for other programs ----------------------------------------------------------------------

@@ -329,9 +329,10 @@ for M, N, H, W, C, pad, move in [
     order = rng.integers(0, M, (3, N)).astype(np.int32)
     order[2, 1::3] = -1
     for augment, mirror, input_scale in (
-        (True, True, 0.53),
-        (True, False, 1.0),
-        (False, True, 0.53),
+        (True, 1, 0.53),
+        (True, 2, 0.53),
+        (True, 0, 1.0),
+        (False, 1, 0.53),
     ):
         CASES["gather"].append(
             (

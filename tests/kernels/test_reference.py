@@ -770,10 +770,13 @@ def test_variance_is_robust(ops, ratio, shape, groups):
 @pytest.mark.parametrize("augment", [True, False])
 @pytest.mark.parametrize(
     "H, width, C, pad, move, mirror",
-    [(5, 7, 3, 3, 2, True), (5, 7, 3, 2, 2, False), (4, 4, 1, 0, 0, False), (1, 1, 1, 1, 1, True)],
+    [
+        *[(5, 7, 3, 3, 2, True), (5, 7, 3, 2, 2, False), (5, 7, 3, 3, 2, 2)],
+        *[(4, 4, 1, 0, 0, False), (1, 1, 1, 1, 1, True)],
+    ],
 )
 def test_gather(ops, augment, H, width, C, pad, move, mirror):
-    M, N, S, seed, step, first = 11, 6, 3, 2**35 + 1, 5, 3
+    M, N, S, seed, step, first = 11, 6, 3, 2**35 + 1, 5, 3  # an epoch ends within the batch
     rng = np.random.default_rng(4)
     images = rng.integers(0, 256, (M, H, width, C), dtype=np.uint8)
     labels = rng.integers(0, 10, M).astype(np.int32)
@@ -805,6 +808,10 @@ def test_gather(ops, augment, H, width, C, pad, move, mirror):
         top = pad - move + (w[0] * (2 * move + 1) >> 32) if augment else pad
         left = pad - move + (w[1] * (2 * move + 1) >> 32) if augment else pad
         flip = augment and mirror and w[2] >> 31
+        if augment and mirror == 2:
+            odd = (step * N + i) // M % 2 == 1
+            turn = philox.words(seed, philox.AUGMENT, 1, 0, index, 1)[0, 2] >> 31
+            flip = bool(turn) != odd
         want_y[i] = labels[index]
         for r, c in np.ndindex(H, width):
             row, col = top + r, left + (width - 1 - c if flip else c)

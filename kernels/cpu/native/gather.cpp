@@ -29,12 +29,16 @@ struct Image {
     std::int64_t H, W, C, pad;
 };
 
-Crop draw(std::uint64_t seed, std::uint64_t n, std::int64_t pad, std::int64_t move, bool mirror) {
+// Of image n of the run, which is number `index` of M. mirror: 1 at random, 2 by turns.
+Crop draw(std::uint64_t seed, std::uint64_t n, std::int64_t pad, std::int64_t move,
+          std::int64_t mirror, std::uint64_t index, std::uint64_t M) {
     const Words w = philox(seed, n, 0, AUGMENT << 16);
     const std::uint64_t span = static_cast<std::uint64_t>(2 * move + 1);
     const std::int64_t first = pad - move;
+    std::uint64_t flip = w.w2 >> 31;
+    if (mirror == 2) flip = (philox(seed, index, 0, AUGMENT << 16 | 1).w2 >> 31) ^ (n / M & 1);
     return {first + static_cast<std::int64_t>(w.w0 * span >> 32),
-            first + static_cast<std::int64_t>(w.w1 * span >> 32), mirror && w.w2 >> 31};
+            first + static_cast<std::int64_t>(w.w1 * span >> 32), mirror && flip};
 }
 
 // One image (H,W,C) with its shift and scale -> x (H,W,C).
@@ -99,7 +103,8 @@ template <class T>
 void gather(const py::array& images, const py::array& labels, const py::array& shift,
             const py::array& scale, const py::array& mean_image, const py::array& order,
             const py::array& x, const py::array& y, const py::array& clock, const py::object& seed,
-            std::int64_t pad, std::int64_t move, bool mirror, float input_scale, bool augment) {
+            std::int64_t pad, std::int64_t move, std::int64_t mirror, float input_scale,
+            bool augment) {
     const std::uint64_t key = seed_of(seed);
     number("gather", "input_scale", input_scale);
     dimensions(images, "gather: images", 4);
@@ -108,6 +113,10 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     if (move < 0 || move > pad) {
         fail("gather: move " + std::to_string(move) +
              " must lie in 0 .. pad = " + std::to_string(pad));
+    }
+    if (mirror < 0 || mirror > 2) {
+        fail("gather: mirror " + std::to_string(mirror) +
+             "; it is 0 never, 1 at random or 2 by turns");
     }
     shaped(labels, "gather: labels", {M});
     shaped(shift, "gather: shift", {M});
@@ -148,7 +157,10 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
             continue;
         }
         const std::uint64_t n = first + static_cast<std::uint64_t>(i);
-        const Crop crop = augment ? draw(key, n, pad, move, mirror) : Crop{pad, pad, false};
+        const Crop crop = augment
+                              ? draw(key, n, pad, move, mirror, static_cast<std::uint64_t>(index),
+                                     static_cast<std::uint64_t>(M))
+                              : Crop{pad, pad, false};
         if (size) {
             crop_image(pixels + index * size, mean, image, shifts[index], scales[index],
                        input_scale, crop, shape);
@@ -166,7 +178,7 @@ void bind_gather(py::module_& m) {
         m, "gather",
         +[](Array images, Array labels, Array shift, Array scale, Array mean_image, Array order,
             Array x, Array y, Array clock, const py::object& seed, Whole pad, Whole move,
-            bool mirror, float input_scale, bool augment) {
+            Whole mirror, float input_scale, bool augment) {
             by_type(x, [&](auto t) {
                 gather<decltype(t)>(images, labels, shift, scale, mean_image, order, x, y, clock,
                                     seed, pad, move, mirror, input_scale, augment);
