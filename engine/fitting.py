@@ -15,6 +15,7 @@ Read next: engine/data/examples.py, what it is given.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from math import ceil, isfinite, prod
 from numbers import Real
 from typing import Any
@@ -74,7 +75,7 @@ def fit(
     images: an array, or any sequence whose `images[rows]`, for an array of row numbers, is one: a
     memory-mapped file, or a class of your own. labels: (N,) whole numbers below net.classes, or
     what else the net's loss wants to know of each image; of several targets a dict by name. rate: a
-    number, or a policy of engine.schedules.
+    number, or a policy of engine.schedules, which counts updates.
 
     validation: (images, labels), or the share or number of the images that are held out for it, by
     the seed. each_epoch is handed every row; training ends early where it returns False. augment is
@@ -106,21 +107,26 @@ def fit(
     start = int(clock[TRIAL] - 1 if clock[TRIAL] else clock[STEP])
     end, total = last_step(net, epochs, start, per_epoch)
     policy = rate if isinstance(rate, dict) else {"policy": "fixed", "rate": rate}
-    table = rates(policy, start, end - start + 1)
+    table = rates(policy, start, end - start + 1, optimizer.accumulate)
     net.epochs = total
     clock[STEP], clock[FIRST], clock[RATE] = start, start, table[0]
     clock[FINITE], clock[TRIAL] = 1, 0
     write_clock(net, clock)
     device_table, order, rows = net.ops.asarray(table), Order(seed, len(examples)), []
 
-    def learn() -> None:
+    def learn(last: bool = True) -> None:
         net.forward(train=True)
         net.evaluate_loss()
         net.backward()
-        optimizer.step()
+        optimizer.step(last)
         net.ops.advance(net.clock, device_table)
 
-    step, epoch = net.ops.captured(learn), int(start / per_epoch) + 1
+    part, whole = net.ops.captured(partial(learn, last=False)), net.ops.captured(learn)
+
+    def step(number: int) -> None:
+        (whole if optimizer.updates_at(number) else part)()
+
+    epoch = int(start / per_epoch) + 1
     while start < end:
         while round(epoch * per_epoch) <= start:
             epoch += 1
@@ -146,7 +152,9 @@ def fit(
             )
         row = {"epoch": epoch} | sums(net, clock)
         if tested is not None:
-            row |= {f"validation_{name}": value for name, value in score(net, tested).items()}
+            with optimizer.averaged():
+                means = score(net, tested)
+            row |= {f"validation_{name}": value for name, value in means.items()}
         rows.append(row)
         numbers = (f"{name.replace('_', ' ')} {row[name]:.4f}" for name in list(row)[1:])
         report(f"epoch {epoch}  {'  '.join(numbers)}")
@@ -188,7 +196,7 @@ def run_steps(net, examples: Examples, order: Order, step, start: int, stop: int
         for number in range(count):
             part = slice(number * net.batch, (number + 1) * net.batch)
             put(net, x[part], {name: values[part] for name, values in wanted.items()})
-            step()
+            step(first + number)
             if time.perf_counter() - last_look > 1:
                 clock, last_look = read_clock(net), time.perf_counter()
                 if not clock[FINITE]:

@@ -89,14 +89,16 @@ class Optimizer:
         """The first of its states."""
         return self.state[self.state_names[0]]
 
+    def updates_at(self, step: int) -> bool:
+        """Whether the step of this number is the last one before an update."""
+        return (step + 1 - self.begun) % self.accumulate == 0
+
     def step(self, last: bool = True) -> None:
         """Clip and update, unless the clock is latched. last: with `accumulate`, whether this was
         the last part of a batch; what the others do is add their gradient."""
         net, ops = self.net, self.net.ops
         if self.accumulate > 1:
-            ops.clip(
-                net.gradients, 0.0, net.clock
-            )  # latched by what is not finite, it adds nothing
+            ops.clip(net.gradients, 0.0, net.clock)  # latched, it adds nothing
             share = 1 / self.accumulate
             ops.accumulate(net.gradients, self.state["total"], share, last, net.clock)
         elif not last:

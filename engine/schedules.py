@@ -39,13 +39,14 @@ NEEDS = {
 }
 
 
-def rates(policy: dict, first: int, count: int) -> np.ndarray:
-    """(count,) float64: the learning rates of steps first .. first + count - 1.
+def rates(policy: dict, first: int, count: int, every: int = 1) -> np.ndarray:
+    """(count,) float64: the learning rates of steps first .. first + count - 1, of which `every` so
+    many make an update; the policy counts updates.
 
     InputError names an unknown policy, what a known one lacks, has no use for or can't be given,
     or the first step whose rate is no finite number of 0 or more."""
     kind = check(policy)
-    t = np.arange(first, first + count, dtype=np.float64)
+    t = np.floor(np.arange(first, first + count, dtype=np.float64) / every)
     rate, gamma, power, size, total, warmup = (
         float(policy.get(key, 0)) for key in ("rate", "gamma", "power", "size", "total", "warmup")
     )

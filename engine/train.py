@@ -85,14 +85,15 @@ def first_weights(s: Settings, net: Net, feed: Feed):
     return report
 
 
-def one_step(net: Net, feed: Feed, optimizer: Optimizer, rates) -> None:
+def one_step(net: Net, feed: Feed, optimizer: Optimizer, rates, last: bool = True) -> None:
     """A training step: a batch, forward, loss, backward, update. rates: of these steps, on the
-    device. Nothing is read back, so that a device may record a step and replay it."""
+    device. last: with --accumulate, whether the step is the last one before an update. Nothing is
+    read back, so that a device may record a step and replay it."""
     feed.train_batch()
     net.forward(train=True)
     net.evaluate_loss()
     net.backward()
-    optimizer.step()
+    optimizer.step(last)
     net.ops.advance(net.clock, rates)
 
 
@@ -104,11 +105,12 @@ def train(run: Session) -> bool:
     layer where a loss or gradient is not finite; the last good checkpoint is then kept."""
     net, feed, policy = run.net, run.feed, run.settings.policy
     for epoch in run.epochs():
-        table = rates(policy, epoch.first, epoch.end - epoch.first + 1)
+        table = rates(policy, epoch.first, epoch.end - epoch.first + 1, run.optimizer.accumulate)
         device_table = feed.start(run.progress.clock, epoch.first, epoch.end, table)
-        step = net.ops.captured(partial(one_step, net, feed, run.optimizer, device_table))
-        for _ in run.steps(epoch):
-            step()
+        step = partial(one_step, net, feed, run.optimizer, device_table)
+        part, whole = net.ops.captured(partial(step, last=False)), net.ops.captured(step)
+        for number in run.steps(epoch):
+            (whole if run.optimizer.updates_at(number) else part)()
         tested = run.score()
         if tested is None:
             run.save()

@@ -328,9 +328,13 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
                 f"{option(name)} {values[name]} is more than the {images} training "
                 f"images of {data.name}; give a smaller one, or raise --limit"
             )
-    steps = steps_of(values["epochs"], images, values["batch"])
-    policy = recipe.policy_over(steps) if steps else recipe.policy
-    stretch = "" if policy == recipe.policy else f", stretched from {recipe.steps} to {steps} steps"
+    parts = int(hyper["accumulate"])
+    steps = steps_of(values["epochs"], images, values["batch"], parts)
+    updates = steps // parts
+    policy = recipe.policy_over(updates) if steps else recipe.policy
+    stretch = (
+        "" if policy == recipe.policy else f", stretched from {recipe.steps} to {updates} steps"
+    )
     origins |= {"policy": source + stretch, "steps": "epochs x images / batch"}
     return Settings(
         **values, hyper=hyper, steps=steps, policy={**policy, "rate": values["lr"]}

@@ -165,15 +165,20 @@ class Settings:
     def lasting(self, epochs: float, images: int, known: Known) -> "Settings":
         """These for another number of epochs, of a set of so many training images: the recipe's
         policy spans all of them. InputError for epochs that can't be."""
-        steps = steps_of(epochs, self.trained_on(images), self.batch)
+        steps = steps_of(epochs, self.trained_on(images), self.batch, self.parts)
         recipe = known.recipe(self.net, self.act, self.init, self.recipe, self.optimizer)
-        policy = {**recipe.policy_over(steps), "rate": self.lr}
+        policy = {**recipe.policy_over(steps // self.parts), "rate": self.lr}
         return replace(self, epochs=epochs, steps=steps, policy=policy)
 
     def of_data(self, data) -> dict:
         """What the data set says where these say nothing."""
         names = ("mirror", "contrast", "mean_image")
         return {name: getattr(data, name) for name in names if getattr(self, name) is None}
+
+    @property
+    def parts(self) -> int:
+        """Steps that make an update."""
+        return int(self.accumulate)
 
     def trained_on(self, images: int) -> int:
         """How many of a set's training images are: all but those held out."""
@@ -229,7 +234,7 @@ class Settings:
             ("move", 0 <= self.move <= border, f"from 0 to the border, {border}"),
             (
                 "steps",
-                self.steps == round(self.epochs * images / self.batch),
+                self.steps == round(self.epochs * images / (self.batch * self.parts)) * self.parts,
                 "epochs x images / batch",
             ),
         ):
@@ -241,10 +246,12 @@ class Settings:
                 )
 
 
-def steps_of(epochs: float, images: int, batch: int) -> int:
-    """round(epochs x images / batch). InputError where it is none, or more than a run can have."""
+def steps_of(epochs: float, images: int, batch: int, parts: int = 1) -> int:
+    """round(epochs x images / batch), or the nearest multiple of the `parts` that an update has.
+    InputError where it is none, or more than a run can have."""
+    batch *= parts
     length = epochs * images / batch
-    if not length < (1 << 31) - 1:
+    if not length * parts < (1 << 31) - 1:
         raise InputError(
             f"--epochs {epochs:g} is {length:.3g} steps, and a run has fewer than "
             "2^31; give fewer epochs"
@@ -259,7 +266,7 @@ def steps_of(epochs: float, images: int, batch: int) -> int:
             f"--epochs {epochs:g} of {images} images is no step of {batch}; give "
             f"--epochs {batch / images:.4g}, which is one, or 0 for the untrained net"
         )
-    return round(length)
+    return round(length) * parts
 
 
 def of_kind(value, kind) -> bool:

@@ -100,7 +100,9 @@ def restore(saved: Saved, net, optimizer=None, new: Collection[str] = ()) -> Non
     InputError names a tensor that is missing or has another shape, so another net's; nothing has
     been written then."""
     params, pairs = net.named_params(), []
-    averaged = optimizer is None and any(name.startswith(AVERAGE) for name in saved.tensors)
+    averaged = optimizer is None and any(
+        value.any() for name, value in saved.tensors.items() if name.startswith(AVERAGE)
+    )
 
     def pair(target, name: str, param=None) -> None:
         value = saved.tensors.get(name)

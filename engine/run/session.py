@@ -189,7 +189,8 @@ class Session:
         """Of the images held out for validation, else of the test set; None if a signal asks to
         stop."""
         images = self.feed.validation or self.feed.test
-        return None if self.asked.stop() else score(self.net, images, self.asked.stop)
+        with self.optimizer.averaged():
+            return None if self.asked.stop() else score(self.net, images, self.asked.stop)
 
     @property
     def best(self) -> int:
@@ -206,7 +207,7 @@ class Session:
         row = {
             "epoch": epoch.number,
             "step": epoch.end,
-            "lr": float(rates(s.policy, epoch.end - 1, 1)[0]),
+            "lr": float(rates(s.policy, epoch.end - 1, 1, s.parts)[0]),
             "train_loss": clock[LOSS_SUM] / clock[SEEN],
             "train_accuracy": clock[CORRECT_SUM] / clock[SEEN],
             f"{which}_loss": tested.loss,

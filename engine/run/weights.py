@@ -22,6 +22,7 @@ from engine.run.folder import BEST, CHECKPOINT, PREVIOUS, versions
 from kernels.clock import SIZE, STEP
 
 FORM, VERSION = "lsuv-engine net", 1
+TRAINED = {"clock": list, "epochs": NUMBER, "optimizer": (str, type(None)), "begun": int}
 
 
 def save(net, path: str | Path, optimizer=None) -> None:
@@ -35,6 +36,7 @@ def save(net, path: str | Path, optimizer=None) -> None:
         "clock": [float(value).hex() for value in read_clock(net)],
         "epochs": float(net.epochs),
         "optimizer": type(optimizer).__name__ if optimizer else None,
+        "begun": optimizer.begun if optimizer else 0,
     }
     metadata = {"format": f"{FORM} {VERSION}"}
     metadata |= {"trained": json.dumps(trained), "versions": json.dumps(versions())}
@@ -58,7 +60,7 @@ def restore(net, path: str | Path, optimizer=None) -> None:
     checkpoint.restore(saved, net, optimizer)
     if optimizer is not None:
         write_clock(net, clock)
-        net.epochs = saved.epoch
+        net.epochs, optimizer.begun = saved.epoch, saved.progress.get("begun", 0)
 
 
 def transfer(net, path: str | Path) -> list[str]:
@@ -90,7 +92,7 @@ def about(metadata: dict[str, str], path: Path) -> dict:
     """What the metadata of such a file say. Damaged where `save` would not say so."""
     try:
         trained, hashes = (parse(metadata[key].encode()) for key in ("trained", "hashes"))
-        need(trained, {"clock": list, "epochs": NUMBER, "optimizer": (str, type(None))}, path)
+        need(trained, TRAINED, path)
         need(hashes, dict.fromkeys(hashes, str), path)
         clock = [float.fromhex(value) for value in trained["clock"]]
         if len(clock) != SIZE or not all(map(math.isfinite, clock)) or min(clock) < 0:

@@ -17,7 +17,7 @@ from engine.cli.command import run_command
 from engine.data import load
 from engine.data.dataset import held_out
 from engine.data.feed import Feed, read_clock
-from engine.layers import Linear
+from engine.layers import Conv, Linear, Maxout, MaxPool
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.run import checkpoint, session
@@ -343,3 +343,59 @@ def test_a_log_that_can_not_be_is_one_line(tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+# -- averaged weights, batches in parts -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options", [("--ema", "0.9"), ("--accumulate", "3"), ("--optimizer", "adamw")]
+)
+@pytest.mark.parametrize("step", [4, 10])
+def test_an_optimizer_with_more_memory_goes_on_bit_for_bit(options, step, tmp_path, monkeypatch):
+    """Also where it was stopped between two parts of a batch."""
+    straight, stopped = run(tmp_path / "straight", *options), tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        arguments = (*SMALL, "--epochs", 3, *options, "--out", stopped)
+        assert command(*arguments) == 128 + signal.SIGTERM
+    assert command("--resume", stopped) == 0
+    assert whole(stopped) == whole(straight)
+
+
+def test_averaged_weights_are_scored_and_are_what_others_get(tmp_path, capsys):
+    folder, plain = run(tmp_path / "run", "--ema", "0.9"), run(tmp_path / "plain")
+    rows, others = metrics(folder), metrics(plain)
+    assert [r["train_loss"] for r in rows] == [r["train_loss"] for r in others]
+    assert [r["test_loss"] for r in rows] != [r["test_loss"] for r in others]
+    saved = checkpoint.read(folder)
+    average = saved.tensors["optimizer.average.clf.W"]
+    assert not np.array_equal(average, saved.tensors["clf.W"])
+    model = engine.load(folder, device="numpy")
+    kept = checkpoint.collect(model.net)["clf.W"]
+    assert np.array_equal(kept, average)
+    answers = model.predict(data().test.images).argmax(axis=1)
+    accuracy = np.mean(answers == data().test.labels)
+    assert runs.read_run(folder)["result"]["test_accuracy"] == accuracy
+    assert f"test accuracy {accuracy:.4f}" in evaluated(folder, capsys)
+    second = run(tmp_path / "second", "--weights", folder, epochs=0)
+    assert np.array_equal(checkpoint.read(second).tensors["clf.W"], average)
+
+
+def test_parts_of_a_batch_make_the_update_of_the_whole(tmp_path, monkeypatch):
+    """Up to rounding, for a net without dropout or batch norm: the same images in three parts."""
+
+    def plain(act, classes, dropout):
+        conv = Conv(4, pieces=2, name="conv1")
+        return [conv, Maxout(2), MaxPool(2), Linear(classes, name="clf")]
+
+    monkeypatch.setitem(NETS, "tiny", Model(plain, (8, 8, 3)))
+    common = ("--no-mirror", "--move", 0, "--lr", 0.01, "--lsuv-batch", 15)
+    for epochs, apart in ((1 / 6, 1e-7), (2, 1e-4)):  # an update, and twelve
+        parts = run(
+            tmp_path / f"parts{apart}", *common, "--batch", 5, "--accumulate", 3, epochs=epochs
+        )
+        large = run(tmp_path / f"large{apart}", *common, "--batch", 15, epochs=epochs)
+        a, b = (checkpoint.read(folder).tensors for folder in (parts, large))
+        assert checkpoint.read(parts).step == 3 * checkpoint.read(large).step
+        assert all(np.allclose(a[name], b[name], rtol=0, atol=apart) for name in b)
