@@ -1,12 +1,14 @@
-"""The losses: softmax with cross-entropy and the one-vs-all hinge ("SVM") of the paper, and what
-comes of them by smoothed labels and a squared hinge.
+"""The losses: softmax with cross-entropy and the one-vs-all hinge ("SVM") of the paper, what comes
+of them by smoothed labels, weights of classes and a squared hinge; and those of values.
 
 A loss says what it wants to know of an image, its target, when it is set up; reads scores and
-target; and leaves its mean, its sums and the count of correct images in the clock. A new one joins
-LOSSES. Rows whose label is -1 are padding and count for nothing.
+target; and leaves its mean, its sums and the count of correct images in the clock. A new one of
+class labels joins LOSSES, which the command line knows; it has no values, and engine.fit has.
 
 Read next: kernels/reference.py, what the operations mean.
 """
+
+import numpy as np
 
 from engine.errors import InputError
 from engine.layers import Array, Layer, is_real
@@ -46,24 +48,54 @@ class ClassLoss(Loss):
         return in_shape
 
 
+def class_weights(weights) -> np.ndarray:
+    """(classes,) float64. InputError for what can't be weights."""
+    try:
+        array = np.array(weights, np.float64)
+    except (TypeError, ValueError):
+        array = np.zeros(0)
+    if not (array.ndim == 1 and array.any() and (array >= 0).all() and np.isfinite(array).all()):
+        raise InputError(
+            f"weights {weights!r:.80}: give each class a number of 0 or more, not 0 to all"
+        )
+    return array
+
+
 class SoftmaxLoss(ClassLoss):
     """Mean over the batch of -log softmax(scores)[label]. Caffe's SoftmaxWithLoss.
 
     smoothing: in training that share of the label's probability is spread over all classes alike
-    (Szegedy et al. 2016)."""
+    (Szegedy et al. 2016). weights: (classes,) numbers of 0 or more; an image counts by that of its
+    class, as in PyTorch's CrossEntropyLoss, its label_smoothing included."""
 
-    def __init__(self, smoothing: float = 0.0, name: str | None = None):
+    def __init__(self, smoothing: float = 0.0, weights=None, name: str | None = None):
         super().__init__(name)
         if not (is_real(smoothing) and 0 <= smoothing < 1):
             raise InputError(f"label smoothing {smoothing!r} must lie in [0, 1)")
-        self.smoothing = smoothing
+        self.of_classes = None if weights is None else class_weights(weights)
+        self.smoothing, self.weights = smoothing, None
+
+    def setup(self, plan, in_shape):
+        out_shape = super().setup(plan, in_shape)
+        if self.of_classes is not None:
+            plan.need(
+                self.of_classes.shape == in_shape,
+                f"{self.of_classes.size} weights, and the scores are of {in_shape[0]} classes; "
+                "give one for each",
+            )
+            self.weights = plan.ops.constant(self.of_classes.astype(plan.precise))
+        return out_shape
 
     def forward(self, x, train=True):
         smoothing = self.smoothing if train else 0.0
-        self.ops.softmax_loss_forward(x, self.labels, self.prob, self.clock, smoothing)
+        self.ops.softmax_loss_forward(
+            x, self.labels, self.prob, self.clock, smoothing, self.weights
+        )
 
     def backward(self, dy=1.0):
-        self.ops.softmax_loss_backward(self.prob, self.labels, self.dscores, dy, self.smoothing)
+        self.ops.softmax_loss_backward(
+            self.prob, self.labels, self.dscores, dy, self.smoothing, self.weights
+        )
         return self.dscores
 
 
@@ -90,6 +122,62 @@ class SquaredHingeLoss(ClassLoss):
 
     def backward(self, dy=1.0):
         self.ops.squared_hinge_loss_backward(self.scores, self.labels, self.dscores, dy)
+        return self.dscores
+
+
+class ValueLoss(Loss):
+    """A loss of scores of any shape and as many "values" of an image, which engine.fit takes as an
+    array (N, *shape) of float32. Of padding the first value is nan."""
+
+    limits: tuple[float, float] | None = None  # of the values
+    counts = False
+
+    def setup(self, plan, in_shape):
+        self.ops, self.clock = plan.ops, plan.clock
+        self.values = plan.target("values", in_shape, np.float32, limits=self.limits)
+        self.dscores = plan.buffer(in_shape)
+        return in_shape
+
+
+class SquaredError(ValueLoss):
+    """Mean over all elements of (score - value)^2: regression, autoencoders."""
+
+    def forward(self, x, train=True):
+        self.scores = x
+        self.ops.squared_error_forward(x, self.values, self.clock)
+
+    def backward(self, dy=1.0):
+        self.ops.squared_error_backward(self.scores, self.values, self.dscores, dy)
+        return self.dscores
+
+
+class AbsoluteError(ValueLoss):
+    """Mean over all elements of |score - value|."""
+
+    def forward(self, x, train=True):
+        self.scores = x
+        self.ops.absolute_error_forward(x, self.values, self.clock)
+
+    def backward(self, dy=1.0):
+        self.ops.absolute_error_backward(self.scores, self.values, self.dscores, dy)
+        return self.dscores
+
+
+class BinaryCrossEntropy(ValueLoss):
+    """Mean over all elements of -v log p - (1 - v) log(1 - p), p = 1 / (1 + exp(-score)): several
+    labels v of 0 or 1 a picture, or what lies between. PyTorch's BCEWithLogitsLoss.
+
+    An image is right when the scores above 0 are those of values above 1/2."""
+
+    limits = 0.0, 1.0
+    counts = True
+
+    def forward(self, x, train=True):
+        self.scores = x
+        self.ops.binary_cross_entropy_forward(x, self.values, self.clock)
+
+    def backward(self, dy=1.0):
+        self.ops.binary_cross_entropy_backward(self.scores, self.values, self.dscores, dy)
         return self.dscores
 
 

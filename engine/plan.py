@@ -60,12 +60,14 @@ class Param:
 
 @dataclass(frozen=True)
 class Target:
-    """What a loss wants to know of every image. classes: it is a class's number, below this."""
+    """What a loss wants to know of every image. classes: it is a class's number, below this.
+    limits: the least and the greatest that it may be."""
 
     name: str
     shape: tuple[int, ...]  # of one image's; () is a number
     dtype: Any
     classes: int | None = None
+    limits: tuple[float, float] | None = None
 
     @property
     def padding(self) -> float:
@@ -102,6 +104,12 @@ class Target:
             )
         if not np.isfinite(array).all():
             raise InputError(f"{what}: not all are finite; leave those images out")
+        least, most = self.limits or (-np.inf, np.inf)
+        if array.size and not (array.min() >= least and array.max() <= most):
+            raise InputError(
+                f"{self.name} from {array.min():g} to {array.max():g}: this loss wants them in "
+                f"[{least:g}, {most:g}]"
+            )
         return np.ascontiguousarray(array, self.dtype)
 
 
@@ -294,7 +302,12 @@ class Plan:
         return tensor
 
     def target(
-        self, name: str, shape: tuple[int, ...] = (), dtype=np.int32, classes: int | None = None
+        self,
+        name: str,
+        shape: tuple[int, ...] = (),
+        dtype=np.int32,
+        classes: int | None = None,
+        limits: tuple[float, float] | None = None,
     ) -> Array:
         """(N, *shape): what the loss wants to know of the batch's images; all losses that ask for
         one name share it. fit and the data set fill it."""
@@ -307,7 +320,8 @@ class Plan:
                 f"too, {first.dtype} {first.shape} an image; give them another name",
             )
             classes = min(filter(None, (classes, first.classes)), default=None)
-        self.context.wanted[name] = Target(name, tuple(shape), dtype, classes)
+            limits = limits or first.limits
+        self.context.wanted[name] = Target(name, tuple(shape), dtype, classes, limits)
         if self.context.binding and name not in targets:
             targets[name] = self.ops.zeros((self.batch, *shape), dtype)
         return targets.get(name)

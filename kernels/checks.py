@@ -179,6 +179,19 @@ def labels(op, labels, scores) -> None:
         raise ValueError(f"{op}: label {labels.max()}, but there are {scores.shape[1]} classes")
 
 
+def weights(op, weights, scores) -> None:
+    """A weight for each class of scores (N,K), or none."""
+    if weights is not None:
+        shape(op, weights, scores.shape[1:])
+
+
+def values(op, scores, values) -> None:
+    """As many values as scores, and some of each image."""
+    shape(op, values, scores.shape)
+    if math.prod(scores.shape[1:]) < 1:
+        raise ValueError(f"{op}: scores {scores.shape} have no elements of an image")
+
+
 def variance(x, groups) -> None:
     """The channels split into groups, and there are elements."""
     if groups < 1 or x.shape[-1] % groups:

@@ -22,7 +22,8 @@ DTYPES: dict[str, Any] = {
         (ACTIVATION, "x y dx dy dW db dscale dshift dslope g a scores dscores"),
         (
             np.float32,
-            "W b w v s total mean rstd prob shift scale mean_image running_mean running_var",
+            "W b w v s total weights values mean rstd prob shift scale mean_image running_mean "
+            "running_var",
         ),
         (np.float64, "clock own rates segments"),
         (np.int32, "labels order"),
@@ -129,12 +130,22 @@ OPERATIONS = {
     "scale_forward": _op("x scale shift y", "y"),
     "scale_backward": _op("dy x scale dx dscale dshift", "dx dscale dshift", optional="dx"),
     "softmax": _op("scores prob", "prob"),
-    "softmax_loss_forward": _op("scores labels prob clock smoothing", "prob", "clock"),
-    "softmax_loss_backward": _op("prob labels dscores weight smoothing", "dscores"),
+    "softmax_loss_forward": _op(
+        "scores labels prob clock smoothing weights", "prob", "clock", optional="weights"
+    ),
+    "softmax_loss_backward": _op(
+        "prob labels dscores weight smoothing weights", "dscores", optional="weights"
+    ),
     "hinge_loss_forward": _op("scores labels prob clock", "prob", "clock"),
     "hinge_loss_backward": _op("scores labels dscores weight", "dscores"),
     "squared_hinge_loss_forward": _op("scores labels prob clock", "prob", "clock"),
     "squared_hinge_loss_backward": _op("scores labels dscores weight", "dscores"),
+    "squared_error_forward": _op("scores values clock", updated="clock"),
+    "squared_error_backward": _op("scores values dscores weight", "dscores"),
+    "absolute_error_forward": _op("scores values clock", updated="clock"),
+    "absolute_error_backward": _op("scores values dscores weight", "dscores"),
+    "binary_cross_entropy_forward": _op("scores values clock", updated="clock"),
+    "binary_cross_entropy_backward": _op("scores values dscores weight", "dscores"),
     "variance": _op("x groups"),
     "orthonormal": _op("rows cols key"),
     "gather": _op(

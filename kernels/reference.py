@@ -587,12 +587,14 @@ class NumpyOps:
         prob /= prob.sum(axis=1, keepdims=True)
 
     @rounds
-    def softmax_loss_forward(self, scores, labels, prob, clock, smoothing=0.0):
+    def softmax_loss_forward(self, scores, labels, prob, clock, smoothing=0.0, weights=None):
         """The loss, the sum over k of -target[k] log prob[n,k], averaged over the images with a
         label.
 
         target = (1 - smoothing) * onehot(label) + smoothing / K, 0 <= smoothing < 1; smoothing 0 is
         -log prob[n, label]. Szegedy et al., "Rethinking the Inception architecture" (2015).
+        weights (K,), 0 or more: they multiply target, and the mean is over the labels' weights, as
+        PyTorch has it; where these sum to 0 the loss is a sum. None: all are 1.
         scores, prob (N,K)  labels (N,) int32. Writes prob and clock[LOSS]; adds to clock[LOSS_SUM],
         clock[CORRECT_SUM] (the first largest score is the label) and clock[SEEN]. A loss, or any
         score of an image with a label, that isn't finite latches clock[FINITE] to 0 and adds
@@ -600,26 +602,34 @@ class NumpyOps:
         """
         checks.labels("softmax_loss_forward", labels, scores)
         checks.smoothing("softmax_loss_forward", smoothing)
+        checks.weights("softmax_loss_forward", weights, scores)
         self.softmax(scores, prob)
         shifted = scores - scores.max(axis=1, keepdims=True)
+        normaliser = np.log(np.exp(shifted).sum(axis=1))
+        if weights is not None:
+            target, logs = (
+                _target(labels, shifted, smoothing, weights),
+                shifted - normaliser[:, None],
+            )
+            return _record(scores, labels, -(target * logs).sum(axis=1), clock, weights)
         truth = np.take_along_axis(shifted, np.maximum(labels, 0)[:, None].astype(np.int64), 1)
         wanted = truth[:, 0]
         if smoothing:
             wanted = (1 - smoothing) * wanted + smoothing * shifted.mean(axis=1)
-        losses = np.log(np.exp(shifted).sum(axis=1)) - wanted
-        _record(scores, labels, losses, clock)
+        _record(scores, labels, normaliser - wanted, clock)
 
     @rounds
-    def softmax_loss_backward(self, prob, labels, dscores, weight, smoothing=0.0):
+    def softmax_loss_backward(self, prob, labels, dscores, weight, smoothing=0.0, weights=None):
         """dscores = weight * (prob - target) / the number of images with a label; 0 in padding
-        rows."""
+        rows. With weights, prob times the sum of target, and over the sum of the labels'."""
         checks.shape("softmax_loss_backward", dscores, prob.shape)
         checks.labels("softmax_loss_backward", labels, prob)
         checks.smoothing("softmax_loss_backward", smoothing)
-        onehot = labels[:, None] == np.arange(prob.shape[1])
-        target = ((1 - smoothing) * onehot + smoothing / prob.shape[1]).astype(prob.dtype)
-        count = max(_seen(labels), 1)
-        dscores[...] = np.where(labels[:, None] >= 0, weight * (prob - target) / count, 0)
+        checks.weights("softmax_loss_backward", weights, prob)
+        target = _target(labels, prob, smoothing, weights)
+        whole = 1 if weights is None else target.sum(axis=1, keepdims=True)
+        count = _sum_of_weights(labels, weights) or 1
+        dscores[...] = np.where(labels[:, None] >= 0, weight * (whole * prob - target) / count, 0)
 
     @rounds
     def hinge_loss_forward(self, scores, labels, prob, clock):
@@ -654,6 +664,58 @@ class NumpyOps:
         t, margins = _margins("squared_hinge_loss_backward", scores, labels, dscores)
         slopes = -t * margins * (2 * weight / max(_seen(labels), 1))
         dscores[...] = np.where(labels[:, None] >= 0, slopes, 0)
+
+    @rounds
+    def squared_error_forward(self, scores, values, clock):
+        """The mean over all elements of (scores - values)^2. scores, values (N,...), at least one
+        of an image.
+
+        An image whose first value is NaN is padding. Writes clock[LOSS], adds to clock[LOSS_SUM],
+        the sum of the images' means, and clock[SEEN]; a loss that isn't finite latches
+        clock[FINITE] to 0 and adds nothing.
+        """
+        checks.values("squared_error_forward", scores, values)
+        _record_values(values, np.square(scores - values), clock)
+
+    @rounds
+    def squared_error_backward(self, scores, values, dscores, weight):
+        """dscores = 2 (scores - values) * weight / the number of elements; 0 in padding."""
+        checks.values("squared_error_backward", scores, values)
+        _value_slopes("squared_error_backward", values, 2 * (scores - values), dscores, weight)
+
+    @rounds
+    def absolute_error_forward(self, scores, values, clock):
+        """The mean over all elements of |scores - values|; else as squared_error_forward."""
+        checks.values("absolute_error_forward", scores, values)
+        _record_values(values, np.abs(scores - values), clock)
+
+    @rounds
+    def absolute_error_backward(self, scores, values, dscores, weight):
+        """dscores = the sign of scores - values, 0 where they are equal, * weight / the number of
+        elements; 0 in padding."""
+        checks.values("absolute_error_backward", scores, values)
+        _value_slopes("absolute_error_backward", values, np.sign(scores - values), dscores, weight)
+
+    @rounds
+    def binary_cross_entropy_forward(self, scores, values, clock):
+        """The mean over all elements of -v log p - (1 - v) log(1 - p), p = 1 / (1 + exp(-score)),
+        v in [0, 1] the value: several labels an image. Else as squared_error_forward, and
+        clock[CORRECT_SUM] counts the images all of whose scores are above 0 where v is above 1/2,
+        and only there.
+        """
+        checks.values("binary_cross_entropy_forward", scores, values)
+        losses = np.maximum(scores, 0) - scores * values + np.log1p(np.exp(-np.abs(scores)))
+        _record_values(values, losses, clock, (scores > 0) == (values > 0.5))
+
+    @rounds
+    def binary_cross_entropy_backward(self, scores, values, dscores, weight):
+        """dscores = (p - v) * weight / the number of elements; 0 in padding. Small ones keep their
+        digits."""
+        checks.values("binary_cross_entropy_backward", scores, values)
+        small = np.exp(-np.abs(scores))
+        small /= 1 + small  # the lesser of p and 1 - p
+        slopes = np.where(scores > 0, (1 - values) - small, small - values)
+        _value_slopes("binary_cross_entropy_backward", values, slopes, dscores, weight)
 
     # -- statistics and initialisation ------------------------------------------------------------
 
@@ -981,18 +1043,59 @@ def _seen(labels) -> int:
     return int((labels >= 0).sum())
 
 
-def _record(scores, labels, losses, clock) -> None:
+def _target(labels, like, smoothing, weights):
+    """The softmax loss's target (N,K) in the dtype of `like`, times the classes' weights."""
+    onehot = labels[:, None] == np.arange(like.shape[1])
+    target = ((1 - smoothing) * onehot + smoothing / like.shape[1]).astype(like.dtype)
+    return target if weights is None else target * weights
+
+
+def _sum_of_weights(labels, weights=None):
+    """What a mean over the images with a label divides by: their number, or their weights."""
+    kept = labels[labels >= 0]
+    return len(kept) if weights is None else float(weights[kept].sum(dtype=np.float64))
+
+
+def _record(scores, labels, losses, clock, weights=None) -> None:
     """Write a batch's losses (N,) into the clock."""
-    labelled, seen = labels >= 0, _seen(labels)
-    total = float(losses[labelled].sum(dtype=np.float64))
-    clock[LOSS] = total / max(seen, 1)
+    labelled = labels >= 0
     # An infinite score of another class can leave the loss finite, but not the weights.
-    if not (math.isfinite(total) and np.isfinite(scores[labelled]).all()):
+    finite = bool(np.isfinite(scores[labelled]).all())
+    total = float(losses[labelled].sum(dtype=np.float64))
+    correct = int((scores.argmax(axis=1) == labels)[labelled].sum())
+    _add(total, _seen(labels), correct, _sum_of_weights(labels, weights) or 1, finite, clock)
+
+
+def _add(total, seen, correct, divisor, finite, clock) -> None:
+    clock[LOSS] = total / divisor
+    if not (math.isfinite(total) and finite):
         clock[FINITE] = 0.0
         return
-    clock[LOSS_SUM] += total
-    clock[CORRECT_SUM] += int((scores.argmax(axis=1) == labels)[labelled].sum())
+    clock[LOSS_SUM] += total * (seen / divisor)
+    clock[CORRECT_SUM] += correct
     clock[SEEN] += seen
+
+
+def _images_with_values(values):
+    """(N,) bool: those that are no padding."""
+    return ~np.isnan(values.reshape(len(values), math.prod(values.shape[1:]))[:, 0])
+
+
+def _record_values(values, losses, clock, right=None) -> None:
+    """Write a batch's losses, one of each value, into the clock; right: whether it is met."""
+    kept = _images_with_values(values)
+    losses = losses[kept].reshape(kept.sum(), math.prod(values.shape[1:]))
+    total = float(losses.mean(axis=1, dtype=np.float64).sum())
+    correct = 0 if right is None else int(right[kept].reshape(losses.shape).all(axis=1).sum())
+    _add(total, len(losses), correct, max(len(losses), 1), True, clock)
+
+
+def _value_slopes(op, values, slopes, dscores, weight) -> None:
+    checks.shape(op, dscores, values.shape)
+    kept = _images_with_values(values)
+    count = max(kept.sum(), 1) * math.prod(values.shape[1:])
+    dscores[...] = slopes * (weight / count)
+    dscores[~kept] = 0
 
 
 def _update_number(op, clock, begun, every) -> int:

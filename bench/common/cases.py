@@ -26,6 +26,7 @@ from kernels.reference import NumpyOps
 
 SEED = 1
 ARENA = (2_739_960, 2_742_102)  # of FitNet-4: where the biases begin, and its end
+VALUE_LOSSES = "squared_error", "absolute_error", "binary_cross_entropy"
 REFERENCE = NumpyOps()
 
 
@@ -585,18 +586,34 @@ def loss(N: int, K: int) -> list[Case]:
     return [
         Case("softmax", text, lambda: {"scores": randn(N, K), "prob": Out((N, K))}),
         *(
-            Case(
-                f"softmax_loss_{way}",
-                text + (f", smoothing {smoothing}" if smoothing else ""),
-                make(smoothing=smoothing),
+            Case(f"softmax_loss_{way}", text + words, make(smoothing=smoothing, weights=weights))
+            for words, smoothing, weights in (
+                ("", 0.0, None),
+                (", smoothing 0.1", 0.1, None),
+                (", smoothing 0.1, weights", 0.1, 0.5 + np.arange(K, dtype=np.float32)),
             )
-            for smoothing in (0.0, 0.1)
             for way, make in (("forward", forward), ("backward", partial(backward, "prob", prob)))
         ),
         *(
             Case(f"{name}_loss_{way}", text, make)
             for name in ("hinge", "squared_hinge")
             for way, make in (("forward", forward()), ("backward", backward("scores", scores)))
+        ),
+        *(case for name in VALUE_LOSSES for case in value_loss(name, (N, 32, 3 if N > 2 else 2))),
+    ]
+
+
+def value_loss(name: str, shape: tuple[int, ...]) -> list[Case]:
+    def given():
+        shares = np.abs(randn(*shape)[::-1]) % 1
+        return {"scores": randn(*shape), "values": shares}
+
+    return [
+        Case(f"{name}_forward", times(*shape), lambda: {**given(), "clock": clock()}),
+        Case(
+            f"{name}_backward",
+            times(*shape),
+            lambda: {**given(), "dscores": Out(shape), "weight": 1.0},
         ),
     ]
 

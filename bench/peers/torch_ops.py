@@ -356,24 +356,45 @@ def softmax(g):
     return Made(lambda: torch.softmax(g["scores"], 1, torch.float32), "prob")
 
 
-def softmax_loss_forward(g):
+def cross_entropy(g):
     truth = g["labels"].long()
-    return Made(
-        lambda: functional.cross_entropy(g["scores"], truth, label_smoothing=g["smoothing"]), "loss"
+    return lambda x: functional.cross_entropy(
+        x,
+        truth,
+        None if g["weights"] is None else g["weights"].to(x.dtype),
+        label_smoothing=g["smoothing"],
     )
+
+
+def softmax_loss_forward(g):
+    call = cross_entropy(g)
+    return Made(lambda: call(g["scores"]), "loss")
 
 
 def softmax_loss_backward(g):
-    scores, truth = g["prob"].log().to(g["dscores"].dtype), g["labels"].long()
+    scores = g["prob"].log().to(g["dscores"].dtype)
     one = torch.ones((), dtype=scores.dtype)
-    return Made(
-        gradient(
-            lambda x: functional.cross_entropy(x, truth, label_smoothing=g["smoothing"]),
-            scores,
-            one,
-        ),
-        "dscores",
-    )
+    return Made(gradient(cross_entropy(g), scores, one), "dscores")
+
+
+def value_losses():
+    """Forward and backward of each loss of values."""
+    for name, loss in (
+        ("squared_error", functional.mse_loss),
+        ("absolute_error", functional.l1_loss),
+        ("binary_cross_entropy", functional.binary_cross_entropy_with_logits),
+    ):
+
+        def forward(g, loss=loss):
+            values = g["values"].to(g["scores"].dtype)
+            return Made(lambda: loss(g["scores"], values), "loss")
+
+        def backward(g, loss=loss):
+            values, one = g["values"].to(g["scores"].dtype), torch.ones((), dtype=g["scores"].dtype)
+            return Made(gradient(lambda x: loss(x, values), g["scores"], one), "dscores")
+
+        yield f"{name}_forward", forward
+        yield f"{name}_backward", backward
 
 
 def variance(g):
@@ -519,7 +540,7 @@ COUNTERPARTS = {
         average,
         accumulate,
     )
-}
+} | dict(value_losses())
 
 
 class TorchCalls:

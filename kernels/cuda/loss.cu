@@ -1,11 +1,14 @@
-// The losses and softmax. A label of -1 marks a padding row, which counts nowhere.
+// The losses and softmax. A label of -1, or a first value that is NaN, marks a padding row, which
+// counts nowhere.
 //
 //   scores (N,K)   labels (N,) int32   prob (N,K) float   dscores (N,K)   outcomes (N,)
+//   weights (K,) float, of the classes   values (N,K) float, where K are all elements of an image
 //
 // Forward, one warp computes a row: its lanes read 32 neighbouring scores at a time, several times,
 // but only the first time from memory, and write prob once. Backward, one thread computes an
 // element. Bytes of an element: 8 in float32, 6 in bfloat16, and a batch has kilobytes of them, so
 // that a launch takes as long as it waits for its first bytes: wider accesses would gain nothing.
+// Of values, which can be images, one block computes a row.
 //
 // The loss of a row is summed in double. `record`, one block, adds up the rows: each thread its own
 // in their order, then the threads in theirs, so the bits are the same in every run.
@@ -16,11 +19,12 @@
 #include "reduce.cuh"
 
 // What forward hands to `record` of a row. BROKEN: a score of it is not finite.
-enum Kind : int64 { PADDING, WRONG, RIGHT, BROKEN };
+enum Kind : int { PADDING, WRONG, RIGHT, BROKEN };
 
 struct alignas(16) Outcome {
     double loss;
-    int64 kind;
+    Kind kind;
+    float weight;  // of its class
 };
 
 __device__ inline int lane() { return threadIdx.x % WARP; }
@@ -115,28 +119,46 @@ KERNEL softmax(const real* scores, float* prob, int64 N, int64 K) {
     }
 }
 
-// loss_of(row, prob, label) computes a row: its loss, where it has a label.
+// loss_of(row, prob, label) computes a row: its loss, where it has a label. weights: null is 1.
 template <class Loss>
-__device__ inline void forward(const real* scores, const int* labels, float* prob,
-                               Outcome* outcomes, int64 N, int64 K, Fault* fault,
+__device__ inline void forward(const real* scores, const int* labels, const float* weights,
+                               float* prob, Outcome* outcomes, int64 N, int64 K, Fault* fault,
                                const Loss& loss_of) {
     for (int64 n = first_row(); n < N; n += stride_of_rows()) {
         const int64 label = class_of(labels[n], K, fault);
         const real* row = scores + n * K;
         const double loss = loss_of(row, prob + n * K, label);
-        Outcome outcome = {0, PADDING};
-        if (label >= 0) outcome = {loss, judge(row, K, label)};
+        Outcome outcome = {0, PADDING, 0};
+        if (label >= 0) outcome = {loss, judge(row, K, label), weights ? weights[label] : 1.0f};
         if (lane() == 0) outcomes[n] = outcome;
     }
 }
 
+// The sum over the row of each class's weight times the negative logarithm of its probability.
+__device__ inline double weighted_row(const real* __restrict__ row,
+                                      const float* __restrict__ weights, int64 K,
+                                      double normaliser) {
+    double sum = 0;
+#pragma unroll 4
+    for (int64 k = lane(); k < K; k += WARP) sum += weights[k] * (normaliser - widen(row[k]));
+    return warp_sum(sum);
+}
+
 KERNEL softmax_loss_forward(const real* scores, const int* labels, float* prob, Outcome* outcomes,
-                            int64 N, int64 K, double smoothing, Fault* fault) {
-    forward(scores, labels, prob, outcomes, N, K, fault,
-            [K, smoothing](const real* row, float* prob, int64 label) {
+                            int64 N, int64 K, double smoothing, const float* of_classes,
+                            int64 weighted, Fault* fault) {
+    const float* weights = weighted ? of_classes : nullptr;
+    forward(scores, labels, weights, prob, outcomes, N, K, fault,
+            [=](const real* row, float* prob, int64 label) {
                 const double normaliser = softmax_row(row, prob, K);
                 if (label < 0) return 0.0;
-                if (smoothing == 0) return normaliser - widen(row[label]);
+                const double own = normaliser - widen(row[label]);
+                if (weights) {
+                    const double loss = (1.0 - smoothing) * weights[label] * own;
+                    if (smoothing == 0) return loss;
+                    return loss + smoothing / double(K) * weighted_row(row, weights, K, normaliser);
+                }
+                if (smoothing == 0) return own;
                 return normaliser - (1.0 - smoothing) * widen(row[label]) -
                        smoothing * mean_of_row(row, K);
             });
@@ -145,7 +167,7 @@ KERNEL softmax_loss_forward(const real* scores, const int* labels, float* prob, 
 // Of both hinge losses.
 KERNEL hinge_loss_forward(const real* scores, const int* labels, float* prob, Outcome* outcomes,
                           int64 N, int64 K, int64 norm, Fault* fault) {
-    forward(scores, labels, prob, outcomes, N, K, fault,
+    forward(scores, labels, nullptr, prob, outcomes, N, K, fault,
             [K, norm](const real* row, float* prob, int64 label) {
                 return hinge_row(row, prob, K, label, norm);
             });
@@ -155,69 +177,137 @@ KERNEL hinge_loss_forward(const real* scores, const int* labels, float* prob, Ou
 // infinite score of another class can leave the loss finite, but not the weights.
 KERNEL record(const Outcome* outcomes, int64 N, double* clock) {
     __shared__ double smem[WARP];
-    double total = 0, seen = 0, right = 0, broken = 0;
+    double total = 0, by = 0, seen = 0, right = 0, broken = 0;
     for (int64 n = threadIdx.x; n < N; n += THREADS) {
         const Outcome outcome = outcomes[n];
         total += outcome.loss;
+        by += outcome.weight;
         seen += outcome.kind != PADDING;
         right += outcome.kind == RIGHT;
         broken += outcome.kind == BROKEN;
     }
     total = block_sum(total, smem);
+    by = block_sum(by, smem);
+    by = by > 0 ? by : 1;
     seen = block_sum(seen, smem);
     right = block_sum(right, smem);
     broken = block_sum(broken, smem);
     if (first_index() != 0) return;
-    clock[LOSS] = total / (seen > 1 ? seen : 1);
+    clock[LOSS] = total / by;
     if (broken > 0 || !is_finite(total)) {
         clock[FINITE] = 0;
         return;
     }
-    clock[LOSS_SUM] += total;
+    clock[LOSS_SUM] += total * (seen / by);
     clock[CORRECT_SUM] += right;
     clock[SEEN] += seen;
 }
 
-// weight / the number of images with a label, in every thread. Each block counts the labels anew:
+// weight / the sum of weight_of(row) over the rows, in every thread. Each block sums them anew:
 // they are fewer than its threads, or not many more.
-__device__ inline float share(double weight, const int* labels, int64 N, int64 K, Fault* fault,
-                              int64* smem) {
-    int64 seen = 0;
-    for (int64 n = threadIdx.x; n < N; n += THREADS) seen += class_of(labels[n], K, fault) >= 0;
-    seen = block_sum(seen, smem);
-    return static_cast<float>(weight) / static_cast<float>(seen > 1 ? seen : 1);
+template <class Weight>
+__device__ inline float share(double weight, int64 N, double* smem, const Weight& weight_of) {
+    double by = 0;
+    for (int64 n = threadIdx.x; n < N; n += THREADS) by += weight_of(n);
+    by = block_sum(by, smem);
+    return static_cast<float>(weight) / static_cast<float>(by > 0 ? by : 1);
 }
 
-// slope(value, own): the derivative by a score of the sum over the rows, for what `from` holds of
-// it; own: it is in its label's column.
+// slope(value, k, label): the derivative by the score in column k of the sum over the rows, for
+// what `from` holds of it.
 template <class From, class Slope>
-__device__ inline void backward(const From* from, const int* labels, real* dscores, int64 N,
-                                int64 K, double weight, Fault* fault, int64* smem,
-                                const Slope& slope) {
-    const float part = share(weight, labels, N, K, fault, smem);
+__device__ inline void backward(const From* from, const int* labels, const float* weights,
+                                real* dscores, int64 N, int64 K, double weight, Fault* fault,
+                                double* smem, const Slope& slope) {
+    const float part = share(weight, N, smem, [=](int64 n) {
+        const int64 label = class_of(labels[n], K, fault);
+        return label < 0 ? 0.0f : weights ? weights[label] : 1.0f;
+    });
     for (int64 i = first_index(); i < N * K; i += stride_of_grid()) {
         const Split at = split(i, K);
         const int64 label = labels[at.quotient];
-        const float value = slope(widen(from[i]), at.rest == label);
-        narrow(label >= 0 && label < K ? part * value : 0.0f, dscores[i]);
+        if (label >= 0 && label < K) {
+            narrow(part * slope(widen(from[i]), at.rest, label), dscores[i]);
+        } else {
+            narrow(0.0f, dscores[i]);
+        }
     }
 }
 
 KERNEL softmax_loss_backward(const float* prob, const int* labels, real* dscores, int64 N, int64 K,
-                             double weight, double smoothing, Fault* fault) {
-    const float others = float(smoothing / double(K));
+                             double weight, double smoothing, const float* of_classes,
+                             int64 weighted, Fault* fault) {
+    const float* weights = weighted ? of_classes : nullptr;
+    const float others = float(smoothing / double(K)), kept = float(1.0 - smoothing);
     const float truth = float(1.0 - smoothing + smoothing / double(K));
-    __shared__ int64 smem[WARP];
-    backward(prob, labels, dscores, N, K, weight, fault, smem,
-             [others, truth](float value, bool own) { return value - (own ? truth : others); });
+    __shared__ double smem[WARP];
+    const float all = weights ? others * float(sum_of(weights, K, smem)) : 0.0f;
+    backward(prob, labels, weights, dscores, N, K, weight, fault, smem,
+             [=](float value, int64 k, int64 label) {
+                 if (!weights) return value - (k == label ? truth : others);
+                 const float own = kept * weights[label];
+                 return (own + all) * value - others * weights[k] - (k == label ? own : 0.0f);
+             });
 }
 
 KERNEL hinge_loss_backward(const real* scores, const int* labels, real* dscores, int64 N, int64 K,
                            double weight, int64 norm, Fault* fault) {
-    __shared__ int64 smem[WARP];
-    backward(scores, labels, dscores, N, K, weight, fault, smem, [norm](float score, bool own) {
-        const float margin = margin_of(score, own);
-        const float slope = norm == 2 ? 2.0f * margin : margin > 0.0f ? 1.0f : 0.0f;
-        return own ? 0.0f - slope : slope;
-    });
+    __shared__ double smem[WARP];
+    backward(scores, labels, nullptr, dscores, N, K, weight, fault, smem,
+             [norm](float score, int64 k, int64 label) {
+                 const bool own = k == label;
+                 const float margin = margin_of(score, own);
+                 const float slope = norm == 2 ? 2.0f * margin : margin > 0.0f ? 1.0f : 0.0f;
+                 return own ? 0.0f - slope : slope;
+             });
+}
+
+// -- losses of values -----------------------------------------------------------------------------
+
+enum ValueLoss : int64 { SQUARED, ABSOLUTE, BINARY };
+
+__device__ inline float value_loss(float score, float value, int64 kind) {
+    const float error = score - value;
+    if (kind == SQUARED) return error * error;
+    if (kind == ABSOLUTE) return fabsf(error);
+    return (score < 0.0f ? 0.0f : score) - score * value + log1pf(expf(-fabsf(score)));
+}
+
+__device__ inline float value_slope(float score, float value, int64 kind) {
+    const float error = score - value;
+    if (kind == SQUARED) return 2.0f * error;
+    if (kind == ABSOLUTE) return error > 0.0f ? 1.0f : error < 0.0f ? -1.0f : error;
+    const float small = expf(-fabsf(score)), p = small / (1.0f + small);  // of the less likely
+    return score > 0.0f ? (1.0f - value) - p : p - value;
+}
+
+KERNEL value_loss_forward(const real* scores, const float* values, Outcome* outcomes, int64 N,
+                          int64 K, int64 kind) {
+    __shared__ double smem[WARP];
+    for (int64 n = blockIdx.x; n < N; n += gridDim.x) {
+        double sum = 0, wrong = 0;
+        for (int64 k = threadIdx.x; k < K; k += THREADS) {
+            const float score = widen(scores[n * K + k]), value = values[n * K + k];
+            sum += value_loss(score, value, kind);
+            wrong += kind != BINARY || (score > 0.0f) != (value > 0.5f);
+        }
+        sum = block_sum(sum, smem);
+        wrong = block_sum(wrong, smem);
+        Outcome outcome = {0, PADDING, 0};
+        const float first = values[n * K];
+        if (first == first) outcome = {sum / double(K), wrong > 0 ? WRONG : RIGHT, 1};
+        if (threadIdx.x == 0) outcomes[n] = outcome;
+    }
+}
+
+KERNEL value_loss_backward(const real* scores, const float* values, real* dscores, int64 N, int64 K,
+                           double weight, int64 kind) {
+    __shared__ double smem[WARP];
+    const float part = share(weight / double(K), N, smem,
+                             [=](int64 n) { return values[n * K] == values[n * K] ? 1.0f : 0.0f; });
+    for (int64 i = first_index(); i < N * K; i += stride_of_grid()) {
+        const float first = values[split(i, K).quotient * K];
+        const bool kept = first == first;
+        narrow(kept ? part * value_slope(widen(scores[i]), values[i], kind) : 0.0f, dscores[i]);
+    }
 }

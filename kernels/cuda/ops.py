@@ -734,14 +734,20 @@ class CudaOps(NumpyOps):
         self.launch("loss", "softmax", scores.dtype, blocks_for(32 * N), scores, prob, N, K)
 
     @checked
-    def softmax_loss_forward(self, scores, labels, prob, clock, smoothing=0.0):
-        checks.smoothing("softmax_loss_forward", smoothing)
-        self._loss("softmax_loss_forward", scores, labels, prob, clock, float(smoothing))
+    def softmax_loss_forward(self, scores, labels, prob, clock, smoothing=0.0, weights=None):
+        name = "softmax_loss_forward"
+        checks.smoothing(name, smoothing)
+        checks.weights(name, weights, scores)
+        of_classes = prob if weights is None else weights, int(weights is not None)
+        self._loss(name, scores, labels, prob, clock, float(smoothing), *of_classes)
 
     @checked
-    def softmax_loss_backward(self, prob, labels, dscores, weight, smoothing=0.0):
-        checks.smoothing("softmax_loss_backward", smoothing)
-        self._dscores("softmax_loss_backward", prob, labels, dscores, weight, float(smoothing))
+    def softmax_loss_backward(self, prob, labels, dscores, weight, smoothing=0.0, weights=None):
+        name = "softmax_loss_backward"
+        checks.smoothing(name, smoothing)
+        checks.weights(name, weights, prob)
+        of_classes = prob if weights is None else weights, int(weights is not None)
+        self._dscores(name, prob, labels, dscores, weight, float(smoothing), *of_classes)
 
     @checked
     def hinge_loss_forward(self, scores, labels, prob, clock):
@@ -759,8 +765,8 @@ class CudaOps(NumpyOps):
     def squared_hinge_loss_backward(self, scores, labels, dscores, weight):
         self._dscores("squared_hinge_loss_backward", scores, labels, dscores, weight, 2)
 
-    def _loss(self, name, scores, labels, prob, clock, option) -> None:
-        """option: the share of smoothing, or the norm of a hinge."""
+    def _loss(self, name, scores, labels, prob, clock, *options) -> None:
+        """options: the share of smoothing and the classes' weights, or the norm of a hinge."""
         N, K = _classes(name, scores, prob)
         checks.shape(name, labels, (N,))
         outcomes = self._workspace(16 * N)  # an image's loss, and whether it was classified right
@@ -775,12 +781,12 @@ class CudaOps(NumpyOps):
             outcomes,
             N,
             K,
-            option,
+            *options,
             self._fault,
         )
         self.launch("loss", "record", scores.dtype, 1, outcomes, N, clock)
 
-    def _dscores(self, name, source, labels, dscores, weight, option) -> None:
+    def _dscores(self, name, source, labels, dscores, weight, *options) -> None:
         N, K = _classes(name, source, dscores)
         checks.shape(name, labels, (N,))
         self.launch(
@@ -794,8 +800,67 @@ class CudaOps(NumpyOps):
             N,
             K,
             float(weight),
-            option,
+            *options,
             self._fault,
+        )
+
+    @checked
+    def squared_error_forward(self, scores, values, clock):
+        self._value_loss("squared_error_forward", scores, values, clock, 0)
+
+    @checked
+    def squared_error_backward(self, scores, values, dscores, weight):
+        self._value_slopes("squared_error_backward", scores, values, dscores, weight, 0)
+
+    @checked
+    def absolute_error_forward(self, scores, values, clock):
+        self._value_loss("absolute_error_forward", scores, values, clock, 1)
+
+    @checked
+    def absolute_error_backward(self, scores, values, dscores, weight):
+        self._value_slopes("absolute_error_backward", scores, values, dscores, weight, 1)
+
+    @checked
+    def binary_cross_entropy_forward(self, scores, values, clock):
+        self._value_loss("binary_cross_entropy_forward", scores, values, clock, 2)
+
+    @checked
+    def binary_cross_entropy_backward(self, scores, values, dscores, weight):
+        self._value_slopes("binary_cross_entropy_backward", scores, values, dscores, weight, 2)
+
+    def _value_loss(self, name, scores, values, clock, kind) -> None:
+        """kind: the number of the loss in loss.cu."""
+        checks.values(name, scores, values)
+        N, outcomes = len(scores), self._workspace(16 * len(scores))
+        self.launch(
+            "loss",
+            "value_loss_forward",
+            scores.dtype,
+            min(max(N, 1), MOST_BLOCKS),
+            scores,
+            values,
+            outcomes,
+            N,
+            math.prod(scores.shape[1:]),
+            kind,
+        )
+        self.launch("loss", "record", scores.dtype, 1, outcomes, N, clock)
+
+    def _value_slopes(self, name, scores, values, dscores, weight, kind) -> None:
+        checks.values(name, scores, values)
+        checks.shape(name, dscores, scores.shape)
+        self.launch(
+            "loss",
+            "value_loss_backward",
+            scores.dtype,
+            blocks_for(scores.size),
+            scores,
+            values,
+            dscores,
+            len(scores),
+            math.prod(scores.shape[1:]),
+            float(weight),
+            kind,
         )
 
     # -- statistics and initialisation ------------------------------------------------------------

@@ -345,6 +345,7 @@ def test_bad_input_is_one_line(arguments, said, capsys):
 TIES = {
     "maxout_backward",
     "maxpool_backward",
+    "global_maxpool_backward",
     "maxout_pool_backward",
     "maxout_pool_dropout_backward",
 }
@@ -405,6 +406,8 @@ def test_what_has_no_counterpart_is_known():
         "batchnorm_running",
         "hinge_loss_forward",
         "hinge_loss_backward",
+        "squared_hinge_loss_forward",
+        "squared_hinge_loss_backward",
         "gather",
         "advance",
         "latch",

@@ -141,6 +141,20 @@ def test_rows_beyond_the_grid(few_blocks, name):
     assert_same(found, "clock", "prob", rtol=1e-5, atol=1e-6)
 
 
+@REALS
+@pytest.mark.parametrize("kind", ["squared_error", "absolute_error", "binary_cross_entropy"])
+def test_values_beyond_the_grid_and_the_block(few_blocks, kind, real):
+    scores, values = randn(9, 700).astype(real), abs(randn(700, 9).reshape(9, 700)) % 1
+    values[4] = np.nan
+    given = {"scores": scores, "values": values}
+    found = both(few_blocks, f"{kind}_forward", **given, clock=new_clock())
+    assert_same(found, "clock", rtol=1e-6)
+    found = both(
+        few_blocks, f"{kind}_backward", **given, dscores=np.zeros((9, 700), real), weight=0.7
+    )
+    assert_same(found, "dscores", rtol=1e-2 if real is bfloat16 else 2e-6, atol=1e-10)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_label_beyond_the_classes_counts_as_padding(cuda_ops, name):
     scores, labels = randn(40, 10), np.zeros(40, np.int32)

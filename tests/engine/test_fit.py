@@ -29,11 +29,18 @@ from engine.layers import (
     PReLU,
     ReLU,
 )
-from engine.losses import LOSSES, Loss, SoftmaxLoss, SquaredHingeLoss
+from engine.losses import (
+    LOSSES,
+    AbsoluteError,
+    BinaryCrossEntropy,
+    SoftmaxLoss,
+    SquaredError,
+    SquaredHingeLoss,
+)
 from engine.net import Net
-from engine.optimizers import OPTIMIZERS, SGD, Nesterov, RMSProp
+from engine.optimizers import OPTIMIZERS, SGD, Adam, Nesterov, RMSProp
 from engine.run import checkpoint
-from kernels.clock import FINITE, LOSS, LOSS_SUM, RATE, SEEN, STEP
+from kernels.clock import FINITE, RATE, STEP
 from kernels.reference import NumpyOps
 
 N, SHAPE, CLASSES = 50, (6, 6, 2), 3
@@ -550,50 +557,64 @@ def test_a_convolution_of_an_odd_size_keeps_the_image():
         assert net.chain.layers[0].out_shape == (6, 6, 4)
 
 
-# -- a loss of one's own --------------------------------------------------------------------------
+# -- losses of values, weights of classes ----------------------------------------------------------
 
 
-class SquaredError(Loss):
-    """Half the mean squared distance of the scores from "truth", an array of their shape."""
-
-    def setup(self, plan, in_shape):
-        self.clock, self.batch = plan.clock, plan.batch
-        self.truth = plan.target("truth", in_shape, np.float32)
-        self.dscores = plan.buffer(in_shape)
-        return in_shape
-
-    def forward(self, x, train=True):
-        self.error = x - self.truth
-        self.clock[LOSS] = loss = float(np.square(self.error).sum()) / (2 * self.batch)
-        self.clock[LOSS_SUM] += loss * self.batch
-        self.clock[SEEN] += self.batch
-
-    def backward(self, dy=1.0):
-        self.dscores[...] = dy * self.error / self.batch
-        return self.dscores
-
-
+@pytest.mark.parametrize("loss", [SquaredError, AbsoluteError, BinaryCrossEntropy])
 @pytest.mark.parametrize(
-    "body, truth",
+    "body, values",
     [
-        ([Conv(4, name="a"), ReLU(), Linear(2)], IMAGES.mean(axis=(1, 2))),
-        ([Conv(4, name="a"), PReLU(), Conv(2, name="b")], IMAGES * 0.5),
+        (lambda: [Conv(4, name="a"), ReLU(), Linear(2)], IMAGES.mean(axis=(1, 2))),
+        (lambda: [Conv(4, name="a"), PReLU(), Conv(2, name="b")], IMAGES),
     ],
 )
-def test_a_loss_of_ones_own_learns_vectors_and_images(body, truth):
+def test_losses_of_values_learn_vectors_and_images(ops, loss, body, values):
     """Nothing but the loss knows what its targets are; and all of fit's refusals hold for them."""
-    net = made(body=body, loss=SquaredError())
-    rows = engine.fit(net, IMAGES, truth, SGD(net), 30, 0.002, report=str)
-    assert rows[-1]["loss"] < 0.5 * rows[0]["loss"]
-    assert net.targets["truth"].shape == (16, *net.out_shape) and "labels" not in net.targets
-    assert engine.scores(net, IMAGES).shape == truth.shape
+    values = np.float32(values > 0) if loss is BinaryCrossEntropy else values
+    net = made(ops, body(), loss=loss())
+    rows = engine.fit(net, IMAGES, values, Adam(net), 30, 0.01, report=str)
+    assert rows[-1]["loss"] < 0.75 * rows[0]["loss"]
+    found = engine.scores(net, IMAGES)
+    assert found.shape == values.shape and "labels" not in net.targets
+    assert net.targets["values"].shape == (16, *net.out_shape)
+    if loss is BinaryCrossEntropy:
+        right = ((found > 0) == (values > 0.5)).reshape(N, -1).all(axis=1).mean()
+        assert rows[-1]["accuracy"] == pytest.approx(right, abs=0.3)
     for wrong, said in (
-        (truth[:-1], "50 images want"),
-        (LABELS, "truth int64"),
-        (np.where(truth == truth.flat[0], np.nan, truth), "not all are finite"),
+        (values[:-1], "50 images want"),
+        (LABELS, "values int64"),
+        (np.where(values == values.flat[0], np.nan, values), "not all are finite"),
     ):
         with pytest.raises(InputError, match=said):
             engine.fit(net, IMAGES, wrong, SGD(net), 1, 0.02, report=str)
+
+
+def test_several_labels_lie_between_0_and_1():
+    net = made(body=[Linear(2)], loss=BinaryCrossEntropy())
+    for wrong, said in (
+        (2, r"values from 0 to 2: this loss wants them in \[0, 1\]"),
+        (-1, "-1 to"),
+    ):
+        values = np.zeros((N, 2))
+        values[7, 1] = wrong
+        with pytest.raises(InputError, match=said):
+            fit(net, SGD(net), labels=values)
+
+
+def test_weights_of_classes_shift_what_is_answered():
+    """Of images that tell nothing, the odds are the classes' numbers times their weights; and they
+    must fit the classes."""
+    weights = np.array([1.0, 0.5, 4.0])
+    net = made(body=[Linear(CLASSES)], loss=SoftmaxLoss(weights=weights), batch=N)
+    fit(net, SGD(net), 200, rate=0.5, images=0 * IMAGES)
+    odds = np.exp(engine.scores(net, 0 * IMAGES[:1])[0])
+    want = weights * np.bincount(LABELS)
+    np.testing.assert_allclose(odds / odds.sum(), want / want.sum(), rtol=1e-3)
+    with pytest.raises(InputError, match="softmaxloss1: 2 weights, and the scores are of 3"):
+        made(body=[Linear(CLASSES)], loss=SoftmaxLoss(weights=[1, 2]))
+    for wrong in ([1, -1, 1], [0, 0, 0], [1, np.nan, 1], [[1, 1, 1]], "abc", [], 1.0, np.inf):
+        with pytest.raises(InputError, match="give each class a number of 0 or more"):
+            SoftmaxLoss(weights=wrong)
 
 
 def test_two_losses_of_two_kinds_want_a_dict():
@@ -605,11 +626,11 @@ def test_two_losses_of_two_kinds_want_a_dict():
             Linear(CLASSES),
         ]
     )
-    truth = IMAGES.mean(axis=(1, 2))
-    with pytest.raises(InputError, match="this net wants truth, labels; give a dict"):
+    values = IMAGES.mean(axis=(1, 2))
+    with pytest.raises(InputError, match="this net wants values, labels; give a dict"):
         fit(net, SGD(net))
-    fit(net, SGD(net), labels={"labels": LABELS, "truth": truth})
-    assert set(net.targets) == {"truth", "labels"}
+    fit(net, SGD(net), labels={"labels": LABELS, "values": values})
+    assert set(net.targets) == {"values", "labels"}
 
 
 # -- all of it together ---------------------------------------------------------------------------

@@ -31,7 +31,14 @@ from engine.layers import (
     Tanh,
     VLReLU,
 )
-from engine.losses import HingeLoss, SoftmaxLoss, SquaredHingeLoss
+from engine.losses import (
+    AbsoluteError,
+    BinaryCrossEntropy,
+    HingeLoss,
+    SoftmaxLoss,
+    SquaredError,
+    SquaredHingeLoss,
+)
 from engine.net import Net
 from engine.optimizers import SGD
 from kernels.clock import FINITE, LOSS, RATE, SEEN, STEP, new_clock
@@ -302,7 +309,8 @@ def small_net(body: str, loss=None) -> Net:
     for p in net.named_params().values():
         p.value[...] = rng.normal(0, 0.3, p.shape)
     net.x[...] = rng.normal(0, 1, net.x.shape)
-    net.labels[...] = rng.integers(0, 4, batch)
+    for target in net.targets.values():
+        target[...] = rng.integers(0, 4, batch) if target.ndim == 1 else rng.random(target.shape)
     net.clock[0] = 5  # a step other than 0, for dropout
     return net
 
@@ -326,6 +334,8 @@ def heads_of(net: Net) -> list[AuxiliaryClassifier]:
 
 
 SMOOTHED = partial(SoftmaxLoss, 0.2)
+WEIGHTED = partial(SoftmaxLoss, 0.2, [0.5, 2.0, 0.0, 1.0])
+VALUES = SquaredError, AbsoluteError, BinaryCrossEntropy
 EVERY = [*BODIES, *EXITS]
 
 
@@ -334,6 +344,7 @@ EVERY = [*BODIES, *EXITS]
     [
         *((loss, body) for loss in (SoftmaxLoss, HingeLoss) for body in EVERY),
         *((loss, body) for loss in (SMOOTHED, SquaredHingeLoss) for body in ("conv", "fitnet")),
+        *((loss, "conv") for loss in (WEIGHTED, *VALUES)),
     ],
 )
 def test_gradient_of_a_net_is_its_directional_derivative(loss, body):

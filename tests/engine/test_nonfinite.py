@@ -203,6 +203,20 @@ MAY_HIDE = {
     ("prelu_backward", "dy"),  # where x is positive and nobody wants dx; likewise
     ("scale_backward", "scale"),
     ("softmax_loss_backward", "prob"),
+    ("softmax_loss_forward", "weights"),  # of a class without images; likewise
+    ("softmax_loss_backward", "weights"),
+    ("squared_error_forward", "values"),  # of padding; and so for the others
+    ("squared_error_forward", "scores"),
+    ("squared_error_backward", "values"),
+    ("squared_error_backward", "scores"),
+    ("absolute_error_forward", "values"),
+    ("absolute_error_forward", "scores"),
+    ("absolute_error_backward", "values"),
+    ("absolute_error_backward", "scores"),
+    ("binary_cross_entropy_forward", "values"),
+    ("binary_cross_entropy_forward", "scores"),
+    ("binary_cross_entropy_backward", "values"),
+    ("binary_cross_entropy_backward", "scores"),
     ("batchnorm_running", "mean"),
     ("batchnorm_running", "rstd"),
     ("batchnorm_running", "running_mean"),

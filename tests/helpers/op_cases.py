@@ -296,9 +296,12 @@ for N, K in [(7, 5), (1, 1), (0, 3), (130, 10), (257, 101)]:
     scores, truth = 3 * randn(N, K), labels(N, K)
     prob = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     CASES["softmax"].append((scores, out(N, K)))
+    per_class = np.float32(np.arange(K) % 3 + 0.5 * (K == 1))  # of some classes 0
     for name, argument, *options in [
-        ("softmax_loss", prob, 0.0),
-        ("softmax_loss", prob, 0.1),
+        ("softmax_loss", prob, 0.1, per_class),
+        ("softmax_loss", prob, 0.0, per_class),
+        ("softmax_loss", prob, 0.0, None),
+        ("softmax_loss", prob, 0.1, None),
         ("hinge_loss", scores),
         ("squared_hinge_loss", scores),
     ]:
@@ -306,6 +309,20 @@ for N, K in [(7, 5), (1, 1), (0, 3), (130, 10), (257, 101)]:
         CASES[f"{name}_backward"] += [
             (argument, truth, out(N, K), weight, *options) for weight in (1.0, 0.3)
         ]
+
+for shape in [(7, 5), (1, 1), (0, 3), (130, 10), (9, 16, 15, 3), (3, 1031)]:
+    scores, wanted = 3 * randn(*shape), randn(*shape)[::-1] + 0.1
+    wanted[1::4] = np.nan
+    shares = np.where(abs(wanted) > 1, wanted > 0, abs(wanted)).astype(np.float32)
+    shares[np.isnan(wanted)] = np.nan
+    for name, given in [
+        ("squared_error", wanted),
+        ("absolute_error", wanted),
+        ("binary_cross_entropy", shares),
+        ("binary_cross_entropy", np.float32(scores > 0)),  # all are right
+    ]:
+        CASES[f"{name}_forward"].append((scores, given, clock()))
+        CASES[f"{name}_backward"] += [(scores, given, out(*shape), w) for w in (1.0, 0.3)]
 
 CASES["variance"] = [
     (x, groups)

@@ -634,10 +634,20 @@ def loss(name, scores, labels, options=(), clock=None):
     return prob, clock
 
 
-def softmax_formula(scores, labels, smoothing=0.0):
+def softmax_formula(scores, labels, smoothing=0.0, weights=None):
+    """With weights as the documentation of PyTorch's CrossEntropyLoss has it."""
+    weights = np.ones(scores.shape[1]) if weights is None else weights
     logs = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
-    own = logs[np.arange(len(labels)), labels]
-    return -np.mean((1 - smoothing) * own + smoothing * logs.mean(axis=1))
+    own = (weights * logs)[np.arange(len(labels)), labels]
+    losses = -(1 - smoothing) * own - smoothing * (weights * logs).mean(axis=1)
+    return losses.sum() / weights[labels].sum()
+
+
+RISING = "weights that rise"
+
+
+def rising(scores):
+    return 0.3 + np.arange(scores.shape[1])
 
 
 def hinge_formula(scores, labels, norm=1):
@@ -650,6 +660,8 @@ def hinge_formula(scores, labels, norm=1):
     [
         ("softmax", (0.0,), softmax_formula),
         ("softmax", (0.2,), lambda scores, labels: softmax_formula(scores, labels, 0.2)),
+        ("softmax", (0.0, RISING), lambda *args: softmax_formula(*args, 0.0, rising(args[0]))),
+        ("softmax", (0.2, RISING), lambda *args: softmax_formula(*args, 0.2, rising(args[0]))),
         ("hinge", (), hinge_formula),
         ("squared_hinge", (), lambda scores, labels: hinge_formula(scores, labels, 2)),
     ],
@@ -657,6 +669,7 @@ def hinge_formula(scores, labels, norm=1):
 @pytest.mark.parametrize("N, K", [(7, 5), (1, 1), (3, 10)])
 def test_losses(name, options, formula, N, K):
     scores = 2 * randn(N, K)
+    options = [rising(scores) if option is RISING else option for option in options]
     labels = np.random.default_rng(N).integers(0, K, N).astype(np.int32)
     prob, clock = loss(name, scores, labels, options)
     correct = int((scores.argmax(1) == labels).sum())
@@ -737,6 +750,107 @@ def test_a_score_that_is_not_finite_latches(ops, name, bad):
             assert clock[FINITE] == clock[SEEN] == clock[CORRECT_SUM] == clock[LOSS_SUM] == 0
         else:
             assert (clock[FINITE], clock[SEEN]) == (1, 2) and math.isfinite(clock[LOSS_SUM])
+
+
+def test_weights_of_one_are_no_weights_and_zeros_teach_nothing(ops):
+    scores, labels = randn(9, 4).astype(np.float32), np.arange(9, dtype=np.int32) % 5 - 1
+    found = []
+    for weights in (None, np.ones(4), np.float32([0, 1, 1, 1]), np.zeros(4)):
+        weights = None if weights is None else ops.asarray(weights.astype(np.float32))
+        prob, dscores, clock = ops.empty((9, 4)), ops.empty((9, 4)), ops.asarray(new_clock())
+        arrays = ops.asarray(scores), ops.asarray(labels)
+        ops.softmax_loss_forward(*arrays, prob, clock, 0.0, weights)
+        ops.softmax_loss_backward(prob, arrays[1], dscores, 1.0, 0.0, weights)
+        found.append((ops.tohost(clock).copy(), ops.tohost(dscores)))
+    (none, slopes), (ones, same), (some, masked), (nothing, zeros) = found
+    np.testing.assert_allclose(ones, none, rtol=1e-6)
+    np.testing.assert_allclose(same, slopes, rtol=1e-6, atol=1e-8)
+    assert some[SEEN] == none[SEEN] == 7 and some[CORRECT_SUM] == none[CORRECT_SUM]
+    assert not masked[labels == 0].any() and masked[labels > 0].all()
+    assert some[LOSS_SUM] == pytest.approx(7 * some[LOSS])
+    assert nothing[LOSS] == 0 and nothing[FINITE] == 1 and not zeros.any()
+
+
+# -- losses of values
+
+
+def entropy(scores, values):
+    p = 1 / (1 + np.exp(-scores))
+    return -values * np.log(p) - (1 - values) * np.log(1 - p)
+
+
+VALUE_LOSSES = {
+    "squared_error": lambda scores, values: (scores - values) ** 2,
+    "absolute_error": lambda scores, values: abs(scores - values),
+    "binary_cross_entropy": entropy,
+}
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (1, 1), (5, 3, 2, 4)])
+@pytest.mark.parametrize("name", VALUE_LOSSES)
+def test_losses_of_values(name, shape):
+    """Their means, their gradients, and rows of padding."""
+    scores, values, clock = 2 * randn(*shape), shuffled(*shape, seed=3), new_clock()
+    if name == "binary_cross_entropy":
+        values = abs(values) / 2.5
+    values[1::3] = np.nan
+    kept = np.arange(shape[0]) % 3 != 1
+    forward, back = (getattr(REFERENCE, f"{name}_{way}") for way in ("forward", "backward"))
+
+    def value(scores):
+        clock = new_clock()
+        forward(scores, values, clock)
+        return np.array(clock[LOSS])
+
+    forward(scores, values, clock)
+    want = VALUE_LOSSES[name](scores[kept], values[kept]).mean()
+    assert clock[LOSS] == pytest.approx(want, rel=1e-12)
+    assert clock[LOSS_SUM] == pytest.approx(kept.sum() * want)
+    assert (clock[SEEN], clock[FINITE]) == (kept.sum(), 1)
+    dscores = np.full_like(scores, np.nan)
+    back(scores, values, dscores, 0.3)
+    assert not dscores[~kept].any() and dscores[kept].all()
+    check_derivative(value, scores, dscores / 0.3, np.array(1.0), step=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+@pytest.mark.parametrize("name", VALUE_LOSSES)
+def test_a_loss_of_values_latches_and_counts(ops, name):
+    """A score that is not finite latches, in padding it does not; an image is right where all its
+    labels are."""
+    forward = getattr(ops, f"{name}_forward")
+    scores = np.float32([[3, -1, 0], [2, 2, 2], [-1, -9, 1], [5, -5, 5]])
+    values = np.float32([[1, 0, 0], [1, 0.4, 1], [0, 0, 1], [np.nan] * 3])
+    clock = ops.asarray(new_clock())
+    forward(ops.asarray(scores), ops.asarray(values), clock)
+    right = 2 if name == "binary_cross_entropy" else 0
+    assert list(ops.tohost(clock)[[CORRECT_SUM, SEEN, FINITE]]) == [right, 3, 1]
+    for bad, row in ((np.nan, 1), (np.inf, 1), (-np.inf, 2), (np.nan, 3)):
+        spoilt, clock = scores.copy(), ops.asarray(new_clock())
+        spoilt[row, 1] = bad
+        forward(ops.asarray(spoilt), ops.asarray(values), clock)
+        assert ops.tohost(clock)[FINITE] == (row == 3) == (ops.tohost(clock)[SEEN] == 3)
+    padding, dscores = ops.asarray(np.full((4, 3), np.nan, np.float32)), ops.empty((4, 3))
+    clock = ops.asarray(new_clock())
+    forward(ops.asarray(scores), padding, clock)
+    getattr(ops, f"{name}_backward")(ops.asarray(scores), padding, dscores, 1.0)
+    assert list(ops.tohost(clock)[[LOSS, SEEN, FINITE]]) == [0, 0, 1]
+    assert not ops.tohost(dscores).any()
+
+
+def test_binary_cross_entropy_of_large_scores_is_finite_and_keeps_its_digits(ops):
+    """Far on the right side loss and gradient are exp(-|score|), far on the wrong one |score| and
+    1: not 0 and infinity, as the formula has them in float32."""
+    scores = np.float32([[30, -30, 80, -80], [-30, 30, -1e4, 1e4]])
+    values = np.float32([[1, 0, 1, 0], [1, 0, 1, 0]])
+    clock, dscores = ops.asarray(new_clock()), ops.empty((2, 4))
+    given = ops.asarray(scores), ops.asarray(values)
+    ops.binary_cross_entropy_forward(*given, clock)
+    ops.binary_cross_entropy_backward(*given, dscores, 8.0)
+    assert ops.tohost(clock)[LOSS] == pytest.approx((60 + 2e4) / 8, rel=1e-6)
+    small = np.exp(-np.float64([30, 30, 80, 80]))
+    want = np.array([[-1, 1, -1, 1] * small, [-1, 1, -1, 1]])
+    np.testing.assert_allclose(ops.tohost(dscores), want, rtol=1e-5)
 
 
 def test_softmax_of_large_scores():

@@ -1,12 +1,16 @@
-// The losses and softmax. A label of -1 marks a padding row, which counts nowhere.
+// The losses and softmax. A label of -1, or a first value that is NaN, marks a padding row, which
+// counts nowhere.
 //
 //   softmax                  scores (N,K) -> prob (N,K)
 //   softmax_loss_forward     scores (N,K), labels (N,) int32 -> prob (N,K), clock
 //   softmax_loss_backward    prob (N,K), labels -> dscores (N,K)
 //   [squared_]hinge_loss_forward     scores (N,K), labels -> prob (N,K), the margins' losses; clock
 //   [squared_]hinge_loss_backward    scores (N,K), labels -> dscores (N,K)
-//              each reads 4 and writes 4 bytes an element
-// scores and dscores are float or bf16, prob is float.
+//   squared_error_forward, absolute_error_forward, binary_cross_entropy_forward
+//                            scores (N,...), values (N,...) -> clock; a row is an image
+//   ..._backward             scores, values -> dscores
+//              each reads 4 and writes 4 bytes an element, those of values read 4 more
+// scores and dscores are float or bf16, prob, values and the classes' weights are float.
 //
 // One thread computes a run of rows. A row's loss is summed in double, column by column, and the
 // rows are added in their order by the calling thread, so the loss has the same bits for any number
@@ -15,12 +19,14 @@
 // Read next: gather.cpp.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "binding.h"
 #include "clock.h"
 #include "exponential.h"
 #include "parallel.h"
+#include "shapes.h"
 
 using namespace lsuv;
 
@@ -50,10 +56,21 @@ const std::int32_t* classes(const py::array& labels, const Batch& size, const st
     return label;
 }
 
-// The number of rows with a label, at least 1: what a mean over them divides by.
-std::int64_t labelled(const std::int32_t* label, std::int64_t N) {
-    const auto seen = std::count_if(label, label + N, [](std::int32_t n) { return n >= 0; });
-    return std::max<std::int64_t>(seen, 1);
+// The weight of each class, or null where all are 1.
+const float* class_weights(const Optional& weights, const Batch& size) {
+    if (!weights) return nullptr;
+    shaped(*weights, "weights", {size.K});
+    return input<float>(*weights, "weights");
+}
+
+// What a mean over the rows with a label divides by: their number or the sum of their weights, and
+// 1 where that is 0.
+double divisor(const std::int32_t* label, const float* weight, std::int64_t N) {
+    double sum = 0;
+    for (std::int64_t n = 0; n < N; ++n) {
+        if (label[n] >= 0) sum += weight ? weight[label[n]] : 1;
+    }
+    return sum > 0 ? sum : 1;
 }
 
 // Memory for the losses of N rows, kept from call to call.
@@ -63,11 +80,23 @@ double* row_losses(std::int64_t N) {
     return losses.data();
 }
 
-// Writes the loss of the batch and, while it and all scores are finite, adds to the sums. An
-// infinite score of another class can leave the loss finite, but not the weights.
+// Writes the loss of the batch and, while it is finite, adds to the sums.
+void add(double total, std::int64_t seen, std::int64_t correct, double by, bool finite,
+         double* clock) {
+    clock[LOSS] = total / by;
+    if (!finite || !std::isfinite(total)) {
+        clock[FINITE] = 0;
+        return;
+    }
+    clock[LOSS_SUM] += total * (static_cast<double>(seen) / by);
+    clock[CORRECT_SUM] += static_cast<double>(correct);
+    clock[SEEN] += static_cast<double>(seen);
+}
+
+// An infinite score of another class can leave the loss finite, but not the weights.
 template <class T>
-void record(const T* scores, const std::int32_t* label, const double* losses, const Batch& size,
-            double* clock) {
+void record(const T* scores, const std::int32_t* label, const float* weight, const double* losses,
+            const Batch& size, double* clock) {
     double total = 0;
     std::int64_t seen = 0, correct = 0;
     bool finite = true;
@@ -79,14 +108,7 @@ void record(const T* scores, const std::int32_t* label, const double* losses, co
         finite = finite && std::all_of(row, end, [](float score) { return std::isfinite(score); });
         ++seen;
     }
-    clock[LOSS] = total / static_cast<double>(std::max<std::int64_t>(seen, 1));
-    if (!finite || !std::isfinite(total)) {
-        clock[FINITE] = 0;
-        return;
-    }
-    clock[LOSS_SUM] += total;
-    clock[CORRECT_SUM] += static_cast<double>(correct);
-    clock[SEEN] += static_cast<double>(seen);
+    add(total, seen, correct, divisor(label, weight, size.N), finite, clock);
 }
 
 // prob = exp(row - its largest) / the sum of those. Returns the logarithm of the sum before the
@@ -118,44 +140,47 @@ void softmax(const py::array& scores, const py::array& prob) {
 // row(scores, prob, K, label) computes a row: its loss, which is not looked at in a padding row.
 template <class T, class Row>
 void forward(const std::string& op, const py::array& scores, const py::array& labels,
-             const py::array& prob, const py::array& clock, Row row) {
+             const py::array& prob, const py::array& clock, Row row, const Optional& weights = {}) {
     const std::string prob_name = op + ": prob", clock_name = op + ": clock";
     const Batch size = batch(scores, prob, op);
     const auto* label = classes(labels, size, op);
     const auto* values = input<T>(scores, (op + ": scores").c_str());
     auto* result = output<float>(prob, prob_name.c_str());
     auto* sums = write_clock(clock);
+    const float* const weight = class_weights(weights, size);
     apart({{prob, prob_name.c_str()}, {clock, clock_name.c_str()}},
-          {{scores, "scores"}, {labels, "labels"}});
+          {{scores, "scores"}, {labels, "labels"}, {or_empty(weights), "weights"}});
     const auto [N, K] = size;
     double* const losses = row_losses(N);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
     for (std::int64_t n = 0; n < N; ++n) {
         losses[n] = row(values + n * K, result + n * K, K, label[n]);
     }
-    record(values, label, losses, size, sums);
+    record(values, label, weight, losses, size, sums);
 }
 
-// slope(value, own, count): the derivative of the mean over `count` rows, for a value of `from`,
-// which is the prob or the scores of type S; own: it is in its label's column.
+// slope(value, k, label, count): the derivative of a mean that divides by `count`, for the value in
+// column k of `from`, which is the prob or the scores of type S.
 template <class S, class T, class Slope>
 void backward(const std::string& op, const char* from_name, const py::array& from,
-              const py::array& labels, const py::array& dscores, double weight, Slope slope) {
+              const py::array& labels, const py::array& dscores, double weight, Slope slope,
+              const Optional& weights = {}) {
     number(op.c_str(), "weight", weight);
     const std::string result_name = op + ": dscores";
     const Batch size = batch(from, dscores, op);
     const auto* label = classes(labels, size, op);
     const auto* values = input<S>(from, (op + ": " + from_name).c_str());
     auto* result = output<T>(dscores, result_name.c_str());
-    apart({{dscores, result_name.c_str()}}, {{from, from_name}, {labels, "labels"}});
+    apart({{dscores, result_name.c_str()}},
+          {{from, from_name}, {labels, "labels"}, {or_empty(weights), "weights"}});
     const auto [N, K] = size;
-    const auto count = static_cast<float>(labelled(label, N));
+    const auto count = static_cast<float>(divisor(label, class_weights(weights, size), N));
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
     for (std::int64_t n = 0; n < N; ++n) {
         const S* row = values + n * K;
         T* out = result + n * K;
         for (std::int64_t k = 0; k < K; ++k) {
-            out[k] = rounded<T>(label[n] < 0 ? 0.0f : slope(row[k], k == label[n], count));
+            out[k] = rounded<T>(label[n] < 0 ? 0.0f : slope(row[k], k, label[n], count));
         }
     }
 }
@@ -168,31 +193,47 @@ void check_smoothing(const char* op, double smoothing) {
 
 template <class T>
 void softmax_loss_forward(const py::array& scores, const py::array& labels, const py::array& prob,
-                          const py::array& clock, double smoothing) {
+                          const py::array& clock, double smoothing, const Optional& weights) {
     check_smoothing("softmax_loss_forward", smoothing);
-    forward<T>("softmax_loss_forward", scores, labels, prob, clock,
-               [smoothing](const T* row, float* out, std::int64_t K, std::int32_t label) {
-                   const double normaliser = softmax_row(row, out, K);
-                   if (label < 0) return 0.0;
-                   if (smoothing == 0) return normaliser - row[label];
-                   double sum = 0;
-                   for (std::int64_t k = 0; k < K; ++k) sum += row[k];
-                   const double mean = sum / static_cast<double>(K);
-                   return normaliser - (1 - smoothing) * row[label] - smoothing * mean;
-               });
+    const float* const weight = class_weights(weights, batch(scores, prob, "softmax_loss_forward"));
+    const auto loss = [=](const T* row, float* out, std::int64_t K, std::int32_t label) {
+        const double normaliser = softmax_row(row, out, K);
+        if (label < 0) return 0.0;
+        if (smoothing == 0) return (weight ? weight[label] : 1) * (normaliser - row[label]);
+        double sum = 0;
+        if (weight) {
+            for (std::int64_t k = 0; k < K; ++k) sum += weight[k] * (normaliser - row[k]);
+            return (1 - smoothing) * weight[label] * (normaliser - row[label]) +
+                   smoothing * (sum / static_cast<double>(K));
+        }
+        for (std::int64_t k = 0; k < K; ++k) sum += row[k];
+        const double mean = sum / static_cast<double>(K);
+        return normaliser - (1 - smoothing) * row[label] - smoothing * mean;
+    };
+    forward<T>("softmax_loss_forward", scores, labels, prob, clock, loss, weights);
 }
 
 template <class T>
 void softmax_loss_backward(const py::array& prob, const py::array& labels, const py::array& dscores,
-                           double weight, double smoothing) {
-    check_smoothing("softmax_loss_backward", smoothing);
-    const std::int64_t K = batch(prob, dscores, "softmax_loss_backward").K;
-    const double spread = smoothing / static_cast<double>(K);
+                           double weight, double smoothing, const Optional& weights) {
+    const char* const op = "softmax_loss_backward";
+    check_smoothing(op, smoothing);
+    const Batch size = batch(prob, dscores, op);
+    const double spread = smoothing / static_cast<double>(size.K);
     const auto others = static_cast<float>(spread), part = static_cast<float>(weight);
     const auto truth = static_cast<float>(1 - smoothing + spread);
-    backward<float, T>("softmax_loss_backward", "prob", prob, labels, dscores, weight,
-                       [=](float value, bool own, float count) {
-                           return part * (value - (own ? truth : others)) / count;
+    if (const float* const of = class_weights(weights, size)) {
+        const auto all = static_cast<float>(spread * std::accumulate(of, of + size.K, 0.0));
+        const auto kept = static_cast<float>(1 - smoothing);
+        const auto slope = [=](float value, std::int64_t k, std::int32_t label, float count) {
+            const float own = kept * of[label], target = others * of[k] + (k == label ? own : 0);
+            return part * ((own + all) * value - target) / count;
+        };
+        return backward<float, T>(op, "prob", prob, labels, dscores, weight, slope, weights);
+    }
+    backward<float, T>(op, "prob", prob, labels, dscores, weight,
+                       [=](float value, std::int64_t k, std::int32_t label, float count) {
+                           return part * (value - (k == label ? truth : others)) / count;
                        });
 }
 
@@ -229,12 +270,121 @@ void hinge_loss_backward(const py::array& scores, const py::array& labels, const
                          double weight) {
     const auto part = static_cast<float>(weight);
     backward<T, T>(HINGE<NORM>[1], "scores", scores, labels, dscores, weight,
-                   [part](float score, bool own, float count) {
+                   [part](float score, std::int64_t k, std::int32_t label, float count) {
+                       const bool own = k == label;
                        const float step = part / count, margin = margin_of(score, own);
                        const float slope =
                            NORM == 1 ? (margin > 0.0f ? step : 0.0f) : 2.0f * margin * step;
                        return own ? 0.0f - slope : slope;
                    });
+}
+
+// -- losses of values -----------------------------------------------------------------------------
+// Each has the loss of an element, its derivative, and whether the value is met.
+
+struct SquaredError {
+    static constexpr const char* OPS[2] = {"squared_error_forward", "squared_error_backward"};
+    static float loss(float score, float value) { return (score - value) * (score - value); }
+    static float slope(float score, float value) { return 2 * (score - value); }
+    static bool right(float, float) { return false; }
+};
+
+struct AbsoluteError {
+    static constexpr const char* OPS[2] = {"absolute_error_forward", "absolute_error_backward"};
+    static float loss(float score, float value) { return std::fabs(score - value); }
+    static float slope(float score, float value) {
+        const float error = score - value;
+        return error > 0 ? 1 : error < 0 ? -1 : error;  // NaN stays one
+    }
+    static bool right(float, float) { return false; }
+};
+
+struct BinaryCrossEntropy {
+    static constexpr const char* OPS[2] = {"binary_cross_entropy_forward",
+                                           "binary_cross_entropy_backward"};
+    static float loss(float score, float value) {
+        const float above = score < 0 ? 0 : score;
+        return above - score * value + std::log1p(exponential(-std::fabs(score)));
+    }
+    static float slope(float score, float value) {
+        const float small = exponential(-std::fabs(score));
+        const float p = small / (1 + small);  // of the less likely
+        return score > 0 ? (1 - value) - p : p - value;
+    }
+    static bool right(float score, float value) { return (score > 0) == (value > 0.5f); }
+};
+
+Batch images(const py::array& scores, const py::array& values, const std::string& op) {
+    same_shape(scores, (op + ": scores").c_str(), values, "values");
+    Batch size = {scores.ndim() ? scores.shape(0) : 0, 1};
+    for (py::ssize_t axis = 1; axis < scores.ndim(); ++axis) size.K *= scores.shape(axis);
+    if (size.K < 1 || !scores.ndim()) {
+        fail(op + ": scores " + shape_text(scores) + " have no elements of an image");
+    }
+    return size;
+}
+
+template <class Loss, class T>
+void value_forward(const py::array& scores, const py::array& values, const py::array& clock) {
+    const std::string op = Loss::OPS[0];
+    const auto [N, K] = images(scores, values, op);
+    const auto* score = input<T>(scores, (op + ": scores").c_str());
+    const auto* value = input<float>(values, (op + ": values").c_str());
+    auto* sums = write_clock(clock);
+    apart({{clock, "clock"}}, {{scores, "scores"}, {values, "values"}});
+    double *const losses = row_losses(2 * N), *const right = losses + N;
+#pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
+    for (std::int64_t n = 0; n < N; ++n) {
+        const T* row = score + n * K;
+        const float* wanted = value + n * K;
+        double sum = 0;
+        bool all = true;
+        for (std::int64_t k = 0; k < K; ++k) {
+            sum += Loss::loss(row[k], wanted[k]);
+            all = all && Loss::right(row[k], wanted[k]);
+        }
+        losses[n] = sum / static_cast<double>(K);
+        right[n] = all;
+    }
+    double total = 0;
+    std::int64_t seen = 0, correct = 0;
+    for (std::int64_t n = 0; n < N; ++n) {
+        if (std::isnan(value[n * K])) continue;
+        total += losses[n];
+        correct += right[n] != 0;
+        ++seen;
+    }
+    add(total, seen, correct, static_cast<double>(std::max<std::int64_t>(seen, 1)), true, sums);
+}
+
+template <class Loss, class T>
+void value_backward(const py::array& scores, const py::array& values, const py::array& dscores,
+                    double weight) {
+    const std::string op = Loss::OPS[1];
+    number(op.c_str(), "weight", weight);
+    const auto [N, K] = images(scores, values, op);
+    same_shape(dscores, (op + ": dscores").c_str(), scores, "scores");
+    const auto* score = input<T>(scores, (op + ": scores").c_str());
+    const auto* value = input<float>(values, (op + ": values").c_str());
+    auto* result = output<T>(dscores, (op + ": dscores").c_str());
+    apart({{dscores, (op + ": dscores").c_str()}}, {{scores, "scores"}, {values, "values"}});
+    std::int64_t seen = 0;
+    for (std::int64_t n = 0; n < N; ++n) seen += !std::isnan(value[n * K]);
+    const auto count = static_cast<double>(std::max<std::int64_t>(seen, 1) * K);
+    const auto part = static_cast<float>(weight / count);
+#pragma omp parallel for schedule(static) if (N * K > SERIAL)
+    for (std::int64_t n = 0; n < N; ++n) {
+        const bool kept = !std::isnan(value[n * K]);
+        for (std::int64_t i = n * K; i < (n + 1) * K; ++i) {
+            result[i] = rounded<T>(kept ? part * Loss::slope(score[i], value[i]) : 0);
+        }
+    }
+}
+
+template <class Loss>
+void define_value_loss(py::module_& m) {
+    define(m, Loss::OPS[0], &value_forward<Loss, float>, &value_forward<Loss, bf16>);
+    define(m, Loss::OPS[1], &value_backward<Loss, float>, &value_backward<Loss, bf16>);
 }
 
 }  // namespace
@@ -250,4 +400,7 @@ void bind_loss(py::module_& m) {
            &hinge_loss_forward<2, bf16>);
     define(m, "squared_hinge_loss_backward", &hinge_loss_backward<2, float>,
            &hinge_loss_backward<2, bf16>);
+    define_value_loss<SquaredError>(m);
+    define_value_loss<AbsoluteError>(m);
+    define_value_loss<BinaryCrossEntropy>(m);
 }
