@@ -254,4 +254,5 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 def optimizer_of(net: Net, s) -> Optimizer:
     """The optimizer that a run's settings or a recipe name, with their numbers."""
     kind = OPTIMIZERS[choose("optimizer", s.optimizer, OPTIMIZERS)]
-    return kind(net, **{name: getattr(s, name) for name in kind.options})
+    values = {name: getattr(s, name, option.default) for name, option in kind.options.items()}
+    return kind(net, **values)

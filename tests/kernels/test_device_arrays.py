@@ -38,7 +38,7 @@ from engine.layers import (
 )
 from engine.losses import HingeLoss, SoftmaxLoss
 from engine.net import Net
-from engine.optimizers import SGD, RMSProp
+from engine.optimizers import SGD, Adam, RMSProp
 from kernels.clock import SIZE, new_clock
 from lsuv import fill, initialise
 from lsuv import lsuv as scale
@@ -188,7 +188,8 @@ def test_a_net_trains_alike(ops, precision):
     images, labels = rng.standard_normal((20, 9, 8, 2)), rng.integers(0, 4, 20)
     found = []
     for one in (ops, Device(ops)):
-        net = Net(of_everything(), SoftmaxLoss(), one, (9, 8, 2), 6, precision=precision)
+        loss = SoftmaxLoss(weights=[1, 2, 0, 0.5])
+        net = Net(of_everything(), loss, one, (9, 8, 2), 6, precision=precision)
         fill(net, "ortho-msra", 1, "relu", gain=2)
         rows = [
             *initialise(net, "lsuv", engine.batches(net, images, labels), 1).rows,
@@ -196,9 +197,15 @@ def test_a_net_trains_alike(ops, precision):
             *scale(net, engine.batches(net, images, labels), batches=2).rows,
         ]
         said = []
-        for optimizer in (SGD(net, 0.9, 5e-4, clip=1.0), RMSProp(net)):
+        for kind, options in (
+            (SGD, {"decay": 5e-4, "clip": 1.0, "accumulate": 2}),
+            (RMSProp, {}),
+            (Adam, {"ema": 0.9}),
+        ):
+            optimizer = kind(net, **options)
             engine.fit(net, images, labels, optimizer, 2, 1e-3, report=said.append)
-        scores = engine.scores(net, images)
+        with optimizer.averaged():
+            scores = engine.scores(net, images)
         assert tensor_not_finite(net, optimizer) is None
         net.resize(3)
         net.labels[...] = 1
