@@ -108,6 +108,28 @@ def test_python_of_the_readme(finished):
     assert (names["scores"].argmax(1) == labels).mean() > 0.3
 
 
+def test_python_of_the_engines_page(tmp_path, monkeypatch, capsys):
+    """Each of its nets learns what it is given."""
+    (text,) = re.findall(r"```python\n(.*?)```", (ROOT / "engine" / "README.md").read_text(), re.S)
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 10
+    pictures = rng.normal(0, 0.5, (200, 28, 28, 1)).astype(np.float32)
+    pictures += rng.normal(0, 1, (10, 28, 28, 1)).astype(np.float32)[labels]
+    monkeypatch.chdir(tmp_path)
+    np.save("pictures.npy", pictures)
+    pairs = np.stack([labels % 2, labels > 4], axis=1)
+    mapped = np.load("pictures.npy", mmap_mode="r")
+    names = {"pictures": pictures, "labels": labels, "pairs": pairs, "mapped": mapped}
+    pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[test]'")
+    exec(text, names)
+    rows = capsys.readouterr().out.splitlines()
+    losses = [float(re.search(r"  loss (\S+)", row).group(1)) for row in rows]
+    assert losses[3] < losses[0] and losses[7] < losses[4] and losses[-2] < losses[8]
+    answers = engine.scores(names["both"], pictures) > 0
+    assert (answers == pairs).mean() > 0.7
+    assert (tmp_path / "resnet.onnx").stat().st_size > 10_000
+
+
 def test_module_runs_as_a_command_with_exit_code_2_on_a_wrong_name():
     done = subprocess.run(
         [sys.executable, "-m", "engine.train", "--net", "fitnet44"],
