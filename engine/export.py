@@ -58,7 +58,7 @@ from engine.losses import ClassLoss
 from engine.predict import Predictor
 from engine.run import checkpoint
 from engine.run.files import write_atomic
-from engine.run.folder import versions
+from engine.run.folder import BEST, versions
 from engine.scoring import need_statistics
 from engine.train import KNOWN
 
@@ -455,7 +455,7 @@ def trained(folder: str) -> tuple[Predictor, dict[str, str], str]:
         "data_fingerprint": data["fingerprint"],
         "classes": json.dumps(data["classes"]),
     }
-    if record["result"] is not None and saved.step == s.steps:
+    if record["result"] is not None and (saved.step == s.steps or saved.path.name == BEST):
         about["test_accuracy"] = repr(record["result"]["test_accuracy"])
     line = (
         f"net {s.net}  act {s.act}  init {s.init}  {data_line(data['name'])}\n"

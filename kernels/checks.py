@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 FARTHEST = 1 << 20  # the widest stride and padding of a convolution
+MIRRORED = 1 << 30  # added to the number of an image in the order, where that says to mirror it
 DROPPED = 255  # in `which`: the number of no winner
 
 
@@ -208,7 +209,9 @@ def gather(images, mean_image, order, x, pad, move, mirror) -> None:
     if not 0 <= move <= pad:
         raise ValueError(f"gather: move {move} must lie in 0 .. pad = {pad}")
     if mirror not in (0, 1, 2):
-        raise ValueError(f"gather: mirror {mirror}; it is 0 never, 1 at random or 2 by turns")
+        raise ValueError(
+            f"gather: mirror {mirror}; it is 0 never, 1 at random or 2 as the order says"
+        )
 
 
 def updates(op, begun, every) -> None:

@@ -785,9 +785,8 @@ class NumpyOps:
         pad - move + (w0 * (2 move + 1) >> 32), at the column likewise from w1. Without, it is the
         middle. move <= pad.
 
-        mirror, with `augment`: 0 never; 1 where the top bit of w2 is set; 2 by turns, in every
-        second of the passes n // M over the images: in the even ones where the top bit of word 2 of
-        (index of the image, step 0, AUGMENT << 16 | 1) is set, in the odd ones where it is not.
+        mirror, with `augment`: 0 never; 1 where the top bit of w2 is set; 2 where the order says
+        so: it then holds checks.MIRRORED + the number of an image that is to be mirrored.
         """
         checks.gather(images, mean_image, order, x, pad, move, mirror)
         step = int(clock[STEP])
@@ -797,25 +796,23 @@ class NumpyOps:
                 f"gather: step {step} has no row in the order, which has {len(order)} "
                 f"from step {int(clock[FIRST])}; upload the next one"
             )
-        if order[row].max(initial=-1) >= len(images):
-            raise ValueError(
-                f"gather: image {order[row].max()} of step {step}, but there are {len(images)}"
-            )
+        told = (order[row] >= checks.MIRRORED) & (mirror == 2)
+        numbers = order[row] - told * checks.MIRRORED
+        if numbers.max(initial=-1) >= len(images):
+            worst = order[row][numbers.argmax()]
+            raise ValueError(f"gather: image {worst} of step {step}, but there are {len(images)}")
         N, H, width, _ = x.shape
         w = philox.words(seed, philox.AUGMENT, 0, 0, step * N, N).astype(np.uint64)
         span = np.uint64(2 * move + 1)
         tops = (pad - move + (w[:, 0] * span >> np.uint64(32)).astype(np.int64)).tolist()
         lefts = (pad - move + (w[:, 1] * span >> np.uint64(32)).astype(np.int64)).tolist()
-        flips = (w[:, 2] >> np.uint64(31)).tolist()
+        flips = (told if mirror == 2 else mirror * (w[:, 2] >> np.uint64(31))).tolist()
         canvas = np.zeros(mean_image.shape, x.dtype)
-        for i, index in enumerate(order[row].tolist()):
+        for i, index in enumerate(numbers.tolist()):
             if index < 0:
                 x[i], y[i] = 0, -1
                 continue
-            top, left, flip = (tops[i], lefts[i], mirror and flips[i]) if augment else (pad, pad, 0)
-            if augment and mirror == 2:
-                turn = philox.words(seed, philox.AUGMENT, 1, 0, index, 1)[0, 2] >> 31
-                flip = (int(turn) + (step * N + i) // len(images)) % 2
+            top, left, flip = (tops[i], lefts[i], flips[i]) if augment else (pad, pad, 0)
             inside = canvas[pad : pad + H, pad : pad + width]
             np.subtract(images[index], shift[index], out=inside, dtype=x.dtype)
             inside *= scale[index]

@@ -104,7 +104,8 @@ class Examples:
 def checked_images(net, images):
     """Images as an array, or the sequence that they are read from. InputError for another shape, or
     a value that is no number or is not finite in the net's precision."""
-    if isinstance(images, np.memmap) or not (
+    # A file that NumPy has mapped, which has its name, is not read whole to look at it.
+    if hasattr(images, "filename") or not (
         hasattr(images, "__array__") or isinstance(images, (list, tuple))
     ):
         try:

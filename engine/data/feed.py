@@ -16,8 +16,11 @@ import numpy as np
 from engine.data.dataset import Dataset, Split
 from engine.data.preprocessing import Preprocessing
 from engine.errors import InputError
+from kernels.checks import MIRRORED
 from kernels.clock import CORRECT_SUM, FINITE, FIRST, LOSS_SUM, RATE, SEEN, STEP
-from kernels.philox import permutation
+from kernels.philox import AUGMENT, permutation, words
+
+BY_TURNS = 2
 
 
 def read_clock(net) -> np.ndarray:
@@ -110,13 +113,18 @@ class Feed:
             None if data.validation is None else Resident(net, data.validation, preprocessing)
         )
         self.order_of = Order(net.seed, self.train.count)
+        if self.mirror == BY_TURNS:  # whether an image is mirrored in even epochs
+            self.turns = words(net.seed, AUGMENT, 1, 0, 0, self.train.count)[:, 0] >> 31
 
     def start(self, clock: np.ndarray, first: int, stop: int, rates: np.ndarray):
         """Upload the order and the rates of steps first .. stop - 1, and the clock that starts them
         -> the rates on the device, for `advance`. rates is (stop - first + 1,)."""
         batch = self.net.batch
-        rows = self.order_of.images(first * batch, (stop - first) * batch).reshape(-1, batch)
-        self.order = self.net.ops.asarray(np.ascontiguousarray(rows))
+        rows = self.order_of.images(first * batch, (stop - first) * batch)
+        if self.mirror == BY_TURNS:
+            odd = np.arange(first * batch, stop * batch) // self.train.count % 2
+            rows += (self.turns[rows] ^ odd).astype(np.int32) * MIRRORED
+        self.order = self.net.ops.asarray(np.ascontiguousarray(rows.reshape(-1, batch)))
         clock[STEP], clock[FIRST], clock[RATE] = first, first, rates[0]
         write_clock(self.net, clock)
         return self.net.ops.asarray(np.ascontiguousarray(rates, np.float64))

@@ -14,6 +14,9 @@
 #include "clock.cuh"
 #include "philox.cuh"
 
+// `mirror`, and what is added to an image's number in the order where that tells it to be mirrored.
+constexpr int64 DRAWN = 1, TOLD = 2, MIRRORED = 1 << 30;
+
 struct Crop {
     int top, left;
     bool flip;
@@ -23,15 +26,12 @@ struct Shape {
     int H, W, C, pad;  // the mean image has at most 2^30 elements, an image no more
 };
 
-// The crop of image n of the run, which is number `index` of M. mirror: 1 at random, 2 by turns.
-__device__ inline Crop draw(uint64 seed, uint64 n, int64 pad, int64 move, int64 mirror,
-                            uint64 index, uint64 M) {
+// The crop of image n of the run.
+__device__ inline Crop draw(uint64 seed, uint64 n, int64 pad, int64 move, bool mirror) {
     const Words words = philox(seed, n, 0, AUGMENT, 0);
     const uint64 span = uint64(2 * move + 1), first = uint64(pad - move);
-    uint64 flip = words.w[2] >> 31;
-    if (mirror == 2) flip = (philox(seed, index, 0, AUGMENT, 1).w[2] >> 31) ^ (n / M & 1);
     return {int(first + (words.w[0] * span >> 32)), int(first + (words.w[1] * span >> 32)),
-            mirror && flip};
+            mirror && words.w[2] >> 31};
 }
 
 // This block's part of x (H,W,C), a crop of an image (H,W,C).
@@ -77,6 +77,8 @@ KERNEL gather(const uint8* images, const int* labels, const float* shift, const 
     const float factor = static_cast<float>(input_scale);
     for (int64 i = blockIdx.x; i < N; i += gridDim.x) {
         int64 index = known ? order[row * N + i] : -1;
+        const bool told = mirror == TOLD && index >= MIRRORED;
+        if (told) index -= MIRRORED;
         if (index >= M) {
             report(fault, NO_IMAGE, index, M, step);
             index = -1;
@@ -90,8 +92,9 @@ KERNEL gather(const uint8* images, const int* labels, const float* shift, const 
             continue;
         }
         const uint64 n = uint64(step) * uint64(N) + uint64(i);  // of the run
-        const Crop crop = augment ? draw(uint64(seed), n, pad, move, mirror, uint64(index), M)
-                                  : Crop{int(pad), int(pad), false};
+        Crop crop = augment ? draw(uint64(seed), n, pad, move, mirror == DRAWN)
+                            : Crop{int(pad), int(pad), false};
+        crop.flip |= told && augment;
         const uint8* image = images + index * size;
         if (wide(W * C, x)) {
             write_crop<VECTOR>(image, mean_image, result, shift[index], scale[index], factor, crop,

@@ -14,6 +14,7 @@ from ml_dtypes import bfloat16
 
 import engine
 from engine.containers import AuxiliaryClassifier, Branches, Residual
+from engine.data.examples import Examples
 from engine.diagnosis import first_not_finite
 from engine.evaluate import main as evaluate
 from engine.fitting import put
@@ -65,7 +66,7 @@ def model(name, act, device, precision):
         precision=precision,
     )
     fill(net, "ortho", 0, act)
-    put(net, images, {"labels": np.arange(BATCH, dtype=np.int32)}, np.arange(BATCH))
+    put(net, *Examples(net, images, np.arange(BATCH, dtype=np.int32)).batch(np.arange(BATCH)))
     report = lsuv(net, lambda: None)
     return net, report
 
@@ -167,7 +168,7 @@ def own_net(layers, device, precision, loss=SoftmaxLoss, batch=16):
     )
     fill(net, "ortho", 0, "tanh")
     images = np.random.default_rng(1).standard_normal((batch, 12, 13, 3)).astype(np.float32)
-    put(net, images, {"labels": np.arange(batch, dtype=np.int32) % 10}, np.arange(batch))
+    put(net, *Examples(net, images, np.arange(batch, dtype=np.int32) % 10).batch(np.arange(batch)))
     lsuv(net, lambda: None)
     return net
 
@@ -257,7 +258,10 @@ def test_lsuv_does_not_scale_the_rounding_of_a_constant(device):
         )
         fill(net, "ortho", 0, "tanh")
         near = 1 + 1e-3 * np.random.default_rng(0).standard_normal(net.x.shape)
-        put(net, near.astype(np.float32), {"labels": np.zeros(16, np.int32)}, np.arange(16))
+        put(
+            net,
+            *Examples(net, near.astype(np.float32), np.zeros(16, np.int32)).batch(np.arange(16)),
+        )
         if precision == "fp32":
             assert abs(lsuv(net, lambda: None).rows[0].variance_after - 1) <= 0.05
         else:

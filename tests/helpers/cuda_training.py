@@ -9,6 +9,7 @@ import signal
 import numpy as np
 
 from engine.cli.command import Signals
+from engine.data.examples import Examples
 from engine.fitting import put
 from engine.losses import SoftmaxLoss
 from engine.net import Net
@@ -42,7 +43,7 @@ def learner(ops, name, act, precision, dropout=True):
         precision=precision,
     )
     fill(net, "ortho", 0, act)
-    put(net, images, {"labels": np.arange(BATCH, dtype=np.int32)}, np.arange(BATCH))
+    put(net, *Examples(net, images, np.arange(BATCH, dtype=np.int32)).batch(np.arange(BATCH)))
     return net, lsuv(net, lambda: None)
 
 

@@ -10,7 +10,7 @@ import inspect
 import numpy as np
 
 from bench.common.cases import Out, built, randn
-from kernels.checks import pooled
+from kernels.checks import MIRRORED, pooled
 from kernels.clock import CLIP, FINITE, FIRST, RATE, SIZE, STEP, new_clock
 from kernels.contract import OPERATIONS
 from kernels.reference import NumpyOps
@@ -358,7 +358,7 @@ for M, N, H, W, C, pad, move in [
                 100 + randn(M),
                 0.02 + 0.001 * randn(M),
                 randn(H + 2 * pad, W + 2 * pad, C),
-                order,
+                order + (mirror == 2) * (order >= 0) * (order % 2) * MIRRORED,
                 out(N, H, W, C),
                 out(N, dtype=np.int32),
                 clock(),

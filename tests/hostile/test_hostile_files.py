@@ -410,7 +410,7 @@ def test_a_series_is_of_one_data_set(tmp_path, capsys):
         ),
         ({"lsuv_batch": 9}, "lsuv_batch is 9"),
         ({"move": 1000}, "from 0 to the border, 8"),
-        ({"move": -1}, "move is -1"),
+        ({"move": -1}, "--move -1 must be 0 or more"),
         ({"steps": 10**9}, "must be epochs x images / batch"),
         ({"steps": -1}, "--steps -1"),
         ({"steps": 10**30}, "steps is 1000"),

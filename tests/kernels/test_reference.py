@@ -14,7 +14,7 @@ from ml_dtypes import bfloat16
 
 from helpers.tolerances import assert_close
 from kernels import philox
-from kernels.checks import pooled
+from kernels.checks import MIRRORED, pooled
 from kernels.clock import (
     CLIP,
     CORRECT_SUM,
@@ -890,13 +890,15 @@ def test_variance_is_robust(ops, ratio, shape, groups):
     ],
 )
 def test_gather(ops, augment, H, width, C, pad, move, mirror):
-    M, N, S, seed, step, first = 11, 6, 3, 2**35 + 1, 5, 3  # an epoch ends within the batch
+    M, N, S, seed, step, first = 11, 6, 3, 2**35 + 1, 5, 3
     rng = np.random.default_rng(4)
     images = rng.integers(0, 256, (M, H, width, C), dtype=np.uint8)
     labels = rng.integers(0, 10, M).astype(np.int32)
     shift, scale = rng.uniform(90, 140, M).astype(np.float32), rng.random(M).astype(np.float32)
     mean_image = rng.standard_normal((H + 2 * pad, width + 2 * pad, C)).astype(np.float32)
     order = rng.integers(0, M, (S, N)).astype(np.int32)
+    if mirror == 2:
+        order[:, ::2] += MIRRORED
     order[2, 1] = -1
     clock = new_clock()
     clock[STEP], clock[FIRST] = step, first
@@ -922,10 +924,8 @@ def test_gather(ops, augment, H, width, C, pad, move, mirror):
         top = pad - move + (w[0] * (2 * move + 1) >> 32) if augment else pad
         left = pad - move + (w[1] * (2 * move + 1) >> 32) if augment else pad
         flip = augment and mirror and w[2] >> 31
-        if augment and mirror == 2:
-            odd = (step * N + i) // M % 2 == 1
-            turn = philox.words(seed, philox.AUGMENT, 1, 0, index, 1)[0, 2] >> 31
-            flip = bool(turn) != odd
+        if mirror == 2:
+            flip, index = augment and index >= MIRRORED, index % MIRRORED
         want_y[i] = labels[index]
         for r, c in np.ndindex(H, width):
             row, col = top + r, left + (width - 1 - c if flip else c)

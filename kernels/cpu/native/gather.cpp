@@ -20,6 +20,9 @@ using namespace lsuv;
 
 namespace {
 
+// `mirror`, and what is added to an image's number in the order where that tells it to be mirrored.
+constexpr std::int64_t DRAWN = 1, TOLD = 2, MIRRORED = 1 << 30;
+
 struct Crop {
     std::int64_t top, left;
     bool flip;
@@ -29,16 +32,12 @@ struct Image {
     std::int64_t H, W, C, pad;
 };
 
-// Of image n of the run, which is number `index` of M. mirror: 1 at random, 2 by turns.
-Crop draw(std::uint64_t seed, std::uint64_t n, std::int64_t pad, std::int64_t move,
-          std::int64_t mirror, std::uint64_t index, std::uint64_t M) {
+Crop draw(std::uint64_t seed, std::uint64_t n, std::int64_t pad, std::int64_t move, bool mirror) {
     const Words w = philox(seed, n, 0, AUGMENT << 16);
     const std::uint64_t span = static_cast<std::uint64_t>(2 * move + 1);
     const std::int64_t first = pad - move;
-    std::uint64_t flip = w.w2 >> 31;
-    if (mirror == 2) flip = (philox(seed, index, 0, AUGMENT << 16 | 1).w2 >> 31) ^ (n / M & 1);
     return {first + static_cast<std::int64_t>(w.w0 * span >> 32),
-            first + static_cast<std::int64_t>(w.w1 * span >> 32), mirror && flip};
+            first + static_cast<std::int64_t>(w.w1 * span >> 32), mirror && w.w2 >> 31};
 }
 
 // One image (H,W,C) with its shift and scale -> x (H,W,C).
@@ -78,7 +77,8 @@ void crop_image(const std::uint8_t* __restrict__ image, const float* __restrict_
 }
 
 // The row of `order` that belongs to this step; its indices are checked.
-const std::int32_t* batch_order(const py::array& order, std::int64_t M, const double* clock) {
+const std::int32_t* batch_order(const py::array& order, std::int64_t M, const double* clock,
+                                std::int64_t mirror) {
     dimensions(order, "gather: order", 2);
     const auto* table = input<std::int32_t>(order, "gather: order");
     const std::int64_t step = steps_of("gather", clock[STEP]);
@@ -91,9 +91,10 @@ const std::int32_t* batch_order(const py::array& order, std::int64_t M, const do
     }
     const std::int64_t N = order.shape(1);
     for (std::int64_t i = 0; i < N; ++i) {
-        if (table[row * N + i] >= M) {
-            fail("gather: image " + std::to_string(table[row * N + i]) + " of step " +
-                 std::to_string(step) + ", but there are " + std::to_string(M));
+        const std::int64_t index = table[row * N + i];
+        if (index - (mirror == TOLD && index >= MIRRORED) * MIRRORED >= M) {
+            fail("gather: image " + std::to_string(index) + " of step " + std::to_string(step) +
+                 ", but there are " + std::to_string(M));
         }
     }
     return table + row * N;
@@ -114,9 +115,9 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
         fail("gather: move " + std::to_string(move) +
              " must lie in 0 .. pad = " + std::to_string(pad));
     }
-    if (mirror < 0 || mirror > 2) {
+    if (mirror < 0 || mirror > TOLD) {
         fail("gather: mirror " + std::to_string(mirror) +
-             "; it is 0 never, 1 at random or 2 by turns");
+             "; it is 0 never, 1 at random or 2 as the order says");
     }
     shaped(labels, "gather: labels", {M});
     shaped(shift, "gather: shift", {M});
@@ -128,7 +129,7 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     }
     shaped(mean_image, "gather: mean_image", {shape.H + 2 * pad, shape.W + 2 * pad, shape.C});
     const auto* now = read_clock(clock);
-    const auto* rows = batch_order(order, M, now);
+    const auto* rows = batch_order(order, M, now, mirror);
     const std::int64_t N = order.shape(1), size = shape.H * shape.W * shape.C;
     shaped(x, "gather: x", {N, shape.H, shape.W, shape.C});
     shaped(y, "gather: y", {N});
@@ -149,7 +150,8 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     const auto first = static_cast<std::uint64_t>(now[STEP]) * static_cast<std::uint64_t>(N);
 #pragma omp parallel for schedule(static) if (N * size > SERIAL)
     for (std::int64_t i = 0; i < N; ++i) {
-        const std::int64_t index = rows[i];
+        const bool told = mirror == TOLD && rows[i] >= MIRRORED;
+        const std::int64_t index = rows[i] - told * MIRRORED;
         T* image = result + i * size;
         if (index < 0) {
             std::fill(image, image + size, T{});
@@ -157,10 +159,8 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
             continue;
         }
         const std::uint64_t n = first + static_cast<std::uint64_t>(i);
-        const Crop crop = augment
-                              ? draw(key, n, pad, move, mirror, static_cast<std::uint64_t>(index),
-                                     static_cast<std::uint64_t>(M))
-                              : Crop{pad, pad, false};
+        Crop crop = augment ? draw(key, n, pad, move, mirror == DRAWN) : Crop{pad, pad, false};
+        crop.flip |= told && augment;
         if (size) {
             crop_image(pixels + index * size, mean, image, shifts[index], scales[index],
                        input_scale, crop, shape);
