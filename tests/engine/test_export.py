@@ -53,7 +53,7 @@ from engine.layers import (
     VLReLU,
     Weighted,
 )
-from engine.losses import SoftmaxLoss
+from engine.losses import SoftmaxLoss, SquaredError
 from engine.net import Net
 from engine.optimizers import SGD
 from engine.predict import Predictor
@@ -682,10 +682,11 @@ def test_pytorch_reads_the_checkpoint_as_it_is(trained, tmp_path):
     [
         ([Conv(4, pieces=2), Maxout(2), BatchNorm(), MaxPool(2), Linear(3)], (6, 8, 2), (7, 3)),
         ([Linear(5), Tanh(), Linear(3)], (9,), (7, 3)),
+        ([Conv(4), ReLU(), Conv(2)], (6, 8, 2), (7, 2, 6, 8)),
     ],
 )
 def test_a_net_of_ones_own_becomes_a_file(ops, layers, shape, scores, tmp_path):
-    net = Net(layers, SoftmaxLoss(), ops, shape, 5)
+    net = Net(layers, SoftmaxLoss() if len(scores) == 2 else SquaredError(), ops, shape, 5)
     fill(net, "ortho", 0)
     x = np.random.default_rng(0).normal(size=(7, *shape)).astype(np.float32)
     if net.named_state():
