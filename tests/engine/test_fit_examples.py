@@ -15,7 +15,7 @@ import lsuv
 from engine.data.dataset import held_out
 from engine.errors import InputError, RunError
 from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool
-from engine.losses import SoftmaxLoss
+from engine.losses import AbsoluteError, BinaryCrossEntropy, SoftmaxLoss, SquaredError
 from engine.net import Net
 from engine.optimizers import SGD
 from helpers.programs import environment
@@ -127,6 +127,24 @@ def test_validation_is_the_loss_and_accuracy_of_images_never_trained_on(ops):
     without = made(ops, 10)  # it has no part in the training
     fit(without, *parts[:2], seed=7)
     assert np.array_equal(ops.tohost(without.weights), ops.tohost(first.weights))
+
+
+@pytest.mark.parametrize("loss", [SquaredError, AbsoluteError, BinaryCrossEntropy])
+def test_validation_of_values_counts_each_image_once(ops, loss):
+    """13 images in batches of 10: the seven rows of padding count for nothing."""
+    values = RNG.uniform(size=(N, 3)).astype(np.float32)
+    net = Net([Linear(3)], loss(), ops, SHAPE, 10)
+    lsuv.fill(net, "lsuv", 0)
+    row = fit(net, labels=values, validation=(IMAGES[:13], values[:13]))[-1]
+    scores, wanted = engine.scores(net, IMAGES[:13]).astype(np.float64), values[:13]
+    each = {
+        SquaredError: (scores - wanted) ** 2,
+        AbsoluteError: abs(scores - wanted),
+        BinaryCrossEntropy: np.log1p(np.exp(scores)) - wanted * scores,
+    }[loss]
+    assert row["validation_loss"] == pytest.approx(each.mean(), rel=1e-5)
+    right = ((scores > 0) == (wanted > 0.5)).all(axis=1).mean()
+    assert row.get("validation_accuracy") == (right if loss is BinaryCrossEntropy else None)
 
 
 def test_training_ends_where_an_epoch_says_so_and_goes_on_from_there():
