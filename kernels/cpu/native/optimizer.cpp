@@ -228,11 +228,15 @@ void accumulate(const py::array& g, const py::array& total, float share, bool la
     apart({{g, "accumulate: g"}, {total, "accumulate: total"}}, {{clock, "clock"}});
     if (read_clock(clock)[FINITE] == 0) return;
     const std::int64_t size = g.size();
+    if (!last) {
+#pragma omp parallel for simd schedule(static) if (size > SERIAL)
+        for (std::int64_t i = 0; i < size; ++i) sums[i] += share * gradient[i];
+        return;
+    }
 #pragma omp parallel for simd schedule(static) if (size > SERIAL)
     for (std::int64_t i = 0; i < size; ++i) {
-        const float sum = sums[i] + share * gradient[i];
-        if (last) gradient[i] = rounded<T>(sum);
-        sums[i] = last ? 0 : sum;
+        gradient[i] = rounded<T>(sums[i] + share * gradient[i]);
+        sums[i] = 0;
     }
 }
 
