@@ -129,6 +129,7 @@ class ValueLoss(Loss):
     """A loss of scores of any shape and as many "values" of an image, which engine.fit takes as an
     array (N, *shape) of float32. Of padding the first value is nan."""
 
+    operation: str  # of which there is one _forward and one _backward
     limits: tuple[float, float] | None = None  # of the values
     counts = False
 
@@ -138,29 +139,26 @@ class ValueLoss(Loss):
         self.dscores = plan.buffer(in_shape)
         return in_shape
 
+    def forward(self, x, train=True):
+        self.scores = x
+        getattr(self.ops, f"{self.operation}_forward")(x, self.values, self.clock)
+
+    def backward(self, dy=1.0):
+        backward = getattr(self.ops, f"{self.operation}_backward")
+        backward(self.scores, self.values, self.dscores, dy)
+        return self.dscores
+
 
 class SquaredError(ValueLoss):
     """Mean over all elements of (score - value)^2: regression, autoencoders."""
 
-    def forward(self, x, train=True):
-        self.scores = x
-        self.ops.squared_error_forward(x, self.values, self.clock)
-
-    def backward(self, dy=1.0):
-        self.ops.squared_error_backward(self.scores, self.values, self.dscores, dy)
-        return self.dscores
+    operation = "squared_error"
 
 
 class AbsoluteError(ValueLoss):
     """Mean over all elements of |score - value|."""
 
-    def forward(self, x, train=True):
-        self.scores = x
-        self.ops.absolute_error_forward(x, self.values, self.clock)
-
-    def backward(self, dy=1.0):
-        self.ops.absolute_error_backward(self.scores, self.values, self.dscores, dy)
-        return self.dscores
+    operation = "absolute_error"
 
 
 class BinaryCrossEntropy(ValueLoss):
@@ -169,16 +167,9 @@ class BinaryCrossEntropy(ValueLoss):
 
     An image is right when the scores above 0 are those of values above 1/2."""
 
+    operation = "binary_cross_entropy"
     limits = 0.0, 1.0
     counts = True
-
-    def forward(self, x, train=True):
-        self.scores = x
-        self.ops.binary_cross_entropy_forward(x, self.values, self.clock)
-
-    def backward(self, dy=1.0):
-        self.ops.binary_cross_entropy_backward(self.scores, self.values, self.dscores, dy)
-        return self.dscores
 
 
 LOSSES: dict[str, type[Loss]] = {
