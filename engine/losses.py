@@ -3,7 +3,8 @@ of them by smoothed labels, weights of classes and a squared hinge; and those of
 
 A loss says what it wants to know of an image, its target, when it is set up; reads scores and
 target; and leaves its mean, its sums and the count of correct images in the clock. A new one of
-class labels joins LOSSES, which the command line knows; it has no values, and engine.fit has.
+class labels joins LOSSES. The data sets of the command line have no other targets: the losses of
+values are for engine.fit.
 
 Read next: kernels/reference.py, what the operations mean.
 """

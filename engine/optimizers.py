@@ -115,8 +115,8 @@ class Optimizer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the net's weights are the averaged ones of `ema`: to evaluate, save or export.
-        The averages of statistics are as they are. Nothing without `ema`, or before an update."""
+        """Inside, the net's weights are the averaged ones of `ema`, to evaluate or to export; the
+        running statistics stay. Without `ema`, or before an update, it does nothing."""
         average, weights = self.state.get("average"), self.net.weights
         if average is None or not self.net.ops.tohost(average).any():
             yield
