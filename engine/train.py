@@ -147,6 +147,7 @@ def start(argv: list[str] | None) -> int:
         wanted=model.data,
         size=model.in_shape,
         report=log_line,
+        follow_links=bool(args.follow_links),
     ).prepared(args.contrast, args.mean_image)
     s, origins = options.resolve(args, KNOWN, data)
     s = replace(s, threads=ops.threads)
@@ -165,7 +166,15 @@ def summary(args, model, ops) -> str:
     if name in NAMES:
         classes = {"auto": model.classes, "cifar100": 100}.get(name, 10)
     else:
-        classes = len(load_data(name, args.data_dir, size=model.in_shape, report=log_line).classes)
+        classes = len(
+            load_data(
+                name,
+                args.data_dir,
+                size=model.in_shape,
+                report=log_line,
+                follow_links=bool(args.follow_links),
+            ).classes
+        )
     typed = options.options_of(args)
     names = defaults(typed, KNOWN) | typed
     layers = build(names["net"], names["act"], classes, options.recipe_of(args, KNOWN).dropout)

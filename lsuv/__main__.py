@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         wanted=model.data,
         size=model.in_shape,
         report=log_line,
+        follow_links=bool(args.follow_links),
     ).prepared(args.contrast, args.mean_image)
     s, _ = options.resolve(args, KNOWN, data)
     print_line(

@@ -91,12 +91,18 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> dict:
         "--data",
         metavar="DATA",
         help=f"{one_of(NAMES)} | a folder with train/CLASS/*.png and "
-        "test/CLASS/*.png. auto: the net's own set, else synthetic (default: auto)",
+        "test/CLASS/*.png, or CLASS/*.png alone. auto: the net's own set, else synthetic "
+        "(default: auto)",
     )
     add(
         "--data-dir",
         metavar="DIR",
         help="where the data set's files are (default: $LSUV_DATA_DIR, then the cache folder)",
+    )
+    add(
+        "--follow-links",
+        action=switch,
+        help="read what links lead to that lead out of a folder of images (default: refused)",
     )
     add("--limit", metavar="N", type=int, help="at most N training and N test images")
     add("--input-scale", metavar="X", type=float, help="factor on every input (default: recipe)")

@@ -34,11 +34,12 @@ DEFAULTS: dict[str, Any] = {
     "lsuv_pre": "ortho",
     "lsuv_normalise": "output",
     "nondeterministic": False,
+    "follow_links": False,
 }
 # ... and the activation: each net has its own, see `defaults`.
 # Of a run that is resumed. Another device or count of threads sums in another order, so the result
 # is equal up to rounding only, and the run says so. Data are the same by their fingerprint.
-MAY_CHANGE = ("device", "threads", "data", "data_dir", "nondeterministic")
+MAY_CHANGE = ("device", "threads", "data", "data_dir", "follow_links", "nondeterministic")
 LENGTH = ("epochs", "steps", "policy")  # which --resume --epochs changes, in run.json first
 PRECISIONS = ("fp32", "tf32", "bf16")
 LOGS = ("tensorboard", "caffe")
@@ -46,7 +47,10 @@ MOST_EPOCHS = 40_000  # a checkpoint's header has a row for each, and 50,000 are
 MOST_RUNS = 1_000  # likewise runs.json
 HYPER = {name: option for kind in OPTIMIZERS.values() for name, option in kind.options.items()}
 # Settings that a run folder may lack, because they are younger than it: it had these values.
-YOUNGER = {name: DEFAULTS[name] for name in ("lsuv_pre", "lsuv_normalise", "nondeterministic")}
+YOUNGER = {
+    name: DEFAULTS[name]
+    for name in ("lsuv_pre", "lsuv_normalise", "nondeterministic", "follow_links")
+}
 YOUNGER |= {"mirror": None, "contrast": None, "mean_image": None}  # as the data set says
 YOUNGER |= {
     "mirror_turns": False,
@@ -114,6 +118,7 @@ class Settings:
     freeze: str | None
     data: str  # auto is resolved: the name of a data set, or a folder
     data_dir: str | None
+    follow_links: bool
     limit: int | None
     validation: float
     contrast: str | None

@@ -30,6 +30,7 @@ def load(
     wanted: str | None = None,
     size: tuple[int, ...] | None = None,
     report=print,
+    follow_links: bool = False,
 ) -> Dataset:
     """The data set `name`: auto, cifar10, cifar100, mnist, synthetic, or the path of a folder.
 
@@ -39,6 +40,7 @@ def load(
     unless a data_dir is given, or FOLDER, which `auto` can't find.
     size: (H, W) or (H, W, C) of a folder's or synthetic images; an official set has its own.
     report: called with a line before something is fetched.
+    follow_links: read what links lead to, out of a folder of images too.
     """
     name = os.fspath(name)
     _check(limit, size)
@@ -60,7 +62,7 @@ def load(
 
     root = root.resolve()
     name = f"{root.name}/"  # the slash tells it from a set of ours
-    raw, notes = folder.read(root, size, limit)
+    raw, notes = folder.read(root, size, limit, follow_links)
     height, width = raw.train_images.shape[1:3]
     return build(
         name,
@@ -77,7 +79,7 @@ def _auto(wanted: str, data_dir, limit, size, report) -> Dataset:
     if wanted == FOLDER:
         raise InputError(
             "data auto: this net's data are images of your own; give --data FOLDER, "
-            "with train/CLASS/*.png and test/CLASS/*.png in it"
+            "with train/CLASS/*.png and test/CLASS/*.png in it, or CLASS/*.png"
         )
     if wanted == "synthetic":
         return _synthetic(limit, size, [])

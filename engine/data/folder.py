@@ -1,18 +1,17 @@
-"""A folder of images: train/CLASS/*.png and test/CLASS/*.png, in the formats of FORMATS.
+"""A folder of images: train/CLASS/*.png and test/CLASS/*.png, or CLASS/*.png alone. `test` may be
+called val, valid or validation; case does not matter.
 
 Classes and files are taken in natural order (img2 before img10), so a label means the same on every
-machine. Pictures become what a viewer shows: turned as their EXIF orientation says, transparent
-ones over white. Names that start with a dot, and what operating systems and storage boxes leave
-behind, are passed over; anything else that is no image is an error, since a skipped image would be
-a silent change of the data. Links that lead out of the folder are refused, and so is a file that
-claims to be a picture of more pixels than its bytes can hold.
+machine. Names that start with a dot, and what operating systems and storage boxes leave behind, are
+passed over; anything else that is no image is an error, since a skipped image would be a silent
+change of the data. Links that lead out of the folder are refused unless they are asked for.
 
-Read next: engine/data/synthetic.py, the set that needs no files.
+Read next: engine/data/pictures.py, one of them.
 """
 
+import hashlib
 import os
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,29 +19,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
 
 from engine.data.dataset import Raw, keep
+from engine.data.pictures import Unusable, open_picture, read_picture, upright
 from engine.errors import InputError, some
-from engine.run.files import open_regular
 
-# Pillow reads more, but hands EPS to another program, and decodes some formats in Python.
-FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO")
-LARGE = 1 << 21  # pixels that any file may claim to have: up to 40 MB of memory
-DENSEST = 1_032  # pixels of a larger image to a byte of its file: PNG packs 1,032 bytes into one
-BILEVEL = ("1", "P")  # a byte may have eight pixels
-DEEP = ("I", "F")  # more than eight bits a value: Pillow would clip them without a word
-# What makes a picture upright, by its EXIF orientation; 1 is upright.
-Turn = Image.Transpose
-TURNS = {
-    2: Turn.FLIP_LEFT_RIGHT,
-    3: Turn.ROTATE_180,
-    4: Turn.FLIP_TOP_BOTTOM,
-    5: Turn.TRANSPOSE,
-    6: Turn.ROTATE_270,
-    7: Turn.TRANSVERSE,
-    8: Turn.ROTATE_90,
-}
+LAYOUT = "train/CLASS/*.png and test/CLASS/*.png, or CLASS/*.png"
+TEST = ("test", "val", "valid", "validation")  # the first of them that holds class folders
+SHARE = 10  # of so many images of a class one is a test image, where no folder is for those
 # Of Windows, macOS, Synology, QNAP and Linux; what else they leave starts with a dot.
 LITTER = {
     "thumbs.db",
@@ -69,14 +53,6 @@ LITTER_ENDINGS = (":zone.identifier", ":encryptable", "@synoeastream", "@synores
 Result = TypeVar("Result")
 
 
-class Unusable(InputError):
-    """An entry of the folder that can't be used: its path, why, and the remedy."""
-
-    def __init__(self, path: Path, reason: str, remedy: str):
-        super().__init__(f"{path}: {reason}; {remedy}")
-        self.path, self.reason = path, reason
-
-
 def natural(name: str):
     """Sort key: runs of digits count as numbers, then the name itself."""
     parts = re.split(r"([0-9]+)", name)
@@ -91,39 +67,34 @@ def litter(name: str) -> bool:
     return name.startswith(".") or name in LITTER or name.endswith(LITTER_ENDINGS)
 
 
-def read(root: Path, size: tuple[int, ...] | None, limit: int | None) -> tuple[Raw, list[str]]:
+def read(
+    root: Path, size: tuple[int, ...] | None, limit: int | None, follow_links: bool = False
+) -> tuple[Raw, list[str]]:
     """The set and notes on it. `size` is (H, W) or (H, W, C) with C 1 or 3; by default the most
     common size of the images that `limit` keeps, in colour.
 
     Grey, palette and CMYK images become RGB (grey if C is 1). Only the kept images are read; images
     of another size are resized (Lanczos).
     """
-    listing = Listing(root)
-    splits = {split: listing.classes(split) for split in ("train", "test")}
+    listing = Listing(root, follow_links)
+    splits = listing.splits()
     refuse(root, listing.problems)
-    classes, others = (list(by_class) for by_class in splits.values())
-    if others != classes:
-        alone = [
-            f"{name!r} only in {split}"
-            for split, by_class in splits.items()
-            for name in by_class
-            if (name in classes) != (name in others)
-        ]
+    classes, tested = (list(by_class) for by_class in splits.values())
+    if unknown := [repr(name) for name in tested if name not in classes]:
         raise InputError(
-            f"{root}: train and test have different classes ({some(alone)}); give "
-            f"both the same class folders"
+            f"{root}: class folders for testing alone ({some(unknown)}); give each images to "
+            "train on too, or move it away"
         )
     if len(classes) < 2:
         raise InputError(
-            f"{root}: one class ({classes[0]!r}), expected two or more class folders "
-            f"in train and in test"
+            f"{root}: one class ({classes[0]!r}), expected two or more class folders; {LAYOUT}"
         )
-    notes = []
-    if listing.litter:
-        notes.append(
-            f"{sum(listing.litter.values()):,} entries that are no pictures of yours "
-            f"passed over ({some(sorted(listing.litter))})"
-        )
+    if not any(splits["test"].values()):
+        raise InputError(f"{root}: no test images; add some, or give CLASS/*.png alone")
+    notes = listing.notes()
+    if without := [repr(name) for name in classes if not splits["test"].get(name)]:
+        notes.append(f"no test images of {len(without):,} classes ({some(without)})")
+    splits["test"] = {name: splits["test"].get(name, []) for name in classes}
     paths: list[Path] = []  # of both splits
     labels: list[np.ndarray] = []
     for split, by_class in splits.items():
@@ -145,33 +116,117 @@ def read(root: Path, size: tuple[int, ...] | None, limit: int | None) -> tuple[R
         images = np.empty((len(paths), height, width, channels), np.uint8)
     except MemoryError as error:
         raise InputError(f"{root}: {error}; give smaller images, or a limit") from None
-    done = Counter[str]()
-    for place, (pixels, changes) in enumerate(
-        usable(root, paths, lambda path: read_picture(path, height, width, channels))
-    ):
-        images[place] = pixels
-        done.update(changes)
-    notes += [f"{done[change]:,} of {len(paths):,} images {change}" for change in sorted(done)]
+    notes += fill(images, root, paths)
+    counts = (spread(np.bincount(every, minlength=len(classes))) for every in labels)
+    notes.append(f"a class has {next(counts)} training and {next(counts)} test images")
     count = len(labels[0])
     return Raw(images[:count], labels[0], images[count:], labels[1], classes), notes
 
 
+def fill(images: np.ndarray, root: Path, paths: list[Path]) -> list[str]:
+    """Read these pictures into images (M, H, W, C) uint8 -> notes on what was done to them."""
+    changes, sizes = Counter[str](), set()
+    for place, picture in enumerate(
+        usable(root, paths, lambda path: read_picture(path, *images.shape[1:]))
+    ):
+        images[place] = picture.pixels
+        changes.update(picture.changes)
+        sizes.add(picture.size)
+    ends = [f"{h}x{w}" for h, w in sorted(sizes, key=lambda size: (size[0] * size[1], size))]
+    notes = [f"pictures of {ends[0]} to {ends[-1]} pixels"] if len(ends) > 1 else []
+    return notes + [
+        f"{changes[name]:,} of {len(paths):,} images {name}" for name in sorted(changes)
+    ]
+
+
+def spread(counts: np.ndarray) -> str:
+    least, most = int(counts.min()), int(counts.max())
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def for_testing(files: list[Path]) -> set[Path]:
+    """One in SHARE images of a class, but at least one of several: those whose names have the first
+    hashes. No seed decides it: runs of several seeds are scored on one test set, a run folder needs
+    nothing to find it again, and a file more or less moves at most one other."""
+    count = max(len(files) // SHARE, min(len(files) - 1, 1))
+    by_hash = sorted(files, key=lambda path: hashlib.sha256(os.fsencode(path.name)).digest())
+    return set(by_hash[:count])
+
+
 class Listing:
     """What lies in a folder of images. problems: the entries that can't be used. litter: names that
-    were passed over, and how often."""
+    were passed over, and how often. said: notes on which folder is what.
 
-    def __init__(self, root: Path):
-        self.root = root
+    Nothing below a class folder is looked into, so that links that go round come to an end."""
+
+    def __init__(self, root: Path, follow_links: bool = False):
+        self.root, self.follow = root, follow_links
         self.problems: list[Unusable] = []
         self.litter = Counter[str]()
+        self.said: list[str] = []
 
-    def classes(self, split: str) -> dict[str, list[Path]]:
-        """Class name to files, both in natural order."""
-        top = self.root / split
-        if not os.path.isdir(top):
-            raise InputError(
-                f"{self.root}: no folder {split!r}; expected train/CLASS/*.png and test/CLASS/*.png"
-            )
+    def notes(self) -> list[str]:
+        """Besides what was said, that something was passed over."""
+        if not self.litter:
+            return self.said
+        return self.said + [
+            f"{sum(self.litter.values()):,} entries that are no pictures of yours "
+            f"passed over ({some(sorted(self.litter))})"
+        ]
+
+    def tops(self) -> tuple[Path | None, Path | None]:
+        """The folders of class folders for training and for testing, None where there is none."""
+        folders = folders_in(self.root)
+
+        def called(name: str) -> list[Path]:
+            found = [folder for folder in folders if folder.name.casefold() == name]
+            if len(found) > 1:
+                raise InputError(
+                    f"{self.root}: {' and '.join(folder.name for folder in found)} differ only in "
+                    "case; leave one"
+                )
+            return found
+
+        train, tests = called("train"), [folder for name in TEST for folder in called(name)]
+        if train and not tests:
+            if not folders_in(train[0]):
+                return None, None  # a class of that name
+            if others := [repr(folder.name) for folder in folders if folder != train[0]]:
+                raise InputError(
+                    f"{self.root}: no folder 'test' beside {train[0].name!r}, but {some(others)}; "
+                    f"expected {LAYOUT}, or give {train[0]} alone"
+                )
+        test = next(filter(folders_in, tests), tests[0] if tests else None)
+        aside = [f"{folder.name}/" for folder in tests if folder != test]
+        if aside and test is not None:
+            self.said.append(f"{test.name}/ is for testing; {some(aside)} not read")
+        return train[0] if train else None, test
+
+    def splits(self) -> dict[str, dict[str, list[Path]]]:
+        """train and test -> class name to files, all in natural order."""
+        train, test = self.tops()
+        if test is not None:
+            if train is None:
+                raise InputError(
+                    f"{self.root}: no folder 'train' beside {test.name!r}; expected {LAYOUT}"
+                )
+            return {"train": self.classes(train), "test": self.classes(test, may_lack=True)}
+        whole = self.classes(train or self.root)
+        chosen = {name: for_testing(files) for name, files in whole.items()}
+        self.said.append(
+            f"no folder for testing, so one in {SHARE} images of a class is, by the hash of its "
+            f"name: {sum(map(len, chosen.values())):,} of {sum(map(len, whole.values())):,}"
+        )
+        return {
+            split: {
+                name: [path for path in files if (path in chosen[name]) == (split == "test")]
+                for name, files in whole.items()
+            }
+            for split in ("train", "test")
+        }
+
+    def classes(self, top: Path, may_lack: bool = False) -> dict[str, list[Path]]:
+        """Class name to files, both in natural order; may_lack: a class may have none."""
         by_class: dict[str, list[Path]] = {}
         for folder in self.entries(top) if self.inside(top) else ():
             if not os.path.isdir(folder):
@@ -185,13 +240,13 @@ class Listing:
                 for path in paths
                 if not os.path.isfile(path)
             ]
-            if not paths:
+            if not paths and not may_lack:
                 self.problems.append(
                     Unusable(folder, "no images of this class", "add some or remove the folder")
                 )
             by_class[folder.name] = paths
         if not by_class and not self.problems:
-            raise InputError(f"{top}: no class folders; expected {split}/CLASS/*.png")
+            raise InputError(f"{top}: no class folders; expected {LAYOUT}")
         return by_class
 
     def entries(self, folder: Path) -> list[Path]:
@@ -206,14 +261,28 @@ class Listing:
 
     def inside(self, path: Path) -> bool:
         """Whether it is no link that leads out, which is a problem."""
-        inside = not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(
-            os.path.realpath(self.root)
+        inside = (
+            self.follow
+            or not path.is_symlink()
+            or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root))
         )
         if not inside:
             self.problems.append(
-                Unusable(path, f"a link that leads out of {self.root}", "copy the file instead")
+                Unusable(
+                    path,
+                    f"a link that leads out of {self.root}",
+                    "copy the file instead, or give --follow-links",
+                )
             )
         return inside
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """That are no litter; none where the folder can't be listed, as its own reader will say."""
+    with suppress(OSError):
+        names = sorted(os.listdir(folder), key=natural)
+        return [folder / name for name in names if not litter(name) and (folder / name).is_dir()]
+    return []
 
 
 def refuse(root: Path, problems: list[Unusable]) -> None:
@@ -239,54 +308,6 @@ def usable(root: Path, paths: list[Path], read: Callable[[Path], Result]) -> Ite
     refuse(root, problems)
 
 
-def open_picture(path: Path, use: Callable[[Image.Image], Result]) -> Result:
-    """use(image) of an opened file. Whatever a damaged file makes Pillow raise names the file: its
-    format readers raise many kinds of exception, SyntaxError and struct.error among them."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about metadata that does not matter here
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with open_regular(path) as file, Image.open(file, formats=formats()) as image:
-                pixels, size = image.width * image.height, os.fstat(file.fileno()).st_size
-                if pixels > max(LARGE, DENSEST * size * (8 if image.mode in BILEVEL else 1)):
-                    raise Unusable(
-                        path,
-                        f"{image.height:,}x{image.width:,} pixels in a file of {size:,} bytes",
-                        "save a smaller image",
-                    )
-                if image.mode.split(";")[0] in DEEP:
-                    raise Unusable(
-                        path, f"more than 8 bits a value (mode {image.mode})", "save it with 8"
-                    )
-                return use(image)
-    except InputError:
-        raise
-    except UnidentifiedImageError:
-        reason = f"none of {', '.join(formats())}"
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise Unusable(path, f"not a readable image ({reason})", "repair or remove it")
-
-
-def formats() -> list[str]:
-    """Those of FORMATS that this build of Pillow has."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
-
-
-def upright(image: Image.Image) -> tuple[Image.Image, bool]:
-    """The picture as a viewer shows it, and whether that is not as it is stored."""
-    if image.format == "PNG":
-        image.load()  # its EXIF may lie behind the pixels
-    turn = None
-    with suppress(Exception):  # damaged EXIF says nothing, and its readers raise many kinds
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    image.load()
-    if turn is not None and image.format != "TIFF":  # which Pillow turns as it loads it
-        image = image.transpose(turn)
-    return image, turn is not None
-
-
 def common_size(root: Path, paths: list[Path]) -> tuple[int, int]:
     """The height and width that most pictures have; of several the smallest."""
     sizes = Counter(
@@ -296,25 +317,3 @@ def common_size(root: Path, paths: list[Path]) -> tuple[int, int]:
         ((height, width) for width, height in sizes),
         key=lambda shape: (sizes[shape[::-1]], -shape[0] * shape[1], shape),
     )
-
-
-def read_picture(
-    path: Path, height: int, width: int, channels: int
-) -> tuple[np.ndarray, list[str]]:
-    """(height, width, channels) uint8, and what was done to the picture besides decoding it."""
-
-    def pixels(image: Image.Image) -> tuple[np.ndarray, list[str]]:
-        image, turned = upright(image)
-        changes = ["turned upright, as their EXIF orientation says"] if turned else []
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            if image.getchannel("A").getextrema()[0] != 255:
-                changes.append("laid over white where they are transparent")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        image = image.convert("L" if channels == 1 else "RGB")
-        if image.size != (width, height):
-            changes.append(f"resized to {height}x{width}")
-            image = image.resize((width, height), Image.Resampling.LANCZOS)
-        return np.asarray(image, np.uint8).reshape(height, width, channels), changes
-
-    return open_picture(path, pixels)

@@ -520,7 +520,9 @@ def data_of(s: Settings, in_shape: tuple[int, ...], told: bool):
             f"the run's images were in {s.data}, and there is no such folder; give "
             "their new place with --data FOLDER"
         )
-    data = load_data(s.data, s.data_dir, s.limit, size=in_shape, report=log_line)
+    data = load_data(
+        s.data, s.data_dir, s.limit, size=in_shape, report=log_line, follow_links=s.follow_links
+    )
     return data.prepared(s.contrast, s.mean_image)
 
 

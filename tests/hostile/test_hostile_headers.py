@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data import download, folder, load, mnist
+from engine.data import download, folder, load, mnist, pictures
 from engine.errors import InputError
 from engine.run import checkpoint
 from engine.run import folder as runs
@@ -471,7 +471,7 @@ def test_an_image_that_claims_to_be_enormous(tmp_path, make, side, capfd):
     path.write_bytes(make(side, side))
     with small_memory(), in_time():
         try:
-            assert folder.read_picture(path, 8, 8, 3)[0].shape == (8, 8, 3)
+            assert pictures.read_picture(path, 8, 8, 3)[0].shape == (8, 8, 3)
         except InputError as error:
             assert_one_line(error, path)
         else:
@@ -487,7 +487,7 @@ def test_text_that_unpacks_to_much_more(tmp_path, kind, data):
     path = tmp_path / "img.png"
     path.write_bytes(png(4, 4, chunk(kind, data + packed)))
     with small_memory(), in_time(), pytest.raises(InputError) as error:
-        folder.read_picture(path, 8, 8, 3)
+        pictures.read_picture(path, 8, 8, 3)
     assert_one_line(error.value, path)
 
 
@@ -496,21 +496,21 @@ def test_no_other_program_is_run_for_an_image(tmp_path):
     path = tmp_path / "img.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n")
     with pytest.raises(InputError, match="not a readable image .none of PNG"):
-        folder.read_picture(path, 8, 8, 3)
+        pictures.read_picture(path, 8, 8, 3)
 
 
 def test_the_formats_that_are_promised_are_read(tmp_path):
     image = Image.fromarray(np.arange(768, dtype=np.uint8).reshape(16, 16, 3))
-    for form in folder.formats():
+    for form in pictures.formats():
         image.save(tmp_path / "img.x", form)
         assert (
             abs(
-                folder.read_picture(tmp_path / "img.x", 16, 16, 3)[0].astype(int)
+                pictures.read_picture(tmp_path / "img.x", 16, 16, 3)[0].astype(int)
                 - np.asarray(image)
             ).mean()
             < 40
         ), form
-    assert set(folder.FORMATS) - set(folder.formats()) <= {"AVIF", "JPEG2000", "WEBP"}
+    assert set(pictures.FORMATS) - set(pictures.formats()) <= {"AVIF", "JPEG2000", "WEBP"}
 
 
 def test_a_folder_of_many_entries(tmp_path):
