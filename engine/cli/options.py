@@ -189,7 +189,7 @@ def train_parser(known: Known, description: str) -> Parser:
     add(
         "--log",
         metavar="KINDS",
-        help=f"beside metrics.csv: {', '.join(LOGS)}, or both with a comma",
+        help=f"one or several of {','.join(LOGS)} (default: csv)",
     )
     add("--out", metavar="DIR", help="run folder (default: runs/<net>-<init>-<date>)")
     add(

@@ -6,6 +6,7 @@
 Read next: tests/engine/test_train_options.py.
 """
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class Logs:
                 )
             )
         values = [
-            Summary.Value(tag=name.replace("_", "/", 1), simple_value=value)
+            Summary.Value(tag=re.sub("_(loss|accuracy)", r"/\1", name), simple_value=value)
             for name, value in row.items()
             if name not in ("epoch", "step") and value is not None
         ]
