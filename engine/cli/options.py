@@ -186,11 +186,7 @@ def train_parser(known: Known, description: str) -> Parser:
     add("--weights", metavar="RUN", help="start from the weights of a run, or of a file of one")
     add("--freeze", metavar="NAMES", help="layers whose weights stay, for example 'conv1*,conv2*'")
     add = groups["run"].add_argument
-    add(
-        "--log",
-        metavar="KINDS",
-        help=f"one or several of {','.join(LOGS)} (default: csv)",
-    )
+    add("--log", metavar="KINDS", help=f"one or several of {','.join(LOGS)} (default: csv)")
     add("--out", metavar="DIR", help="run folder (default: runs/<net>-<init>-<date>)")
     add(
         "--resume",

@@ -97,6 +97,8 @@ def about(metadata: dict[str, str], path: Path) -> dict:
         clock = [float.fromhex(value) for value in trained["clock"]]
         if len(clock) != SIZE or not all(map(math.isfinite, clock)) or min(clock) < 0:
             raise ValueError(f"a clock of {clock!s:.80}")
+        if not 0 <= trained["begun"] <= clock[STEP]:
+            raise ValueError(f"an optimizer that began at step {trained['begun']}")
     except (LookupError, TypeError, ValueError, OverflowError, InputError) as error:
         raise Damaged(f"is not as this program writes it ({error!s:.200})") from None
     return {

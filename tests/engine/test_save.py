@@ -3,6 +3,8 @@
 Read next: tests/run/test_checkpoint.py, the checkpoints of runs.
 """
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -14,6 +16,8 @@ from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, PReLU
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import OPTIMIZERS, SGD, RMSProp
+from engine.run import checkpoint
+from engine.run.tensorfile import header
 from kernels.reference import NumpyOps
 
 N, SHAPE, CLASSES = 50, (6, 6, 2), 3
@@ -97,7 +101,28 @@ def stripped(path):
     save_file(load_file(path), path)
 
 
-@pytest.mark.parametrize("damage", [flipped, cut, stripped])
+def forged(path, **changes):
+    """Another word in the metadata, with the hashes that belong to it."""
+    with open(path, "rb") as file:
+        metadata, _ = header(file, 1 << 20)
+    del metadata["metadata_hash"]
+    metadata["trained"] = json.dumps(json.loads(metadata["trained"]) | changes)
+    checkpoint.write_file(path, load_file(path), metadata)
+
+
+def early(path):
+    forged(path, begun=-3)
+
+
+def late(path):
+    forged(path, begun=1 << 40)
+
+
+def timeless(path):
+    forged(path, clock=["0x1.0p+0"] * 3)
+
+
+@pytest.mark.parametrize("damage", [flipped, cut, stripped, early, late, timeless])
 def test_a_damaged_file_changes_nothing(damage, tmp_path):
     net, path = made(), tmp_path / "net.safetensors"
     fit(net, SGD(net))
