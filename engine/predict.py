@@ -1,21 +1,45 @@
-"""A trained net as a function from images to probabilities.
+"""A trained net as a function from images to probabilities. From Python, and from the command line:
 
     model = engine.load("runs/fitnet4-lsuv-20250101-120000")
     model.predict(images)              # uint8 (N, H, W, C) -> float32 (N, classes)
 
-Everything it needs is in the run folder; the data set is not.
+    python -m engine.predict runs/fitnet4-lsuv-20250101-120000 cat.jpg dog.png
+    python -m engine.predict RUN cat.jpg --json
+
+Everything it needs is in the run folder; the data set is not. The command reads pictures as those
+of a folder of images are read, and prints the likeliest classes of each.
 
 Read next: engine/export.py, the same for other programs, and engine/fitting.py, nets and arrays of
 one's own.
 """
 
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 
+from engine.cli import options
+from engine.cli.command import Parser, run_command
+from engine.cli.messages import log_line, print_line
+from engine.cli.settings import Settings
 from engine.data.dataset import Split
 from engine.data.feed import Resident
 from engine.data.preprocessing import Preprocessing
-from engine.errors import InputError
+from engine.errors import InputError, NotFinite
+from engine.losses import loss_of
+from engine.net import Net
+from engine.run import checkpoint
+from engine.run.files import need
+from engine.run.folder import DESCRIPTION, read_run
 from engine.scoring import need_statistics
+from engine.train import KNOWN
+from kernels import ops_for
+from models import NETS, build
+
+BATCH = 1024  # images that a net makes room for at most
+LIKELIEST = 5  # classes that the command prints
 
 
 class Predictor:
@@ -52,3 +76,86 @@ class Predictor:
             self.net.ops.softmax(self.net.forward(train=False), self.prob)
             out[rows] = self.net.ops.tohost(self.prob)[: len(rows)]
         return out
+
+
+def restored(run, device: str, threads: int | None = None, report=print, **other):
+    """What `engine.load` gives, and what it was made from -> (Predictor, its run's record, Saved,
+    Settings).
+
+    other: `precision` and `batch`, where they are not to be the run's."""
+    record = read_run(run)
+    saved = checkpoint.read(run, report, best=True)
+    checkpoint.refuse_others(saved, record["settings"], record["data"])
+    settings = replace(Settings.from_dict(saved.settings, saved.path, KNOWN), **other)
+    data = need(saved.data, DESCRIPTION | Preprocessing.SAVED, saved.path)
+    shape = NETS[settings.net].in_shape
+    if tuple(data["in_shape"]) != shape or not all(
+        isinstance(name, str) for name in data["classes"]
+    ):
+        raise InputError(
+            f"{saved.path}: its data are not {settings.net}'s; put the run's own file back"
+        )
+    layers = build(settings.net, settings.act, len(data["classes"]), settings.dropout)
+    ops = ops_for(device, threads, settings.precision, allow_fp32=True)
+    settings = settings.on(ops)
+    net = Net(
+        layers,
+        loss_of(settings),
+        ops,
+        shape,
+        min(settings.batch, BATCH),
+        settings.seed,
+        precision=settings.precision,
+    )
+    checkpoint.restore(saved, net)
+    preprocessing = Preprocessing.restored(
+        data, saved.tensors, shape, settings.input_scale, saved.path
+    )
+    model = Predictor(net, data, preprocessing)
+    return model, record, saved, settings
+
+
+def answers(model: Predictor, pictures: list[Path]) -> list[dict]:
+    """The likeliest classes of picture files, as JSON has them. InputError for a file that is no
+    picture, NotFinite where the net's scores are none."""
+    from engine.data.pictures import read_picture  # Pillow is loaded for this alone
+
+    images = np.stack([read_picture(path, *model.in_shape).pixels for path in pictures])
+    found = []
+    for path, row in zip(pictures, model.predict(images), strict=True):
+        if not np.isfinite(row).all():
+            raise NotFinite(f"{path}: the net's scores are not finite; retrain it at a lower --lr")
+        likeliest = np.argsort(-row, kind="stable")[:LIKELIEST]
+        each = [{"class": model.classes[k], "probability": float(row[k])} for k in likeliest]
+        found.append({"picture": str(path), "likeliest": each})
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = Parser(prog="engine.predict", description=__doc__.split("\n\nRead next")[0])
+    add = parser.add_argument
+    add("run", metavar="RUN", help="a run folder; the run may still be going on")
+    add("pictures", metavar="PICTURE", nargs="+", help="PNG, JPEG, WebP, ...")
+    add("--device", default="auto", help="auto | cuda | cpu | numpy (default: auto)")
+    add("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    add("--json", action="store_true", help="the same as JSON, with every digit")
+    args = parser.parse_args(argv)
+    pictures = list(map(Path, args.pictures))
+    del args.pictures
+    options.check(args, KNOWN)
+    model = restored(args.run, args.device, args.threads, log_line)[0]
+    found = []
+    for first in range(0, len(pictures), model.net.batch):
+        for answer in answers(model, pictures[first : first + model.net.batch]):
+            found.append(answer)
+            if not args.json:
+                print_line(answer["picture"])
+                for one in answer["likeliest"]:
+                    print_line(f"  {one['probability']:.4f}  {one['class']}")
+    if args.json:
+        print_line(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("engine.predict", main))

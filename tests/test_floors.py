@@ -20,6 +20,7 @@ COMMANDS = {
     "engine/train.py",
     "engine/evaluate.py",
     "engine/export.py",
+    "engine/predict.py",
     "engine/__init__.py",
     "engine/__main__.py",
     "lsuv/__main__.py",

@@ -11,10 +11,12 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import engine
 import engine.evaluate
 import engine.export
+import engine.predict
 import engine.train
 import kernels.cuda
 import lsuv.__main__
@@ -74,6 +76,10 @@ def test_command_of_the_readme(command, finished, tmp_path, capsys, request, mon
         pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[test]'")
         assert engine.export.main(arguments) == 0
         assert (finished / "model.onnx").stat().st_size > 348_694 * 4  # FitNet-1's parameters
+    elif module == "engine.predict":
+        for name in arguments[1:]:
+            Image.new("RGB", (40, 30), "red").save(name)
+        assert engine.predict.main(arguments) == 0
     elif module == "engine.evaluate":
         assert engine.evaluate.main(arguments) == 0
     elif module == "lsuv":

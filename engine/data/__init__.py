@@ -14,7 +14,7 @@ from engine.data import cifar, download, mnist, synthetic
 from engine.data.dataset import Dataset, Layout, Raw, Split, build
 from engine.errors import InputError, nearest
 
-__all__ = ["FOLDER", "NAMES", "Dataset", "Raw", "Split", "build", "load"]
+__all__ = ["FOLDER", "NAMES", "Dataset", "Raw", "Split", "build", "labelled", "load"]
 
 OFFICIAL: dict[str, Layout] = {
     layout.name: layout for layout in (cifar.CIFAR10, cifar.CIFAR100, mnist.MNIST)
@@ -73,6 +73,24 @@ def load(
         [f"data {name}: {note}" for note in notes],
         identity="/".join(raw.classes),
     )
+
+
+def labelled(
+    name: str, data_dir, size: tuple[int, ...], report=print, follow_links: bool = False
+) -> tuple[Raw, str, list[str]]:
+    """Images to score a trained net on, as the test images of a Raw that has no others, the name of
+    the set, and notes: the test images of a set of ours or of a folder, or all the images of a
+    folder that holds class folders alone. InputError as of `load`."""
+    if name in NAMES:
+        data = load(name, data_dir, size=size, report=report)
+        none = data.test.images[:0], data.test.labels[:0]
+        return Raw(*none, data.test.images, data.test.labels, data.classes), name, []
+    from engine.data import folder
+
+    root = Path(os.path.expanduser(name)).resolve()
+    raw, notes = folder.labelled(root, size, follow_links)
+    name = f"{root.name}/"
+    return raw, name, [f"data {name}: {note}" for note in notes]
 
 
 def _auto(wanted: str, data_dir, limit, size, report) -> Dataset:

@@ -112,31 +112,49 @@ def read(
             )
     channels = size[2] if size is not None and len(size) == 3 else 3
     height, width = common_size(root, paths) if size is None else size[:2]
-    try:
-        images = np.empty((len(paths), height, width, channels), np.uint8)
-    except MemoryError as error:
-        raise InputError(f"{root}: {error}; give smaller images, or a limit") from None
-    notes += fill(images, root, paths)
+    images, done = read_all(root, paths, (height, width, channels))
+    notes += done
     counts = (spread(np.bincount(every, minlength=len(classes))) for every in labels)
     notes.append(f"a class has {next(counts)} training and {next(counts)} test images")
     count = len(labels[0])
     return Raw(images[:count], labels[0], images[count:], labels[1], classes), notes
 
 
-def fill(images: np.ndarray, root: Path, paths: list[Path]) -> list[str]:
-    """Read these pictures into images (M, H, W, C) uint8 -> notes on what was done to them."""
+def labelled(
+    root: Path, shape: tuple[int, ...], follow_links: bool = False
+) -> tuple[Raw, list[str]]:
+    """Images of `shape` for testing alone, and notes: those of a folder for testing, or all that
+    class folders alone hold. A class may have none."""
+    listing = Listing(root, follow_links)
+    train, test = listing.tops()
+    by_class = listing.classes(test or train or root, may_lack=True)
+    refuse(root, listing.problems)
+    paths = [path for files in by_class.values() for path in files]
+    if not paths:
+        raise InputError(f"{root}: no images; expected {LAYOUT}")
+    counts = [len(files) for files in by_class.values()]
+    labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    images, notes = read_all(root, paths, shape)
+    which = f"those of {(test or train or root).name}/"
+    notes = [*listing.notes(), f"{len(paths):,} images, {which}", *notes]
+    return Raw(images[:0], labels[:0], images, labels, list(by_class)), notes
+
+
+def read_all(root: Path, paths: list[Path], shape: tuple[int, ...]) -> tuple[np.ndarray, list[str]]:
+    """These pictures, (M, *shape) uint8, and notes on what was done to them."""
+    try:
+        images = np.empty((len(paths), *shape), np.uint8)
+    except MemoryError as error:
+        raise InputError(f"{root}: {error}; give smaller images, or a limit") from None
     changes, sizes = Counter[str](), set()
-    for place, picture in enumerate(
-        usable(root, paths, lambda path: read_picture(path, *images.shape[1:]))
-    ):
+    for place, picture in enumerate(usable(root, paths, lambda path: read_picture(path, *shape))):
         images[place] = picture.pixels
         changes.update(picture.changes)
         sizes.add(picture.size)
     ends = [f"{h}x{w}" for h, w in sorted(sizes, key=lambda size: (size[0] * size[1], size))]
     notes = [f"pictures of {ends[0]} to {ends[-1]} pixels"] if len(ends) > 1 else []
-    return notes + [
-        f"{changes[name]:,} of {len(paths):,} images {name}" for name in sorted(changes)
-    ]
+    notes += [f"{changes[name]:,} of {len(paths):,} images {name}" for name in sorted(changes)]
+    return images, notes
 
 
 def spread(counts: np.ndarray) -> str:

@@ -83,7 +83,8 @@ def open_picture(
     except UnidentifiedImageError:
         reason = f"none of {', '.join(formats())}"
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = reason.splitlines()[0]
     raise Unusable(path, f"not a readable image ({reason})", "repair or remove it")
 
 

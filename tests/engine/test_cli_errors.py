@@ -280,6 +280,7 @@ def test_the_commands_run_as_programs(tmp_path):
         ("engine.train", ["--net", "fitnet5"]),
         ("engine.evaluate", [str(tmp_path)]),
         ("engine.export", [str(tmp_path)]),
+        ("engine.predict", [str(tmp_path), "cat.png"]),
     ):
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments], capture_output=True, text=True

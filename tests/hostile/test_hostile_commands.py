@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import engine.evaluate
 import engine.export
+import engine.predict
 import engine.train
 import lsuv.__main__
 from engine.cli import options
@@ -35,12 +36,14 @@ MAIN = {
     "engine.train": engine.train.main,
     "engine.evaluate": engine.evaluate.main,
     "engine.export": engine.export.main,
+    "engine.predict": engine.predict.main,
     "lsuv": lsuv.__main__.main,
 }
 # The options of these commands.
 OF_A_RUN = {
     "engine.evaluate": ["device", "threads", "data", "data_dir"],
     "engine.export": ["out", "batch"],
+    "engine.predict": ["device", "threads"],
 }
 TINY = ["--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--batch", "8"]
 
@@ -229,6 +232,9 @@ def arguments(draw, command: str):
         if draw(st.integers(0, 9))
         else []
     )
+    if command == "engine.predict":
+        pictures = ["images/test/cat/img0.png", "images/train/dog/img2.png", "images", *WORDS]
+        found += draw(st.lists(st.sampled_from(pictures), max_size=3))
     if command not in OF_A_RUN and draw(st.booleans()):
         found += TINY
     for name in draw(st.lists(st.sampled_from(options_of(command)), max_size=6)):
@@ -300,6 +306,12 @@ def test_any_words_for_engine_evaluate(here, capsys, words):
 def test_any_words_for_engine_export(here, capsys, words):
     ends_well("engine.export", words, capsys)
     (here / "new.onnx").unlink(missing_ok=True)
+
+
+@fuzz(60, 1_500)
+@given(arguments("engine.predict"))
+def test_any_words_for_engine_predict(here, capsys, words):
+    ends_well("engine.predict", words, capsys)
 
 
 def test_the_words_reach_every_option():

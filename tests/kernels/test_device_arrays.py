@@ -19,6 +19,7 @@ import bench.common.ours
 import bench.init
 import engine
 import engine.evaluate
+import engine.predict
 import engine.train
 import kernels
 from bench.common.contest import Entry, mean_seconds
@@ -126,7 +127,7 @@ class Device:
 def device(ops, monkeypatch):
     """One over each device, which is also what every name of a device stands for."""
     found = Device(ops)
-    for module in (kernels, engine.train, engine.evaluate, bench.common.ours):
+    for module in (kernels, engine.train, engine.predict, bench.common.ours):
         monkeypatch.setattr(module, "ops_for", lambda *_, **__: found)
     return found
 
