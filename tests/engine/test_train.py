@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import engine
+import engine.predict
 import engine.train
 from engine.cli.command import SAVE
 from engine.cli.settings import YOUNGER, Settings
@@ -676,7 +677,7 @@ def test_a_log_on_a_full_disk_does_not_end_a_run(tmp_path):
 
 
 def test_load_makes_room_for_a_bounded_batch(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "BATCH", 4)
+    monkeypatch.setattr(engine.predict, "BATCH", 4)
     assert command(*SMALL, "--epochs", 1, "--out", tmp_path / "run") == 0
     model = engine.load(tmp_path / "run", device="numpy")
     assert model.net.batch == 4
