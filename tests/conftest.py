@@ -1,7 +1,7 @@
 """What pytest itself shares: fixtures, and the option --full. All else stands in tests/helpers.
 
 `ops` runs a test once for every device that works here; numpy always does. `double` puts the double
-of a GPU (tests/cuda/double) on Python's path; `cuda_ops` is device cuda on it.
+of a GPU (kernels/emulated/double) on Python's path; `cuda_ops` is device cuda on it.
 
 `python -m pytest --full` runs the full-length versions of the tests that are cut short otherwise
 (tests/helpers/length.py).

@@ -30,6 +30,7 @@ SAME = {"kernels.philox", "kernels.clock", "kernels.errors", "kernels.checks"}
 MAY = {
     "kernels": {"numpy", "ml_dtypes", "kernels"},
     "kernels/cuda": {"cupy", "cupy_backends", "cudnn"},  # besides
+    "kernels/emulated/double": {"cupy", "cupy_backends", "cudnn"},  # likewise
     "engine": {"numpy", "safetensors", "pooch", "PIL", "rich", "filelock", "engine"} | SAME,
     "engine/run/logs": {"tensorboardX"},  # likewise
     "lsuv": {"numpy", "engine", "lsuv"} | SAME,
@@ -91,7 +92,7 @@ def test_rooms_import_only_what_their_floor_allows():
     for name, path in modules().items():
         room = name.split(".")[0]
         allowed = set(MAY[room])
-        for special in ("kernels/cuda", "engine/run/logs"):
+        for special in ("kernels/cuda", "kernels/emulated/double", "engine/run/logs"):
             allowed |= MAY[special] if name.startswith(special.replace("/", ".")) else set()
         if is_command(name):
             continue

@@ -1,7 +1,7 @@
 // Kernels with one planted defect each, and the sound one they are made from: what the double and
 // the emulator must find (test_emulator.py). A block has THREADS threads.
 //
-// Read next: emulator/emulator.h.
+// Read next: kernels/emulated/emulator.h.
 
 #include "common.cuh"
 

@@ -98,7 +98,8 @@ def test_a_compilers_error_names_the_file_and_its_line(
 ):
     """An error in a header, and one behind an `#include`, planted in copies of the kernels."""
     import cupy
-    from cupy._kernels import CompileException
+
+    from kernels.emulated.compiler import CompileException
 
     folder = tmp_path / "kernels" / "cuda"
     shutil.copytree(source.HERE, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))

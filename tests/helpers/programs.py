@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
-DOUBLE = TESTS / "cuda" / "double"  # packages cupy and cudnn that stand for those of a GPU
+DOUBLE = ROOT / "kernels" / "emulated" / "double"  # packages cupy and cudnn for those of a GPU
 
 
 def environment(*first: Path | str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 As LAPACK's: the matrix lies column by column, `lda` numbers apart; of reflector j only what stands
 below its element j is read. Whatever it is handed is checked, and the workspace is garbage after.
 
-Read next: ../../../cupy/_double.py.
+Read next: tests/cuda/README.md.
 """
 
 from __future__ import annotations

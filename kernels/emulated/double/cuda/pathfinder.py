@@ -1,4 +1,7 @@
-"""A double of cuda-pathfinder, which loads NVIDIA's libraries: nothing is to be loaded here."""
+"""A double of cuda-pathfinder, which loads NVIDIA's libraries: nothing is to be loaded here.
+
+Read next: tests/cuda/README.md.
+"""
 
 
 def load_nvidia_dynamic_lib(name: str) -> None:

@@ -10,6 +10,8 @@
 // It is strict where a GPU is lenient, and knows only what the kernels use; a name that is missing
 // is a compile error. What it cannot show is in tests/cuda/README.md.
 //
+// With -DEMULATOR_TRACE what threads do is written down besides: trace.cpp.
+//
 // Read next: emulator.cpp.
 #pragma once
 
@@ -20,10 +22,16 @@
 #include <utility>
 
 #define __global__
+#if defined(EMULATOR_TRACE)
+#define __device__ __attribute__((always_inline))  // else an access is a call away from its line
+#else
 #define __device__
+#endif
 #define __launch_bounds__(...)
 #if defined(__SANITIZE_ADDRESS__)
 #define __shared__ static  // AddressSanitizer puts red zones around it
+#elif defined(__APPLE__)
+#define __shared__ static __attribute__((section("__DATA,shared_memory")))
 #else
 #define __shared__ static __attribute__((section("shared_memory")))
 #endif
@@ -121,6 +129,15 @@ const char* launch(const Launch& given, void (*kernel)(Parameters...)) {
     };
     return run(given, body, reinterpret_cast<const void*>(kernel));
 }
+
+#if defined(EMULATOR_TRACE)
+enum Kind : unsigned short { LOAD, STORE, BARRIER, EXCHANGE, BLOCK };
+
+// In trace.cpp: a launch begins, a thread goes on, and the running thread waits at `from`.
+void trace_launch(const Launch& launch);
+void trace_enter(size_t block, int thread);
+void trace_wait(Kind kind, const void* from);
+#endif
 
 }  // namespace emulator
 

@@ -4,7 +4,7 @@
 // end leaves its stack to the next one, and only those that wait keep theirs. Built into every
 // kernel's library.
 //
-// Read next: ../double/cupy/_kernels.py, which builds and calls these libraries.
+// Read next: trace.cpp.
 
 #include "emulator.h"
 
@@ -161,6 +161,10 @@ void enter(Thread& to) {
     }
     s.current = &to;
     thread = to.index;
+#if defined(EMULATOR_TRACE)
+    const size_t row = size_t(block.z) * grid_size.y + block.y;
+    trace_enter(row * grid_size.x + block.x, to.number);
+#endif
     void* fake = nullptr;
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&fake, to.fiber->stack.get(), STACK);
@@ -244,12 +248,18 @@ void run_block(const Launch& given, std::mt19937_64& order) {
 int lane() { return scheduler->current->number % WARP_THREADS; }
 
 void barrier(const char* place) {
+#if defined(EMULATOR_TRACE)
+    trace_wait(BARRIER, __builtin_return_address(0));
+#endif
     Thread& self = *scheduler->current;
     self.state = AT_BARRIER, self.place = place;
     leave();
 }
 
 const uint64_t* exchange(unsigned mask, uint64_t value, const char* place) {
+#if defined(EMULATOR_TRACE)
+    trace_wait(EXCHANGE, __builtin_return_address(0));
+#endif
     Scheduler& s = *scheduler;
     Thread& self = *s.current;
     Warp& warp = s.warps[size_t(self.number / WARP_THREADS)];
@@ -286,6 +296,9 @@ const char* run(const Launch& given, Body body, const void* kernel) {
     scheduler = own.get();
     scheduler->body = body, scheduler->kernel = kernel, scheduler->arguments = given.arguments;
     grid_size = given.grid;
+#if defined(EMULATOR_TRACE)
+    trace_launch(given);
+#endif
     std::mt19937_64 order(given.order);
     const size_t blocks = size_t(given.grid.x) * given.grid.y * given.grid.z;
     std::vector<size_t> turns(blocks);

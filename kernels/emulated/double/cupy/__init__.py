@@ -5,7 +5,7 @@ launch sizes, the order of its arguments, its buffers and its capture are the re
 the kernels, compiled by g++ behind emulator.h. An array refuses what would make a GPU wait without
 saying so (a comparison, a float of an element, NumPy's functions), and what CuPy can't do.
 
-Read next: _double.py.
+Read next: _double.py and _memory.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-
 from cupy import _double
 from cupy._kernels import RawModule
 from cupy._memory import MemoryPool

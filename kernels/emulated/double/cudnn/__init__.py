@@ -15,10 +15,10 @@ import enum
 import math
 
 import numpy as np
+from cudnn import _double
 from cupy import _double as device
 from ml_dtypes import bfloat16
 
-from cudnn import _double
 from kernels.reference import NumpyOps
 
 data_type = enum.Enum("data_type", ["FLOAT", "BFLOAT16"])

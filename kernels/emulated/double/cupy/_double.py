@@ -15,6 +15,7 @@ import ctypes
 import os
 import threading
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,6 +29,8 @@ _libc.free.argtypes = [ctypes.c_void_p]
 _starts: list[int] = []  # of the live allocations, sorted
 _sizes: dict[int, int] = {}
 capacity, used, launches = CAPACITY, 0, 0
+# bench.trace's, called in place of Function.run; the kernels compiled while it is set are traced.
+tracer: Callable | None = None
 now = 0.0  # seconds of the pretended GPU, which events read
 recording: list | None = None  # the work of the capture that is going on
 recorded = 0  # the stream that captures

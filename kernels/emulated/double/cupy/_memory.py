@@ -1,6 +1,6 @@
 """The pool that CuPy takes memory from: here every array is an allocation of its own.
 
-Read next: _double.py.
+Read next: tests/cuda/README.md.
 """
 
 from cupy import _double

@@ -1,6 +1,6 @@
 """Streams, events, graphs and facts of the pretended GPU.
 
-Read next: ../_double.py.
+Read next: ../_memory.py.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ import itertools
 import threading
 from types import SimpleNamespace
 
-from cupy_backends.cuda.libs import cusolver
-
 from cupy import _double
+from cupy_backends.cuda.libs import cusolver
 
 _numbers = itertools.count(1)
 

@@ -1,6 +1,6 @@
 """The plans that the pretended cuDNN offers, and what a test may change about them.
 
-Read next: ../cupy/_double.py.
+Read next: tests/cuda/README.md.
 """
 
 from __future__ import annotations

@@ -1,0 +1,4 @@
+"""A double of NVIDIA's namespace of packages.
+
+Read next: pathfinder.py.
+"""

@@ -1,0 +1,4 @@
+"""Of CUDA.
+
+Read next: libs/__init__.py.
+"""

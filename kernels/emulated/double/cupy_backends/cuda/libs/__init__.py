@@ -1,0 +1,4 @@
+"""Its libraries.
+
+Read next: cusolver.py.
+"""
