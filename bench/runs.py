@@ -5,7 +5,7 @@
 A row a run: its settings, whether it came to its end, and metrics.csv as it is. A folder of several
 seeds (`--runs N`) gives a row a seed.
 
-Read next: bench/report.py.
+Read next: bench/weights.py.
 """
 
 import argparse

@@ -10,6 +10,7 @@
     python -m bench.init         orthonormal matrices, and LSUV whole
     python -m bench.gpu          all of it on a GPU
     python -m bench.paper        the paper's tables and figures, ours beside theirs
+    python -m bench.weights      a finished run as weights that come with the program
     python -m bench.runs         figures of finished runs, for the report
     python -m bench.report       writes the pages of measurements
 

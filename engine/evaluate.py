@@ -32,6 +32,7 @@ from engine.run import folder as run_folder
 from engine.run.session import data_of
 from engine.scoring import score, table
 from engine.train import KNOWN
+from models import weights
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     options.check(args, KNOWN)
     options.refuse_auto(args)
+    args.run = weights(args.run)
     record, where = run_folder.read_run(args.run), Path(args.run) / run_folder.RUN
     s = Settings.from_dict(record["settings"], where, KNOWN)
     model, _, saved, _ = engine.restored(args.run, args.device, args.threads, print_line)

@@ -36,7 +36,7 @@ from engine.run.folder import DESCRIPTION, read_run
 from engine.scoring import need_statistics
 from engine.train import KNOWN
 from kernels import ops_for
-from models import NETS, build
+from models import NETS, build, weights
 
 BATCH = 1024  # images that a net makes room for at most
 LIKELIEST = 5  # classes that the command prints
@@ -83,6 +83,7 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     Settings).
 
     other: `precision` and `batch`, where they are not to be the run's."""
+    run = weights(run)
     record = read_run(run)
     saved = checkpoint.read(run, report, best=True)
     checkpoint.refuse_others(saved, record["settings"], record["data"])

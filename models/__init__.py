@@ -5,12 +5,14 @@ Read next: models/fitnet.py.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from engine.errors import choose
 from engine.layers import Layer
 from models import caffenet, fitnet, googlenet
 
 ACTS = tuple(fitnet.ACTS)
+WEIGHTS = Path(__file__).parent / "weights"
 ELEMENTWISE = tuple(act for act in ACTS if act != "maxout")
 
 
@@ -40,6 +42,13 @@ NETS = {
         googlenet.googlenet, googlenet.IN_SHAPE, "folder", 1000, "relu", ELEMENTWISE
     ),
 }
+
+
+def weights(run: str | Path) -> Path:
+    """Where a name of trained weights that come with the program lies, such as "fitnet_mnist-svm";
+    what is no such name is a run's folder, and stays."""
+    packaged = {path.name: path for path in WEIGHTS.iterdir() if path.is_dir()}
+    return packaged.get(str(run), Path(run))
 
 
 def build(name: str, act: str, classes: int, dropout: bool = True) -> list[Layer]:

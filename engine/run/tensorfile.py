@@ -21,7 +21,7 @@ import numpy as np
 
 from engine.run.files import parse
 
-TYPES = {"F32": "<f4", "F64": "<f8"}  # those that we write, for NumPy
+TYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # those that we write, for NumPy
 KEYS = {"dtype", "shape", "data_offsets"}
 MOST_AXES = 8
 
