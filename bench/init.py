@@ -30,7 +30,7 @@ import numpy as np
 
 import models
 from bench.common.contest import Contestant, Refused, Setting, close
-from bench.common.machine import write
+from bench.common.machine import refuse_emulated, write
 from bench.paper.printed import TABLE_6
 from bench.peers import torch_missing
 from bench.peers.orthonormal import QUICK_SVD, available
@@ -232,6 +232,7 @@ def main(argv: list[str] | None = None) -> int:
     for net in nets:
         choose("net", net, NETS)
     threads = options.threads or len(os.sched_getaffinity(0))
+    refuse_emulated(options.device)
     ops = ops_for(options.device, options.threads)
     data = load(options.data, options.data_dir) if "fitnet4" in nets else None
     print(

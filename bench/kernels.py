@@ -36,7 +36,7 @@ from importlib import metadata
 from bench.common.calls import TF32_LIMIT, errors
 from bench.common.cases import Case, cases
 from bench.common.contest import Contestant, Place, Refused, Setting, close, compete
-from bench.common.machine import write
+from bench.common.machine import refuse_emulated, write
 from bench.common.ours import CONVOLUTIONS, ceilings
 from bench.peers import torch_missing
 from engine.cli.command import Parser, run_command
@@ -248,6 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = options_of(arguments)
     asked = chosen(options.only, options.small)
     known = "fp32" if options.precision == "both" else options.precision
+    refuse_emulated(options.device)
     ops = ops_for(options.device, options.threads, known)
     precisions = list(ops.precisions) if options.precision == "both" else [known]
     threads = ops.threads or os.cpu_count() or 1

@@ -42,7 +42,7 @@ import sys
 
 import models
 from bench.common.contest import Contestant, Entry, Place, Refused, close, compete
-from bench.common.machine import write
+from bench.common.machine import refuse_emulated, write
 from bench.common.ours import CONVOLUTIONS, check
 from bench.peers import torch_missing
 from engine.cli.command import Parser, run_command
@@ -147,6 +147,7 @@ def report(line: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     options = options_of(arguments)
+    refuse_emulated(options.device)
     ops = ops_for(options.device, options.threads, options.precision)
     why = torch_missing(ops.name) if options.against else None
     if why:

@@ -4,7 +4,8 @@
     ops = kernels.ops_for("cpu", threads=2)
 
 Devices: cuda (our own CUDA kernels, and cuDNN's convolutions), cpu (our own OpenMP kernels, and
-oneDNN's for what those leave over), numpy (the reference; runs wherever Python does).
+oneDNN's for what those leave over), numpy (the reference; runs wherever Python does), emulated (the
+CUDA kernels without a GPU, thread by thread on a CPU; auto never takes it).
 
 Read next: kernels/reference.py, the definition of every operation.
 """
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from kernels.reference import NumpyOps
 
 __all__ = ["DEVICES", "MOST_THREADS", "DeviceError", "ops_for"]
-DEVICES = ("auto", "cuda", "cpu", "numpy")
+DEVICES = ("auto", "cuda", "cpu", "numpy", "emulated")
 MOST_THREADS = 1024  # OpenMP ends the process, without an error, at far more
 
 
@@ -64,6 +65,8 @@ def ops_for(
 def _ops_for(name: str, threads: int | None, precision: str, deterministic: bool) -> NumpyOps:
     if name == "numpy":
         return _numpy_ops(threads, "device numpy: asked for")
+    if name == "emulated":
+        return _emulated_ops(threads, precision, deterministic)
     without = ""  # why auto does not take the GPU
     if name in ("cuda", "auto"):
         from kernels import cuda
@@ -120,4 +123,21 @@ def _numpy_ops(threads: int | None, why: str) -> NumpyOps:
 
     ops = NumpyOps()
     ops.why = why
+    return ops
+
+
+def _emulated_ops(threads: int | None, precision: str, deterministic: bool) -> NumpyOps:
+    from kernels import emulated
+
+    if lack := emulated.missing():
+        raise DeviceError(f"device emulated: {lack}")
+    if threads is not None:
+        raise DeviceError(
+            f"threads {threads}: device emulated runs on one; leave them out, or use device cpu"
+        )
+    emulated.double()
+    from kernels.emulated.ops import EmulatedOps
+
+    ops = EmulatedOps(precision, deterministic)
+    ops.why = "device emulated: asked for"
     return ops

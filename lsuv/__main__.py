@@ -17,7 +17,7 @@ from pathlib import Path
 
 from engine.cli import options
 from engine.cli.command import Parser, run_command
-from engine.cli.messages import data_line, log_line, print_line
+from engine.cli.messages import data_line, log_line, print_line, timed
 from engine.cli.settings import DEFAULTS
 from engine.data import load
 from engine.errors import InputError
@@ -107,7 +107,8 @@ def main(argv: list[str] | None = None) -> int:
         print_line(f"report in {args.json}")
     print_line(
         f"layers {len(report.layers())}  parameters {net.parameters}  "
-        f"seconds {report.seconds:.2f}  device {ops.name}  {data_line(data.name)}"
+        f"{timed(f'seconds {report.seconds:.2f}', ops.name)}  "
+        f"device {ops.name}  {data_line(data.name)}"
     )
     return 0
 

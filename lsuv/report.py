@@ -95,6 +95,8 @@ class Report:
         text.append(
             f"mean and variance of the {what}, {self.settings.get('images')} images a "
             f"measurement, {passes}, {self.seconds:.2f} s"
+            + " (emulated: no speed of a GPU)"
+            * (self.settings.get("device") == "emulated")
         )
         if self.largest_deviation is not None:
             text.append(f"largest |variance - 1| of what was scaled {self.largest_deviation:.1e}")

@@ -88,8 +88,10 @@ def test_the_cuda_kernels_are_in_the_distribution():
         path
         for room in ("kernels", "bench")
         for path in (ROOT / room).rglob("*")
-        if path.suffix in (".cu", ".cuh")
+        if path.suffix in (".cu", ".cuh") or path.is_relative_to(ROOT / "kernels" / "emulated")
+        if path.suffix in (".cu", ".cuh", ".cpp", ".h")
     }
+    assert ROOT / "kernels" / "emulated" / "emulator.h" in kernels
     assert kernels and kernels <= held
 
 

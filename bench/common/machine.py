@@ -10,6 +10,7 @@ import pathlib
 import platform
 from contextlib import suppress
 
+from engine.errors import InputError
 from engine.run.folder import versions
 
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
@@ -50,3 +51,12 @@ def write(
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"machine": machine(ops, peers or {}), **more, "rows": rows}, indent=1)
         path.write_text(text + "\n")
+
+
+def refuse_emulated(device: str | None) -> None:
+    """InputError for the device whose times say nothing."""
+    if device == "emulated":
+        raise InputError(
+            "--device emulated: it has no speed of a GPU to measure; python -m bench.trace shows "
+            "what its kernels do, or give --device cpu or cuda"
+        )

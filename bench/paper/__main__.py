@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from bench.common.machine import refuse_emulated
 from bench.paper import (
     claims,
     figure1,
@@ -284,6 +285,7 @@ def with_blanks(study: Study, rows: list[dict]) -> list[dict]:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     check(args)
+    refuse_emulated(args.device)
     study, rows = study_of(args), []
     names = chosen(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does

@@ -40,22 +40,29 @@ def data_line(name: str) -> str:
     return f"data {printable(name)}{made_up}"
 
 
-def epoch_line(row: dict, epochs: float) -> str:
+def timed(text: str, device: str) -> str:
+    """A figure that is a time, or comes of one. device: as it was asked for; auto takes none that
+    is emulated."""
+    return f"{text} (emulated: no speed of a GPU)" if device == "emulated" else text
+
+
+def epoch_line(row: dict, epochs: float, device: str) -> str:
     which = "validation" if "validation_loss" in row else "test"
     return (
         f"epoch {row['epoch']}/{math.ceil(epochs)}  step {row['step']}  lr {row['lr']:.3g}  "
         f"train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}  "
         f"{which} loss {row[f'{which}_loss']:.4f} accuracy {row[f'{which}_accuracy']:.4f}  "
-        f"images/s {row['images_per_second']:.0f}"
+        + timed(f"images/s {row['images_per_second']:.0f}", device)
     )
 
 
 def last_line(result: dict) -> str:
+    rate = f"images/s {result['images_per_second']:.0f}"
     loss = float("nan") if result["test_loss"] is None else result["test_loss"]
     return (
         f"test accuracy {result['test_accuracy']:.4f}  error {result['test_error']:.4f}  "
         f"loss {loss:.4f}  epochs {result['epochs']:g}  "
-        f"images/s {result['images_per_second']:.0f}  device {result['device']}  "
+        f"{timed(rate, result['device'])}  device {result['device']}  "
         f"{data_line(result['data'])}"
     )
 

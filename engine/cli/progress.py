@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from engine.cli.messages import print_line
+from engine.cli.messages import print_line, timed
 
 PLAIN_SECONDS = 60  # between two plain lines within an epoch
 
@@ -16,8 +16,8 @@ PLAIN_SECONDS = 60  # between two plain lines within an epoch
 class ProgressBar:
     """A context; `line` prints above the bar, `step` moves it. Steps count the whole run."""
 
-    def __init__(self, total: int, done: int):
-        self.total, self.done = total, done
+    def __init__(self, total: int, done: int, device: str):
+        self.total, self.done, self.device = total, done, device
         self.bar: Any = None  # rich's, on a terminal
         self.spoke = time.perf_counter()
         self.terminal = sys.stdout is not None and sys.stdout.isatty()
@@ -31,8 +31,7 @@ class ProgressBar:
                 TextColumn("epoch {task.fields[epoch]}"),
                 BarColumn(),
                 TextColumn(
-                    "{task.percentage:>3.0f}%  loss {task.fields[loss]}  "
-                    "{task.fields[speed]} images/s  left"
+                    "{task.percentage:>3.0f}%  loss {task.fields[loss]}  {task.fields[speed]}  left"
                 ),
                 TimeRemainingColumn(),
                 console=Console(),
@@ -67,10 +66,9 @@ class ProgressBar:
                 completed=step,
                 epoch=str(epoch),
                 loss=f"{loss:.4f}",
-                speed=f"{speed:.0f}",
+                speed=timed(f"{speed:.0f} images/s", self.device),
             )
         elif time.perf_counter() - self.spoke > PLAIN_SECONDS:
             self.spoke = time.perf_counter()
-            self.line(
-                f"  step {step}/{self.total}  epoch {epoch}  loss {loss:.4f}  images/s {speed:.0f}"
-            )
+            rate = timed(f"images/s {speed:.0f}", self.device)
+            self.line(f"  step {step}/{self.total}  epoch {epoch}  loss {loss:.4f}  {rate}")

@@ -20,7 +20,7 @@ import numpy as np
 
 from engine.cli import options
 from engine.cli.command import Signals
-from engine.cli.messages import epoch_line, last_line, log_line, print_line, print_settings
+from engine.cli.messages import epoch_line, last_line, log_line, print_line, print_settings, timed
 from engine.cli.progress import ProgressBar
 from engine.cli.settings import MAY_CHANGE, Known, Settings
 from engine.data import NAMES
@@ -118,7 +118,7 @@ class Session:
         self.settings, self.net, self.feed, self.optimizer = s, net, feed, optimizer
         self.folder, self.progress, self.asked = folder, progress, asked
         self.before, self.began = progress.seconds, time.perf_counter()
-        self.show = ProgressBar(s.steps, int(progress.clock[STEP]))
+        self.show = ProgressBar(s.steps, int(progress.clock[STEP]), s.device)
         self.logs = Logs(s.log, folder)
 
     def __enter__(self) -> "Session":
@@ -219,7 +219,7 @@ class Session:
         run_folder.write_metrics(self.folder, past.rows)
         self.logs.epoch(past.rows)
         self.show.step(epoch.end, epoch.number, row["train_loss"], row["images_per_second"])
-        self.show.line(epoch_line(row, s.epochs))
+        self.show.line(epoch_line(row, s.epochs, s.device))
         zero_sums(clock)
         past.epoch_training, past.epoch_images = 0.0, 0
         self.save()
@@ -478,7 +478,7 @@ def resume(work: Work, args) -> None:
             changed[name] = options.absolute(changed[name])
     options.refuse_auto(args)
     origins = record["origins"] | dict.fromkeys(changed, "command line")
-    if args.device in ("numpy", "cuda"):
+    if args.device in ("numpy", "cuda", "emulated"):
         changed.setdefault("threads", None)  # those of another device
     s = Settings.from_dict(record["settings"] | changed, where, work.known)
     if args.epochs is not None and several:
@@ -530,9 +530,10 @@ def print_report(s: Settings, net: Net, report, folder: Path) -> None:
     """What the initialiser did: in a line, and layer by layer in init.json."""
     for note in report.notes:
         print_line(f"note: {note}")
+    seconds = timed(f"{report.seconds:.2f} s", s.device)
     print_line(
         f"init {s.init}: {len(report.layers())} layers with weights, {net.parameters:,} "
-        f"parameters, {report.seconds:.2f} s; {folder / run_folder.INIT} has every layer"
+        f"parameters, {seconds}; {folder / run_folder.INIT} has every layer"
     )
     write_json(folder / run_folder.INIT, report.as_dict())
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kernels.emulated.compiler import compiler
+from kernels.emulated import compiler
 
 DOUBLE = Path(__file__).resolve().parent / "double"
 
@@ -23,7 +23,7 @@ def missing() -> str | None:
     """What device emulated lacks here, in one line with the remedy; None if nothing."""
     if "cupy" in sys.modules and not _is_double():
         return "CuPy itself has been imported here; use the device in a process of its own"
-    if compiler() is None:
+    if compiler.command() is None:
         return (
             "no C++ compiler ($CXX, g++ or clang++) is found; install one (Debian: apt install "
             "g++, macOS: xcode-select --install), or use device numpy"

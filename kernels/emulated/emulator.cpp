@@ -21,7 +21,8 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(__linux__)
+#define OWN_SWITCH  // of stacks; elsewhere the system's, which also asks about signals
 // Saves the callee's registers on this stack and its pointer in *from, and goes on where `to` was
 // saved.
 extern "C" void switch_stacks(void** from, void* to);
@@ -58,7 +59,7 @@ namespace {
 
 constexpr size_t STACK = 256 << 10;
 
-#if defined(__x86_64__)
+#if defined(OWN_SWITCH)
 using Saved = void*;
 void change(Saved& from, Saved& to) { switch_stacks(&from, to); }
 #else
@@ -135,7 +136,7 @@ std::unique_ptr<Fiber> new_fiber() {
     auto fiber = std::make_unique<Fiber>();
     unsigned char* top = fiber->stack.get() + STACK;
     top -= reinterpret_cast<uintptr_t>(top) % 16;
-#if defined(__x86_64__)
+#if defined(OWN_SWITCH)
     void** place = reinterpret_cast<void**>(top);
     *--place = nullptr;  // where `begin` would return to; it never does
     *--place = reinterpret_cast<void*>(&begin);

@@ -6,7 +6,7 @@ Read next: tests/cuda/README.md, what it shows of a GPU and what it can't.
 from __future__ import annotations
 
 from kernels.cuda.ops import CudaOps
-from kernels.emulated.compiler import compiler
+from kernels.emulated import compiler
 
 
 class EmulatedOps(CudaOps):
@@ -16,4 +16,5 @@ class EmulatedOps(CudaOps):
 
     @property
     def description(self) -> str:
-        return f"our CUDA kernels compiled by {compiler()}, thread by thread; no speed of a GPU"
+        made = f"our CUDA kernels compiled by {compiler.command()}, thread by thread"
+        return f"{made}; no speed of a GPU"
