@@ -76,6 +76,8 @@ def transfer(net, path: str | Path) -> list[str]:
 def read(path: str | Path) -> Saved:
     """A file of `save`, or a run's newest checkpoint: its folder, or its file. InputError."""
     path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such run or file of weights; look at the name")
     if not path.is_file():
         return checkpoint.read(path, best=True)
     try:

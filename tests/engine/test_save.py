@@ -144,7 +144,7 @@ def test_another_net_or_optimizer_is_refused_whole(tmp_path):
     assert np.array_equal(before, other.weights)
     with pytest.raises(InputError, match="holds the memory of SGD, not of RMSProp"):
         engine.restore(net, tmp_path / "net", RMSProp(net))
-    with pytest.raises(InputError, match="nowhere: no checkpoint to load"):
+    with pytest.raises(InputError, match="nowhere: no such run or file of weights"):
         engine.restore(net, tmp_path / "nowhere")
 
 

@@ -206,7 +206,7 @@ def test_with_other_classes_the_last_layer_is_new_and_the_rest_can_stay(tmp_path
 @pytest.mark.parametrize(
     "options, said",
     [
-        (["--weights", "nowhere"], "nowhere: no checkpoint to load"),
+        (["--weights", "nowhere"], "nowhere: no such run or file of weights"),
         (["--freeze", "cnv"], "'cnv' is the name of no layer"),
         (["--freeze", "*"], "--freeze *: that is all of tiny"),
         (["--validation", "0.999"], "validation 0.999 of 90 images"),
