@@ -44,6 +44,7 @@ FILES = {  # pattern -> what it holds, the command that writes it
         "the paper's cells; with it the page, the figures and their points",
         "python -m bench.paper report --out bench/results/paper",
     ),
+    "search.json": ("trials of settings for `fast`, by validation accuracy", "by hand"),
     "gpu-*.json": ("everything on one GPU", "python -m bench.gpu"),
     "curves.png": ("drawn from training.json", "python -m bench.report"),
 }
@@ -164,6 +165,32 @@ def cifar() -> list[dict]:
         )
     head = ["net", "act", "init", "epochs", "train loss", "test accuracy %", "best %"]
     return [{"runs": table(head, rows), "measured": trained_on(training, runs)}] if runs else []
+
+
+def search() -> list[dict]:
+    """The trials for the `fast` recipe, best first; what failed last."""
+    found = read("search.json")
+    rows = found["rows"] if found else []
+    tried = [
+        [
+            r["net"],
+            r["act"],
+            f"{r['epochs']:g}",
+            ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in r["settings"].items()),
+            *(
+                "not finite"
+                if r["validation_accuracy"] is None
+                else f"{100 * r[key]:.2f}"
+                if r[key] is not None
+                else ""
+                for key in ("validation_accuracy", "averaged_accuracy")
+            ),
+        ]
+        for r in sorted(rows, key=lambda r: (r["net"], -(r["validation_accuracy"] or 0)))
+    ]
+    head = ["net", "act", "epochs", "settings", "validation %", "averaged weights %"]
+    measured = f"{found['machine']}, {found['date']}" if found else ""
+    return [{"trials": table(head, tried), "measured": measured}] if rows else []
 
 
 def precision() -> list[dict]:
@@ -421,6 +448,7 @@ PARTS = {
     "contents": contents,
     "paper": paper,
     "cifar": cifar,
+    "search": search,
     "precision": precision,
     "init": init,
     "goals": goals_alone,
