@@ -3,6 +3,7 @@
     python -m engine.train       train a net; --resume goes on with a run
     python -m engine.evaluate    accuracy of a run, confusion table, class by class
     python -m engine.predict     the likeliest classes of pictures
+    python -m engine.plot        learning curves, confusion table, worst images, as a page
     python -m engine.export      a run's net as an ONNX file
     python -m lsuv               what an initialiser does to a net, layer by layer
     python -m bench.step         a training step, beside PyTorch's

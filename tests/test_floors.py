@@ -20,6 +20,7 @@ COMMANDS = {
     "engine/train.py",
     "engine/evaluate.py",
     "engine/export.py",
+    "engine/plot/__main__.py",
     "engine/predict.py",
     "engine/__init__.py",
     "engine/__main__.py",
@@ -33,6 +34,7 @@ MAY = {
     "kernels/emulated/double": {"cupy", "cupy_backends", "cudnn"},  # likewise
     "engine": {"numpy", "safetensors", "pooch", "PIL", "rich", "filelock", "engine"} | SAME,
     "engine/run/logs": {"tensorboardX"},  # likewise
+    "engine/plot": {"matplotlib"},
     "lsuv": {"numpy", "engine", "lsuv"} | SAME,
     "models": {"engine", "models"},
 }
@@ -43,6 +45,7 @@ FLOORS = [
     {"the subject", "engine.data", "models", "lsuv"},
     {"engine.cli"},
     {"engine.run"},
+    {"engine.plot"},
 ]
 
 
@@ -92,7 +95,12 @@ def test_rooms_import_only_what_their_floor_allows():
     for name, path in modules().items():
         room = name.split(".")[0]
         allowed = set(MAY[room])
-        for special in ("kernels/cuda", "kernels/emulated/double", "engine/run/logs"):
+        for special in (
+            "kernels/cuda",
+            "kernels/emulated/double",
+            "engine/run/logs",
+            "engine/plot",
+        ):
             allowed |= MAY[special] if name.startswith(special.replace("/", ".")) else set()
         if is_command(name):
             continue
@@ -129,7 +137,12 @@ def test_engine_shows_what_a_net_is_and_how_it_learns():
     """In sixteen files; what keeps runs safe, talks to the user or reads files has a folder."""
     shown = {path.name for path in (ROOT / "engine").glob("*.py")} - {"__main__.py"}
     assert len(shown) <= 16
-    assert {path.parent.name for path in (ROOT / "engine").glob("*/*.py")} == {"cli", "data", "run"}
+    assert {path.parent.name for path in (ROOT / "engine").glob("*/*.py")} == {
+        "cli",
+        "data",
+        "plot",
+        "run",
+    }
 
 
 def test_nothing_imports_bench_or_tests():

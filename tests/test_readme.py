@@ -16,6 +16,7 @@ from PIL import Image
 import engine
 import engine.evaluate
 import engine.export
+import engine.plot.__main__
 import engine.predict
 import engine.train
 import kernels.cuda
@@ -76,6 +77,9 @@ def test_command_of_the_readme(command, finished, tmp_path, capsys, request, mon
         pytest.importorskip("onnx", reason="onnx is not installed: pip install -e '.[test]'")
         assert engine.export.main(arguments) == 0
         assert (finished / "model.onnx").stat().st_size > 348_694 * 4  # FitNet-1's parameters
+    elif module == "engine.plot":
+        assert engine.plot.__main__.main(arguments) == 0
+        assert (finished / "plot.png").stat().st_size > 10_000
     elif module == "engine.predict":
         for name in arguments[1:]:
             Image.new("RGB", (40, 30), "red").save(name)

@@ -281,6 +281,7 @@ def test_the_commands_run_as_programs(tmp_path):
         ("engine.evaluate", [str(tmp_path)]),
         ("engine.export", [str(tmp_path)]),
         ("engine.predict", [str(tmp_path), "cat.png"]),
+        ("engine.plot", [str(tmp_path)]),
     ):
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments], capture_output=True, text=True

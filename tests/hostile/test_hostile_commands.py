@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import engine.evaluate
 import engine.export
+import engine.plot.__main__
 import engine.predict
 import engine.train
 import lsuv.__main__
@@ -28,7 +29,7 @@ from engine.errors import InputError
 from engine.run import checkpoint, session
 from engine.run import folder as runs
 from helpers.data_sets import forge_folder
-from helpers.hostile import assert_one_line, file_names, forged, fuzz, in_time
+from helpers.hostile import assert_one_line, damaged, file_names, forged, fuzz, in_time
 from helpers.nets import tiny
 from models import NETS
 
@@ -36,6 +37,7 @@ MAIN = {
     "engine.train": engine.train.main,
     "engine.evaluate": engine.evaluate.main,
     "engine.export": engine.export.main,
+    "engine.plot": engine.plot.__main__.main,
     "engine.predict": engine.predict.main,
     "lsuv": lsuv.__main__.main,
 }
@@ -43,6 +45,7 @@ MAIN = {
 OF_A_RUN = {
     "engine.evaluate": ["device", "threads", "data", "data_dir"],
     "engine.export": ["out", "batch"],
+    "engine.plot": ["out", "device", "threads", "data", "data_dir"],
     "engine.predict": ["device", "threads"],
 }
 TINY = ["--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--batch", "8"]
@@ -195,7 +198,16 @@ VALUES = {  # what may work, by option; every option is given WORDS too
     "ema": ["0.999", "1"],
     "accumulate": ["2", "1.5", "1e300"],
     "runs": ["1", "2"],
-    "out": ["new", "run", "file/new", "x" * 300, "new.onnx", "file/new.onnx"],
+    "out": [
+        "new",
+        "run",
+        "file/new",
+        "x" * 300,
+        "new.onnx",
+        "file/new.onnx",
+        "new.html",
+        "no/new.html",
+    ],
     "resume": ["run", "all", "empty"],
     "lsuv_batches": ["1", "0"],
     "lsuv_include": ["conv*", "[", "clf,conv1"],
@@ -309,6 +321,18 @@ def test_any_words_for_engine_export(here, capsys, words):
 
 
 @fuzz(60, 1_500)
+@given(arguments("engine.plot"))
+def test_any_words_for_engine_plot(here, capsys, words):
+    with pytest.MonkeyPatch.context() as patch:  # what takes its time is drawn below
+        patch.setattr(engine.plot.__main__.figures, "png", lambda runs: b"")
+        patch.setattr(engine.plot.__main__.page, "html", lambda runs: "")
+        ends_well("engine.plot", words, capsys)
+    for name in ("new", "plot", "run/plot"):
+        for ending in (".png", ".html"):
+            (here / f"{name}{ending}").unlink(missing_ok=True)
+
+
+@fuzz(60, 1_500)
 @given(arguments("engine.predict"))
 def test_any_words_for_engine_predict(here, capsys, words):
     ends_well("engine.predict", words, capsys)
@@ -341,6 +365,24 @@ def test_an_edited_run_folder(here, no_training, capsys, data, which):
         ends_well("engine.evaluate", ["edited"], capsys)
     finally:
         shutil.rmtree(here / "edited")
+
+
+@fuzz(12, 300)
+@given(st.data(), st.sampled_from([runs.RUN, runs.INIT, runs.METRICS]))
+def test_an_edited_run_folder_is_drawn(here, capsys, data, name):
+    path = here / "drawn" / name
+    shutil.rmtree(path.parent, ignore_errors=True)
+    shutil.copytree(here / "run", path.parent)
+    text = data.draw(
+        damaged(path.read_bytes()).map(lambda content: content.decode(errors="replace"))
+        if name == runs.METRICS
+        else forged(json.loads(path.read_text()))
+    )
+    path.write_text(text, errors="replace")
+    try:
+        ends_well("engine.plot", ["drawn", "--device", "numpy"], capsys)
+    finally:
+        shutil.rmtree(path.parent)
 
 
 @fuzz(40, 1_500)
