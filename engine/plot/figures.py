@@ -96,7 +96,7 @@ def curves(axes, runs: list[Shown], what: str) -> None:
     axes.set_xlabel("epoch")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
-    if not values:
+    if not any(run.rows for run in runs):
         axes.text(0.5, 0.5, "no epoch is over", ha="center", transform=axes.transAxes)
 
 
@@ -148,7 +148,7 @@ def of_run(run: Shown) -> dict[str, tuple[Callable, float]]:
     found: dict[str, tuple[Callable, float]] = {}
     if run.variances:
         height = 1.2 + (0.22 if len(run.variances) <= 25 else 0.15) * len(run.variances)
-        found["the initialiser, layer by layer"] = (bars, max(height, 2.5))
+        found["the initialiser, layer by layer"] = (bars, min(max(height, 2.5), 40))
     if run.confusion is not None:
         found["confusion of the test images"] = (table, 4.0)
     return found

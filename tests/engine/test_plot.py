@@ -101,6 +101,13 @@ def test_curves_are_the_rows_of_the_metrics(home):
         ]
 
 
+def test_only_a_run_without_rows_has_no_epoch(home):
+    row = dict.fromkeys(runs.COLUMNS, 0.0)
+    for rows, count in (([], 1), ([row], 0), ([{**row, "lr": float("nan")}], 0)):
+        axes = drawn(lambda axes, runs: figures.curves(axes, runs, "lr"), [Shown("", "", rows)])
+        assert len(axes.texts) == count
+
+
 def test_bars_are_the_initialisers_report(home):
     shown = plot.look_at(home / "run", arguments())
     rows = runs.read_json(home / "run" / runs.INIT)["rows"]
@@ -206,7 +213,7 @@ def test_words_that_other_programs_would_read(tmp_path):
         title=nasty,
         rows=[],
         state="not finished",
-        variances={f"{nasty}{k}": (10.0**-k, float(k == 3)) for k in range(60)},
+        variances={f"{nasty}{k}": (10.0**-k, float(k == 3)) for k in range(300)},
         classes=[f"{nasty}{k}" for k in range(count)],
         confusion=np.eye(count, dtype=np.int64),
         worst=[figures.Worst(np.zeros((300, 200, 1), np.uint8), nasty, nasty, 0.5)],
