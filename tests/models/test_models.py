@@ -3,21 +3,27 @@
 Read next: tests/engine/test_train.py.
 """
 
+import os
+import re
 import tracemalloc
 
 import numpy as np
 import pytest
 
+import engine
 import models
+from engine.data import load
 from engine.errors import InputError
 from engine.layers import Dropout, Maxout
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp
+from engine.run.folder import read_run
 from engine.schedules import rates
 from kernels import ops_for
 from kernels.reference import NumpyOps
 from lsuv import fill, initialise
+from models import WEIGHTS
 from models.recipes import recipe
 
 COUNTS = {  # (net, classes): (maxout, any other activation)
@@ -210,3 +216,31 @@ def test_devices_are_chosen_by_name():
     assert ops_for("numpy").name == "numpy"
     with pytest.raises(ValueError, match="numpy"):
         ops_for("nunpy")
+
+
+# -- trained weights that come with the program ---------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [path.name for path in WEIGHTS.iterdir() if path.is_dir()])
+def test_packaged_weights_reproduce_the_accuracy_of_their_record(name, request):
+    """Which the card states; and no path of a machine is in them."""
+    record = read_run(WEIGHTS / name)
+    stated = record["result"]["test_accuracy"]
+    card = (WEIGHTS / "README.md").read_text()
+    assert f"| `{name}` |" in card and f"{100 * stated:.2f} %" in card
+    for path in (WEIGHTS / name).iterdir():
+        assert path.stat().st_size < 6_000_000
+        assert not re.search(rb"/(root|home|Users|tmp)/", path.read_bytes())
+    model = engine.load(name)
+    if "LSUV_DATA_DIR" not in os.environ:
+        pytest.skip("the real data sets are looked for in $LSUV_DATA_DIR")
+    data = load(record["settings"]["data"], report=lambda line: None)
+    answers = model.predict(data.test.images).argmax(axis=1)
+    assert abs(np.mean(answers == data.test.labels) - stated) <= 1e-4
+
+
+def test_packaged_weights_answer_without_their_data():
+    model = engine.load("fitnet_mnist-svm", device="numpy")
+    assert model.predict(np.zeros((2, 28, 28, 1), np.uint8)).shape == (2, 10)
+    with pytest.raises(InputError, match="^fitnet_mnist-svn: not a run folder"):
+        engine.load("fitnet_mnist-svn")
