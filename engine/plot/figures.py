@@ -94,6 +94,7 @@ def curves(axes, runs: list[Shown], what: str) -> None:
     if what != "accuracy" and values and max(values) > WIDE * min(values):
         axes.set_yscale("log")
     axes.set_xlabel("epoch")
+    axes.set_xlim(left=0)  # or one epoch alone would have fractions of it beside it
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     if not any(run.rows for run in runs):
@@ -118,7 +119,8 @@ def bars(axes, run: Shown) -> None:
     axes.set_xscale("log")
     known = both[np.isfinite(both)]
     if len(known):
-        axes.set_xlim(min(known.min(), 1) / 2, max(known.max(), 1) * 2)
+        # Two decades at least: of fewer matplotlib names so many ticks that their names overlap.
+        axes.set_xlim(min(known.min() / 2, 0.1), max(known.max() * 2, 10))
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(places, names, fontsize=8 if len(names) <= 25 else 6.5)
     axes.set_ylim(len(names) - 0.4, -0.6)

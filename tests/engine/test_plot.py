@@ -108,6 +108,17 @@ def test_only_a_run_without_rows_has_no_epoch(home):
         assert len(axes.texts) == count
 
 
+def test_names_of_ticks_are_few_and_epochs_whole():
+    """A range of variances within a decade had names that overlapped, one epoch 0.96 beside it."""
+    near = Shown("", "", [], variances={"one": (0.4, 1.0), "two": (3.0, 1.0)})
+    axes = drawn(figures.bars, near)
+    assert len(axes.get_xticklabels()) >= 3
+    assert not any(label.get_text() for label in axes.get_xticklabels(minor=True))
+    rows = [{"epoch": 1.0, "lr": 0.1}]
+    axes = drawn(lambda axes, runs: figures.curves(axes, runs, "lr"), [Shown("", "", rows)])
+    assert all(place == int(place) for place in axes.get_xticks())
+
+
 def test_bars_are_the_initialisers_report(home):
     shown = plot.look_at(home / "run", arguments())
     rows = runs.read_json(home / "run" / runs.INIT)["rows"]
