@@ -45,6 +45,10 @@ FILES = {  # pattern -> what it holds, the command that writes it
         "python -m bench.paper report --out bench/results/paper",
     ),
     "search.json": ("trials of settings for `fast`, by validation accuracy", "by hand"),
+    "traffic.json": (
+        "what every CUDA kernel moves, traced without a GPU",
+        "python -m bench.trace.claims --json FILE",
+    ),
     "gpu-*.json": ("everything on one GPU", "python -m bench.gpu"),
     "curves.png": ("drawn from training.json", "python -m bench.report"),
 }
@@ -444,6 +448,51 @@ def kernels() -> list[dict]:
     ]
 
 
+def traffic() -> list[dict]:
+    """Of every kernel, in the first operation that has it: all its arrays in global memory."""
+    results = read("traffic.json")
+    if not results:
+        return []
+    kernels: dict[str, dict[tuple, list[dict]]] = {}
+    operations: dict[str, str] = {}
+    for values in results["rows"]:
+        row = dict(zip(results["columns"], values, strict=True))
+        if operations.setdefault(row["kernel"], row["operation"]) == row["operation"]:
+            cell = row["shape"], row["precision"]
+            kernels.setdefault(row["kernel"], {}).setdefault(cell, []).append(row)
+
+    def total(rows: list[dict], name: str) -> int:
+        return sum(row[name] for row in rows)
+
+    order = [(shape, p) for shape in ("aligned", "awkward") for p in ("fp32", "bf16")]
+    lines = []
+    for kernel, cells in sorted(kernels.items()):
+        parts = {cell: [row for row in rows if row["sectors"]] for cell, rows in cells.items()}
+        own = next(cell for cell in order if cell in cells)
+        first, shared = parts[own], cells[own]
+        requests = total(first, "requests")
+        lines.append(
+            [
+                f"`{kernel}`",
+                f"{total(first, 'needed'):,}",
+                *(
+                    f"{total(parts[cell], 'moved') / total(parts[cell], 'needed'):.2f}"
+                    if cell in parts
+                    else ""
+                    for cell in order
+                ),
+                f"{total(first, 'sectors') / requests:.2f}",
+                f"{total(first, 'ideal') / requests:.2f}",
+                f"{sum(row['lanes'] * row['requests'] for row in first) / requests:.1f}",
+                f"{total(shared, 'conflicts')} of {total(shared, 'wavefronts'):,}"
+                if total(shared, "wavefronts")
+                else "",
+            ]
+        )
+    head = ["kernel", "bytes", "fp32", "bf16", "awkward", "bf16", "sectors", "ideal", "threads"]
+    return [{"kernels": table([*head, "conflicts"], lines)}]
+
+
 PARTS = {
     "contents": contents,
     "paper": paper,
@@ -455,6 +504,7 @@ PARTS = {
     "gpu": gpu,
     "step": step,
     "kernels": kernels,
+    "traffic": traffic,
 }
 
 

@@ -64,12 +64,14 @@ def traffic(warps: Warps) -> list[Traffic]:
 
 
 def array_of(warps: Warps) -> np.ndarray:
-    """(events,) the number of the array that an access lies in, the last one that holds it; -1 of
-    other events."""
+    """(events,) the number of the array that an access lies in, -1 of other events; of arguments
+    that are the same array the first one is read and the last one written."""
     owners = np.full(len(warps.events), -1)
+    stores = warps.kinds[warps.request] == "store"
     for number, array in enumerate(warps.launch.arrays):
         at = warps.events["address"].astype(np.int64) - array.start
-        owners[(at >= 0) & (at < array.nbytes) & (warps.nbytes > 0)] = number
+        inside = (at >= 0) & (at < array.nbytes) & (warps.nbytes > 0)
+        owners[inside & (stores | (owners < 0))] = number
     return owners
 
 

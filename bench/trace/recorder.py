@@ -63,14 +63,19 @@ class Recorder:
 
     def __enter__(self) -> "Recorder":
         self.double: Any = emulated.double()
+        from kernels.cuda import orthonormal
         from kernels.emulated.ops import EmulatedOps
+
+        self.host, orthonormal.HOST = orthonormal.HOST, 0  # small matrices by the kernels too
 
         self.double.tracer = self
         self.ops = EmulatedOps(self.precision)  # its launcher holds no kernel yet
         return self
 
     def __exit__(self, *_) -> None:
-        self.double.tracer = None
+        from kernels.cuda import orthonormal
+
+        self.double.tracer, orthonormal.HOST = None, self.host
 
     def __call__(self, function, launch, facts: list) -> bytes | None:
         """In place of Function.run of the double."""

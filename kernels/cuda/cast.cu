@@ -4,6 +4,9 @@
 //
 // One thread computes VECTOR neighbouring elements.
 //
+// In bfloat16 a thread's 8 floats are two reads of 128 bits, each of half of every sector:
+// Moved: cast: from 1 (bfloat16 2)
+//
 // Read next: conv.py.
 
 #include "common.cuh"

@@ -12,6 +12,9 @@
 // * THREADS threads a block, loops with a grid's stride: any grid gives the right result.
 // * Kernels that stream activations access 128 bits at a time where `wide` says that they can, and
 //   single elements elsewhere. Any shape is correct.
+// * The floor of a kernel is every byte once. A line "Moved:" at the head of a file says of which
+//   arrays whole sectors of 32 bytes, summed over the requests of warps, are more than that, how
+//   many times as many on a small aligned shape; tests/cuda/test_traffic.py traces every kernel.
 // * No atomics in sums: partial sums lie in a workspace and are merged in order, so that the bits
 //   are the same in every run.
 //

@@ -13,6 +13,14 @@
 // The loss of a row is summed in double. `record`, one block, adds up the rows: each thread its own
 // in their order, then the threads in theirs, so the bits are the same in every run.
 //
+// Ten scores fill a third of a warp and begin in the middle of a sector, and each value is followed
+// by a look at its row's first, whether the row counts; a cache serves the rest:
+// Moved: softmax: scores 5.6 (bfloat16 8.8), prob 1.6
+// Moved: softmax_loss_forward: scores 8.8 (bfloat16 14.4), of_classes 1.6, outcomes 2
+// Moved: hinge_loss_forward: scores 4 (bfloat16 6.4), prob 1.6, outcomes 2
+// Moved: value_loss_forward: values 1.67
+// Moved: value_loss_backward: values 3.25
+//
 // Read next: gather.cu.
 
 #include "clock.cuh"

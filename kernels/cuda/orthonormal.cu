@@ -8,6 +8,10 @@
 // element are nothing. orthonormal_columns and orthonormal_rows read 8 bytes an element and write
 // 4. All run once a layer, when a net is initialised.
 //
+// The four numbers of a thread's draw are written one by one, each time 32 bytes from the next
+// thread's:
+// Moved: orthonormal_reflectors: A 4.11
+//
 // Read next: cast.cu.
 
 #include "philox.cuh"

@@ -9,6 +9,9 @@
 // merges the channels of a block. What is not finite makes mean and variance of its block not
 // finite.
 //
+// A part's first row, its pivot, is read again, and of rows so few it is a large share:
+// Moved: variance_moments: x 1.19
+//
 // Read next: loss.cu.
 
 #define BLOCKS 2  // sums in float64 take two registers a number

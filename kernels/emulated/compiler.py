@@ -51,6 +51,7 @@ extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
 # bench.trace's: the calls that trace.cpp answers, at an optimisation that keeps accesses whole, and
 # lines with the functions that were inlined there.
 TRACED = ["-O1", "-g", "-DEMULATOR_TRACE", "-Wno-attributes"]
+AS_WRITTEN = ["-fno-thread-jumps"]  # of GCC's, else paths meet elsewhere than in the source
 INSTRUMENTED = ["-fsanitize=thread", "-fsanitize-coverage=trace-pc"]
 # CuPy's -ftz=true, on x86-64: a processor flushes float32 and float64 alike.
 ENTRY = """
@@ -108,7 +109,9 @@ def build(code: str, options: tuple[str, ...], traced: bool = False) -> Path:
     own = [option for option in options if not option.startswith("--std")]
     files = ("emulator.cpp", "trace.cpp")[: 1 + traced]
     parts = [_made("-c", (HERE / name).read_text(), flags) for name in files]
-    parts.append(_made("-c", code, [*flags, *own, *(INSTRUMENTED if traced else [])]))
+    if traced:
+        own += [*INSTRUMENTED, *([] if "clang" in str(command()) else AS_WRITTEN)]
+    parts.append(_made("-c", code, [*flags, *own]))
     return _made("-shared", "", flags, *parts)
 
 

@@ -19,7 +19,7 @@ namespace {
 
 using emulator::Kind;
 
-constexpr size_t MOST_EVENTS = 24000000;  // 384 MB
+constexpr size_t MOST_EVENTS = 12000000;  // 192 MB
 
 struct Event {
     uint64_t address;
@@ -131,7 +131,9 @@ extern "C" void __tsan_func_entry(const void* from) {
 }
 
 extern "C" void __tsan_func_exit() {
-    if (recording) calls[current].pop_back();
+    if (!recording) return;
+    std::vector<uint32_t>& stack = calls[current];
+    if (!stack.empty()) stack.pop_back();  // it is where the launch itself returns
 }
 
 #define ACCESSES(bytes)                                             \
