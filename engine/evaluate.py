@@ -105,7 +105,7 @@ def to_score(s: Settings, told: bool, model, saved, where: Path) -> tuple[Split,
         print_line(f"note: {note}")
     if missing := sorted(set(range(len(model.classes))) - set(labels.tolist())):
         print_line(
-            f"note: no images of {len(missing)} classes "
+            f"note: no images of {len(missing)} class{'es' * (len(missing) > 1)} "
             f"({some(repr(model.classes[label]) for label in missing)})"
         )
     shift, scale = model.preprocessing.normalise(raw.test_images)
