@@ -83,7 +83,7 @@ def test_other_labelled_pictures_are_scored_by_the_names_of_their_classes(home, 
         assert f"{name}     {right[name] / 7:.4f}  of 7" in out
     assert 0 < sum(right.values()) < 14, "all or none is right: choose another seed for this test"
     assert f"test accuracy {sum(right.values()) / 14:.4f}" in out
-    assert "bee     no images  of 0" in out and "note: no images of 1 classes ('bee')" in out
+    assert "bee     no images  of 0" in out and "note: no images of 1 class ('bee')" in out
     assert f"note: data {place.name}/: 14 images, those of test/" in out
     assert "14 of 14 images resized to 8x8" in out
     assert f"data {place.name}/, which is other data than the run's own, pets/" in out
