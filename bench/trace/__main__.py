@@ -2,7 +2,8 @@
 
     python -m bench.trace maxout_forward
     python -m bench.trace variance --shape 2,8,64 --precision bf16
-    python -m bench.trace column_sums --json trace.json
+    python -m bench.trace linear_backward_filter --json trace.json
+    python -m bench.trace softmax_loss_forward --html trace.html    # to look at in a browser
 
 The kernels are those of device emulated, which runs them on a CPU; a compiler's instrumentation
 tells of every access. The figures are what NVIDIA's profiler calls them, and are facts of the code
@@ -16,11 +17,11 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from bench.trace.cases import case_of, operations
 from bench.trace.document import document
-from bench.trace.recorder import Launch, Recorder
+from bench.trace.page import page
+from bench.trace.recorder import Launch
+from bench.trace.versions import run, versions
 from engine.cli.command import Parser, run_command
 from engine.run.files import write_atomic
 
@@ -31,19 +32,13 @@ def options_of(arguments: list[str] | None):
     parser.add_argument("--shape", default=None, metavar="N,N,...", help="of the case; a small one")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--json", default=None, metavar="FILE", help="write all of it to this file")
+    parser.add_argument("--html", default=None, metavar="FILE", help="and a page that shows it")
     return parser.parse_args(arguments)
 
 
 def trace(case, precision: str = "fp32") -> list[Launch]:
     """The launches of an operation. DeviceError where the device is missing."""
-    with Recorder(precision) as recorder:
-        handed = [
-            recorder.ops.asarray(value) if isinstance(value, np.ndarray) else value
-            for value in case.arguments(precision).values()
-        ]
-        getattr(recorder.ops, case.op)(*handed)
-        recorder.ops.synchronize()
-    return recorder.launches
+    return run(case, precision)[0]
 
 
 def show(traced: dict) -> None:
@@ -86,7 +81,12 @@ def show(traced: dict) -> None:
 def main(arguments: list[str] | None = None) -> int:
     options = options_of(arguments)
     case = case_of(options.kernel, options.shape)
-    traced = document(case.op, case.text, options.precision, trace(case, options.precision))
+    if options.html:
+        made = versions(case, options.precision)
+        traced = made[0]["runs"][0]["trace"]
+        write_atomic(Path(options.html), page(made).encode())
+    else:
+        traced = document(case.op, case.text, options.precision, trace(case, options.precision))
     show(traced)
     if options.json:
         text = json.dumps(traced, separators=(",", ":"))

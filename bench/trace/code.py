@@ -54,7 +54,8 @@ class Code:
         said = self._run(("nm", "llvm-nm"), "-CS", "--defined-only")
         rows = re.findall(r"^(\w+) (\w+) [bBdD] (?:(\w+)::)?(\w+)$", said, re.M)
         starts = re.search(r"^(\w+) .* __start_shared_memory$", said, re.M)
-        types = {name: kind for kind, name in SHARED.findall(self.text)}
+        body = self.text.partition(f"KERNEL {kernel}(")[2].partition("\nKERNEL ")[0]
+        types = {name: kind for kind, name in SHARED.findall(self.text + body)}  # the own last
         kept = [
             (name, types[name], int(at, 16) - int(starts[1], 16), int(size, 16))
             for at, size, owner, name in rows

@@ -30,7 +30,7 @@ Of a launch:
 
 One thread's events are the steps of its warp in whose mask it is.
 
-Read next: cases.py.
+Read next: versions.py.
 """
 
 import numpy as np

@@ -8,6 +8,7 @@ Read next: code.py.
 """
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,11 +56,11 @@ class Launch:
 
 
 class Recorder:
-    """precision: fp32 | bf16."""
+    """precision: fp32 | bf16. edit: makes another text of a kernel file's, to run in its place."""
 
-    def __init__(self, precision: str = "fp32"):
+    def __init__(self, precision: str = "fp32", edit: Callable[[str], str] | None = None):
         self.launches: list[Launch] = []
-        self.precision, self.codes = precision, {}
+        self.precision, self.edit, self.codes = precision, edit, {}
 
     def __enter__(self) -> "Recorder":
         self.double: Any = emulated.double()
@@ -70,6 +71,9 @@ class Recorder:
 
         self.double.tracer = self
         self.ops = EmulatedOps(self.precision)  # its launcher holds no kernel yet
+        if self.edit:
+            edit, source = self.edit, self.ops.launch.source
+            self.ops.launch.source = lambda file: edit(source(file))
         return self
 
     def __exit__(self, *_) -> None:

@@ -27,9 +27,10 @@ class Launcher:
     """launch(file, kernel, dtype of activations, blocks, arguments...)
 
     blocks: a number, or up to three of them. An argument is an array, an int (int64 in the kernel)
-    or a float (double)."""
+    or a float (double). source: what gives the text of a file; bench.trace puts another there."""
 
     def __init__(self) -> None:
+        self.source = source
         self.modules: dict[tuple, cupy.RawModule] = {}
         self.functions: dict[tuple, Callable] = {}
 
@@ -44,7 +45,7 @@ class Launcher:
         """The module of a file for activations of dtype `real`."""
         if (file, real) not in self.modules:
             self.modules[file, real] = cupy.RawModule(
-                code=source(file), options=options(real), backend="nvrtc"
+                code=self.source(file), options=options(real), backend="nvrtc"
             )
         return self.modules[file, real]
 
