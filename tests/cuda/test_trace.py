@@ -17,7 +17,11 @@ from bench.trace.warps import warps_of
 from engine.errors import InputError
 from helpers.programs import TESTS
 from kernels.cuda.source import options, pasted
+from kernels.emulated.compiler import SANITIZE
 
+pytestmark = pytest.mark.skipif(
+    bool(SANITIZE), reason="a kernel has one instrumentation: the sanitizers', or a trace's"
+)
 SIZE = 8 * 256 + 8
 
 

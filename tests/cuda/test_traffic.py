@@ -14,7 +14,11 @@ from bench.trace.claims import MOVED, claims, large, read, rows_of
 from helpers.programs import ROOT
 from kernels.contract import OPERATIONS
 from kernels.cuda import source
+from kernels.emulated.compiler import SANITIZE
 
+pytestmark = pytest.mark.skipif(
+    bool(SANITIZE), reason="a kernel has one instrumentation: the sanitizers', or a trace's"
+)
 ROWS = read((RESULTS / "traffic.json").read_text())
 KEYS = ("operation", "kernel", "shape", "precision", "array", "kind")
 LARGE = [row for row in ROWS if large(row, ROWS)]
