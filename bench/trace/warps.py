@@ -151,7 +151,9 @@ def _meeting_places(events: np.ndarray) -> dict[int, int]:
     before = np.concatenate([[ENTRY], place])[: len(place)]
     before[first] = ENTRY
     last = np.append(first[1:], len(place)) - 1
-    ways = np.unique(np.stack([before, place]), axis=1).T.tolist()
+    many = int(place.max(initial=0)) + 2
+    pairs = np.unique((before + 1) * many + place)  # ENTRY is -1
+    ways = np.stack([pairs // many - 1, pairs % many], axis=1).tolist()
     ways += [[int(n), EXIT] for n in np.unique(place[last])] if len(place) else [[ENTRY, EXIT]]
     after: dict[int, list[int]] = {}
     behind: dict[int, list[int]] = {}
