@@ -47,10 +47,13 @@ def run(case: Case, precision: str, edit=None) -> tuple[list[Launch], dict[str, 
         given = given if isinstance(given, tuple) else (given,)
         results = {f"result {number}": value for number, value in enumerate(given, 1)} | handed
         return recorder.launches, {
-            name: ops.tohost(value).astype(np.float64).reshape(-1)
-            for name, value in results.items()
-            if hasattr(value, "shape")
+            name: _host(ops, value) for name, value in results.items() if hasattr(value, "shape")
         }
+
+
+def _host(ops, value) -> np.ndarray:
+    host = value if isinstance(value, (np.ndarray, np.generic)) else ops.tohost(value)
+    return np.asarray(host, np.float64).reshape(-1)
 
 
 def first_barrier(trace: dict) -> tuple[str, int] | None:
