@@ -26,7 +26,7 @@ def versions(case: Case, precision: str) -> list[dict]:
         broken = [run(case, precision, edit) for _ in range(ORDERS)]
         made.append(
             {
-                "title": f"without the barrier of {file.split('/')[-1]}:{line}",
+                "title": f"no barrier in {file.split('/')[-1]}:{line}",
                 "runs": [_shown(case, precision, *each, right) for each in broken],
             }
         )

@@ -24,8 +24,8 @@ function eventOf(step, warp) {
   const [place, mask, array, first, stride] = step, lanes = [];
   for (let lane = 0; lane < WARP; lane++) if ((mask >>> lane) & 1) lanes.push(lane);
   const at = Array.isArray(first) ? first : lanes.map((lane) => first + stride * (lane - lanes[0]));
-  const { kind, bytes, line } = launch.places[place];
-  return { kind, bytes, line, array, at, threads: lanes.map((lane) => warp * WARP + lane) };
+  const { kind, bytes, line, frames } = launch.places[place];
+  return { kind, bytes, line, frames, array, at, threads: lanes.map((lane) => warp * WARP + lane) };
 }
 
 function framesInStep(warps) {
@@ -66,6 +66,9 @@ function select() {
   $("ordered").textContent = ["warps in step, as on a GPU", "single threads, in one order",
                               "single threads, in another order"][state.order];
   showResults();
+  const files = Object.keys(run().trace.sources), at = $("file").value;
+  $("file").replaceChildren(...files.map((file) => new Option(file)));
+  $("file").value = files.includes(at) ? at : launch.file;
   showSource();
   showFigures();
   layOut();
@@ -82,12 +85,12 @@ const short = (n) => !n ? "" : n < 1e4 ? n : n < 1e6 ? Math.round(n / 1e3) + "k"
                                                       : (n / 1e6).toFixed(1) + "M";
 
 function showSource() {
-  const rows = launch.lines.filter((row) => row.file === launch.file);
+  const file = $("file").value, rows = launch.lines.filter((row) => row.file === file);
   const most = Math.max(...rows.map((row) => row.bytes), 1);
   const head = element("div", "", { className: "head" });
-  head.append(...["line", "access", "bytes", "lanes", " " + launch.file]
+  head.append(...["line", "access", "bytes", "lanes", ""]
     .map((text, i) => element(i < 4 ? "span" : "code", text)));
-  $("source").replaceChildren(head, ...run().trace.sources[launch.file].map((text, i) => {
+  $("source").replaceChildren(head, ...run().trace.sources[file].map((text, i) => {
     const row = rows.find((row) => row.line === i + 1), line = element("div", "");
     const [number, count, bytes, lanes] = [i + 1, row && (row.load ?? 0) + (row.store ?? 0),
       row?.bytes, row?.lanes].map((n, k) => element("span", k ? short(n) : n));
@@ -189,8 +192,8 @@ function draw() {
                    Math.floor(at / row) * (size + 1), size - (size > 3), size);
     }
   }
-  const now = new Set(frames[state.step].filter((event) => event.line[0] === launch.file)
-    .map((event) => event.line[1]));
+  const now = new Set(frames[state.step].flatMap((event) => event.frames)
+    .filter(([file]) => file === $("file").value).map(([, line]) => line));
   [...$("source").children].forEach((line, i) => line.classList.toggle("now", now.has(i)));
   reveal($("source"), $("source").children[Math.min(...now)]);
   const touched = frames[state.step].find((event) => event.array !== undefined);
@@ -265,10 +268,11 @@ function showFigures() {
     ["bytes moved", each(global, (r) => `${r.moved} for ${r.needed}`),
       "The bytes of those sectors, for the different bytes that are wanted at all."],
     ["moved again", each(global, (r) => r.again),
-      "Bytes of sectors that an earlier access had moved: a cache must serve them, or memory does " +
-      "it twice."],
-    ["bank conflicts", each(shared, (r) => `${r.conflicts} of ${r.wavefronts}`), "Turns of shared " +
-      "memory beyond what the bytes need, of all: threads wanted different words of one bank."],
+      "Bytes of sectors that an earlier access had moved: a cache must serve them, or memory " +
+      "does it twice."],
+    ["bank conflicts", each(shared, (r) => `${r.conflicts} of ${r.wavefronts}`),
+      "Turns of shared memory beyond what the bytes need, of all: threads wanted different words " +
+      "of one bank."],
   ];
   $("figures").replaceChildren(...rows.filter((row) => row[1] !== "").map((row) => {
     const tr = element("tr", "");
@@ -308,10 +312,15 @@ function choices(name, titles, changed) {
 
 function chooseBlocks() {
   state.block = 0;
+  $("file").replaceChildren(); // the kernel's own again
   const { grid } = run().trace.launches[state.launch], count = grid.reduce((a, b) => a * b);
   choices("block", Array.from({ length: count }, (_, i) => `${i + 1} of ${count}`));
 }
 
+$("file").onchange = () => {
+  showSource();
+  draw();
+};
 $("slider").oninput = () => go(+$("slider").value);
 $("back").onclick = () => go(state.step - 1);
 $("on").onclick = () => go(state.step + 1);
