@@ -75,10 +75,12 @@ function select() {
 }
 
 function showResults() {
-  $("results").replaceChildren(...run().results.map((result) => element("p",
-    `${result.name}: ${result.wrong} of ${result.elements} values are wrong in ` +
-    `${state.order > 1 ? "this other order" : "the first order"} of threads` +
-    result.shown.map(([i, right, got]) => `; [${i}] is ${got}, not ${right}`).join(""))));
+  const order = state.order > 1 ? "this other order" : "the first order", lines = run().results.map(
+    ({ name, wrong, elements, shown }) => `${name}: ${wrong} of ${elements} values are wrong in ` +
+      `${order} of threads` + shown.map(([i, right, got]) => `; [${i}] is ${got}, not ${right}`)
+        .join(""));
+  if (state.version && !lines.length) lines.push(`No value happens to be wrong in ${order}.`);
+  $("results").replaceChildren(...lines.map((line) => element("p", line)));
 }
 
 const short = (n) => !n ? "" : n < 1e4 ? n : n < 1e6 ? Math.round(n / 1e3) + "k"
