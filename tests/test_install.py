@@ -66,8 +66,14 @@ def test_importing_a_room_loads_no_device():
 def test_every_package_is_in_the_distribution():
     from setuptools import find_packages
 
-    include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    packages = set(find_packages(str(ROOT), include=include["find"]["include"]))
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = set(find_packages(str(ROOT), include=settings["packages"]["find"]["include"]))
+    packages |= {  # what is held as data
+        f"{package}.{pattern.removesuffix('/*.py')}"
+        for package, patterns in settings["package-data"].items()
+        for pattern in patterns
+        if pattern.endswith("/*.py")
+    }
     folders = {
         ".".join(path.parent.relative_to(ROOT).parts)
         for room in ROOMS[:-1]

@@ -1,4 +1,0 @@
-"""A double of NVIDIA's namespace of packages.
-
-Read next: pathfinder.py.
-"""
