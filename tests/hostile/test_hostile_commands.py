@@ -367,7 +367,7 @@ def test_an_edited_run_folder(here, no_training, capsys, data, which):
         shutil.rmtree(here / "edited")
 
 
-@fuzz(12, 300)
+@fuzz(6, 300)
 @given(st.data(), st.sampled_from([runs.RUN, runs.INIT, runs.METRICS]))
 def test_an_edited_run_folder_is_drawn(here, capsys, data, name):
     path = here / "drawn" / name

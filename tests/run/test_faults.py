@@ -100,7 +100,7 @@ def test_death_after_a_fall_back_leaves_the_checkpoint_that_was_used(
         (folder / runs.CHECKPOINT).write_bytes(damaged)
         return folder, ["--resume", folder]
 
-    for at, folder, order, end in failures(lives, MODES[mode], prepare):
+    for at, folder, order, end in failures(lives, MODES[mode], prepare, stride=often(3, 1)):
         check(end, MODES[mode], at)
         last = lives.lead(order, folder)
         assert last.code == 0, (at, last.err)
@@ -153,7 +153,7 @@ def test_of_a_resumed_run(lives, straight, stopped, mode, tmp_path):  # noqa: F8
     def prepare(at: int):
         return shutil.copytree(stopped, tmp_path / str(at)), ["--resume", tmp_path / str(at)]
 
-    for at, folder, order, end in failures(lives, MODES[mode], prepare):
+    for at, folder, order, end in failures(lives, MODES[mode], prepare, stride=often(3, 1)):
         check(end, MODES[mode], at)
         last = lives.lead(order, folder)
         assert last.code == 0, (at, last.err)
