@@ -180,7 +180,9 @@ def absent_names() -> list[str]:
 
     import cudnn
 
-    source = (Path(__file__).parent / "double" / "cudnn" / "__init__.py").read_text()
+    source = (
+        Path(__file__).parents[2] / "kernels" / "emulated" / "double" / "cudnn" / "__init__.py"
+    ).read_text()
     tree = {node.name: node for node in ast.parse(source).body if hasattr(node, "name")}
     names = [
         f"{name}"
