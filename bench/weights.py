@@ -3,8 +3,9 @@
     python -m bench.weights runs/fitnet_mnist-lsuv-… fitnet_mnist-svm
 
 Weights and statistics in half precision, without the optimizer's memory, in models/weights/NAME,
-with the run's record. The test images are scored with both, and nothing is written where the
-accuracies differ by more than 0.01 points, or where the file has more than 6 MB.
+with the run's record. The test images are scored with both, and nothing is left there where the
+accuracies differ by more than 0.01 points, or where the file has more than 6 MB. Weights that are
+there already are not replaced.
 
 Read next: bench/report.py.
 """
@@ -55,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
     halves = {k: v.astype(np.float16) for k, v in checkpoint.collect(model.net).items()}
     tensors = halves | model.preprocessing.tensors()
     folder = WEIGHTS / args.name
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        raise InputError(f"{folder}: is there already; remove it, or give another name")
+    folder.mkdir(parents=True)
     path = folder / CHECKPOINT
     record |= {
         "settings": replace(s, data_dir=None).as_dict(),

@@ -170,10 +170,8 @@ class Net:
                 f"{', '.join(dict.fromkeys(p.layer.name for p in params.values()))}"
             )
         for name in names:
-            params[name].rate, params[name].decay = (
-                params[name].rate * rate,
-                params[name].decay * decay,
-            )
+            params[name].rate *= rate
+            params[name].decay *= decay
         self.arenas.tabulate()
         return names
 
