@@ -33,13 +33,17 @@ class Row:
     iterations: int  # how often they were
     orthogonality_error: float  # see `orthogonality_error`
     chosen: bool  # whether it was to be scaled; False: only measured
+    kind: str = ""  # the layer's class, in a model of another framework; so are the next two
+    calls: int = 1  # in one pass
+    why: str = ""  # what became of it: scaled, or why not
 
 
 @dataclass
 class Report:
     """Rows in forward order. settings: what was asked for, with images = those in a measurement.
 
-    forwards: passes through the net, whole or up to a layer. notes: lines for the user.
+    forwards: passes through the net, whole or up to a layer. notes: lines for the user. covered:
+    the share of a foreign model's parameters that is in scaled layers.
     """
 
     settings: dict
@@ -47,6 +51,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     forwards: int = 0
     seconds: float = 0.0
+    covered: float | None = None
 
     def layers(self) -> dict[str, list[Row]]:
         """{layer name: the rows of its pieces}, in forward order."""
@@ -61,31 +66,25 @@ class Report:
 
     @property
     def largest_deviation(self) -> float | None:
-        """The largest |variance - 1| that is left in what was to be scaled; None if nothing was."""
-        return max((abs(row.variance_after - 1) for row in self.rows if row.chosen), default=None)
+        """The largest |variance - 1| that is left in what was to be scaled; None if nothing was.
+        Where another variance than 1 was asked for, in units of it."""
+        target = self.settings.get("target", 1.0)
+        rows = [row.variance_after for row in self.rows if row.chosen]
+        return max((abs(variance / target - 1) for variance in rows), default=None)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """{layer: why} of a foreign model's layers with weights that were not scaled."""
+        return {row.layer: row.why for row in self.rows if row.why and not row.chosen}
 
     def table(self) -> str:
         """Aligned text, a line a layer; at most 100 columns where names of layers are short."""
-        head = [
-            (
-                "layer",
-                "inputs -> outputs",
-                "weight std",
-                "",
-                "mean",
-                "variance",
-                "",
-                "scale",
-                "times",
-                "ortho",
-            ),
-            ("", "", "before", "after", "", "before", "after", "", "", "error"),
-        ]
-        lines = head + [self._line(name, rows) for name, rows in self.layers().items()]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head[0]))]
+        lines = self.lines()
+        last, text_last = len(lines[0]) - 1, self.covered is not None
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         text = [
             "  ".join(
-                f"{cell:<{w}}" if i < 2 else f"{cell:>{w}}"
+                f"{cell:<{w}}" if i < 2 or text_last and i == last else f"{cell:>{w}}"
                 for i, (cell, w) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in lines
@@ -100,13 +99,34 @@ class Report:
         )
         if self.largest_deviation is not None:
             text.append(f"largest |variance - 1| of what was scaled {self.largest_deviation:.1e}")
+        if self.covered is not None:
+            text.append(f"{self.covered:.1%} of the parameters are in scaled layers")
         return "\n".join(text + [f"note: {note}" for note in self.notes])
+
+    def lines(self) -> list[tuple[str, ...]]:
+        """The table's cells, two lines of them for the head."""
+        foreign = self.covered is not None
+        head = [
+            (
+                "layer",
+                "inputs -> outputs",
+                "weight std",
+                "",
+                "mean",
+                "variance",
+                "",
+                "scale",
+                *(("calls", "what became of it") if foreign else ("times", "ortho")),
+            ),
+            ("", "", "before", "after", "", "before", "after", "", "", "" if foreign else "error"),
+        ]
+        return head + [self._line(name, rows) for name, rows in self.layers().items()]
 
     def _line(self, name, rows):
         first = rows[0]
         pieces = f"{first.pieces} x " if first.pieces > 1 else ""
         numbers = [
-            f"{_mean(rows, key):.4g}"
+            "" if math.isnan(_mean(rows, key)) and not first.calls else f"{_mean(rows, key):.4g}"
             for key in (
                 "weight_std_before",
                 "weight_std_after",
@@ -118,10 +138,16 @@ class Report:
         ]
         return (
             name,
-            f"{first.fan_in} -> {pieces}{first.outputs}",
+            f"{first.fan_in} -> {pieces}{first.outputs}" if first.outputs else "",
             *numbers,
-            str(max(row.iterations for row in rows)),
-            f"{max(row.orthogonality_error for row in rows):.1e}",
+            *(
+                (str(max(row.iterations for row in rows)),)
+                if self.covered is None
+                else (str(first.calls),)
+            ),
+            f"{max(row.orthogonality_error for row in rows):.1e}"
+            if self.covered is None
+            else "; ".join(dict.fromkeys(row.why for row in rows)),
         )
 
     def as_dict(self) -> dict:

@@ -1,0 +1,63 @@
+"""lsuv.torch: every kind of layer is brought to unit variance in one pass, or the report says why
+not. The variances are checked by hooks of the test's own in a fresh pass.
+"""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
+from torch import nn  # noqa: E402
+
+import lsuv.torch  # noqa: E402
+
+
+def variances(model, *batch, layers=None):
+    """{name: variance of the output in float64} of a fresh pass, of the first call of each."""
+    seen: dict[str, float] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, layers or (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear)):
+
+            def hook(module, args, z, name=name):
+                seen.setdefault(name, float(z.double().var(correction=0)))
+
+            handles.append(module.register_forward_hook(hook))
+    with torch.no_grad():
+        model(*batch)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def rows(report):
+    return {row.layer: row for row in report.rows}
+
+
+KINDS = {
+    "linear": (lambda: nn.Linear(20, 30), (64, 20)),
+    "linear on tokens": (lambda: nn.Linear(20, 30), (8, 5, 20)),
+    "one output": (lambda: nn.Linear(20, 1), (64, 20)),
+    "conv1d": (lambda: nn.Conv1d(6, 8, 3), (5, 6, 11)),
+    "conv2d": (lambda: nn.Conv2d(6, 8, 3, stride=2, padding=1), (5, 6, 11, 9)),
+    "conv2d without a batch": (lambda: nn.Conv2d(6, 8, 3), (6, 11, 9)),
+    "conv3d": (lambda: nn.Conv3d(2, 4, 3), (3, 2, 7, 6, 5)),
+    "groups": (lambda: nn.Conv2d(6, 9, 3, groups=3), (5, 6, 11, 9)),
+    "depthwise": (lambda: nn.Conv2d(6, 12, 3, groups=6), (5, 6, 11, 9)),
+    "transposed": (lambda: nn.ConvTranspose2d(6, 4, 3, stride=2), (5, 6, 7, 5)),
+    "transposed in groups": (lambda: nn.ConvTranspose2d(6, 4, 3, groups=2), (5, 6, 7, 5)),
+    "transposed 1d": (lambda: nn.ConvTranspose1d(6, 4, 3), (5, 6, 7)),
+    "lazy": (lambda: nn.LazyConv2d(8, 3), (5, 6, 11, 9)),
+    "lazy linear": (lambda: nn.LazyLinear(8), (64, 6)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_layer_gets_unit_variance(kind):
+    make, shape = KINDS[kind]
+    model = nn.Sequential(make())
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 3 + 0.5
+    report = lsuv.torch.init(model, x)
+    (row,) = report.rows
+    assert row.why == "scaled" and report.forwards == 1 and report.covered == 1
+    assert variances(model, x)["0"] == pytest.approx(1, abs=1e-5)
+    assert row.variance_after == pytest.approx(1, abs=1e-6)
+    assert model[0].bias.abs().max() == 0
