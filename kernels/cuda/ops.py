@@ -180,7 +180,7 @@ class CudaOps(NumpyOps):
             return W
         nbytes = W.size * like.itemsize
         narrow = self._workspace(nbytes, "weights")[:nbytes].view(like.dtype).reshape(W.shape)
-        self.launch("cast", "cast", like.dtype, _vectors(narrow), W, narrow, W.size)
+        self.launch("cast", "cast", like.dtype, _vectors(W), W, narrow, W.size)
         return narrow
 
     def _channel_sums(self, x, sums) -> None:
