@@ -52,14 +52,15 @@ class Code:
     def shared(self, kernel: str) -> list[tuple[str, str, int, int]]:
         """(name, type, offset from the first, bytes) of the kernel's variables in shared memory."""
         said = self._run(("nm", "llvm-nm"), "-CS", "--defined-only")
-        rows = re.findall(r"^(\w+) (\w+) [bBdD] (?:(\w+)::)?(\w+)$", said, re.M)
+        rows = re.findall(r"^(\w+) (\w+) [bBdD] (?:(\w+)(?:\(.*\))?::)?(\w+)$", said, re.M)
         starts = re.search(r"^(\w+) .* __start_shared_memory$", said, re.M)
         body = self.text.partition(f"KERNEL {kernel}(")[2].partition("\nKERNEL ")[0]
         types = {name: kind for kind, name in SHARED.findall(self.text + body)}  # the own last
+        others = set(re.findall(r"^KERNEL (\w+)\(", self.text, re.M)) - {kernel}
         kept = [
             (name, types[name], int(at, 16) - int(starts[1], 16), int(size, 16))
             for at, size, owner, name in rows
-            if starts and name in types and owner in ("", kernel)
+            if starts and name in types and owner not in others
         ]
         return sorted(kept, key=lambda row: row[2])
 

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.trace.code import Frame
-from bench.trace.recorder import BARRIER, EXCHANGE, LOAD, PATH, STORE, WARP, Launch
+from bench.trace.recorder import BARRIER, EXCHANGE, LOAD, NOBODY, PATH, STORE, WARP, Launch
 
 OURS = (".cu", ".cuh")
 NAMES = {LOAD: "load", STORE: "store", BARRIER: "barrier", EXCHANGE: "shuffle", PATH: "path"}
 ENTRY, EXIT = -1, -2
-NOBODY = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ extern char __stop_shared_memory[] __attribute__((weak, visibility("hidden")));
 """
 # bench.trace's: the calls that trace.cpp answers, at an optimisation that keeps accesses whole, and
 # lines with the functions that were inlined there.
-TRACED = ["-O1", "-g", "-DEMULATOR_TRACE", "-Wno-attributes"]
+TRACED = ["-O1", "-g", "-gdwarf-4", "-DEMULATOR_TRACE", "-Wno-attributes"]
 AS_WRITTEN = ["-fno-thread-jumps"]  # of GCC's, else paths meet elsewhere than in the source
 INSTRUMENTED = ["-fsanitize=thread", "-fsanitize-coverage=trace-pc"]
 # CuPy's -ftz=true, on x86-64: a processor flushes float32 and float64 alike.

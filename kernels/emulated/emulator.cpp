@@ -99,6 +99,7 @@ struct Scheduler {
     Body body;
     const void* kernel;
     const uint64_t* arguments;
+    size_t count;  // of arguments
     std::string error;
 };
 
@@ -257,6 +258,25 @@ void barrier(const char* place) {
     leave();
 }
 
+#if defined(EMULATOR_TRACE)
+bool is_own(uint64_t address) {
+    const Scheduler& s = *scheduler;
+    const auto inside = [=](const void* from, size_t bytes) {
+        return address - reinterpret_cast<uint64_t>(from) < bytes;
+    };
+    return inside(s.current->fiber->stack.get(), STACK) ||
+           inside(s.arguments, s.count * sizeof *s.arguments) ||
+           inside(s.warps.data(), s.warps.size() * sizeof(Warp));
+}
+
+void stop(const char* does) {
+    Thread& self = *scheduler->current;
+    scheduler->error = where(self) + " " + does;
+    self.state = AT_BARRIER;
+    leave();
+}
+#endif
+
 const uint64_t* exchange(unsigned mask, uint64_t value, const char* place) {
 #if defined(EMULATOR_TRACE)
     trace_wait(EXCHANGE, __builtin_return_address(0));
@@ -296,6 +316,7 @@ const char* run(const Launch& given, Body body, const void* kernel) {
     auto own = std::make_unique<Scheduler>();
     scheduler = own.get();
     scheduler->body = body, scheduler->kernel = kernel, scheduler->arguments = given.arguments;
+    scheduler->count = std::strlen(given.types);
     grid_size = given.grid;
 #if defined(EMULATOR_TRACE)
     trace_launch(given);

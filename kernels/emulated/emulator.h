@@ -137,6 +137,11 @@ enum Kind : unsigned short { LOAD, STORE, BARRIER, EXCHANGE, BLOCK };
 void trace_launch(const Launch& launch);
 void trace_enter(size_t block, int thread);
 void trace_wait(Kind kind, const void* from);
+
+// For trace.cpp: whether memory is the running thread's own: its stack, its arguments, what its
+// warp exchanges. And the thread goes no further, as it `does` what nobody may.
+bool is_own(uint64_t address);
+void stop(const char* does);
 #endif
 
 }  // namespace emulator

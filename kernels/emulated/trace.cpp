@@ -4,7 +4,9 @@
 // The kernels are compiled with ThreadSanitizer's instrumentation and without its run time: before
 // every access the compiler has put a call, and here is what it calls. At the beginning of every
 // basic block stands one more, of -fsanitize-coverage=trace-pc. An access counts where it lies in
-// an array of the launch or in shared memory; so locals, which lie on a fiber's stack, do not.
+// an array of the launch or in shared memory; so locals, which lie on a fiber's stack, do not. One
+// that lies nowhere of these is the last that its thread does: the launch ends with an error before
+// it.
 //
 // Read next: double/__init__.py.
 
@@ -77,11 +79,28 @@ void note(Kind kind, uint16_t bytes, uint64_t address, const void* from) {
     events.push_back({address, place, current});
 }
 
+// What the compiler has put into the library, threadIdx among it, may be read.
+#if defined(__APPLE__)
+constexpr bool in_library(uint64_t) { return true; }  // where it ends is not known
+#else
+extern "C" __attribute__((visibility("hidden"))) char _end;
+bool in_library(uint64_t address) {
+    return library_start <= address && address < reinterpret_cast<uint64_t>(&_end);
+}
+#endif
+
 void access(Kind kind, uint16_t bytes, const void* pointer, const void* from) {
+    if (!recording) return;
     const uint64_t address = reinterpret_cast<uint64_t>(pointer);
     for (const Range& range : arrays) {
-        if (range.begin <= address && address < range.end) return note(kind, bytes, address, from);
+        if (range.begin <= address && address + bytes <= range.end) {
+            return note(kind, bytes, address, from);
+        }
     }
+    if (emulator::is_own(address) || (kind == emulator::LOAD && in_library(address))) return;
+    note(kind, bytes, address, from);
+    emulator::stop(kind == emulator::LOAD ? "reads outside of every array"
+                                          : "writes outside of every array");
 }
 
 }  // namespace

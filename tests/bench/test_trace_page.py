@@ -36,21 +36,10 @@ def test_a_page_is_one_file_with_its_data_and_asks_for_nothing_else(made):
     )
 
 
-def accesses(launch: dict) -> list:
-    """What every warp reads and writes. The numbers of places, and which of two branches a warp
-    takes first, are those of the run."""
-    return sorted(
-        [warp["block"], warp["warp"], launch["places"][step[0]]["line"], *map(str, step[1:])]
-        for warp in launch["warps"]
-        for step in warp["steps"]
-        if len(step) > 2
-    )
-
-
 def test_two_runs_differ_in_the_order_of_threads_alone(made):
     one, other = (run["trace"]["launches"] for run in made["sums"][0]["runs"])
     for first, second in zip(one, other, strict=True):
-        assert accesses(first) == accesses(second) and first["figures"] == second["figures"]
+        assert first | {"order": []} == second | {"order": []}
         assert [thread for thread, _ in first["order"]] != [t for t, _ in second["order"]]
 
 

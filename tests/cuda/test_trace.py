@@ -4,6 +4,7 @@ Read next: tests/cuda/test_traffic.py.
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -74,6 +75,27 @@ def test_paths_that_part_meet_again(run, name):
     """At the store, which all threads of a warp do together."""
     row = rows(run(name))["y", "store"]
     assert (row.requests, row.lanes, row.asked, row.needed) == (8, 32, 1024, 1024)
+
+
+@pytest.mark.parametrize("name", ["branches", "late"])
+def test_parted_paths_are_in_the_order_of_the_code_whichever_came_first(run, name):
+    first, *others = [run(name) for _ in range(6)]
+    assert len({other.order.tobytes() for other in others}) > 1  # the threads' is another
+    for other in others:
+        for part in ("place", "warp", "request", "lane"):
+            np.testing.assert_array_equal(getattr(first, part), getattr(other, part), part)
+        assert first.places == other.places
+
+
+def test_an_access_outside_of_every_array_ends_the_launch(run, double):
+    with pytest.raises(double.DoubleError) as caught:
+        run("strays")
+    line = (TESTS / "cuda" / "traced.cu").read_text().partition("KERNEL strays")[0].count("\n") + 2
+    assert re.search(
+        r"strays: thread 255 of block \(0, 0, 0\) reads outside of every array, as "
+        rf"x\[{SIZE + 8}\] of {SIZE} elements, at tests/cuda/traced.cu:{line}$",
+        str(caught.value),
+    )
 
 
 def test_an_access_that_the_compiler_splits_is_one_and_neighbours_are_not(run):

@@ -68,3 +68,8 @@ KERNEL banks(const real* x, real* y) {
     const float other = __shfl_xor_sync(0xffffffffu, smem[0], 1);
     narrow(__any_sync(0xffffffffu, threadIdx.x == 0) ? other : widen(x[0]), y[first_index()]);
 }
+
+// Thread 255 reads behind x.
+KERNEL strays(const real* x, real* y) {
+    narrow(widen(x[threadIdx.x == 255 ? 8 * THREADS + 16 : 0]), y[first_index()]);
+}
