@@ -11,7 +11,7 @@ its file says how often it does, for the aligned shape:
 All else is moved once. Arrays of less than SMALL bytes, or of less than an eighth of the launch's
 largest, are not spoken of: statistics of channels, sums of parts, the clock, which a cache holds.
 
-Read next: bench/README.md.
+Read next: exercise.py.
 """
 
 import json
