@@ -25,18 +25,18 @@ def gather(source: Any, batches: int, notes: list[str]) -> Any:
         if batches != 1:
             raise InputError(f"batches {batches}: of a single batch; give a loader, or batches=1")
         return source
-    try:
-        iterator = iter(source)
-    except TypeError:
-        raise InputError(
-            f"a batch of type {type(source).__name__}: give a tensor, tuple, mapping or loader"
-        ) from None
     generators = [
         part.generator
         for part in (source, *(getattr(source, n, None) for n in ("sampler", "batch_sampler")))
         if isinstance(getattr(part, "generator", None), torch.Generator)
     ]
     states = [g.get_state() for g in generators]
+    try:
+        iterator = iter(source)
+    except TypeError:
+        raise InputError(
+            f"a batch of type {type(source).__name__}: give a tensor, tuple, mapping or loader"
+        ) from None
     parts = list(islice(iterator, batches))
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)

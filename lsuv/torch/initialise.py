@@ -27,7 +27,7 @@ from lsuv.report import Report
 from lsuv.torch.batches import call, gather, moved, samples
 from lsuv.torch.passes import Run
 from lsuv.torch.plan import Options
-from lsuv.torch.state import unchanged
+from lsuv.torch.state import reseed, unchanged
 
 CHOICES = {
     "mode": ("train", "eval", "keep"),
@@ -125,6 +125,7 @@ def _run(model, batch, options, batches, forward, input_of, autocast, adapters) 
         batch = batch if input_of is None else input_of(batch)
         if len(run.devices) == 1:
             batch = moved(batch, run.devices[0])
+        reseed(options.seed)
         run.report.settings |= {"images": samples(batch), "batches": batches}
         device = run.devices[0].type
         with nullcontext() if autocast is None else torch.autocast(device, autocast):

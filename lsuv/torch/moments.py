@@ -49,9 +49,14 @@ def _branch(z: torch.Tensor) -> Moments:
     return Moments(*(part[None] for part in fold(Moments(n, mean, m2))))
 
 
+def in_group() -> bool:
+    """Whether there are other processes to share with."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def over_ranks(own: Moments, device: torch.device) -> Moments:
     """Of all processes together, the same bits in each."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not in_group():
         return own
     where = device if dist.get_backend() == "nccl" else torch.device("cpu")
     mine = torch.from_numpy(np.stack(own)).to(where)

@@ -7,6 +7,7 @@ the new output on. The paper's loop is gone, since the factor is exact (lsuv/sol
 Read next: moments.py and rows.py.
 """
 
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -51,7 +52,7 @@ class Run:
         self.states: list = []  # of the generators, before each layer that is running
         self.again = False  # a layer is run a second time
         self.at = ""  # the layer that ran last, for an error
-        self.last: tuple[Weight, torch.Tensor] | None = None  # it and its output
+        self.last: tuple[Weight, weakref.ref] | None = None  # it and its output
         self.normed: dict[str, None] = {}  # names of the layers with a norm right behind them
 
     def whole(self, forward: Callable[[], Any]) -> None:
@@ -106,12 +107,10 @@ class Run:
 
     def scale_shards(self) -> None:
         """FSDP2 gathers a layer's weight for its run: what was scaled was a copy."""
-        sharded = [w for w in self.order if w.sharded and w.scaling]
-        if sharded:
-            for module in self.model.modules():
-                if hasattr(module, "reshard") and hasattr(module, "unshard"):
-                    module.reshard()
-        for w in sharded:
+        for module in self.model.modules():
+            if hasattr(module, "reshard") and hasattr(module, "unshard"):
+                module.reshard()
+        for w in self.order:
             w.multiply_shards()
 
     def until_pooled(self, forward: Callable[[], Any]) -> None:
@@ -163,7 +162,7 @@ class Run:
 
                 self.adjust(w, [w.place.output(result)], again)
         if isinstance(result, torch.Tensor):
-            self.last = (self.weights[module][-1], result)
+            self.last = (self.weights[module][-1], weakref.ref(result))
         return result
 
     def once_more(self, module, args, kwargs, state):
@@ -178,8 +177,9 @@ class Run:
             put_back(now)
 
     def before_norm(self, module, args) -> None:
-        if args and self.last is not None and args[0] is self.last[1] and self.last[0].scaling:
-            self.normed[self.last[0].name] = None
+        weight, output = self.last or (None, lambda: None)
+        if weight is not None and weight.scaling and args and args[0] is output():
+            self.normed[weight.name] = None
         self.last = None
 
     # -- one weight -------------------------------------------------------------------------------
@@ -259,9 +259,12 @@ class Run:
     def spreads(self, w: Weight, moments: Moments) -> list[Spread]:
         """Of each piece."""
         bias, C = w.bias(), len(moments.mean)
-        b = np.zeros(C) if bias is None else bias.detach().double().cpu().numpy()
+        if bias is None:
+            w.b = np.zeros(C)
+        elif not is_sharded(bias):
+            w.b = bias.detach().double().cpu().numpy()
         shares = [slice(p * C // w.pieces, (p + 1) * C // w.pieces) for p in range(w.pieces)]
-        return [spread(moments.rows(share), b[share]) for share in shares]
+        return [spread(moments.rows(share), w.b[share]) for share in shares]
 
     def unit(self, w: Weight, z: list[torch.Tensor]) -> float:
         """The distance of neighbouring numbers, relative, in what the layer computes with."""

@@ -56,7 +56,8 @@ def find(
             fits = (n for p, n in options.pieces.items() if fnmatchcase(name, p))
             weight = Weight(name, module, place, next(fits, place.pieces))
             at = (weight.owner, weight.attribute)
-            if at not in claimed and getattr(*at, None) is not None:  # out_proj is a module too
+            absent = weight.owner._parameters.get(weight.attribute, weight) is None
+            if at not in claimed and not absent:  # attention's out_proj is a module too
                 claimed.add(at)
                 weights.setdefault(module, []).append(weight)
     every = [w for own in weights.values() for w in own]

@@ -37,7 +37,8 @@ def _row(run, w: Weight, piece: int) -> Row:
     if not w.seen and row.why in ("", "measured"):
         row.why = "not run"
     if w.tensors() and not isinstance(w.leaf(), UninitializedParameter):
-        row.fan_in, row.outputs = w.shape()
+        row.fan_in, outputs = w.shape()
+        row.outputs = outputs // w.pieces
     if w.seen:
         s = run.spreads(w, w.seen[0])[piece]
         row.weight_std_before = float(w.std[piece])

@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from lsuv.torch.moments import in_group
+from lsuv.torch.weights import stream
+
 
 def rng_states(devices) -> list:
     """Of PyTorch on the host and on each of `devices`, with the function that puts it back."""
@@ -32,6 +35,14 @@ def rng_states(devices) -> list:
 def put_back(states: list) -> None:
     for function, arguments in states:
         function(*arguments)
+
+
+def reseed(seed: int) -> None:
+    """Dropout and the like are then a function of the seed, and different in every process."""
+    rank = torch.distributed.get_rank() if in_group() else 0
+    torch.manual_seed(stream(f"pass of {rank}", seed))
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
 
 
 @contextmanager

@@ -43,6 +43,7 @@ class Weight:
         self.scale = np.ones(pieces)
         self.iterations = np.zeros(pieces, int)
         self.pending = np.ones(pieces)  # what the shards of FSDP2 have still to be multiplied by
+        self.b = np.zeros(0)  # the bias that was last measured with
         self.kept: dict[str, torch.Tensor] = {}  # as the tensors were, on the host
 
     # -- the tensors ------------------------------------------------------------------------------
@@ -128,10 +129,10 @@ class Weight:
 
     def multiply_shards(self) -> None:
         """The factors of a pass, on the shards that the pass was gathered from."""
-        leaf = self.leaf().detach()
-        if is_sharded(leaf) and (self.pending != 1).any():
+        if self.sharded and (self.pending != 1).any():
             from torch.distributed.tensor import distribute_tensor
 
+            leaf = self.leaf().detach()
             axis, repeats = self.place.outputs, leaf.shape[self.place.outputs] // self.pieces
             shape = [-1 if i == axis else 1 for i in range(leaf.ndim)]
             factors = torch.as_tensor(self.pending.repeat(repeats), dtype=leaf.dtype)
@@ -204,13 +205,13 @@ class Weight:
         return tensor.narrow(axis, piece * length, length)
 
     def shape(self) -> tuple[int, int]:
-        """(inputs of an output, outputs of a piece)."""
+        """(inputs of an output, outputs of all pieces)."""
         W = self.value()
         outputs = W.shape[self.place.outputs] * (self.place.groups if self.place.outputs else 1)
-        return W.numel() // outputs, outputs // self.pieces
+        return W.numel() // outputs, outputs
 
     def check_pieces(self) -> None:
-        outputs, groups = self.shape()[1] * self.pieces, self.place.groups
+        (_, outputs), groups = self.shape(), self.place.groups
         if outputs % self.pieces or (groups > 1 and groups % self.pieces):
             raise InputError(
                 f"pieces {self.pieces} of {self.name}: its {outputs} outputs"

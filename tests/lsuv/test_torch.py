@@ -1,5 +1,7 @@
 """lsuv.torch: every kind of layer is brought to unit variance in one pass, or the report says why
 not. The variances are checked by hooks of the test's own in a fresh pass.
+
+Read next: test_torch_faults.py.
 """
 
 import pytest
@@ -8,29 +10,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip insta
 from torch import nn  # noqa: E402
 
 import lsuv.torch  # noqa: E402
-
-
-def variances(model, *batch, layers=None):
-    """{name: variance of the output in float64} of a fresh pass, of the first call of each."""
-    seen: dict[str, float] = {}
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, layers or (nn.Linear, nn.modules.conv._ConvNd, nn.Bilinear)):
-
-            def hook(module, args, z, name=name):
-                seen.setdefault(name, float(z.double().var(correction=0)))
-
-            handles.append(module.register_forward_hook(hook))
-    with torch.no_grad():
-        model(*batch)
-    for handle in handles:
-        handle.remove()
-    return seen
-
-
-def rows(report):
-    return {row.layer: row for row in report.rows}
-
+from helpers.torch_models import numbers, variances  # noqa: E402
 
 KINDS = {
     "linear": (lambda: nn.Linear(20, 30), (64, 20)),
@@ -54,7 +34,7 @@ KINDS = {
 def test_every_kind_of_layer_gets_unit_variance(kind):
     make, shape = KINDS[kind]
     model = nn.Sequential(make())
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 3 + 0.5
+    x = numbers(*shape)
     report = lsuv.torch.init(model, x)
     (row,) = report.rows
     assert row.why == "scaled" and report.forwards == 1 and report.covered == 1
