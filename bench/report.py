@@ -19,9 +19,13 @@ import sys
 from bench.common.machine import RESULTS
 from bench.gpu.goals import goals
 from bench.paper.rows import OFF, OK, VERDICTS, number, ours_of
+from bench.torch_lsuv.package import outcome
+from bench.torch_lsuv.study import INITS, SEEDS
+from bench.torch_lsuv.study import NETS as NETS_OF_STUDY
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README, TEMPLATE = ROOT / "README.md", pathlib.Path(__file__).with_name("report.md.in")
+MARKS = ("images", "judged", "init_images", "epochs", "batch")
 BEGIN, END = "<!-- report:begin -->", "<!-- report:end -->"
 STYLES = {"lsuv": "-", "xavier": "--", "msra": ":", "ortho": "-."}
 NETS = {"fitnet4": "FitNet-4", "fitnet1": "FitNet-1", "fitnet_mnist": "FitNet-MNIST"}
@@ -49,6 +53,15 @@ FILES = {  # pattern -> what it holds, the command that writes it
         "what every CUDA kernel moves, traced without a GPU",
         "python -m bench.trace.claims --json FILE",
     ),
+    "torch.json": (
+        "`lsuv.torch` and the package lsuv on 16 architectures",
+        "python -m bench.torch_lsuv --package FOLDER --json FILE",
+    ),
+    "torch_study.json": (
+        "training losses of four nets by initialiser",
+        "python -m bench.torch_lsuv study --package FOLDER --json FILE --plot FILE",
+    ),
+    "torch_study.png": ("drawn from torch_study.json", "the same"),
     "gpu-*.json": ("everything on one GPU", "python -m bench.gpu"),
     "curves.png": ("drawn from training.json", "python -m bench.report"),
 }
@@ -493,6 +506,74 @@ def traffic() -> list[dict]:
     return [{"kernels": table([*head, "conflicts"], lines)}]
 
 
+def torch() -> list[dict]:
+    """A row an architecture; the models' matrices; what the study's nets came to."""
+    results = read("torch.json")
+    if not results:
+        return []
+    rows = []
+    for r in results["rows"]:
+        package = r.get("package", {})
+        theirs = ["", "", ""]
+        if "seconds" in package:
+            theirs = [
+                f"{package['forwards']}",
+                f"{package['seconds'] / package['plain']:.0f}",
+                f"{r['ratio']:.1f}" if "ratio" in r else "",
+            ]
+        if "error" in r:
+            ours = [r["error"], *[""] * 4]
+        else:
+            worst = "" if r["worst"] is None else f"{r['worst']:.1e}"
+            ours = [f"{r['layers']}", worst, f"{r['forwards']}"]
+            ours += [f"{r[key]:.1f}" for key in ("without_fill", "with_fill")]
+        left = ", ".join(f"{len(names)} {why}" for why, names in r.get("left", {}).items())
+        said = outcome(package) if package else ""
+        rows.append([r["name"], *ours, left, said, *theirs, ", ".join(r["misses"]) or "met"])
+    head = ["model", "layers", "off by", "passes", "no fill", "fill", "left alone"]
+    head += ["the package: outside", "passes", "time", "× ours", "bars"]
+    made = [
+        [what, f"{by['ours']['seconds']:.3f}", f"{by['torch orthogonal_']['ratio']:.1f}"]
+        for what, by in by_what({"rows": results["matrices"]}).items()
+    ]
+    return [
+        {
+            "models": table(head, rows),
+            "matrices": made and table(["all matrices of", "ours, s", "× `orthogonal_`"], made),
+            "threads": str(results["threads"]),
+            "measured": f"{measured_on(results)}.",
+        }
+    ]
+
+
+def study() -> list[dict]:
+    """The last training loss of each net, by initialiser: mean and span of the seeds."""
+    results = read("torch_study.json")
+    if not results:
+        return []
+    rows = []
+    for net in NETS_OF_STUDY:
+        cells = []
+        for init in INITS:
+            found = [r for r in results["rows"] if (r["net"], r["init"]) == (net, init)]
+            last = [r["losses"][-1] for r in found if r.get("losses", [None])[-1] is not None]
+            failed = len(found) - len(last)
+            text = f"{statistics.mean(last):.3f}" if last else ""
+            if len(last) > 1:
+                text += f" ({min(last):.3f} to {max(last):.3f})"
+            if len(found) < len(SEEDS) or failed:
+                text += f", {len(last)} of {len(SEEDS)} seeds"
+            cells.append(text.removeprefix(", "))
+        rows.append([net, f"{results['settings']['rates'][net]:g}", *cells])
+    return [
+        {
+            "losses": table(["net", "rate", *INITS.values()], rows),
+            **{key: f"{value:,}" for key, value in results["settings"].items() if key in MARKS},
+            "measured": f"{measured_on(results)}.",
+        }
+    ]
+
+
 PARTS = {
     "contents": contents,
     "paper": paper,
@@ -505,6 +586,8 @@ PARTS = {
     "step": step,
     "kernels": kernels,
     "traffic": traffic,
+    "torch": torch,
+    "study": study,
 }
 
 
