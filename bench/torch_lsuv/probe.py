@@ -37,8 +37,8 @@ def variance(x: torch.Tensor) -> float:
 
 
 def variances(model: nn.Module, batch, train: bool) -> dict[str, float]:
-    """{layer: variance of its output at its first call}, of those that ran. Of an attention of
-    PyTorch's q, k, v and out_proj are layers, which no hook of a module sees.
+    """{layer: variance of its output at its first call}, of those that ran. Of PyTorch's attention
+    in_proj[0], [1] and [2], which are q, k and v, and out_proj are layers, which run unseen.
 
     The model is left as it was, its running statistics too."""
     found: dict[str, float] = {}
@@ -55,8 +55,8 @@ def variances(model: nn.Module, batch, train: bool) -> dict[str, float]:
             inputs = [*arguments, *(named[n] for n in ("query", "key", "value") if n in named)][:3]
             weights = module.in_proj_weight.chunk(3)
             biases = (None,) * 3 if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
-            for part, x, W, b in zip("qkv", inputs, weights, biases, strict=True):
-                found.setdefault(f"{name}.{part}", variance(F.linear(x, W, b)))
+            for i, x, W, b in zip(range(3), inputs, weights, biases, strict=True):
+                found.setdefault(f"{name}.in_proj[{i}]", variance(F.linear(x, W, b)))
             found.setdefault(f"{name}.out_proj", variance(output[0]))
 
         return hook

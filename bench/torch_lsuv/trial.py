@@ -5,6 +5,7 @@ Read next: bench/torch_lsuv/package.py, the peer.
 
 import copy
 import math
+import re
 import statistics
 import time
 import warnings
@@ -19,6 +20,11 @@ from bench.torch_lsuv.package import imported
 from bench.torch_lsuv.probe import LAYERS, State, bits, is_layer, seed_all, variances
 
 SEED = 0
+
+
+def name_of(row) -> str:
+    """The probe's name of a row's layer and piece."""
+    return row.layer if row.pieces == 1 else f"{row.layer}[{row.piece}]"
 
 
 class Trial:
@@ -90,21 +96,22 @@ class Ours(Trial):
         (report,) = reports
         seed_all()
         found = variances(self.model, self.batch, train=True)
-        self.scaled = scaled = [row.name for row in report.rows if row.why == "scaled"]
+        self.scaled = {name_of(row) for row in report.rows if row.why == "scaled"}
         left: dict[str, list[str]] = {}
         for row in report.rows:
             if row.why != "scaled":
-                left.setdefault(row.why, []).append(row.name)
-        touched = {n for n, p in self.model.named_parameters() if bits(p) != before[n]}
+                left.setdefault(re.split(":| to ", row.why)[0], []).append(name_of(row))
+        owners = tuple(row.layer + end for row in report.rows for end in "._" if row.chosen)
+        touched = [n for n, p in self.model.named_parameters() if bits(p) != before[n]]
         loss = self.step()
         return {
-            "layers": len(scaled),
-            "worst": max((abs(found[name] - 1) for name in scaled), default=None),
+            "layers": len(self.scaled),
+            "worst": max((abs(found[name] - 1) for name in self.scaled), default=None),
             "forwards": forwards,
             "reported_forwards": report.forwards,
             "left": left,
-            "missed": sorted(set(found) - {row.name for row in report.rows}),
-            "strays": sorted(n for n in touched if n.rpartition(".")[0] not in scaled),
+            "missed": sorted(set(found) - set(map(name_of, report.rows))),
+            "strays": [n for n in touched if not n.startswith(owners)],
             "changed": changed,
             "loss": loss if math.isfinite(loss) else None,
         }
@@ -132,8 +139,8 @@ class Ours(Trial):
         shapes = []
         for name, module in self.model.named_modules():
             if isinstance(module, nn.MultiheadAttention):
-                parts = [part for part in (*"qkv", "out_proj") if f"{name}.{part}" in self.scaled]
-                shapes += [(module.embed_dim, module.embed_dim)] * len(parts)
+                parts = sum(part.startswith(f"{name}.") for part in self.scaled)
+                shapes += [(module.embed_dim, module.embed_dim)] * parts
             elif name in self.scaled and is_layer(module):
                 groups, shape = getattr(module, "groups", 1), module.weight.shape
                 inputs_first = getattr(module, "transposed", False) or not hasattr(module, "bias")

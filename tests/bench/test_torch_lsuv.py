@@ -165,7 +165,7 @@ def test_the_probe_measures_each_layer_and_leaves_the_model_as_it_was(torch, mod
     found = variances(model, x, train=True)
     state.was.pop("random numbers")  # dropout draws
     assert state.changed(model) == []
-    parts = [f"attention.{part}" for part in ("q", "k", "v", "out_proj")]
+    parts = [f"attention.{p}" for p in (*(f"in_proj[{i}]" for i in range(3)), "out_proj")]
     assert list(found) == ["conv", *parts, "fc"]
 
     def variance(y):
@@ -177,7 +177,7 @@ def test_the_probe_measures_each_layer_and_leaves_the_model_as_it_was(torch, mod
         seed_all()
         h = model.drop(model.norm(model.act(z))).transpose(1, 2)
         W, b = model.attention.in_proj_weight, model.attention.in_proj_bias
-        assert found["attention.k"] == variance(h @ W[8:16].T + b[8:16])
+        assert found["attention.in_proj[1]"] == variance(h @ W[8:16].T + b[8:16])
         out = model.attention(h, h, h)[0]
         assert found["attention.out_proj"] == variance(out)
         assert found["fc"] == variance(model.fc(out))  # the first call
@@ -226,7 +226,7 @@ def test_forwards_are_counted_and_matrices_are_a_groups(torch, monkeypatch):
     found = trial.Ours(Setting(torch.get_num_threads(), "numpy"), "small")
     assert found.forwards_of(lambda: [found.plain() for _ in range(3)]) == 3
     assert "forward" not in vars(found.model) and found.step() > 0
-    found.scaled = ["0", "1", "2"]
+    found.scaled = {"0", "1", "2"}
     assert found.matrices() == [(3, 6)] * 2 + [(2, 15)] * 2 + [(7, 11)]
 
 
