@@ -139,7 +139,7 @@ class Ours(Trial):
         shapes = []
         for name, module in self.model.named_modules():
             if isinstance(module, nn.MultiheadAttention):
-                parts = sum(part.startswith(f"{name}.") for part in self.scaled)
+                parts = sum(part.startswith(f"{name}.in_proj") for part in self.scaled)
                 shapes += [(module.embed_dim, module.embed_dim)] * parts
             elif name in self.scaled and is_layer(module):
                 groups, shape = getattr(module, "groups", 1), module.weight.shape
