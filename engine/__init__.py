@@ -10,6 +10,10 @@ Nothing heavy is imported before it is used.
 Read next: engine/train.py, the command that everything else serves.
 """
 
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
 __all__ = ["batches", "fit", "load", "restore", "save", "scores", "to_onnx"]
 
 
@@ -29,6 +33,27 @@ LATER = {
     "to_onnx": "engine.export",
     "restored": "engine.predict",
 }
+
+
+def _check_lsuv() -> None:
+    """PyPI has another package of the name lsuv: found before ours, or installed over it, it is the
+    one that Python imports. One line, from a command without a traceback."""
+    spec = find_spec("lsuv")
+    if spec and spec.origin and "lsuv.algorithm" not in Path(spec.origin).read_text():
+        text = (
+            f"{Path(spec.origin).parent} is another package called lsuv, not lsuv-engine's; "
+            "pip uninstall lsuv, then install lsuv-engine again"
+        )
+        main = getattr(sys.modules["__main__"], "__spec__", None)  # None where none is run by -m
+        if sys.argv[:1] == ["-m"] or (
+            main and main.name.split(".")[0] in ("engine", "bench", "lsuv")
+        ):
+            print(f"error: {text}", file=sys.stderr)
+            raise SystemExit(2)
+        raise ImportError(text)
+
+
+_check_lsuv()
 
 
 def __getattr__(name: str):

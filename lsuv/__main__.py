@@ -4,6 +4,7 @@
     python -m lsuv --net fitnet4 --act relu --init msra --data cifar10
     python -m lsuv --net fitnet_mnist --init lsuv --lsuv-mode fresh --lsuv-tol 0.02 --json init.json
     python -m lsuv --net fitnet1 --init lsuv --lsuv-pre gaussian --lsuv-exclude clf --data synthetic
+    python -m lsuv --torch torchvision.models:resnet50 --batch 32x3x224x224    (--torch --help)
 
 LSUV scales the weights on the first training batch of the run that engine.train would make of the
 same options; every other initialiser is only measured on it. Nothing is trained.
@@ -55,6 +56,9 @@ def check(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if any(word.split("=")[0] == "--torch" for word in argv):
+        return of_torch(argv)
     args = make_parser().parse_args(argv)
     options.check(args, KNOWN)
     check(args)
@@ -111,6 +115,15 @@ def main(argv: list[str] | None = None) -> int:
         f"device {ops.name}  {data_line(data.name)}"
     )
     return 0
+
+
+def of_torch(argv: list[str]) -> int:
+    """The command for a model of PyTorch's. InputError where that is not installed."""
+    try:
+        from lsuv.torch.command import main
+    except ImportError as error:
+        raise InputError(str(error)) from None
+    return main(argv)
 
 
 def names(text: str | None) -> list[str]:

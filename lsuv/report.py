@@ -1,14 +1,16 @@
-"""The report: what an initialiser did to each layer, as a table and as JSON.
+"""The report: what an initialiser did to each layer, as a table, as JSON and as a picture.
 
 One row a layer and maxout piece, since each piece is a matrix of its own; the table shows a layer's
 mean over its pieces. "Variance" is that of the quantity that the algorithm brings to one: the
 layer's own output z, or, with normalise="input", the input of the next layer.
 
-Read next: lsuv/__main__.py, which prints it.
+Read next: lsuv/__main__.py, which prints it, and picture.py, which draws it.
 """
 
 import math
 from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
 
 import numpy as np
 
@@ -152,7 +154,30 @@ class Report:
 
     def as_dict(self) -> dict:
         """Plain numbers, text, lists; None where a number is not finite, which JSON can't hold."""
-        return plain({**asdict(self), "largest_deviation": self.largest_deviation})
+        derived = {"largest_deviation": self.largest_deviation, "skipped": self.skipped}
+        return plain({**asdict(self), **derived})
+
+    def plot(self, path: str | Path | None = None):
+        """A bar a layer, variance before and after -> matplotlib's Figure, written to `path` too.
+
+        InputError where matplotlib is not installed."""
+        from lsuv.picture import figure
+
+        return figure(self, path)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        head, units, *lines = self.lines()
+        names = [f"{a} {b}".strip() for a, b in zip(head, units, strict=True)]
+        rows = [("th", names), *(("td", line) for line in lines)]
+        cells = ["".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in line) for tag, line in rows]
+        below = self.table().splitlines()[len(lines) + 2 :]
+        return (
+            "<table>"
+            + "".join(f"<tr>{row}</tr>" for row in cells)
+            + "</table>"
+            + "".join(f"<p>{escape(line)}</p>" for line in below)
+        )
 
 
 def orthogonality_error(W: np.ndarray, most: int = 512) -> float:

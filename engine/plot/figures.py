@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.errors import InputError
+from lsuv import picture
 
 LONGEST = 14  # letters of a class's name in a picture
 CELLS = 12  # classes up to which a confusion table has its numbers in it
@@ -67,7 +68,7 @@ def colour(number: int) -> str:
 
 def short(name: str) -> str:
     """A class's name that fits."""
-    return plain(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…")
+    return picture.literal(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…")
 
 
 def curves(axes, runs: list[Shown], what: str) -> None:
@@ -111,21 +112,7 @@ CURVES: dict[str, Callable] = {
 
 def bars(axes, run: Shown) -> None:
     """The variance of every layer's output, before and after, on a logarithmic axis."""
-    names, places = [plain(name[:40]) for name in run.variances], np.arange(len(run.variances))
-    both = np.array(list(run.variances.values()))
-    both[~(both > 0)] = np.nan
-    for k, (label, shade) in enumerate((("before", "#b8b8b8"), ("after", "#1f77b4"))):
-        axes.barh(places + 0.4 * k - 0.2, both[:, k], 0.4, color=shade, label=label)
-    axes.set_xscale("log")
-    known = both[np.isfinite(both)]
-    if len(known):
-        # Two decades at least: of fewer matplotlib names so many ticks that their names overlap.
-        axes.set_xlim(min(known.min() / 2, 0.1), max(known.max() * 2, 10))
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(places, names, fontsize=8 if len(names) <= 25 else 6.5)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, fontsize=8)
-    axes.set_xlabel("variance of the output")
+    picture.bars(axes, run.variances)
 
 
 def table(axes, run: Shown) -> None:
@@ -149,8 +136,7 @@ def of_run(run: Shown) -> dict[str, tuple[Callable, float]]:
     """Title to drawing(axes, run) and height in inches, of what there is of one run."""
     found: dict[str, tuple[Callable, float]] = {}
     if run.variances:
-        height = 1.2 + (0.22 if len(run.variances) <= 25 else 0.15) * len(run.variances)
-        found["the initialiser, layer by layer"] = (bars, min(max(height, 2.5), 40))
+        found["the initialiser, layer by layer"] = (bars, picture.height(len(run.variances)))
     if run.confusion is not None:
         found["confusion of the test images"] = (table, 4.0)
     return found
@@ -198,7 +184,7 @@ def png(runs: list[Shown]) -> bytes:
         frameon=False,
     )
     for number, (run, part) in enumerate(zip(runs, others, strict=True)):
-        line = f"{names[number]}: {plain(run.title)}; {run.state}"
+        line = f"{names[number]}: {picture.literal(run.title)}; {run.state}"
         part.suptitle(line[:180], fontsize=11, color=colour(number))
         left, right = part.subfigures(1, 2, width_ratios=(10, 6))
         for axes in (places := left.subplots(1, 2)):
@@ -211,21 +197,17 @@ def png(runs: list[Shown]) -> bytes:
     return saved(whole, "png")
 
 
-def plain(text: str) -> str:
-    """That matplotlib does not read as a formula."""
-    return text.replace("$", r"\$")
-
-
 def short_run(run: Shown) -> str:
     """Its name, or the end of it."""
-    return plain(run.name if len(run.name) <= 60 else f"…{run.name[-59:]}")
+    return picture.literal(run.name if len(run.name) <= 60 else f"…{run.name[-59:]}")
 
 
 def gallery(figure, run: Shown) -> None:
     """The worst test images, five in a row; or what is missing."""
     if not run.worst:
         text = "\n".join(run.notes) or "no test image is answered wrongly"
-        lines = [line for note in text.split("\n") for line in textwrap.wrap(plain(note), 80)]
+        notes = map(picture.literal, text.split("\n"))
+        lines = [line for note in notes for line in textwrap.wrap(note, 80)]
         figure.text(0.02, 0.5, "\n".join(lines), va="center", fontsize=9)
         return
     figure.suptitle("the worst: class, answer and its probability", fontsize=10)

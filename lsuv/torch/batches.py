@@ -5,7 +5,7 @@ pair, such as images and labels, the first is taken where the model has one argu
 take two, it has to be said which is meant. Anything else is iterated, and its first batches are
 joined into one: without gradients a pass needs far less memory than a step of training.
 
-Read next: lsuv/README.md.
+Read next: command.py.
 """
 
 import inspect

@@ -51,7 +51,7 @@ def find(
     claimed = set()
     for full, module in model.named_modules():
         for place in places(module, adapters):
-            name = f"{full.replace('_orig_mod.', '')}.{place.name}".strip(".")
+            name = f"{full.replace('._orig_mod', '')}.{place.name}".strip(".")
             name = name or type(module).__name__
             fits = (n for p, n in options.pieces.items() if fnmatchcase(name, p))
             weight = Weight(name, module, place, next(fits, place.pieces))

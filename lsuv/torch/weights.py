@@ -68,13 +68,16 @@ class Weight:
         return found
 
     def bias(self) -> torch.Tensor | None:
-        if self.place.bias is None:
-            return None
-        owner, name = _resolve(self.module, self.place.bias)
-        bias = owner._parameters.get(name)
+        bias = self._whole_bias()
         if bias is None or self.place.bias_rows is None:
             return bias
         return bias[slice(*self.place.bias_rows)]
+
+    def _whole_bias(self) -> Any:
+        if self.place.bias is None:
+            return None
+        owner, name = _resolve(self.module, self.place.bias)
+        return owner._parameters.get(name)
 
     def leaf(self) -> torch.Tensor:
         return next(iter(self.tensors().values()))
@@ -108,7 +111,7 @@ class Weight:
             if name not in self.kept or is_sharded(tensor):
                 continue
             new, old = tensor.detach(), self.kept[name].to(tensor.device)
-            if piece is not None and self.pieces > 1:
+            if piece is not None:
                 new, old = (self._rows(t, piece, name == "bias") for t in (new, old))
             if not torch.equal(new, old):
                 new.copy_(old)
@@ -118,10 +121,7 @@ class Weight:
         return changed
 
     def multiply(self, piece: int, factor: float) -> None:
-        leaf = self.leaf().detach()
-        if self.pieces > 1:
-            leaf = self._rows(leaf, piece)
-        leaf.mul_(factor)
+        self._rows(self.leaf().detach(), piece).mul_(factor)
         self.scale[piece] *= factor
         self.pending[piece] *= factor
         self.iterations[piece] += 1
@@ -142,14 +142,14 @@ class Weight:
 
     def zero_bias(self) -> None:
         bias = self.bias()
-        if bias is not None and (bias.requires_grad or not bias.is_leaf or bias._is_view()):
+        if bias is not None and self._whole_bias().requires_grad:
             bias.detach().zero_()
 
     def fill(self, how: str | Callable, seed: int) -> str:
         """Write new weights -> "", or why they can't be written."""
         W = self.value().detach().clone()
         for piece in range(self.pieces):
-            rows = self._rows(W, piece) if self.pieces > 1 else W
+            rows = self._rows(W, piece)
             if not callable(how):
                 self._orthonormal(rows, piece, seed)
             else:
@@ -186,8 +186,7 @@ class Weight:
     def deviations(self) -> list[float]:
         """Of each piece's weights."""
         W = self.value().detach().float()
-        parts = [self._rows(W, p) for p in range(self.pieces)] if self.pieces > 1 else [W]
-        return [float(part.std(correction=0)) for part in parts]
+        return [float(self._rows(W, p).std(correction=0)) for p in range(self.pieces)]
 
     # -- their parts ------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The same bits however it is run: any number of threads, any order of definition, 1, 2 and 4
 processes; and models that torch.compile, data parallelism or FSDP2 have wrapped.
 
-Read next: lsuv/README.md.
+Read next: test_torch_command.py.
 """
 
 import os
