@@ -44,10 +44,9 @@ def _check_lsuv() -> None:
             f"{Path(spec.origin).parent} is another package called lsuv, not lsuv-engine's; "
             "pip uninstall lsuv, then install lsuv-engine again"
         )
-        main = getattr(sys.modules["__main__"], "__spec__", None)  # None where none is run by -m
-        if sys.argv[:1] == ["-m"] or (
-            main and main.name.split(".")[0] in ("engine", "bench", "lsuv")
-        ):
+        main = getattr(sys.modules["__main__"], "__spec__", None)  # of what -m has started
+        ours = main is not None and main.name.split(".")[0] in ("engine", "bench", "lsuv")
+        if ours or sys.argv[:1] == ["-m"]:  # which is still looking for it
             print(f"error: {text}", file=sys.stderr)
             raise SystemExit(2)
         raise ImportError(text)
