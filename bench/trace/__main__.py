@@ -4,7 +4,7 @@
     python -m bench.trace variance --shape 2,8,64 --precision bf16
     python -m bench.trace linear_backward_filter --json trace.json
     python -m bench.trace softmax_loss_forward --html trace.html    # to look at in a browser
-    python -m bench.trace exercise 1                                # of kernels/cuda/README.md
+    python -m bench.trace exercise 1    # of kernels/cuda/README.md, whose `pictures` it draws, too
 
 The kernels are those of device emulated, which runs them on a CPU; a compiler's instrumentation
 tells of every access. The figures are what NVIDIA's profiler calls them, and are facts of the code
@@ -14,6 +14,7 @@ kernel takes, how many blocks a GPU holds and what its caches keep is not known 
 Read next: recorder.py.
 """
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -81,10 +82,8 @@ def show(traced: dict) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     first, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
-    if first == "exercise":
-        from bench.trace import exercise
-
-        return exercise.main(rest)
+    if first in ("exercise", "pictures"):  # commands of their own, which no operation is called
+        return importlib.import_module(f"bench.trace.{first}").main(rest)
     options = options_of(arguments)
     case = case_of(options.kernel, options.shape)
     if options.html:

@@ -137,6 +137,16 @@ def _launches(case: Case, text: str) -> list[tuple[str, int, str]]:
     return [each for each in case.launches if re.search(rf"^KERNEL {each[0]}\(", text, re.M)]
 
 
+def start(exercise: Exercise, *shape: int) -> list[Launch]:
+    """What the kernels of the file that an exercise starts from do."""
+    path = FOLDER / f"{exercise.name}.cu"
+    with Recorder() as recorder:
+        text = _text(path)
+        _compile(recorder, exercise, path, text)
+        _run(recorder, exercise, exercise.case(*shape), text)
+    return recorder.launches
+
+
 def _compile(recorder: Recorder, exercise: Exercise, path: Path, text: str) -> None:
     from kernels.emulated.compiler import CompileException
 
@@ -150,27 +160,28 @@ def _compile(recorder: Recorder, exercise: Exercise, path: Path, text: str) -> N
         raise Wrong(f"{path} does not compile:\n{error}") from None
 
 
+def _run(recorder: Recorder, exercise: Exercise, case: Case, text: str) -> dict[str, np.ndarray]:
+    """{name: what the kernels make of it}, of the arrays that have a right value."""
+    ops, double = recorder.ops, emulated.double()
+    held = {
+        name: value
+        if isinstance(value, int)
+        else ops.asarray(value.array() if isinstance(value, Out) else value)
+        for name, value in case.arguments.items()
+    }
+    for kernel, blocks, names in _launches(case, text):
+        try:
+            ops.launch(exercise.name, kernel, "float32", blocks, *map(held.get, names.split()))
+        except double.DoubleError as error:
+            meant = " (p: a pointer, i: int64)" if "wants arguments" in str(error) else ""
+            raise Wrong(f"{case.text}: {error}{meant}") from None
+    return {name: ops.tohost(held[name]) for name in case.right}
+
+
 def _compare(recorder: Recorder, exercise: Exercise, case: Case, text: str) -> None:
     """Wrong unless the results are right, and the same bits, in several orders of threads."""
-    double = emulated.double()
-    made = []
-    for _ in range(ORDERS):
-        held = {
-            name: recorder.ops.asarray(value.array() if isinstance(value, Out) else value)
-            if not isinstance(value, int)
-            else value
-            for name, value in case.arguments.items()
-        }
-        for kernel, blocks, names in _launches(case, text):
-            arguments = [held[name] for name in names.split()]
-            try:
-                recorder.ops.launch(exercise.name, kernel, "float32", blocks, *arguments)
-            except double.DoubleError as error:
-                meant = " (p: a pointer, i: int64)" if "wants arguments" in str(error) else ""
-                raise Wrong(f"{case.text}: {error}{meant}") from None
-        made.append({name: recorder.ops.tohost(held[name]) for name in case.right})
-    first = made[0]
-    same = all(first[name].tobytes() == other[name].tobytes() for other in made for name in first)
+    first, *others = [_run(recorder, exercise, case, text) for _ in range(ORDERS)]
+    same = all(first[name].tobytes() == other[name].tobytes() for other in others for name in first)
     hint = "" if same else "; another order of threads gives other values: a barrier may be missing"
     for name, right in case.right.items():
         got = first[name].astype(np.float64)

@@ -12,7 +12,7 @@ from bench.trace import exercise as module
 from bench.trace.exercise import FOLDER, check
 from bench.trace.exercises import EXERCISES
 from engine.errors import InputError, RunError
-from helpers.programs import TESTS
+from helpers.programs import ROOT, TESTS
 from kernels.emulated.compiler import SANITIZE
 
 pytestmark = pytest.mark.skipif(
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(
 SOLUTIONS = TESTS / "bench" / "solutions"
 BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
 NAMES = list(BY_NAME)
+GUIDE = (ROOT / "kernels" / "cuda" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -29,6 +30,9 @@ def test_the_start_is_right_and_moves_too_much(double, capsys, name):
     said = capsys.readouterr().out
     assert said.count("right  ") == len(BY_NAME[name].shapes) and "wrong  " not in said
     assert "not reached  bytes moved" in said
+    rows = re.findall(r"^(?:not )?reached +(.*): (\S+), to be (.*)$", said, re.M)
+    for row in rows:  # as the guide has them
+        assert " | ".join(row) in GUIDE.partition(f"`{name}.cu` |")[2].partition("`")[0], row
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@
 // __shfl_xor_sync, without memory. With ten classes 22 lanes are idle, and it pays all the same.
 // What is left above 1 are sectors of which a row of 40 bytes needs a part.
 //
-// Read next: bench/README.md.
+// Read next: ../pictures.py.
 
 #include "common.cuh"
 
