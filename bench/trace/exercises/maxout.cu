@@ -9,8 +9,8 @@
 //
 // Reach: 1.0 times the bytes that must move, and 64 requests for x. First let neighbouring threads
 // have neighbouring channels; then let each read four of them in one access of 128 bits, and write
-// its four bytes of `which` in one: load, store and store_bytes of common.cuh. Rows of C = 7 have no
-// such access, as `wide` says: keep a way for them.
+// its four bytes of `which` in one: load, store and store_bytes of common.cuh. Rows of C = 7 have
+// no such access, as `wide` says: keep a way for them.
 //
 // Read next: maxout_pool.cu.
 
