@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.cuda.source import FILES, HERE, REALS, kernels, options, source
+from kernels.cuda.source import FILES, HERE, REALS, kernels, options, pasted, source
 
 nvrtc = pytest.importorskip(
     "cuda.bindings.nvrtc", exc_type=ImportError, reason="no NVRTC: pip install -e '.[cuda-check]'"
@@ -159,6 +159,17 @@ def test_accesses_are_128_bits_wide(file, real, tmp_path):
     for kernel, (loads, stores) in wanted.items():
         assert len(re.findall(r"LDG\.E(?:\.\w+)*\.128", code[kernel])) >= loads, kernel
         assert len(re.findall(r"STG\.E(?:\.\w+)*\.128", code[kernel])) >= stores, kernel
+
+
+def test_the_exercises_and_their_solutions_are_cuda_too():
+    """And not C++ alone, which is all that the emulator asks."""
+    root = Path(__file__).parents[2]
+    for path in [
+        *root.glob("bench/trace/exercises/*.cu"),
+        *root.glob("tests/bench/solutions/*.cu"),
+    ]:
+        good, log, _ = compiled(pasted(path), flags("float32", 90))
+        assert good and "warning" not in log, f"{path.name}: {log}"
 
 
 def test_every_wide_kernel_exists():

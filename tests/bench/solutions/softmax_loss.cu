@@ -5,7 +5,7 @@ KERNEL softmax_loss(const float* scores, const int* labels, float* prob, float* 
     const int lane = threadIdx.x % WARP;
     for (int64 n = first_index() / WARP; n < N; n += stride_of_grid() / WARP) {
         const bool is_class = lane < K;
-        const float score = is_class ? scores[n * K + lane] : -INFINITY;
+        const float score = is_class ? scores[n * K + lane] : __uint_as_float(0xff800000u);
         float largest = score;
         for (int distance = WARP / 2; distance > 0; distance /= 2) {
             largest = fmaxf(largest, __shfl_xor_sync(0xffffffffu, largest, distance));
