@@ -18,13 +18,18 @@ from bench.torch_lsuv.nets import called
 
 HOOKS = [name for name in vars(nn.Module()) if name.endswith("_hooks")]
 LAYERS = nn.Linear, nn.modules.conv._ConvNd
-SEED = 5
 
 
-def seed_all() -> None:
-    random.seed(SEED)
-    np.random.seed(SEED)
-    torch.manual_seed(SEED)
+def drawn() -> tuple:
+    """The states of the generators: what a pass will draw, for dropout."""
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()
+
+
+def draw_again(states: tuple) -> None:
+    ours, python, numpy = states
+    torch.set_rng_state(ours)
+    random.setstate(python)
+    np.random.set_state(numpy)
 
 
 def is_layer(module: nn.Module) -> bool:

@@ -157,10 +157,10 @@ def model(torch):
 
 
 def test_the_probe_measures_each_layer_and_leaves_the_model_as_it_was(torch, model):
-    from bench.torch_lsuv.probe import State, seed_all, variances
+    from bench.torch_lsuv.probe import State, draw_again, drawn, variances
 
     x = torch.randn(4, 3, 9)
-    seed_all()
+    states = drawn()
     state = State(model)
     found = variances(model, x, train=True)
     state.was.pop("random numbers")  # dropout draws
@@ -174,7 +174,7 @@ def test_the_probe_measures_each_layer_and_leaves_the_model_as_it_was(torch, mod
     with torch.no_grad():
         z = model.conv(x)
         assert found["conv"] == variance(z)  # before the activation in place
-        seed_all()
+        draw_again(states)
         h = model.drop(model.norm(model.act(z))).transpose(1, 2)
         W, b = model.attention.in_proj_weight, model.attention.in_proj_bias
         assert found["attention.in_proj[1]"] == variance(h @ W[8:16].T + b[8:16])
