@@ -19,7 +19,6 @@ from bench.torch_lsuv.nets import NETS, called, tensors
 from bench.torch_lsuv.package import imported
 from bench.torch_lsuv.probe import LAYERS, State, bits, draw_again, drawn, is_layer, variances
 
-
 SEED = 0
 
 
