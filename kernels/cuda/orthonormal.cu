@@ -3,14 +3,13 @@
 //   A, Q (cols,rows) double, which cuSOLVER calls (rows,cols), column by column   rows >= cols
 //   tau, signs (cols,) double      result (rows,cols) float, or (cols,rows)
 //
-// orthonormal_reflectors: one block draws one reflector, element by element in float64, sums its
-// squares, and scales it. That is arithmetic, log and sincospi, beside which the 24 bytes an
-// element are nothing. orthonormal_columns and orthonormal_rows read 8 bytes an element and write
-// 4. All run once a layer, when a net is initialised.
+// orthonormal_reflectors: one block draws one reflector, pair by pair in float64, sums its squares,
+// and scales it. That is arithmetic, log and sincospi, beside which the 24 bytes an element are
+// nothing. orthonormal_columns and orthonormal_rows read 8 bytes an element and write 4. All run
+// once a layer, when a net is initialised.
 //
-// The four numbers of a thread's draw are written one by one, each time 32 bytes from the next
-// thread's:
-// Moved: orthonormal_reflectors: A 4.11
+// A number is written when it is drawn, and again when the length of all is known:
+// Moved: orthonormal_reflectors: A 1.88
 //
 // Read next: cast.cu.
 
@@ -33,24 +32,24 @@ KERNEL orthonormal_reflectors(double* A, double* tau, double* signs, int64 rows,
         double* v = A + first;
         for (int64 i = threadIdx.x; i < k; i += THREADS) v[i] = 0;
         double squares = 0;
-        // Four numbers at a time, those that a counter gives by Box and Muller.
-        for (int64 counter = (first + k) / 4 + threadIdx.x; counter <= (first + rows - 1) / 4;
-             counter += THREADS) {
+        // Two numbers at a time, which half the words of a counter give by Box and Muller. They lie
+        // at a multiple of 16 bytes, for any `rows`; of the first and last pair one may be outside.
+        for (int64 pair = (first + k) / 2 + threadIdx.x; pair <= (first + rows - 1) / 2;
+             pair += THREADS) {
             const Words words =
-                philox(uint64(seed), uint64(counter), 0, uint32(purpose), uint32(index));
-#pragma unroll
-            for (int pair = 0; pair < 4; pair += 2) {
-                const double radius = sqrt(-2 * log(uniform(words.w[pair])));
-                double normal[2];
-                sincospi(2 * uniform(words.w[pair + 1]), &normal[1], &normal[0]);
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const double value = radius * normal[half];
-                    const int64 i = 4 * counter + pair + half - first;
-                    if (i < k || i >= rows) continue;
-                    v[i] = value;
-                    squares += value * value;
-                }
+                philox(uint64(seed), uint64(pair / 2), 0, uint32(purpose), uint32(index));
+            const double radius = sqrt(-2 * log(uniform(pair % 2 ? words.w[2] : words.w[0])));
+            double2 x;
+            sincospi(2 * uniform(pair % 2 ? words.w[3] : words.w[1]), &x.y, &x.x);
+            x.x *= radius, x.y *= radius;
+            const int64 i = 2 * pair - first;
+            if (i >= k && i + 1 < rows) {
+                *reinterpret_cast<double2*>(v + i) = x;
+                squares += x.x * x.x + x.y * x.y;
+            } else {
+                const double one = i >= k ? x.x : x.y;
+                v[i >= k ? i : i + 1] = one;
+                squares += one * one;
             }
         }
         const double norm = sqrt(block_sum(squares, smem)), head = v[k];
