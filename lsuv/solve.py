@@ -29,7 +29,7 @@ class Moments(NamedTuple):
     m2: Any
 
     def rows(self, which) -> "Moments":
-        return Moments(*(part[which] for part in self))
+        return Moments(self.n[which], self.mean[which], self.m2[which])
 
 
 def combine(a: Moments, b: Moments) -> Moments:

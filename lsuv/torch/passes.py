@@ -24,7 +24,7 @@ from lsuv.torch.moments import measured, over_ranks
 from lsuv.torch.plan import Options, find
 from lsuv.torch.rows import finish
 from lsuv.torch.state import put_back, rng_states
-from lsuv.torch.weights import Weight, is_sharded
+from lsuv.torch.weights import Weight, is_sharded, norm
 
 MOST_PASSES = 20  # of shared="pooled"
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -79,7 +79,7 @@ class Run:
     def one_pass(self, forward: Callable[[], Any]) -> None:
         handles = []
         for w in self.order:
-            w.calls, w.seen = 0, []
+            w.calls, w.seen, w.spreads = 0, [], []
         try:
             for module in self.weights:
                 handles += [
@@ -121,8 +121,8 @@ class Run:
             self.one_pass(forward)
             done = True
             for w in self.held:
-                w.seen = [pool(w.seen)]
-                for piece, z in enumerate(self.spreads(w, w.seen[0])):
+                w.spreads = [self.spreads(w, pool(w.seen))]
+                for piece, z in enumerate(w.spreads[0]):
                     factor, why = solve(z, target, self.unit(w, []))
                     if why:
                         w.why[piece] = why
@@ -197,7 +197,7 @@ class Run:
                 why = "unsupported: tensor parallel"
             elif other is not w:
                 why = f"tied to {other.name}"
-            elif not w.value().any():
+            elif not norm(w.value().detach()):
                 why = "no variance: its weights are all zero"
             w.why, w.scaling = [why or "scaled"] * w.pieces, not why
         if w.scaling:
@@ -214,9 +214,14 @@ class Run:
 
     def adjust(self, w: Weight, z: list[torch.Tensor], again: Callable) -> None:
         """Measure a call, and scale at the first. again() -> z anew."""
+        with np.errstate(all="ignore"):  # what is not finite is reported
+            self._adjust(w, z, again)
+
+    def _adjust(self, w, z, again) -> None:
         moments = self.moments(w, z)
         w.seen.append(moments)
         spreads = self.spreads(w, moments)
+        w.spreads.append(spreads)
         if np.isnan(w.first).all():
             w.first = np.array([s.variance() for s in spreads])
         if not w.scaling or w.calls > 1 or w in self.held:
@@ -242,7 +247,8 @@ class Run:
         if missed:
             torch.clear_autocast_cache()
             moments = self.moments(w, again())
-        w.seen[-1] = moments
+            spreads = self.spreads(w, moments)
+        w.seen[-1], w.spreads[-1] = moments, spreads
 
     def hopeless(self, w: Weight, piece: int, why: str, s: Spread) -> None:
         w.why[piece] = why

@@ -40,7 +40,7 @@ def _row(run, w: Weight, piece: int) -> Row:
         row.fan_in, outputs = w.shape()
         row.outputs = outputs // w.pieces
     if w.seen:
-        s = run.spreads(w, w.seen[0])[piece]
+        s = w.spreads[0][piece]
         row.weight_std_before = float(w.std[piece])
         row.weight_std_after = float(w.std[piece] * w.scale[piece])
         row.mean, row.variance_before, row.variance_after = (
@@ -62,11 +62,11 @@ def _empty(name: str, kind: str, why: str) -> Row:
 def _notes(run, w: Weight) -> None:
     notes, options = run.report.notes, run.options
     if w.calls > 1 and w not in run.held:
-        means = [np.mean([s.variance() for s in run.spreads(w, m)]) for m in w.seen]
+        means = [np.mean([s.variance() for s in spreads]) for spreads in w.spreads]
         notes.append(
             f"{w.name} called {w.calls} times: variance {', '.join(f'{v:.3g}' for v in means)}"
         )
-    for s, why in zip(run.spreads(w, w.seen[0]) if w.seen else [], w.why, strict=False):
+    for s, why in zip(w.spreads[0] if w.spreads else [], w.why, strict=False):
         if why == "scaled" and abs(s.variance() / options.target - 1) > options.tolerance:
             notes.append(
                 f"{w.name}: variance {s.variance():.4g}, not within {options.tolerance:g} of "
