@@ -197,7 +197,7 @@ class Run:
                 why = "unsupported: tensor parallel"
             elif other is not w:
                 why = f"tied to {other.name}"
-            elif not norm(w.value().detach()):
+            elif not norm(w.value().detach()) and w.name not in self.options.include:
                 why = "no variance: its weights are all zero"
             w.why, w.scaling = [why or "scaled"] * w.pieces, not why
         if w.scaling:

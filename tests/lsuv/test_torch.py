@@ -4,13 +4,18 @@ not. The variances are checked by hooks of the test's own in a fresh pass.
 Read next: test_torch_faults.py.
 """
 
+import re
+import sys
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
 from torch import nn  # noqa: E402
 
 import lsuv.torch  # noqa: E402
+from helpers.programs import ROOT  # noqa: E402
 from helpers.torch_models import numbers, variances  # noqa: E402
+from lsuv.__main__ import main  # noqa: E402
 
 KINDS = {
     "linear": (lambda: nn.Linear(20, 30), (64, 20)),
@@ -41,3 +46,32 @@ def test_every_kind_of_layer_gets_unit_variance(kind):
     assert variances(model, x)["0"] == pytest.approx(1, abs=1e-5)
     assert row.variance_after == pytest.approx(1, abs=1e-6)
     assert model[0].bias.abs().max() == 0
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch, capsys):
+    """And its command, on a file that holds the example."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    page = (ROOT / "lsuv" / "README.md").read_text()
+    example, own = re.findall(r"```python\n(.*?)```", page, re.S)
+    (command,) = re.findall(r"python -m lsuv (--torch .*)", page)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(example, names)
+    assert names["report"].largest_deviation < 1e-5 and names["report"].covered == 1
+    assert (tmp_path / "variances.png").stat().st_size > 3_000
+    (tmp_path / "mine.py").write_text(example)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    assert main(command.split()) == 0
+    assert "100.0% of the parameters" in capsys.readouterr().out
+    assert (tmp_path / "report.json").is_file()
+
+    class MyLayer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernel = nn.Parameter(torch.rand(20, 30))
+
+        def forward(self, x):
+            return x @ self.kernel
+
+    exec(own, {"MyLayer": MyLayer, "lsuv": lsuv})
+    assert lsuv.torch.init(MyLayer(), numbers(64, 20)).rows[0].why == "scaled"

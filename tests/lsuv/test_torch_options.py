@@ -179,6 +179,10 @@ def test_what_is_not_run_and_what_is_unknown():
         "rnn": "unsupported: 576 parameters",
     }
     assert same(bits(nn.ModuleList([model.unused, model.rnn, model.zero])), kept)
+    report = lsuv.torch.init(model, x, include=["*", "zero"])  # by its very name
+    assert rows(report)["zero"].why == "scaled"
+    nn.init.zeros_(model.zero.weight)
+    report = lsuv.torch.init(model, x)
     assert 0.1 < report.covered < 0.3 and set(report.skipped) == set(why) - {"used"}
     assert "unsupported: 576 parameters" in report.table()
     with pytest.raises(lsuv.torch.TorchLsuvError, match="zero: no variance.* 5 of 6 rows"):
