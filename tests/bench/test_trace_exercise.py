@@ -81,7 +81,7 @@ def test_what_is_wrong_is_said(double, capsys, tmp_path, name, old, new, words):
 
 
 def test_a_block_that_leaves_the_others_idle_is_not_enough(double, capsys, tmp_path):
-    """The sums of one block alone: everything moves once, and three quarters of a GPU wait."""
+    """The sums of one block alone: everything moves once, and three quarters of the warps wait."""
     text = (SOLUTIONS / "column_sums.cu").read_text()
     start = "row = blockIdx.x * warps + warp; row < mine; row += gridDim.x * warps"
     assert start in text
@@ -91,7 +91,7 @@ def test_a_block_that_leaves_the_others_idle_is_not_enough(double, capsys, tmp_p
     assert check(BY_NAME["column_sums"], path) == 1
     said = capsys.readouterr().out
     assert "\nreached      bytes moved" in said
-    assert "not reached  blocks that read x: 1, to be at least 4" in said
+    assert "not reached  warps that read x: 8, to be at least 32" in said
 
 
 def test_the_command_writes_the_start_once_and_checks_it_each_time(tmp_path, capfd):

@@ -7,6 +7,8 @@ import re
 
 import pytest
 
+from bench.trace.__main__ import options_of
+from bench.trace.cases import case_of
 from bench.trace.pictures import PICTURES
 from helpers.programs import ROOT
 from kernels.emulated.compiler import SANITIZE
@@ -15,7 +17,8 @@ pytestmark = pytest.mark.skipif(
     bool(SANITIZE), reason="a kernel has one instrumentation: the sanitizers', or a trace's"
 )
 FOLDER = ROOT / "kernels" / "cuda"
-SHOWN = dict(re.findall(r"!\[([^]]*)\]\((pictures/[^)]*)\)", (FOLDER / "README.md").read_text()))
+GUIDE = (FOLDER / "README.md").read_text()
+SHOWN = dict(re.findall(r"!\[([^]]*)\]\((pictures/[^)]*)\)", GUIDE))
 
 
 def words(svg: str) -> tuple[str, list[float]]:
@@ -33,6 +36,16 @@ def test_a_picture_is_what_a_trace_says(double, number):
     (text, numbers), (now, today) = words(stored), words(draw().svg())
     assert text == now, "run bench.trace pictures"
     assert today == pytest.approx(numbers, rel=0.05), "run bench.trace pictures"
+
+
+def test_the_commands_of_the_guide_are_commands():
+    """Of each the operation and the shape; what they print is tested elsewhere."""
+    commands = re.findall(r"^python -m bench.trace (.*)$", GUIDE, re.M)
+    assert len(commands) == len(PICTURES) + 2  # the first look, and the first exercise
+    for command in commands:
+        if not command.startswith("exercise"):
+            options = options_of(command.split())
+            assert case_of(options.kernel, options.shape).op == options.kernel and options.html
 
 
 def test_the_guide_shows_each_and_says_in_words_what_is_on_it():

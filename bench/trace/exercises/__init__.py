@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.common.cases import Out, labels, randn
 from bench.trace.figures import array_of, traffic
+from bench.trace.recorder import WARP
 from bench.trace.warps import Warps
 from kernels.reference import NumpyOps
 
@@ -83,12 +84,13 @@ def conflicts(launches: list[Warps], case: Case) -> float:
 
 
 def readers(array: str, launches: list[Warps], case: Case) -> float:
-    blocks: set[int] = set()
+    """Warps that access an array."""
+    found: set[int] = set()
     for warps in launches:
         names = [each.name for each in warps.launch.arrays] + [""]  # "": of an event without one
         mine = np.array(names)[array_of(warps)] == array
-        blocks |= set((warps.events["thread"][mine] // np.prod(warps.launch.block)).tolist())
-    return len(blocks)
+        found |= set(warps.warp[warps.request[mine]].tolist())
+    return len(found)
 
 
 def least_moved(bound: float) -> Goal:
@@ -118,7 +120,8 @@ def maxout_pool(N: int, H: int, W: int, C: int) -> Case:
     return Case(f"N {N}, H {H}, W {W}, C {C}", arguments, launches, {"y": y})
 
 
-PARTS = 4
+PARTS = 4  # blocks, and warps in all of them
+WARPS = PARTS * THREADS // WARP
 
 
 def column_sums(rows: int, C: int) -> Case:
@@ -172,7 +175,7 @@ EXERCISES = [
         "column_sums",
         column_sums,
         [(1024, 32), (37, 21), (3, 75)],
-        [least_moved(1.1), Goal("blocks that read x", partial(readers, "x"), PARTS, least=True)],
+        [least_moved(1.1), Goal("warps that read x", partial(readers, "x"), WARPS, least=True)],
     ),
     Exercise(
         "moments",

@@ -9,9 +9,10 @@
 // What follows is right. But a block takes a column: its threads read C floats apart, so that 4
 // bytes of a sector of 32 are used, and all of x is moved eight times.
 //
-// Reach: 1.1 times the bytes that must move, with every block reading x. Let a warp's lanes have
-// neighbouring columns, its block some of the rows, and a second kernel add up the blocks' sums.
-// There is no atomicAdd here: sums in an order that changes have other bits in every run.
+// Reach: 1.1 times the bytes that must move, with all of the 32 warps reading x. Let a warp's lanes
+// have neighbouring columns, and the warps of all blocks share the rows. Those of a block meet in
+// shared memory, and a second kernel adds up the blocks' sums. There is no atomicAdd here: sums in
+// an order that changes have other bits in every run.
 //
 // Read next: moments.cu.
 

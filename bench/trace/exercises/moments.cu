@@ -9,7 +9,7 @@
 //
 // Reach: 1.1 times the bytes that must move, and no bank conflict. One pass can sum x - pivot and
 // its square, for any pivot near the mean, such as the column's first number. Sums of x * x will
-// not do: a column here lies a thousand standard deviations from zero, and they lose every digit.
+// not do: a column here lies a thousand standard deviations from zero, and hardly a digit is left.
 //
 // Read next: softmax_loss.cu.
 
