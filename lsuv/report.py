@@ -128,7 +128,7 @@ class Report:
         first = rows[0]
         pieces = f"{first.pieces} x " if first.pieces > 1 else ""
         numbers = [
-            "" if math.isnan(_mean(rows, key)) and not first.calls else f"{_mean(rows, key):.4g}"
+            f"{_mean(rows, key):.4g}" if first.calls else ""
             for key in (
                 "weight_std_before",
                 "weight_std_after",

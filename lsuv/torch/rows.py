@@ -24,6 +24,8 @@ def finish(run) -> None:
     for name, kind, count in unsupported(run.model, run.weights):
         report.rows.append(_empty(name, kind, f"unsupported: {count:,} parameters"))
     report.covered = _covered(run)
+    if run.options.fill is not None and any(w.sharded and w.scaling for w in run.order):
+        report.notes.append("sharded weights are scaled as they were, not filled: init, then shard")
     if run.normed:
         report.notes.append(
             f"normalisation right after {some(run.normed)} divides the scale out again: LSUV "

@@ -324,6 +324,13 @@ def test_models_that_are_refused():
     assert rows(lsuv.torch.init(one, x[:1], mode="eval"))["0"].why == "scaled"
 
 
+def test_a_capture_is_not_disturbed(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(InputError, match="a CUDA graph is being captured: init before"):
+        lsuv.torch.init(chain(20, 10), numbers(64, 20))
+
+
 def test_a_wrong_batch_names_the_layer():
     model = chain(20, 30, 10)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:

@@ -152,6 +152,7 @@ mine = x[rank * 8 // count:(rank + 1) * 8 // count]
 report = lsuv.torch.init(model, mine, mode="eval")
 again = lsuv.torch.measure(model, mine, mode="eval")
 result = {
+    "notes": report.notes,
     "why": [row.why for row in report.rows],
     "variance": [row.variance_after for row in again.rows],
     "sharded": all(hasattr(p, "placements") for p in model.parameters()),
@@ -166,6 +167,7 @@ def test_a_sharded_model_is_scaled_in_its_shards(tmp_path):
     assert found[0]["why"] == ["scaled"] * 9 and found[0]["sharded"]
     assert found[0]["variance"] == pytest.approx([1] * 9, abs=1e-5)
     assert same(found[0]["weights"], found[1]["weights"])
+    assert found[0]["notes"][0].startswith("sharded weights are scaled as they were, not filled")
     plain = small()
     lsuv.torch.init(plain, numbers(8, 3, 8, 8), mode="eval", fill=None, bias="keep")
     for name, W in found[0]["weights"].items():
