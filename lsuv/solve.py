@@ -40,21 +40,29 @@ def combine(a: Moments, b: Moments) -> Moments:
     return Moments(n, a.mean + share * distance, a.m2 + b.m2 + a.n * share * distance * distance)
 
 
-def fold(parts: Moments) -> Moments:
-    """Samples along axis 0 taken together: neighbours first, then neighbouring pairs, and so on."""
+def fold(n: float, mean: Any, m2: Any) -> Moments:
+    """Samples along axis 0, of n values each, taken together: neighbours first, then neighbouring
+    pairs, and so on."""
     rest = None
-    while len(parts.mean) > 1:
-        even = len(parts.mean) // 2 * 2
-        if even < len(parts.mean):
-            last = parts.rows(slice(even, None))
+    while len(mean) > 1:
+        even = len(mean) // 2 * 2
+        if even < len(mean):
+            last = Moments(n, mean[even], m2[even])
             rest = last if rest is None else combine(last, rest)
-        parts = combine(parts.rows(slice(0, even, 2)), parts.rows(slice(1, even, 2)))
-    return (parts if rest is None else combine(parts, rest)).rows(0)
+        a, distance = mean[0:even:2], mean[1:even:2] - mean[0:even:2]
+        mean = a + 0.5 * distance
+        m2 = m2[0:even:2] + m2[1:even:2] + n * 0.5 * distance * distance
+        n = 2 * n
+    whole = Moments(n, mean[0], m2[0])
+    return whole if rest is None else combine(whole, rest)
 
 
 def pool(samples: list[Moments]) -> Moments:
-    """Several samples of the same channels, (C,) each, taken together."""
-    return fold(Moments(*(np.stack(part) for part in zip(*samples, strict=True))))
+    """Any samples of the same channels taken together, in a tree of the same shape."""
+    while len(samples) > 1:
+        pairs = zip(samples[0::2], samples[1::2], strict=False)
+        samples = [combine(a, b) for a, b in pairs] + samples[len(samples) // 2 * 2 :]
+    return samples[0]
 
 
 class Spread(NamedTuple):
@@ -72,15 +80,16 @@ class Spread(NamedTuple):
 
 
 def spread(z: Moments, b: np.ndarray) -> Spread:
-    """z (C,) by channels, b (C,) the bias that stands in it."""
-    count = z.n.sum()
-    share = z.n / max(count, 1)
+    """z (C,) by channels, b (C,) the bias that stands in it. NumPy's sums, unlike BLAS's, depend on
+    no number of threads."""
+    count = float(z.n.sum())
+    share = z.n / max(count, 1.0)
     y = z.mean - b
-    mean_y, mean_b = (share * y).sum(), (share * b).sum()
+    mean_y, mean_b = float((share * y).sum()), float((share * b).sum())
     dy, db = y - mean_y, b - mean_b
-    A = (z.m2.sum() / max(count, 1)) + (share * dy * dy).sum()
-    B, C = (share * dy * db).sum(), (share * db * db).sum()
-    return Spread(float(A), float(B), float(C), float(mean_y + mean_b), float(mean_y), int(count))
+    A = float(z.m2.sum()) / max(count, 1.0) + float((share * dy * dy).sum())
+    B, C = float((share * dy * db).sum()), float((share * db * db).sum())
+    return Spread(A, B, C, mean_y + mean_b, mean_y, int(count))
 
 
 def noise(unit: float) -> float:

@@ -7,8 +7,6 @@ where they are on the host, since its small operations cost less.
 Read next: lsuv/solve.py.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -31,37 +29,36 @@ def measured(z: torch.Tensor, channels: int) -> Moments:
         return Moments(*np.zeros((3, C)))
     width = max(1, SLICE // rest)
     parts = [_folded(z[:, start : start + width]) for start in range(0, C, width)]
-    return Moments(*map(np.concatenate, zip(*parts, strict=True)))
+    mean, m2 = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Moments(np.full(C, float(N * rest)), mean, m2)
 
 
-def _folded(z: torch.Tensor) -> Moments:
-    """(N, C, rest) -> (C,) each, on the host."""
+def _folded(z: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(N, C, rest) -> the mean and m2 of each channel."""
     N, C, rest = z.shape
     count = max(1, SLICE // (C * rest))
     count = 1 << (count.bit_length() - 1)  # whole branches of the tree
-    parts = [_branch(z[start : start + count]) for start in range(0, N, count)]
-    library: Any = np if z.device.type == "cpu" else torch
-    n, mean, m2 = fold(Moments(*map(library.stack, zip(*parts, strict=True))))
-    if library is torch:
-        n, mean, m2 = (part.cpu().numpy() for part in (n, mean, m2))
-    return Moments(np.repeat(n, C), mean, m2)
+    branches = []
+    for start in range(0, N, count):
+        mean, m2 = _samples(z[start : start + count])
+        if z.device.type == "cpu":
+            mean, m2 = mean.numpy(), m2.numpy()
+        branches.append(fold(float(rest), mean, m2))
+    _, mean, m2 = pool(branches)
+    return (mean, m2) if z.device.type == "cpu" else (mean.cpu().numpy(), m2.cpu().numpy())
 
 
-def _branch(z: torch.Tensor) -> Moments:
-    """(a, C, rest) -> n (1,), mean and m2 (C,)."""
+def _samples(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, C, rest) -> mean and m2 (N, C) of each sample's values."""
     z = z.to(torch.float64, copy=True)
-    a, C, rest = z.shape
+    N, C, rest = z.shape
     if rest == 1:
-        mean, m2 = z[..., 0], torch.zeros_like(z[..., 0])
-    else:
-        if a * C == 1:  # a single sum would be shared out among threads
-            z = z.repeat(2, 1, 1)
-        mean = z.sum(2).div_(rest)
-        m2 = z.sub_(mean[..., None]).square_().sum(2)[:a]
-        mean = mean[:a]
-    n = torch.full((a, 1), float(rest), dtype=z.dtype, device=z.device)
-    parts = (n, mean, m2)
-    return fold(Moments(*(t.numpy() for t in parts) if z.device.type == "cpu" else parts))
+        return z[..., 0], torch.zeros_like(z[..., 0])
+    if N * C == 1:  # a single sum would be shared out among threads
+        z = z.repeat(2, 1, 1)
+    mean = z.sum(2).div_(rest)
+    m2 = z.sub_(mean[..., None]).square_().sum(2)
+    return mean[:N], m2[:N]
 
 
 def in_group() -> bool:
