@@ -83,7 +83,7 @@ def _transposed(layer) -> list[Place]:
 
 def _attention(layer) -> list[Place]:
     """q, k and v are measured from what goes in: the layer computes them by no call of a module."""
-    if not hasattr(layer, "in_proj_weight"):  # quantizable ones have three modules
+    if type(layer).forward is not nn.MultiheadAttention.forward:  # what goes in may be all else
         return []
     out = Place("out_proj.weight", "out_proj.bias", name="out_proj")
     if layer.in_proj_weight is not None:

@@ -49,7 +49,7 @@ class Run:
         self.order: list[Weight] = []  # as they first ran
         self.users: dict = {}  # the first user of a weight's memory
         self.held: list[Weight] = []  # called several times, and scaled between the passes
-        self.states: list = []  # of the generators, before each layer that is running
+        self.states: list = []  # of generators and inputs, before each layer that is running
         self.again = False  # a layer is run a second time
         self.at = ""  # the layer that ran last, for an error
         self.last: tuple[Weight, weakref.ref] | None = None  # it and its output
@@ -137,7 +137,7 @@ class Run:
     def before(self, module, args, kwargs) -> None:
         if self.again:
             return
-        self.states.append(rng_states(self.devices))
+        self.states.append((rng_states(self.devices), versions(args, kwargs)))
         for w in self.weights[module]:
             self.at = w.name
             w.calls += 1
@@ -150,7 +150,12 @@ class Run:
     def after(self, module, args, kwargs, result):
         if self.again:
             return None
-        state = self.states.pop()
+        state, before = self.states.pop()
+        if versions(args, kwargs) != before and any(w.scaling for w in self.weights[module]):
+            raise TorchLsuvError(
+                f"{self.weights[module][0].name} changes its input in place, so that it can't run "
+                "twice; name it in exclude"
+            )
         for w in self.weights[module]:
             if w.place.before is None:
                 self.at = w.name
@@ -268,7 +273,7 @@ class Run:
         if bias is None:
             w.b = np.zeros(C)
         elif not is_sharded(bias):
-            w.b = bias.detach().double().cpu().numpy()
+            w.b = bias.detach().cpu().double().numpy()
         shares = [slice(p * C // w.pieces, (p + 1) * C // w.pieces) for p in range(w.pieces)]
         return [spread(moments.rows(share), w.b[share]) for share in shares]
 
@@ -277,6 +282,12 @@ class Run:
         unit = max(torch.finfo(t.dtype).eps for t in (w.leaf(), *z))
         tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         return max(unit, 2.0**-10) if tf32 and self.devices[0].type == "cuda" else unit
+
+
+def versions(args: tuple, kwargs: dict) -> list[int]:
+    """PyTorch's counts of the changes that were made to each tensor."""
+    tensors = (t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor))
+    return [t._version for t in tensors if not t.is_inference()]
 
 
 def _failed(why: str) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
 from torch import nn  # noqa: E402
+from torch.nn.utils import prune  # noqa: E402
 
 import lsuv.torch  # noqa: E402
 from engine.errors import InputError  # noqa: E402
@@ -217,6 +218,71 @@ def test_a_layer_of_ones_own():
     model = Own()
     assert rows(lsuv.torch.init(model, x))["Own"].why == "scaled"
     assert float(model(x)[0].detach().double().var(correction=0)) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_weight_computed_in_ones_own_way():
+    class Symmetric(nn.Module):  # has no inverse: it can be scaled, and not filled
+        def forward(self, W):
+            return W.triu() + W.triu(1).mT
+
+    model, x = chain(20, 20, 10), numbers(64, 20)
+    nn.utils.parametrize.register_parametrization(model[0], "weight", Symmetric())
+    own = model[0].weight.detach().clone()
+    report = lsuv.torch.init(model, x)
+    assert rows(report)["0"].why == "scaled" and "0: not filled, " in report.notes[0]
+    assert torch.allclose(model[0].weight, own * rows(report)["0"].scale)
+    prune.random_unstructured(model[2], "weight", 0.5)
+    nn.init.uniform_(model[2].weight_orig)
+    report = lsuv.torch.init(model, x)
+    assert rows(report)["2"].why == "scaled" and int((model[2].weight == 0).sum()) == 100
+    assert variances(model, x) == pytest.approx({"0": 1, "2": 1}, abs=1e-5)
+
+
+def test_a_layer_that_draws_random_numbers_draws_them_again():
+    class DropConnect(nn.Linear):
+        def forward(self, x):
+            return nn.functional.linear(x, nn.functional.dropout(self.weight, 0.5), self.bias)
+
+    model, x = (
+        nn.Sequential(DropConnect(20, 30), nn.Dropout(0.3), nn.Linear(30, 10)),
+        numbers(64, 20),
+    )
+    report = lsuv.torch.init(model, x)
+    assert {row.why for row in report.rows} == {"scaled"}
+    again = lsuv.torch.measure(model, x)
+    assert [row.variance_after for row in again.rows] == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_a_layer_that_changes_its_input_is_refused():
+    class Doubling(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.mul_(2))
+
+    model, x = nn.Sequential(Doubling(20, 30), nn.Linear(30, 10)), numbers(64, 20)
+    kept = bits(model)
+    with pytest.raises(lsuv.torch.TorchLsuvError, match="0 changes its input in place.* exclude"):
+        lsuv.torch.init(model, x.clone())
+    assert same(bits(model), kept)
+    report = lsuv.torch.init(model, x.clone(), exclude="0")
+    assert [row.why for row in report.rows] == ["excluded", "scaled"]
+
+
+def test_attention_of_ones_own_forward_is_a_layer_with_matrices():
+    class Own(nn.MultiheadAttention):
+        def forward(self, x):
+            return self.out_proj(nn.functional.linear(x, self.in_proj_weight[:16]))
+
+    report = lsuv.torch.init(Own(16, 2), numbers(4, 7, 16))
+    why = {row.layer: row.why for row in report.rows}
+    assert why == {"out_proj": "scaled", "Own": "unsupported: 768 parameters"}
+
+
+def test_a_model_without_weights_has_an_empty_report():
+    report = lsuv.torch.init(nn.Sequential(nn.ReLU()), numbers(4, 3))
+    assert not report.rows and report.covered == 0 and report.largest_deviation is None
+    assert report.table() and report._repr_html_()
+    with pytest.raises(InputError, match="nothing to draw"):
+        report.plot()
 
 
 # -- batches --------------------------------------------------------------------------------------

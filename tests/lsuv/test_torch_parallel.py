@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[torch]'")
@@ -16,6 +17,7 @@ from torch import nn  # noqa: E402
 import lsuv.torch  # noqa: E402
 from helpers.programs import ROOT, TESTS  # noqa: E402
 from helpers.torch_models import bits, numbers, same, small, variances  # noqa: E402
+from lsuv.solve import fold  # noqa: E402
 
 
 def test_any_number_of_threads_gives_the_same_bits():
@@ -46,6 +48,12 @@ def test_moments_are_the_same_for_any_number_of_threads(shape):
     x = z.double().movedim(1, 0).flatten(1).numpy()
     assert found[0][1] == pytest.approx(x.mean(1).tolist(), rel=1e-13)
     assert found[0][2] == pytest.approx((x.var(1) * x.shape[1]).tolist(), rel=1e-13)
+
+
+def test_tensors_and_arrays_are_folded_to_the_same_bits():
+    z = numbers(13, 5).double()
+    for a, b in zip(fold(1.0, z, 0 * z), fold(1.0, z.numpy(), 0 * z.numpy()), strict=True):
+        assert (np.asarray(a) == np.asarray(b)).all()
 
 
 def test_any_order_of_definition_gives_the_same_bits():
