@@ -31,6 +31,7 @@ def gather(source: Any, batches: int, notes: list[str]) -> Any:
         if isinstance(getattr(part, "generator", None), torch.Generator)
     ]
     states = [g.get_state() for g in generators]
+    started = getattr(source, "_iterator", None)  # where workers persist, the next epoch's too
     try:
         iterator = iter(source)
     except TypeError:
@@ -40,8 +41,10 @@ def gather(source: Any, batches: int, notes: list[str]) -> Any:
     parts = list(islice(iterator, batches))
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
+    if started is None and isinstance(source, torch.utils.data.DataLoader):
+        source._iterator = None
     if len(parts) < batches:
-        raise InputError(f"batches {batches}: the loader has {len(parts)}; give fewer")
+        raise InputError(f"batches {batches}: the loader has only {len(parts)}")
     if iterator is source:
         notes.append(f"{batches} taken from the iterator, which does not give them again")
     return parts[0] if batches == 1 else joined(parts)

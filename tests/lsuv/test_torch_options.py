@@ -322,7 +322,7 @@ def test_batches_of_a_loader_are_joined():
     assert variances(model, x) == pytest.approx({"0": 1, "2": 1}, abs=1e-5)
     with pytest.raises(InputError, match=r"shapes \(16, 20\), \(16, 21\) can't be joined"):
         lsuv.torch.init(model, iter([x[:16], numbers(16, 21)]), batches=2)
-    with pytest.raises(InputError, match="batches 4: the loader has 3; give fewer"):
+    with pytest.raises(InputError, match="batches 4: the loader has only 3"):
         lsuv.torch.init(model, iter(loader), batches=4)
 
 

@@ -130,15 +130,21 @@ def test_the_statistics_of_a_lazy_norm_are_new():
     assert int(model[1].num_batches_tracked) == 0
 
 
+WORKERS = {"num_workers": 1, "persistent_workers": True}
+
+
 def test_a_loader_is_not_advanced():
     data = torch.utils.data.TensorDataset(numbers(40, 20), torch.arange(40))
     generator = torch.Generator().manual_seed(3)
     model = nn.Sequential(nn.Linear(20, 10))
-    for own in (generator, None):
-        loader = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True, generator=own)
+    for own, workers in ((generator, {}), (None, {}), (generator, WORKERS)):
+        loader = torch.utils.data.DataLoader(
+            data, batch_size=8, shuffle=True, generator=own, **workers
+        )
         torch.manual_seed(1)
         generator.manual_seed(3)
-        first = [y.tolist() for _, y in loader]
+        fresh = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True, generator=own)
+        first = [y.tolist() for _, y in fresh]
         torch.manual_seed(1)
         generator.manual_seed(3)
         report = lsuv.torch.init(model, loader)
