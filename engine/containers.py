@@ -1,5 +1,5 @@
 """A list of layers is a layer, and so is what is made of such lists: branches side by side or
-summed, x + chain(x), an auxiliary classifier.
+summed, x + chain(x), a highway unit, an auxiliary classifier.
 
 The two visitors are the engine's only hooks: `before(layer, x)` is called just before a layer with
 weights sees `x`; it may end the pass by returning `STOP`, or return the layer's output where it has
@@ -230,6 +230,56 @@ class Residual(Sum):
 
     def __init__(self, layers: list[Layer], name: str | None = None):
         super().__init__([[], layers], name)
+
+
+class Highway(Chain):
+    """t h + (1 - t) x, of a layer with weights of two pieces: h = max(first, 0) is what it makes of
+    x, t = 1 / (1 + exp(-second)) how much of that is let through. `Highway(Conv(32, pieces=2))` on
+    32 channels. Srivastava, Greff and Schmidhuber 2015.
+
+    gate: what the second piece's bias starts at, by any filler: below 0, x is carried at first.
+    """
+
+    takes_slot = True
+
+    def __init__(self, layer: Weighted, gate: float = -1.0, name: str | None = None):
+        super().__init__([layer], name)
+        self.gate = gate
+
+    def setup(self, plan, in_shape):
+        layer = self.layers[0]
+        plan.need(
+            isinstance(layer, Weighted) and layer.pieces == 2,
+            "it wants one layer with weights of two pieces, such as Conv(32, pieces=2)",
+        )
+        plan.need(isfinite(self.gate), f"its gate starts at {self.gate}; give a number")
+        layer.gate = self.gate
+        self.ops, self.dx = plan.ops, plan.gradient(in_shape)
+        lane = Lane(plan.lane.level + 1)
+        twice = self.setup_in(lane, plan, in_shape)
+        plan.need(
+            twice == (*in_shape[:-1], 2 * in_shape[-1]),
+            f"its two pieces are {twice}; each must have the shape of its input, {in_shape}",
+        )
+        self.dz = plan.slot_of((lane.level, lane.layers % 2), twice)
+        self.h, self.t, self.y = (plan.buffer(in_shape) for _ in range(3))
+        return in_shape
+
+    def forward(self, x, train, before=None):
+        z = super().forward(x, train, before)
+        if z is STOP:
+            return STOP
+        self.x = x
+        self.ops.highway_forward(x, z, self.h, self.t, self.y)
+        return self.y
+
+    def backward(self, dy, after=None):
+        self.ops.highway_backward(dy, self.x, self.h, self.t, self.dz, self.dx)
+        inner = super().backward(self.dz, after)
+        if self.dx is None:
+            return None
+        self.ops.add(inner, self.dx, self.dx)
+        return self.dx
 
 
 class AuxiliaryClassifier(Chain):

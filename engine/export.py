@@ -31,7 +31,7 @@ import engine
 from engine.cli import options
 from engine.cli.command import Parser, run_command
 from engine.cli.messages import data_line, print_line
-from engine.containers import AuxiliaryClassifier, Branches, Chain, Residual, Sum
+from engine.containers import AuxiliaryClassifier, Branches, Chain, Highway, Residual, Sum
 from engine.data.preprocessing import SCALE, Preprocessing
 from engine.errors import InputError, RunError
 from engine.layers import (
@@ -239,6 +239,18 @@ def total(graph: Graph, layer: Sum, x: str, shape) -> str:
     return graph.node("Sum", [chain(graph, inner, x, shape) for inner in layer.chains], layer.name)
 
 
+def highway(graph: Graph, layer: Highway, x: str, shape) -> str:
+    """x + t (h - x)."""
+    parts = [f"{layer.name}.{kind}" for kind in ("linear", "gate")]
+    graph.node("Split", [chain(graph, layer, x, shape)], *parts, axis=1)
+    h = graph.node("Relu", parts[:1], f"{layer.name}.h")
+    t = graph.node("Sigmoid", parts[1:], f"{layer.name}.t")
+    change = graph.node(
+        "Mul", [t, graph.node("Sub", [h, x], f"{layer.name}.new")], f"{layer.name}.change"
+    )
+    return graph.node("Add", [x, change], layer.name)
+
+
 # By exact type: a subclass computes something else than the class it is made from.
 FORMS: dict[type, Callable[..., str]] = {
     Conv: conv,
@@ -262,6 +274,7 @@ FORMS: dict[type, Callable[..., str]] = {
     Residual: total,
     Sum: total,
     Branches: branches,
+    Highway: highway,
     AuxiliaryClassifier: nothing,
 }
 

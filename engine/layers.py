@@ -91,7 +91,7 @@ class Weighted(Layer):
     on the channels), which lasts until the next layer with weights runs, and `backward`, as long,
     its gradient dz. `weights` declares them. Weight decay is off for the bias unless `bias_decay`
     says otherwise (the authors' CIFAR nets: 0, their MNIST net: 1), and its rate is `bias_rate`
-    times that of the weights (Caffe's ImageNet nets: 2).
+    times the net's (Caffe's ImageNet nets: 2); `rate` and `decay` multiply those of the weights.
     """
 
     W: Array
@@ -101,6 +101,7 @@ class Weighted(Layer):
     z: Array
     dz: Array
     pieces = 1  # of a maxout behind it: each is filled and scaled alone
+    gate: float | None = None  # of a highway unit: its last piece's bias, which LSUV does not scale
     original: Original | None = None
 
     def __init__(
@@ -112,11 +113,14 @@ class Weighted(Layer):
         bias_rate: float = 1.0,
         original: Original | None = None,
         name: str | None = None,
+        rate: float = 1.0,
+        decay: float = 1.0,
     ):
         super().__init__(name)
         self.outputs, self.pieces = pieces * outputs, pieces
         self.bias, self.original = bias, original
         self.bias_decay, self.bias_rate = bias_decay, bias_rate
+        self.rate, self.decay = rate, decay
 
     @property
     def fan_in(self) -> int:
@@ -125,7 +129,7 @@ class Weighted(Layer):
 
     def weights(self, plan, shape: tuple[int, ...]) -> None:
         """Declare W of this shape, and b unless it has none."""
-        self.W, self.dW = plan.param("W", shape)
+        self.W, self.dW = plan.param("W", shape, self.rate, self.decay)
         if self.bias:
             self.b, self.db = plan.param("b", shape[:1], self.bias_rate, self.bias_decay)
 
@@ -149,8 +153,10 @@ class Conv(Weighted):
         bias_rate: float = 1.0,
         original: Original | None = None,
         name: str | None = None,
+        rate: float = 1.0,
+        decay: float = 1.0,
     ):
-        super().__init__(outputs, pieces, bias, bias_decay, bias_rate, original, name)
+        super().__init__(outputs, pieces, bias, bias_decay, bias_rate, original, name, rate, decay)
         self.size, self.stride, self.groups = size, stride, groups
         self.pad = pad
 

@@ -65,6 +65,14 @@ def maxout(op, x, y, pieces) -> None:
     shape(op, y, (*x.shape[:-1], x.shape[-1] // pieces))
 
 
+def highway(op, x, z, *results) -> None:
+    """x and results (...,C), or None, and z (...,2C)."""
+    shape(op, z, (*x.shape[:-1], 2 * x.shape[-1]))
+    for array in results:
+        if array is not None:
+            shape(op, array, x.shape)
+
+
 def maxpool(op, x, y, size, stride, pad) -> None:
     """Shapes of x and y; a window that a byte can number, and no place skipped."""
     if not 1 <= size <= 16 or not 1 <= stride <= size:

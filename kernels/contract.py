@@ -19,7 +19,7 @@ ACTIVATION = "activation"  # float32 or, in bf16, bfloat16: all of a call alike
 DTYPES: dict[str, Any] = {
     name: dtype
     for dtype, names in (
-        (ACTIVATION, "x y dx dy dW db dscale dshift dslope g a scores dscores"),
+        (ACTIVATION, "x y z h t dx dy dz dW db dscale dshift dslope g a scores dscores"),
         (
             np.float32,
             "W b w v s total weights values mean rstd prob shift scale mean_image running_mean "
@@ -119,6 +119,8 @@ OPERATIONS = {
     "dropout_forward": _op("x y drop seed layer clock", "y", elementwise=True),
     "dropout_backward": _op("dy dx drop seed layer clock", "dx", elementwise=True),
     "add": _op("a b y", "y", elementwise=True, b=ACTIVATION),
+    "highway_forward": _op("x z h t y", "h t y"),
+    "highway_backward": _op("dy x h t dz dx", "dz dx", optional="dx"),
     "batchnorm_forward": _op("x y mean rstd eps", "y mean rstd"),
     "batchnorm_backward": _op("dy y rstd dx", "dx"),
     "batchnorm_running": _op(

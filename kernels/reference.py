@@ -478,6 +478,33 @@ class NumpyOps:
         checks.shape("sigmoid_backward", dx, y.shape)
         np.multiply(dy, y * (1 - y), out=dx)
 
+    @rounds
+    def highway_forward(self, x, z, h, t, y):
+        """y = t h + (1 - t) x, of h = max(zH, 0) and the gate t = 1 / (1 + exp(-zT)), which let
+        through and carry.  x, h, t, y (...,C)  z (...,2C) = zH | zT.
+
+        Srivastava, Greff and Schmidhuber, "Highway networks" (2015).
+        """
+        checks.highway("highway_forward", x, z, h, t, y)
+        C = x.shape[-1]
+        np.maximum(z[..., :C], 0, out=h)
+        small = np.exp(-np.abs(z[..., C:]))
+        np.divide(np.where(z[..., C:] >= 0, 1, small), 1 + small, out=t)
+        y[...] = t * h + (1 - t) * x
+
+    @rounds
+    def highway_backward(self, dy, x, h, t, dz, dx):
+        """dz (...,2C) = dy t [h > 0] | dy t (1 - t) (h - x);  dx = dy (1 - t), of the carry alone.
+
+        dx may be None: of the first layer.
+        """
+        checks.highway("highway_backward", x, dz, dy, h, t, dx)
+        C = x.shape[-1]
+        dz[..., :C] = np.where(h > 0, dy * t, 0)
+        dz[..., C:] = dy * t * (h - x) * (1 - t)
+        if dx is not None:
+            dx[...] = dy * (1 - t)
+
     # -- dropout and sum --------------------------------------------------------------------------
 
     @rounds

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.containers import STOP, AuxiliaryClassifier, Container, Parallel, Residual
+from engine.containers import STOP, AuxiliaryClassifier, Container, Highway, Parallel, Residual
 from engine.errors import InputError, RunError, choose
 from engine.layers import BatchNorm, Weighted
 from lsuv.fillers import chosen, fill, piece_rows
@@ -135,7 +135,7 @@ def lsuv(
     if normalise == "input":
         for layer in net.chain.every():
             fork = isinstance(layer, Parallel) and not isinstance(layer, Residual)
-            if fork or isinstance(layer, AuxiliaryClassifier):
+            if fork or isinstance(layer, (AuxiliaryClassifier, Highway)):
                 raise InputError(
                     f"LSUV normalisation input: {layer.name} has no next layer of its "
                     "own; normalise output instead"
@@ -264,7 +264,10 @@ def _adjust(net, layer, probe, options) -> list[Row]:
     P = layer.pieces
     chosen = layer.name in options.chosen
     std_before = [w.std() for w in _pieces(net, layer)]
-    scale, iterations, finished = np.ones(P), np.zeros(P, int), np.full(P, not chosen)
+    to_scale = np.full(P, chosen)
+    if layer.gate is not None:  # how much is let through is not the gate's variance to say
+        to_scale[-1] = False
+    scale, iterations, finished = np.ones(P), np.zeros(P, int), ~to_scale
     mean, variance = (np.broadcast_to(part, P).copy() for part in probe())
     first = variance.copy()
     while True:
@@ -298,7 +301,7 @@ def _adjust(net, layer, probe, options) -> list[Row]:
             float(scale[p]),
             int(iterations[p]),
             orthogonality_error(w),
-            chosen,
+            bool(to_scale[p]),
         )
         for p, w in enumerate(_pieces(net, layer))
     ]
@@ -354,10 +357,13 @@ def _fail(net, layer, variance, finished, options) -> None:
 
 
 def _notes(net, options) -> list[str]:
+    notes = []
+    if any(layer.gate is not None and layer.name in options.chosen for layer in net.weighted()):
+        notes.append("of a highway unit the gate, its second piece, is measured and not scaled")
     undone = [name for name in _before_batchnorm(net.chain) if name in options.chosen]
     if not undone:
-        return []
-    return [
+        return notes
+    return notes + [
         f"batch normalisation right after {', '.join(undone)} divides the scale out again: "
         "LSUV changes nothing there but the relative size of an update"
     ]

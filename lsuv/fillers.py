@@ -102,6 +102,8 @@ def fill(
         own = layer.original if init == "original" else Original(init, std)
         if layer.b is not None and layer.name in names:
             layer.b[...] = own.bias
+            if layer.gate is not None:
+                layer.b[piece_rows(layer)[-1]] = layer.gate
         for rows in piece_rows(layer):
             piece = layer.W[rows]
             if layer.name not in names:

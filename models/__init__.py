@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.errors import choose
 from engine.layers import Layer
-from models import caffenet, fitnet, googlenet
+from models import allcnn, caffenet, fitnet, googlenet, highway, min, nin
 
 ACTS = tuple(fitnet.ACTS)
 WEIGHTS = Path(__file__).parent / "weights"
@@ -37,6 +37,17 @@ NETS = {
     "fitnet4-bn-before": Model(fitnet.fitnet4_bn_before),
     "fitnet4-bn-after": Model(fitnet.fitnet4_bn_after),
     "fitnet_mnist": Model(fitnet.fitnet_mnist, (28, 28, 1), "mnist"),
+    "highway-16": Model(highway.highway16, (28, 28, 1), "mnist", act="relu", acts=("relu",)),
+    "highway-32": Model(highway.highway32, (28, 28, 1), "mnist", act="relu", acts=("relu",)),
+    "highway-19": Model(highway.highway19, act="relu", acts=("relu",)),
+    "nin": Model(nin.nin, act="relu", acts=ELEMENTWISE),
+    "nin-mnist": Model(nin.nin_mnist, (28, 28, 1), "mnist", act="relu", acts=ELEMENTWISE),
+    "all-cnn-c": Model(allcnn.all_cnn_c, act="relu", acts=ELEMENTWISE),
+    "all-cnn-large": Model(
+        allcnn.all_cnn_large, (126, 126, 3), "folder", act="vlrelu", acts=ELEMENTWISE
+    ),
+    "min": Model(min.min_cifar, acts=("maxout",)),
+    "min-mnist": Model(min.min_mnist, (28, 28, 1), "mnist", acts=("maxout",)),
     "caffenet": Model(caffenet.caffenet, caffenet.IN_SHAPE, "folder", 1000, "relu", ELEMENTWISE),
     "googlenet": Model(
         googlenet.googlenet, googlenet.IN_SHAPE, "folder", 1000, "relu", ELEMENTWISE

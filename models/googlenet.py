@@ -5,7 +5,7 @@ Szegedy et al. 2015 as BVLC's public file has it (`models/bvlc_googlenet` of the
 Parameters with 1,000 classes: 13,378,280 with the auxiliary classifiers, as it is trained, and
 6,998,552 without.
 
-Read next: tests/models/test_imagenet.py.
+Read next: models/highway.py.
 """
 
 from engine.containers import AuxiliaryClassifier, Branches

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from engine.errors import choose
 from engine.optimizers import OPTIMIZERS
 from engine.schedules import stretched
+from models import NETS
 
 KINDS = ("paper", "fast")
 IMAGENET = 1_281_167  # training images of ILSVRC 2012
@@ -124,6 +125,28 @@ FAST_MNIST_SGD = replace(
     FAST_MNIST, optimizer="sgd", clip=1.0, policy={**FAST_MNIST.policy, "rate": 0.05}
 )
 
+PAPER_HIGHWAY_MNIST = Recipe(
+    "paper",
+    "nesterov",
+    {"policy": "multistep", "rate": 0.01, "gamma": 0.1, "steps": [60_000, 120_000]},
+    steps=180_000,
+    epochs=300,
+    batch=100,
+    decay=1e-3,
+)
+
+PAPER_HIGHWAY = Recipe(
+    "paper",
+    "nesterov",
+    {"policy": "multistep", "rate": 0.025, "gamma": 0.1, "steps": [100_000, 150_000, 175_000]},
+    steps=200_000,
+    epochs=400,
+    batch=100,
+    decay=1e-3,
+    input_scale=0.53,
+    move=8,
+)
+
 PAPER_CAFFENET = Recipe(
     "paper",
     "sgd",
@@ -161,13 +184,16 @@ FAST_GOOGLENET = replace(FAST_CAFFENET, decay=2e-4, move=16)
 
 
 def with_rmsprop(sgd: Recipe) -> Recipe:
-    """Not in any solver file: those of the ImageNet nets are SGD's."""
+    """Not in any solver file: those of these nets are SGD's."""
     return replace(sgd, optimizer="rmsprop", policy={**sgd.policy, "rate": 1e-4})
 
 
 RECIPES = {  # (kind, family); the first optimizer of a pair is the default
     ("paper", "cifar"): (PAPER_CIFAR, PAPER_CIFAR_RMSPROP),
     ("paper", "fitnet_mnist"): (PAPER_MNIST, PAPER_MNIST_SGD),
+    ("paper", "highway-16"): (PAPER_HIGHWAY_MNIST, with_rmsprop(PAPER_HIGHWAY_MNIST)),
+    ("paper", "highway-32"): (PAPER_HIGHWAY_MNIST, with_rmsprop(PAPER_HIGHWAY_MNIST)),
+    ("paper", "highway-19"): (PAPER_HIGHWAY, with_rmsprop(PAPER_HIGHWAY)),
     ("paper", "caffenet"): (PAPER_CAFFENET, with_rmsprop(PAPER_CAFFENET)),
     ("paper", "googlenet"): (PAPER_GOOGLENET, with_rmsprop(PAPER_GOOGLENET)),
     ("fast", "cifar"): (FAST_CIFAR, FAST_CIFAR_RMSPROP),
@@ -193,11 +219,12 @@ def recipe(
     The authors ran FitNet-4 maxout with Xavier at momentum 0.5, and with MSRA at a tenth of the
     rate too, with clipping and a single step; those are the recipes of these two here."""
     choose("recipe", kind, KINDS)
-    pair = RECIPES[kind, net if (kind, net) in RECIPES else "cifar"]
+    usual = "fitnet_mnist" if net in NETS and NETS[net].data == "mnist" else "cifar"
+    pair = RECIPES[kind, net if (kind, net) in RECIPES else usual]
     known = {r.optimizer: r for r in pair}
     for name in OPTIMIZERS:  # of others no solver file tells: they take what one of these does
         like, own = ADAPTIVE.get(name, ("sgd", {}))
-        known.setdefault(name, replace(known[like], optimizer=name, **own))
+        known.setdefault(name, replace(known.get(like, pair[0]), optimizer=name, **own))
     chosen = known[choose("optimizer", optimizer, known)] if optimizer else pair[0]
     if kind == "fast" and not net.startswith("fitnet1") and chosen.policy == FAST_CIFAR.policy:
         return replace(chosen, policy={**chosen.policy, "rate": 0.05})

@@ -143,6 +143,7 @@ def cases(small: bool = False) -> list[Case]:
         *maxout_pool(mnist, 28, 16, 2, 4, 2),
         *maxout_pool(N, 32, 48, 2, 2, 2, drop=True),
         *elementwise((N, 32, 32, 32)),
+        *highway((N, 16, 16, 80)),
         *dropout((N, 16, 16, 48)),
         *batchnorm((N, 32, 32, 32)),
         *channelwise((N, 32, 32, 32)),
@@ -174,6 +175,7 @@ def odd_cases() -> list[Case]:
         *maxout_pool(3, 13, 5, 3, 3, 2),
         *maxout_pool(3, 13, 5, 2, 3, 2, drop=True),
         *elementwise((7, 9, 11, 5)),
+        *highway((7, 9, 11, 5)),
         *dropout((7, 9, 11, 5)),
         *batchnorm((7, 9, 11, 5)),
         *channelwise((7, 9, 11, 5)),
@@ -514,6 +516,20 @@ def batchnorm(shape: tuple[int, ...]) -> list[Case]:
             lambda: {"x": randn(*shape), "y": Out(shape), **statistics(), "eps": eps},
         ),
     ]
+
+
+def highway(shape: tuple[int, ...]) -> list[Case]:
+    text, twice = times(*shape), (*shape[:-1], 2 * shape[-1])
+
+    def forward():
+        return {"x": randn(*shape), "z": randn(*twice), **{name: Out(shape) for name in "hty"}}
+
+    def backward():
+        h, t = np.maximum(randn(*shape), 0), 1 / (1 + np.exp(randn(*shape)))
+        own = {"dy": randn(*shape)[::-1].copy(), "x": randn(*shape), "h": h, "t": t}
+        return {**own, "dz": Out(twice), "dx": Out(shape)}
+
+    return [Case("highway_forward", text, forward), Case("highway_backward", text, backward)]
 
 
 def channelwise(shape: tuple[int, ...]) -> list[Case]:

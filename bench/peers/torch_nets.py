@@ -19,7 +19,7 @@ from torch import nn
 
 import models
 from bench.common.contest import RATE, Entry, mean_seconds
-from engine.containers import AuxiliaryClassifier, Branches, Residual
+from engine.containers import AuxiliaryClassifier, Branches, Highway, Residual
 from engine.errors import RunError
 from engine.layers import (
     LRN,
@@ -67,6 +67,19 @@ class TorchResidual(nn.Module):
 
     def forward(self, x):
         return x + self.inner(x)
+
+
+class TorchHighway(nn.Module):
+    """t h + (1 - t) x, as PyTorch users write it: both pieces of one convolution."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        hidden, gate = self.inner(x).chunk(2, 1)
+        t = torch.sigmoid(gate)
+        return t * torch.relu(hidden) + (1 - t) * x
 
 
 class TorchBranches(nn.Module):
@@ -120,6 +133,9 @@ def peer(layer: Layer, shape: tuple[int, ...], way: str) -> tuple[list[nn.Module
         chains = [walk(chain.layers, shape, way) for chain in layer.chains]
         after = (*chains[0][1][:-1], sum(out[-1] for _, out in chains))
         return [TorchBranches([nn.Sequential(*inner) for inner, _ in chains])], after
+    if isinstance(layer, Highway):
+        inner, _ = walk(layer.layers, shape, way)
+        return [TorchHighway(nn.Sequential(*inner))], shape
     if isinstance(layer, AuxiliaryClassifier):
         inner, _ = walk(layer.layers, shape, way)
         return [TorchHead(nn.Sequential(*inner), layer.weight)], shape

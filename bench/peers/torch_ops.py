@@ -281,6 +281,26 @@ def sigmoid_backward(g):
     return Made(lambda: aten.sigmoid_backward(g["dy"], g["y"]), "dx")
 
 
+def highway_forward(g):
+    def call():
+        hidden, gate = g["z"].chunk(2, -1)
+        h, t = torch.relu(hidden), torch.sigmoid(gate)
+        return h, t, t * h + (1 - t) * g["x"]
+
+    return Made(call, "h", "t", "y")
+
+
+def highway_backward(g):
+    dy, x, h, t = (g[name] for name in ("dy", "x", "h", "t"))
+
+    def call():
+        through = dy * t
+        dz = torch.cat([through * (h > 0), through * (h - x) * (1 - t)], -1)
+        return dz, dy * (1 - t)
+
+    return Made(call, "dz", "dx")
+
+
 def dropout_forward(g):
     return Made(lambda: functional.dropout(g["x"], g["drop"], training=True), "y")
 
@@ -517,6 +537,8 @@ COUNTERPARTS = {
         tanh_backward,
         sigmoid_forward,
         sigmoid_backward,
+        highway_forward,
+        highway_backward,
         dropout_forward,
         dropout_backward,
         add,

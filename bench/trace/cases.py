@@ -23,6 +23,7 @@ FAMILIES: list[Family] = [
     (IMAGES, (2, 8, 16), (3, 5, 7), lambda N, S, C: shapes.lrn((N, S, S, C))),
     (IMAGES, (2, 8, 16), (3, 5, 7), lambda N, S, C: shapes.concat((N, S, S, 2 * C), C, C)),
     (IMAGES, (2, 8, 16), (3, 5, 7), lambda N, S, C: shapes.elementwise((N, S, S, C))),
+    (IMAGES, (2, 8, 16), (3, 5, 7), lambda N, S, C: shapes.highway((N, S, S, C))),
     (IMAGES, (2, 8, 16), (3, 5, 7), lambda N, S, C: shapes.dropout((N, S, S, C))),
     (IMAGES, (2, 8, 32), (3, 5, 7), lambda N, S, C: shapes.batchnorm((N, S, S, C))),
     (IMAGES, (2, 8, 32), (3, 5, 7), lambda N, S, C: shapes.channelwise((N, S, S, C))),

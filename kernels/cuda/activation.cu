@@ -9,7 +9,7 @@
 // __restrict__: a thread has read its elements before it writes them, and nobody else touches them.
 //
 // Backward needs only y, so x may be overwritten by later layers.
-// Read next: philox.cuh.
+// Read next: highway.cu.
 
 #include "common.cuh"
 

@@ -578,6 +578,17 @@ class CudaOps(NumpyOps):
             "activation", name, arrays[0].dtype, _vectors(arrays[0]), *arguments, arrays[0].size
         )
 
+    @checked
+    def highway_forward(self, x, z, h, t, y):
+        checks.highway("highway_forward", x, z, h, t, y)
+        self.launch("highway", "highway_forward", x.dtype, _vectors(x), x, z, h, t, y, *_rows(x))
+
+    @checked
+    def highway_backward(self, dy, x, h, t, dz, dx):
+        checks.highway("highway_backward", x, dz, dy, h, t, dx)
+        carried = (dz if dx is None else dx), *_rows(x), int(dx is not None)
+        self.launch("highway", "highway_backward", x.dtype, _vectors(x), dy, x, h, t, dz, *carried)
+
     # -- dropout ----------------------------------------------------------------------------------
 
     @checked
@@ -1065,6 +1076,11 @@ def _allocated(allocate, shape, dtype):
 def _vectors(array, threads: int = 1) -> int:
     """Blocks for so many threads per 16-byte vector of an array."""
     return blocks_for(-(-array.nbytes // ACCESS_BYTES) * threads)
+
+
+def _rows(x) -> tuple[int, int]:
+    """Rows and channels of x (...,C)."""
+    return x.size // max(x.shape[-1], 1), x.shape[-1]
 
 
 def _wide(*arrays) -> bool:

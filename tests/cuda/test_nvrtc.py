@@ -49,6 +49,8 @@ WIDE = {
     "sigmoid_forward": (1, 1),
     "sigmoid_backward": (2, 1),
     "add": (2, 1),
+    "highway_forward": (3, 3),
+    "highway_backward": (4, 3),
     "dropout": (1, 1),
     "batchnorm_moments": (4, 0),
     "batchnorm_forward": (1, 1),

@@ -25,6 +25,7 @@ from engine.containers import (
     Branches,
     Chain,
     Container,
+    Highway,
     Parallel,
     Residual,
     Sum,
@@ -64,7 +65,7 @@ from helpers.length import often
 from kernels import ops_for
 from kernels.reference import NumpyOps
 from lsuv import fill
-from models import ACTS, NETS, build
+from models import NETS, build
 
 try:
     import onnx
@@ -208,6 +209,8 @@ CASES = {
     "residual": lambda: [Residual([Conv(6), ReLU(), Residual([Tanh()])])],
     "branches": lambda: [Branches([[Conv(2)], [], [MaxPool(3, 1, 1), Conv(3, 1, pad=0)]])],
     "branches of numbers": lambda: [Linear(4), Branches([[Linear(3), Tanh()], [Linear(2)]])],
+    "highway": lambda: [Conv(4), Highway(Conv(4, pieces=2), 0.5), ReLU()],
+    "highway of numbers": lambda: [Linear(4), Highway(Linear(4, pieces=2))],
     "head": lambda: [AuxiliaryClassifier([Conv(2), Linear(3)], SoftmaxLoss(), 0.3), Tanh()],
     "chain in a chain": lambda: [Chain([Chain([]), Chain([Conv(2), Tanh()])])],
 }
@@ -378,14 +381,14 @@ def check_run(folder) -> None:
     near(np.concatenate(alone), scores[[0, 6]], 1e-4)
 
 
-FITNETS = [name for name in NETS if NETS[name].data != "folder"]
+SMALL = [(name, act) for name in NETS if name.startswith("fit") for act in NETS[name].acts]
+SMALL += [("highway-16", "relu"), ("nin-mnist", "relu"), ("min-mnist", "maxout")]
 
 
 @needs_onnx
-@pytest.mark.parametrize("name", FITNETS)
-@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("name, act", SMALL)
 def test_net(name, act, trained, tmp_path):
-    check_run(run_of(tmp_path, trained, name, act, contrast=name != "fitnet_mnist"))
+    check_run(run_of(tmp_path, trained, name, act, contrast=NETS[name].data != "mnist"))
 
 
 @needs_onnx

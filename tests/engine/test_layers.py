@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from engine.containers import STOP, AuxiliaryClassifier, Branches, Chain, Residual, Sum
+from engine.containers import STOP, AuxiliaryClassifier, Branches, Chain, Highway, Residual, Sum
 from engine.diagnosis import first_not_finite
 from engine.errors import InputError
 from engine.layers import (
@@ -127,6 +127,15 @@ BODIES = {
     ],
     "dropout": lambda: [Dropout(0.3), Conv(5, name="a"), Dropout(0.5)],
     "batchnorm": lambda: [Conv(5, name="a"), BatchNorm(), Tanh()],
+    "highway": lambda: [
+        Conv(4, name="a"),
+        Tanh(),
+        Highway(Conv(4, pieces=2, name="b"), -0.5),
+        Highway(Conv(4, 1, pieces=2, name="c"), 0.5),
+        Tanh(),
+    ],
+    "highway first": lambda: [Highway(Conv(3, pieces=2, name="a")), Tanh(), Conv(3, name="b")],
+    "highway of numbers": lambda: [Linear(5, name="a"), Highway(Linear(5, pieces=2, name="b"))],
     "residual": lambda: [
         Conv(5, name="a"),
         Tanh(),

@@ -272,6 +272,13 @@ for shape in [(7, 9, 11, 5), (1, 1), (0, 3), (67,), (5, 64, 211)]:
         CASES["dropout_backward"].append((dy, out(*shape), *options))
     CASES["add"].append((x, dy, out(*shape)))
 
+for shape in [(7, 9, 11, 5), (1, 1), (0, 3), (5, 64, 24)]:
+    x, h, t = randn(*shape), np.maximum(randn(*shape), 0), 1 / (1 + np.exp(randn(*shape)))
+    z, dy = 3 * randn(*shape[:-1], 2 * shape[-1]), randn(*shape)[::-1].copy()
+    CASES["highway_forward"].append((x, z, *(out(*shape) for _ in range(3))))
+    for dx in (out(*shape), None):
+        CASES["highway_backward"].append((dy, x, h, t, out(*z.shape), dx))
+
 for shape in [(7, 9, 11, 5), (2, 1), (300, 257), (9, 16, 16, 48)]:
     C, x = shape[-1], 2 * randn(*shape) + 1
     mean, rstd, weight = randn(C), 1 / (1 + abs(randn(C))), np.float32([2.5])

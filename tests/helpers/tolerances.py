@@ -53,6 +53,8 @@ TOLERANCE = {
     "tanh_backward": (1e-5, 2e-6),
     "sigmoid_forward": (2e-6, 1e-6),
     "sigmoid_backward": (1e-5, 2e-6),
+    "highway_forward": (2e-6, 2e-6),
+    "highway_backward": (1e-5, 2e-6),
     "dropout_forward": (1e-6, 0),
     "dropout_backward": (1e-6, 0),
     "add": (1e-6, 1e-6),

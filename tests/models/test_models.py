@@ -13,17 +13,19 @@ import pytest
 import engine
 import models
 from engine.data import load
+from engine.data.feed import Feed
 from engine.errors import InputError
-from engine.layers import Dropout, Maxout
+from engine.layers import AvgPool, Conv, Dropout, Maxout, MaxPool
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp
 from engine.run.folder import read_run
 from engine.schedules import rates
 from kernels import ops_for
+from kernels.clock import LOSS
 from kernels.reference import NumpyOps
 from lsuv import fill, initialise
-from models import WEIGHTS
+from models import WEIGHTS, allcnn
 from models.recipes import recipe
 
 COUNTS = {  # (net, classes): (maxout, any other activation)
@@ -35,6 +37,20 @@ COUNTS = {  # (net, classes): (maxout, any other activation)
     ("fitnet4-bn-before", 10): (2_742_102, 1_276_806),
     ("fitnet4-bn-after", 10): (2_742_102, 1_276_806),
     ("fitnet_mnist", 10): (21_426, 11_258),
+}
+OTHERS = {  # (net, classes): parameters, multiply-adds of an image in millions
+    ("highway-16", 10): (38_986, 8.03),
+    ("highway-32", 10): (151_690, 31.65),
+    ("highway-19", 10): (2_256_838, 330.83),
+    ("highway-19", 100): (2_265_928, 330.84),
+    ("nin", 10): (966_986, 222.49),
+    ("nin", 100): (984_356, 223.59),
+    ("nin-mnist", 10): (349_674, 50.70),
+    ("all-cnn-c", 10): (1_369_738, 270.80),
+    ("all-cnn-c", 100): (1_387_108, 271.42),
+    ("min", 10): (1_614_294, 496.66),
+    ("min", 100): (1_702_044, 502.19),
+    ("min-mnist", 10): (454_358, 121.36),
 }
 
 
@@ -55,6 +71,86 @@ def test_parameter_counts(name, classes, act):
     net = make(name, act, classes)
     assert net.parameters == COUNTS[name, classes][act != "maxout"]
     assert f"{net.parameters:,}" in net.summary()
+
+
+@pytest.mark.parametrize("name, classes", OTHERS)
+def test_parameters_and_multiply_adds(name, classes):
+    net = make(name, models.NETS[name].act, classes)
+    adds = sum(layer.multiply_adds for layer in net.weighted())
+    assert (net.parameters, round(adds / 1e6, 2)) == OTHERS[name, classes]
+
+
+def test_the_large_net_ends_at_one_place():
+    """77,455,690 parameters in the paper's widths; a narrow copy has the same sizes."""
+    full, inputs = 0, 3
+    sizes = []
+    net = Net(
+        allcnn.all_cnn_large("vlrelu", 10, widths=(10, 20, 30, 40, 50)),
+        SoftmaxLoss(),
+        NumpyOps(),
+        (126, 126, 3),
+        1,
+    )
+    for layer in net.weighted():
+        outputs = 10 if layer.name == "clf" else layer.outputs * 32
+        full += (layer.size**2 * inputs + 1) * outputs
+        inputs = outputs
+        sizes.append(layer.out_shape[0])
+    assert full == 77_455_690
+    assert sizes == [125, 124, 62, 61, 60, 30, 29, 28, 14, 13, 12, 6, 5, 4, 2, 1, 1, 1]
+    drops = [layer.drop for layer in net.chain.leaves() if isinstance(layer, Dropout)]
+    assert drops == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5]
+
+
+def sizes_of(name):
+    return [
+        layer.out_shape[0]
+        for layer in make(name, models.NETS[name].act).chain.every()
+        if isinstance(layer, (Conv, MaxPool, AvgPool)) and len(layer.out_shape) == 3
+    ]
+
+
+def test_sizes_of_the_other_nets():
+    assert sizes_of("highway-32") == [24, 24, 24, 12, 12, 12, 12, 6, 6, 6, 6, 3]
+    assert sizes_of("all-cnn-c") == [32, 32, 16, 16, 16, 8, 6, 6, 6]
+    for name in ("nin", "min"):
+        assert sizes_of(name) == [32] * 3 + [16] * 4 + [8] * 4
+    assert sizes_of("nin-mnist") == [28] * 3 + [14] * 4 + [7] * 4
+    assert sizes_of("highway-19") == [32] * 5 + [16] * 7 + [8] * 8
+
+
+def test_a_gate_starts_closed_by_any_filler_and_is_not_scaled(ops):
+    """Its bias; LSUV scales what the units make of their input, and measures the gates."""
+    net = make("highway-16", "relu", batch=8, ops=ops)
+    net.x[...] = ops.asarray(np.random.default_rng(0).normal(0, 1, net.x.shape).astype(np.float32))
+    for init in ("ortho", "original"):
+        fill(net, init, seed=0)
+        b = ops.tohost(net.named_params()["conv11.b"].value)
+        assert np.array_equal(b, np.repeat(np.float32([0, -1]), 16))
+    report = initialise(net, "lsuv", lambda: None, seed=0)
+    units = [row for row in report.rows if row.pieces == 2]
+    assert [row.chosen for row in units] == [True, False] * 8
+    assert all(abs(row.variance_after - 1) < 0.05 for row in units if row.chosen)
+    assert all(row.scale == 1 and row.iterations == 0 for row in units if not row.chosen)
+    assert any("gate" in note for note in report.notes)
+    with pytest.raises(InputError, match="has no next layer"):
+        initialise(net, "lsuv", lambda: None, seed=0, normalise="input")
+
+
+@pytest.mark.parametrize(
+    "name, low, high", [("highway-16", 2.23, 2.52), ("highway-32", 2.19, 2.73)]
+)
+def test_first_loss_of_a_highway_net(name, low, high):
+    """With the file's fillers, three deviations around 2.37 and 2.46; the file's log has 2.516."""
+    if "LSUV_DATA_DIR" not in os.environ:
+        pytest.skip("the real data sets are looked for in $LSUV_DATA_DIR")
+    data = load("mnist", limit=64)
+    net = make(name, "relu", batch=64, ops=ops_for("auto"))
+    Feed(net, data, 0, 1.0).train.batch(np.arange(64))
+    fill(net, "original", seed=1)
+    net.forward(train=False)
+    net.evaluate_loss(train=False)
+    assert low < net.ops.tohost(net.clock)[LOSS] < high
 
 
 def test_fitnet4_has_17_convolutions_and_five_dropouts():

@@ -8,7 +8,7 @@
 // be overwritten by later layers. A result may be an operand itself. The transcendental ones are
 // polynomials in float32: tanh within 1.3 ulp, sigmoid within 2.5.
 //
-// Read next: exponential.h.
+// Read next: highway.cpp.
 #include "binding.h"
 #include "exponential.h"
 #include "parallel.h"

@@ -19,6 +19,7 @@ void bind_avgpool(py::module_& m);
 void bind_lrn(py::module_& m);
 void bind_concat(py::module_& m);
 void bind_dropout(py::module_& m);
+void bind_highway(py::module_& m);
 void bind_batchnorm(py::module_& m);
 void bind_channelwise(py::module_& m);
 void bind_loss(py::module_& m);
@@ -105,6 +106,7 @@ PYBIND11_MODULE(_native, m) {
     bind_lrn(m);
     bind_concat(m);
     bind_dropout(m);
+    bind_highway(m);
     bind_batchnorm(m);
     bind_channelwise(m);
     bind_loss(m);

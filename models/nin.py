@@ -1,0 +1,78 @@
+"""Network in Network, and the deeply supervised net on its body (the paper's Table 2).
+
+NiN: Lin, Chen and Yan 2014, as in the authors' cuda-convnet files (`NIN/cifar-10_def` and others of
+the repository `mavenlin/cuda-convnet`): three times a convolution and two of 1x1, and the mean of a
+map for each class. DSN: Lee et al. 2015, as in `examples/best_*` of the repository `s9xie/DSN`: a
+classifier with a loss of its own beside each of the larger convolutions, for the first part of the
+training, and no ReLU in front of the mean. Their MNIST nets: NiN's has a file; of DSN the paper
+says 350 thousand parameters and three layers, which is NiN's.
+
+Parameters with 10 and 100 classes: NiN 966,986 and 984,356, NiN-MNIST 349,674; the classifiers
+beside DSN's have 2,580,510 more, those of DSN-MNIST 1,066,270.
+
+Read next: models/allcnn.py.
+"""
+
+from engine.containers import AuxiliaryClassifier
+from engine.layers import Conv, GlobalAvgPool, Layer, Linear, MaxPool, Original
+from engine.losses import Loss
+from models.fitnet import ACTS, dropped
+
+CIFAR = ((5, 192, 160, 96), (5, 192, 192, 192), (3, 192, 192))  # a group: size, then the widths
+MNIST = ((5, 96, 64, 48), (5, 128, 96, 48), (5, 128, 96))
+BIASES = ((0.001, 0.01, 0.01), (0.05,) * 3, (0.05,) * 3)  # that NiN starts at on CIFAR-100
+
+
+def body(
+    groups: tuple[tuple[int, ...], ...],
+    act: str,
+    classes: int,
+    dropout: bool,
+    biases: tuple[tuple[float, ...], ...] | None = None,
+    beside: type[Loss] | None = None,
+    last: tuple[float, float] = (0.1, 0.2),
+) -> list[Layer]:
+    """The layers. beside: the loss of a classifier beside each larger convolution. last: the rates
+    of the last convolution's weights and biases; of the others they are 1 and 2."""
+    net: list[Layer] = []
+    for g, (size, *widths) in enumerate(groups, 1):
+        widths = widths if g < len(groups) else [*widths, classes]
+        for c, width in enumerate(widths, 1):
+            end = (g, c) == (len(groups), len(widths))
+            rate, bias_rate = last if end else (1.0, 2.0)
+            start = Original("gaussian", 0.05, biases[g - 1][c - 1] if biases else 0.0)
+            name = f"conv{g}" if c == 1 else f"cccp{g}{c - 1}"
+            net.append(
+                Conv(
+                    width,
+                    size if c == 1 else 1,
+                    bias_rate=bias_rate,
+                    original=start,
+                    name=name,
+                    rate=rate,
+                )
+            )
+            if beside and c == 1:
+                head = Linear(
+                    classes,
+                    rate=0.001,
+                    bias_rate=0.002,
+                    original=Original("xavier"),
+                    name=f"clf{g}",
+                )
+                net.append(AuxiliaryClassifier([head], beside(), 1.0, f"beside{g}"))
+            if not (end and beside):
+                net.append(ACTS[act]())
+        if g < len(groups):
+            net += [MaxPool(3, 2), *dropped(0.5 if dropout else 0.0)]
+    return [*net, GlobalAvgPool()]
+
+
+def nin(act: str, classes: int, dropout: bool = True) -> list[Layer]:
+    """NiN for a 32x32 image."""
+    return body(CIFAR, act, classes, dropout, BIASES if classes == 100 else None)
+
+
+def nin_mnist(act: str, classes: int, dropout: bool = True) -> list[Layer]:
+    """NiN for a 28x28 image."""
+    return body(MNIST, act, classes, dropout)
