@@ -286,19 +286,22 @@ def planes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def preprocessed(graph: Graph, how: Preprocessing, shape: tuple[int, ...]) -> str:
     """Nodes from `images` to the net's input, in the order in which evaluation computes it: times
-    the set's factor, or contrast-normalised; less the mean image's middle; times the input scale.
-    """
-    H, W, _ = shape
+    the set's factor, or contrast-normalised; less the mean image's middle; whitened; times the
+    input scale."""
     x = graph.node("Cast", ["images"], "input.pixels", to=graph.onnx.TensorProto.FLOAT)
     if how.pixel_scale is None:
         x = contrast(graph, x, int(np.prod(shape)))
     else:
         factor = graph.constant("input.pixel_scale", how.pixel_scale)
         x = graph.node("Mul", [x, factor], "input.scaled")
-    middle = graph.constant(
-        "input.mean_image", how.mean_image[how.pad : how.pad + H, how.pad : how.pad + W]
-    )
+    middle = graph.constant("input.mean_image", how.middle)
     x = graph.node("Sub", [x, middle], "input.centred")
+    if how.whitening is not None:
+        flat = graph.node("Flatten", [x], "input.rows")
+        matrix = graph.constant("input.whitening", how.whitening)
+        x = graph.node("MatMul", [flat, matrix], "input.white")
+        sizes = graph.constant("input.sizes", [-1, *shape], np.int64)
+        x = graph.node("Reshape", [x, sizes], "input.whitened")
     x = graph.node("Mul", [x, graph.constant("input.scale", how.input_scale)], "input.x")
     return graph.node("Transpose", [x], "input.planes", perm=[0, 3, 1, 2])
 
@@ -325,7 +328,7 @@ def contrast(graph: Graph, x: str, values: int) -> str:
     )
     for axis in (3, 2, 1):  # short sums, which round less than one of all values
         norm = graph.node("ReduceL2", [norm], f"input.norm{axis}", axes=[axis])
-    flat = graph.node("Less", [norm, graph.constant("input.least", values / 2)], "input.flat")
+    flat = graph.node("Less", [norm, graph.constant("input.least", values / 2)], "input.rows")
     unit = graph.constant("input.unit", values * SCALE)
     ratio = graph.node("Div", [norm, unit], "input.ratio")
     divisor = graph.node("Where", [flat, graph.constant("input.one", 1), ratio], "input.divisor")

@@ -148,7 +148,8 @@ def start(argv: list[str] | None) -> int:
         size=model.in_shape,
         report=log_line,
         follow_links=bool(args.follow_links),
-    ).prepared(args.contrast, args.mean_image)
+    )
+    data = options.prepared(args, KNOWN, data)
     s, origins = options.resolve(args, KNOWN, data)
     s = replace(s, threads=ops.threads)
     out = new_folder(args.out or default_name(s.net, s.init))

@@ -15,7 +15,7 @@ import numpy as np
 
 ACTIVATION = "activation"  # float32 or, in bf16, bfloat16: all of a call alike
 # The arrays, by their names, which have one type in all operations but where one says otherwise.
-# An argument without a type is a number.
+# An argument without a type is a number; one with several has any of them.
 DTYPES: dict[str, Any] = {
     name: dtype
     for dtype, names in (
@@ -27,7 +27,8 @@ DTYPES: dict[str, Any] = {
         ),
         (np.float64, "clock own rates segments"),
         (np.int32, "labels order"),
-        (np.uint8, "which images"),
+        (np.uint8, "which"),
+        ((np.uint8, np.float32), "images"),
     )
     for name in names.split()
 }

@@ -802,9 +802,10 @@ class NumpyOps:
     ):
         """The next batch of a resident data set: cropped, mirrored and normalised.
 
-        images (M,H,W,C) uint8, labels (M,) int32, shift and scale (M,) float32, mean_image
-        (H+2pad, W+2pad, C) float32, order (S,N) int32 -> x (N,H,W,C), y (N,) int32. Row
-        clock[STEP] - clock[FIRST] of order names the images; -1 is a padding row: zeros, label -1.
+        images (M,H,W,C) uint8 or, whitened, float32, labels (M,) int32, shift and scale (M,)
+        float32, mean_image (H+2pad, W+2pad, C) float32, order (S,N) int32 -> x (N,H,W,C), y (N,)
+        int32. Row clock[STEP] - clock[FIRST] of order names the images; -1 is a padding row: zeros,
+        label -1.
 
         A padded image is (u - shift) * scale inside and 0 in its border, less the mean image, times
         input_scale; x[i] is an H x W crop of it. With `augment`, image n = STEP*N + i of the run

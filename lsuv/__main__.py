@@ -75,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         size=model.in_shape,
         report=log_line,
         follow_links=bool(args.follow_links),
-    ).prepared(args.contrast, args.mean_image)
+    )
+    data = options.prepared(args, KNOWN, data)
     s, _ = options.resolve(args, KNOWN, data)
     print_line(
         f"net {s.net}  act {s.act}  init {s.init}  seed {s.seed}  input-scale {s.input_scale:g}"

@@ -11,6 +11,10 @@ net take a high rate. FitNet-1 takes a rate of 0.2, the best of 0.05, 0.1 and 0.
 input scales, clips and decays at 0.1) in three-epoch trials with LSUV on 15,000 images, by test
 accuracy; the deeper nets take 0.05, which was not searched.
 
+NiN's rates were lowered by hand when the training accuracy stopped; here that is at 100,000 and
+110,000 of 120,000 updates. ALL-CNN-C's are a public port's. The Large ALL-CNN's settings are not
+public: it has ALL-CNN-C's.
+
 CaffeNet's and GoogLeNet's `paper` is BVLC's solver file (GoogLeNet's the quick one), for the 1.28
 million images of ImageNet; their crops come out of 256 x 256, so they move by 14 and 16 pixels.
 Their `fast` is ours, for a folder of some thousand images, and no rate was searched.
@@ -48,6 +52,7 @@ class Recipe:
     dropout: bool = True
     move: int = 0  # random crops move by up to this many pixels
     smoothing: float = 0.0  # of the labels
+    contrast: str | None = None  # of engine.data.dataset.CONTRASTS; None: as the data set says
     mirror_turns: bool = False  # each image in every second epoch, rather than at random
 
     def policy_over(self, steps: int) -> dict:
@@ -147,6 +152,32 @@ PAPER_HIGHWAY = Recipe(
     move=8,
 )
 
+PAPER_NIN = Recipe(
+    "paper",
+    "sgd",
+    {"policy": "multistep", "rate": 0.1, "gamma": 0.1, "steps": [100_000, 110_000]},
+    steps=120_000,
+    epochs=307.2,
+    batch=128,
+    decay=1e-4,
+    move=4,
+    contrast="zca",
+)
+
+PAPER_NIN_MNIST = replace(PAPER_NIN, epochs=256, move=0, contrast=None)
+
+PAPER_ALL_CNN = Recipe(
+    "paper",
+    "sgd",
+    {"policy": "multistep", "rate": 0.05, "gamma": 0.1, "steps": [40_000, 50_000, 60_000]},
+    steps=70_000,
+    epochs=358.4,
+    batch=256,
+    decay=1e-3,
+    move=5,
+    contrast="zca",
+)
+
 PAPER_CAFFENET = Recipe(
     "paper",
     "sgd",
@@ -194,6 +225,10 @@ RECIPES = {  # (kind, family); the first optimizer of a pair is the default
     ("paper", "highway-16"): (PAPER_HIGHWAY_MNIST, with_rmsprop(PAPER_HIGHWAY_MNIST)),
     ("paper", "highway-32"): (PAPER_HIGHWAY_MNIST, with_rmsprop(PAPER_HIGHWAY_MNIST)),
     ("paper", "highway-19"): (PAPER_HIGHWAY, with_rmsprop(PAPER_HIGHWAY)),
+    ("paper", "nin"): (PAPER_NIN, with_rmsprop(PAPER_NIN)),
+    ("paper", "nin-mnist"): (PAPER_NIN_MNIST, with_rmsprop(PAPER_NIN_MNIST)),
+    ("paper", "all-cnn-c"): (PAPER_ALL_CNN, with_rmsprop(PAPER_ALL_CNN)),
+    ("paper", "all-cnn-large"): (PAPER_ALL_CNN, with_rmsprop(PAPER_ALL_CNN)),
     ("paper", "caffenet"): (PAPER_CAFFENET, with_rmsprop(PAPER_CAFFENET)),
     ("paper", "googlenet"): (PAPER_GOOGLENET, with_rmsprop(PAPER_GOOGLENET)),
     ("fast", "cifar"): (FAST_CIFAR, FAST_CIFAR_RMSPROP),

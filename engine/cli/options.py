@@ -109,8 +109,8 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> dict:
     add(
         "--contrast",
         metavar="HOW",
-        help="gcn: every image to mean 0 and one norm | none: one factor on every pixel (default: "
-        "as the data set says)",
+        help="gcn: every image to mean 0 and one norm | zca: that, then whitened | none: one "
+        "factor on every pixel (default: recipe, else as the data set says)",
     )
     add(
         "--mean-image",
@@ -261,6 +261,11 @@ def recipe_of(args: argparse.Namespace, known: Known):
     return recipe
 
 
+def prepared(args: argparse.Namespace, known: Known, data):
+    """The data set with the preprocessing that is typed, or the recipe's."""
+    return data.prepared(args.contrast or recipe_of(args, known).contrast, args.mean_image)
+
+
 def absolute(path: str) -> str:
     """The same folder from wherever the run is continued."""
     return str(Path(os.path.expanduser(path)).resolve())
@@ -314,6 +319,8 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
     values["lsuv_batch"] = pick("lsuv_batch", values["batch"], "the batch")
     for name in ("mirror", "contrast", "mean_image"):
         values[name] = pick(name, getattr(data, name), f"data {data.name}")
+    if recipe.contrast and "contrast" not in typed:
+        origins["contrast"] = source
     if values["loss"] != "softmax" and "smoothing" not in typed:
         values["smoothing"] = 0.0
     if values["move"] > data.preprocessing.pad:

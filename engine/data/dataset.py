@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.data.preprocessing import PIXEL_SCALE, Preprocessing
+from engine.data.preprocessing import PIXEL_SCALE, WHITENING, Preprocessing
 from engine.errors import InputError
 from kernels.philox import permutation
 
-CONTRASTS = ("gcn", "none")  # global contrast normalisation, or one factor on every pixel
+# Global contrast normalisation, that and ZCA whitening, or one factor on every pixel.
+CONTRASTS = ("gcn", "zca", "none")
 NEVER = (1 << 31) - 1  # an epoch that no run comes to: its order is free for the split
 
 
@@ -115,6 +116,8 @@ class Dataset:
     @property
     def contrast(self) -> str:
         """Of CONTRASTS."""
+        if self.preprocessing.whitening is not None:
+            return "zca"
         return "none" if self.preprocessing.pixel_scale is not None else "gcn"
 
     @property
@@ -125,20 +128,32 @@ class Dataset:
     def prepared(self, contrast: str | None, subtract_mean: bool | None) -> "Dataset":
         """These images with another preprocessing, fitted anew; None: as it is."""
         contrast = contrast or self.contrast
-        if subtract_mean is None:
+        if contrast == "zca":
+            if subtract_mean is False:
+                raise InputError("contrast zca subtracts the mean image; leave --no-mean-image out")
+            subtract_mean = True
+        elif subtract_mean is None:
             subtract_mean = self.mean_image
         if (contrast, subtract_mean) == (self.contrast, self.mean_image):
             return self
         own = self.preprocessing.pixel_scale
-        scale = None if contrast == "gcn" else PIXEL_SCALE if own is None else own
+        scale = None if contrast != "none" else PIXEL_SCALE if own is None else own
         preprocessing, (shift, scales) = Preprocessing.fit(
-            self.train.images, self.preprocessing.pad, scale, subtract_mean
+            self.train.images, self.preprocessing.pad, scale, subtract_mean, contrast == "zca"
         )
         train = replace(self.train, shift=shift, scale=scales)
         shift, scales = preprocessing.normalise(self.test.images)
         test = replace(self.test, shift=shift, scale=scales)
-        mark = fingerprint(self.identity, train, test, preprocessing.mean_image)
+        identity = self.identity + "/zca" * (contrast == "zca")  # its matrix may differ in a bit
+        mark = fingerprint(identity, train, test, preprocessing.mean_image)
         return replace(self, train=train, test=test, preprocessing=preprocessing, fingerprint=mark)
+
+    def whitened_by(self, tensors: dict[str, np.ndarray]) -> "Dataset":
+        """With the whitening that a run has kept: fitted anew, its last bits may be others."""
+        if self.preprocessing.whitening is None or WHITENING not in tensors:
+            return self
+        kept = replace(self.preprocessing, whitening=tensors[WHITENING])
+        return replace(self, preprocessing=kept)
 
     def validating(self, wanted: float, seed: int) -> "Dataset":
         """With a part of the training images held out by the seed, as `held_out` takes `wanted`; 0:

@@ -69,12 +69,12 @@ class Resident:
                 f"the net's loss wants {', '.join(net.wanted)}, and a data set has "
                 "labels alone; train it with engine.fit"
             )
-        constant = net.ops.constant
         self.net, self.preprocessing, self.count = net, preprocessing, len(split)
         self.truth = split.labels
-        self.images = constant(np.ascontiguousarray(split.images, np.uint8))
-        self.labels = constant(np.ascontiguousarray(split.labels, np.int32))
-        self.arrays = preprocessing.on_device(net.ops, split.shift, split.scale)
+        self.labels = net.ops.constant(np.ascontiguousarray(split.labels, np.int32))
+        self.images, *self.arrays = preprocessing.on_device(
+            net.ops, split.images, split.shift, split.scale
+        )
 
     def gather(self, order, move: int = 0, mirror: int = 0, augment: bool = False) -> None:
         """Fill net.x and net.labels with the images that the clock's row of `order` names."""

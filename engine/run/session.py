@@ -325,6 +325,11 @@ def resumed_run(
             )
         elif ops.description != record.get("device_description", ops.description):
             print_rounding(f"on {record['device_description']}", f"on {ops.description}")
+        untrained = run_folder.untrained(folder)
+        if not untrained:
+            saved = checkpoint.read(folder, print_line)
+            checkpoint.refuse_others(saved, s.as_dict(), run_folder.describe(data))
+            data = data.whitened_by(saved.tensors)
         net, feed, optimizer = work.assemble(s, data, ops)
         record |= {
             "settings": s.as_dict(),
@@ -333,14 +338,12 @@ def resumed_run(
             "device_description": ops.description,
             "failure": None,
         }
-        if run_folder.untrained(folder):  # killed as it began: its first weights are made again
+        if untrained:  # killed as it began: its first weights are made again
             with failure_recorded(folder, record, net):
                 report = work.first_weights(s, net, feed)
             print_report(s, net, report, folder)
             progress = Progress()
         else:
-            saved = checkpoint.read(folder, print_line)
-            checkpoint.refuse_others(saved, s.as_dict(), run_folder.describe(data))
             if saved.step > s.steps:
                 raise InputError(
                     f"--epochs {s.epochs:g} ends at step {s.steps}, and the run stands at step "

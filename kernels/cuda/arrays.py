@@ -59,7 +59,8 @@ def _check(name, key, array, wanted, real):
         fits = array.dtype in ((np.float32, bfloat16) if real is None else (real,))
         words, real = real or "float32 or bfloat16", real or array.dtype
     else:
-        fits, words = array.dtype == wanted, np.dtype(wanted)
+        several = wanted if isinstance(wanted, tuple) else (wanted,)
+        fits, words = array.dtype in several, " or ".join(str(np.dtype(one)) for one in several)
     if not fits:
         raise ValueError(f"{name}: {key} is {array.dtype}, but it must be {words}")
     if not array.flags.c_contiguous:

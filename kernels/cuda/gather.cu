@@ -1,6 +1,6 @@
 // The next batch of the resident data set: cropped, mirrored and normalised in one pass.
 //
-//   images (M,H,W,C) uint8   labels (M,) int32   shift, scale (M,)   order (rows,N) int32
+//   images (M,H,W,C) uint8 or float   labels (M,) int32   shift, scale (M,)   order (rows,N) int32
 //   mean_image (H+2pad,W+2pad,C)  ->  x (N,H,W,C)   y (N,) int32
 //
 // Blocks (i, part) compute image i. One thread computes VECTOR elements of it, or several times as
@@ -38,8 +38,8 @@ __device__ inline Crop draw(uint64 seed, uint64 n, int64 pad, int64 move, bool m
 }
 
 // This block's part of x (H,W,C), a crop of an image (H,W,C).
-template <int N>
-__device__ inline void write_crop(const uint8* __restrict__ image,
+template <int N, class Pixel>
+__device__ inline void write_crop(const Pixel* __restrict__ image,
                                   const float* __restrict__ mean_image, real* __restrict__ x,
                                   float shift, float scale, float input_scale, Crop crop,
                                   Shape shape) {
@@ -68,10 +68,21 @@ __device__ inline void write_crop(const uint8* __restrict__ image,
     }
 }
 
+template <class Pixel>
+__device__ inline void write_crop(const Pixel* image, const float* mean_image, real* x, float shift,
+                                  float scale, float input_scale, Crop crop, Shape shape) {
+    if (wide(int64(shape.W) * shape.C, x)) {
+        write_crop<VECTOR>(image, mean_image, x, shift, scale, input_scale, crop, shape);
+    } else {
+        write_crop<1>(image, mean_image, x, shift, scale, input_scale, crop, shape);
+    }
+}
+
 KERNEL gather(const uint8* images, const int* labels, const float* shift, const float* scale,
               const float* mean_image, const int* order, real* x, int* y, const double* clock,
               int64 M, int64 rows, int64 N, int64 H, int64 W, int64 C, int64 seed, int64 pad,
-              int64 move, int64 mirror, double input_scale, int64 augment, Fault* fault) {
+              int64 move, int64 mirror, double input_scale, int64 augment, int64 floats,
+              Fault* fault) {
     const int64 step = static_cast<int64>(clock[STEP]), first = static_cast<int64>(clock[FIRST]);
     const int64 row = step - first, size = H * W * C;
     const bool known = row >= 0 && row < rows;
@@ -98,13 +109,12 @@ KERNEL gather(const uint8* images, const int* labels, const float* shift, const 
         Crop crop = augment ? draw(uint64(seed), n, pad, move, mirror == DRAWN)
                             : Crop{int(pad), int(pad), false};
         crop.flip |= told && augment;
-        const uint8* image = images + index * size;
-        if (wide(W * C, x)) {
-            write_crop<VECTOR>(image, mean_image, result, shift[index], scale[index], factor, crop,
-                               shape);
+        const float less = shift[index], times = scale[index];
+        if (floats) {
+            const float* image = reinterpret_cast<const float*>(images) + index * size;
+            write_crop(image, mean_image, result, less, times, factor, crop, shape);
         } else {
-            write_crop<1>(image, mean_image, result, shift[index], scale[index], factor, crop,
-                          shape);
+            write_crop(images + index * size, mean_image, result, less, times, factor, crop, shape);
         }
     }
 }

@@ -961,6 +961,7 @@ class CudaOps(NumpyOps):
             int(mirror),
             float(input_scale),
             int(bool(augment)),
+            int(images.dtype == np.float32),
             self._fault,
         )
 

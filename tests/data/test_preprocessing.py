@@ -3,16 +3,26 @@
 Read next: tests/engine/test_export.py.
 """
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from engine.data import load
 from engine.data.dataset import Raw, Split, build
 from engine.data.feed import Resident
-from engine.data.preprocessing import CHUNK, MEAN_IMAGE, Preprocessing, contrast, mean_image
+from engine.data.preprocessing import (
+    CHUNK,
+    MEAN_IMAGE,
+    WHITENING,
+    Preprocessing,
+    contrast,
+    mean_image,
+)
 from engine.errors import InputError
 from helpers.data_sets import RANDOM
+from helpers.length import often
 from kernels import ops_for
 from kernels.clock import new_clock
 
@@ -118,3 +128,101 @@ def test_a_mean_image_of_other_images_is_refused(description, shape):
         Preprocessing.restored(
             {"pad": 2, "pixel_scale": None} | description, tensors, (6, 5, 3), 1.0, "file"
         )
+
+
+# --- whitening -----------------------------------------------------------------------------------
+
+
+def noisy_images(count: int) -> np.ndarray:
+    """With neighbours alike, as those of photographs are."""
+    images = RANDOM.normal(0, 1, (count, 6, 5, 3)).cumsum(1).cumsum(2)
+    return (128 + 20 * images).clip(0, 255).astype(np.uint8)
+
+
+def whitening_set(count: int = 400):
+    images, labels = noisy_images(count), np.arange(count, dtype=np.int32) % 2
+    raw = Raw(images, labels, noisy_images(50), labels[:50], ["a", "b"])
+    return build("set", raw, 2, True, None, []).prepared("zca", None)
+
+
+def test_zca_makes_the_covariance_that_its_formula_gives(ops):
+    """V L^(-1/2) V', symmetric; whitened, the covariance is V (1 - 0.1 / L) V'."""
+    data = whitening_set()
+    how = data.preprocessing
+    x = data.train.images.reshape(400, -1) - data.train.shift[:, None].astype(np.float64)
+    x = x * data.train.scale[:, None] - how.middle.reshape(-1)
+    values, vectors = np.linalg.eigh(x.T @ x / 400 + 0.1 * np.eye(90))
+    assert np.array_equal(how.whitening, how.whitening.T) and data.contrast == "zca"
+    np.testing.assert_allclose(how.whitening, (vectors / values**0.5) @ vectors.T, atol=1e-5)
+    white = ops.tohost(how.whitened(ops, data.train.images, data.train.shift, data.train.scale))
+    np.testing.assert_allclose(white.reshape(400, -1), x @ how.whitening, atol=2e-5)
+    flat = white.reshape(400, -1).astype(np.float64)
+    want = (vectors * (1 - 0.1 / values)) @ vectors.T
+    np.testing.assert_allclose(flat.T @ flat / 400, want, atol=1e-4)
+
+
+def test_whitened_images_are_cropped_with_a_border_of_zeros(ops):
+    data = whitening_set()
+    net = SimpleNamespace(
+        ops=ops,
+        wanted={"labels": None},
+        x=ops.zeros((3, 6, 5, 3)),
+        labels=ops.zeros((3,), np.int32),
+        clock=ops.asarray(new_clock()),
+        seed=0,
+        batch=3,
+    )
+    resident = Resident(net, data.train, data.preprocessing)
+    resident.batch(np.array([4, 2]))
+    images, shift, scale = data.train.images, data.train.shift, data.train.scale
+    white = ops.tohost(data.preprocessing.whitened(ops, images, shift, scale))
+    assert np.array_equal(ops.tohost(net.x), np.stack([white[4], white[2], 0 * white[0]]))
+    resident.gather(ops.asarray(np.int32([[4, 2, 7]])), 2, 0, augment=True)
+    for crop, whole in zip(ops.tohost(net.x), white[[4, 2, 7]], strict=True):
+        padded = np.pad(whole, ((2, 2), (2, 2), (0, 0)))
+        windows = [padded[r : r + 6, c : c + 5] for r in range(5) for c in range(5)]
+        assert any(np.array_equal(crop, window) for window in windows)
+
+
+def test_a_whitening_is_kept_with_a_run():
+    """Its tensor gives it back, and takes the place of one fitted anew."""
+    data = whitening_set()
+    how = data.preprocessing
+    tensors = how.tensors()
+    again = Preprocessing.restored(how.description(), tensors, (6, 5, 3), 0.5, "file")
+    assert np.array_equal(again.whitening, how.whitening) and again.input_scale == 0.5
+    other = tensors[WHITENING] * 2
+    assert data.whitened_by({WHITENING: other}).preprocessing.whitening is other
+    with pytest.raises(InputError, match=r"data.whitening has shape \(89, 90\)"):
+        Preprocessing.restored(
+            how.description(), tensors | {WHITENING: other[1:]}, (6, 5, 3), 0.5, "file"
+        )
+    plain = data.prepared("gcn", True)
+    assert plain.contrast == "gcn" and plain.preprocessing.whitening is None
+    assert plain.fingerprint != data.fingerprint
+
+
+def test_what_cannot_be_whitened():
+    with pytest.raises(InputError, match="at most 12,288 values"):
+        Preprocessing.fit(np.zeros((1, 65, 64, 3), np.uint8), 0, whiten=True)
+    with pytest.raises(InputError, match="leave --no-mean-image out"):
+        whitening_set().prepared("zca", False)
+
+
+@pytest.mark.slow
+def test_zca_of_cifar10_has_the_figures_of_pylearn2s():
+    if "LSUV_DATA_DIR" not in os.environ:
+        pytest.skip("the real data sets are looked for in $LSUV_DATA_DIR")
+    if not often(False, True):
+        pytest.skip("takes a minute; --full runs it")
+    data = load("cifar10").prepared("zca", None)
+    whitening = data.preprocessing.whitening.astype(np.float64)
+    values = np.linalg.eigvalsh(whitening) ** -2.0
+    np.testing.assert_allclose(values[:5], [467.06, 282.35, 186.42, 135.27, 106.90], rtol=1e-4)
+    assert abs(values.sum() - 0.1 * 3072 - 2943.65) < 0.5
+    assert (values > 1).sum() == 239 and (values > 0.2).sum() == 759
+    diagonal = np.diag(whitening)
+    assert (round(diagonal.min(), 2), round(diagonal.max(), 2)) == (2.42, 2.72)
+    split = data.test
+    white = data.preprocessing.whitened(ops_for("auto"), split.images, split.shift, split.scale)
+    assert abs(white.std() - 0.527) < 5e-4

@@ -300,6 +300,7 @@ def run_of(
     classes: int = 10,
     seed: int = 0,
     states: bool = True,
+    whiten: bool = False,
     **settings,
 ):
     """A run folder of any net with scrambled weights, as if it had trained."""
@@ -318,6 +319,9 @@ def run_of(
         rng.uniform(-0.5, 0.5, (shape[0] + 2 * pad, shape[1] + 2 * pad, shape[2])),
         0.53,
     )
+    if whiten:
+        noise = rng.normal(0, 0.002, [np.prod(shape)] * 2) + np.eye(np.prod(shape))
+        preprocessing.whitening = (noise + noise.T).astype(np.float32) / 2
     net = Net(build(name, act, classes), SoftmaxLoss(), ops_for("auto"), shape, 7)
     fill(net, "lsuv", seed=seed)
     if states:
@@ -397,6 +401,11 @@ def test_imagenet_net(name, act, trained, tmp_path):
     if not often(name == "googlenet", True):
         pytest.skip("large: --full exports it")
     check_run(run_of(tmp_path, trained, name, act, contrast=True, classes=13))
+
+
+@needs_onnx
+def test_whitening(trained, tmp_path):
+    check_run(run_of(tmp_path, trained, "fitnet_mnist", "relu", contrast=True, whiten=True))
 
 
 @needs_onnx

@@ -275,6 +275,21 @@ def test_a_preprocessing_of_ones_own_is_fitted_kept_and_used(tmp_path, capsys):
     assert f"test accuracy {accuracy:.4f}" in evaluated(folder, capsys)
 
 
+def test_a_run_keeps_its_whitening(tmp_path, capsys):
+    """predict and evaluate see what training saw, and a run goes on with the matrix that it has."""
+    folder = run(tmp_path / "run", "--contrast", "zca", epochs=2)
+    saved = checkpoint.read(folder)
+    whitening = saved.tensors["data.whitening"]
+    assert whitening.shape == (192, 192) and runs.read_run(folder)["settings"]["contrast"] == "zca"
+    accuracy = runs.read_run(folder)["result"]["test_accuracy"]
+    model = engine.load(folder, device="numpy")
+    answers = model.predict(data().test.images).argmax(axis=1)
+    assert np.mean(answers == data().test.labels) == accuracy
+    assert f"test accuracy {accuracy:.4f}" in evaluated(folder, capsys)
+    assert engine.train.main(["--resume", str(folder), "--epochs", "3"]) == 0
+    assert np.array_equal(checkpoint.read(folder).tensors["data.whitening"], whitening)
+
+
 def test_smoothing_is_of_the_training_loss_alone(tmp_path):
     """The test loss is the plain one, so that runs can be compared."""
     folder = run(tmp_path / "run", "--smoothing", "0.3", epochs=2)

@@ -357,10 +357,13 @@ for M, N, H, W, C, pad, move in [
         (True, 2, 0.53),
         (True, 0, 1.0),
         (False, 1, 0.53),
+        (True, 2, 0.25),
     ):
         CASES["gather"].append(
             (
-                rng.integers(0, 256, (M, H, W, C), np.uint8),
+                100 + 50 * randn(M, H, W, C)
+                if input_scale == 0.25
+                else rng.integers(0, 256, (M, H, W, C), np.uint8),
                 rng.integers(0, 10, M).astype(np.int32),
                 100 + randn(M),
                 0.02 + 0.001 * randn(M),

@@ -1,8 +1,9 @@
 // The next batch of the resident data set: cropped, mirrored and normalised in one pass.
 //
-//   gather   images (M,H,W,C) uint8, labels (M,) int32, shift (M,), scale (M,),
+//   gather   images (M,H,W,C) uint8 or float, labels (M,) int32, shift (M,), scale (M,),
 //            mean_image (H+2pad,W+2pad,C), order (S,N) int32 -> x (N,H,W,C), y (N,) int32
-//            reads 1 byte an element (and the mean image, from the cache), writes 4 (bf16: 2)
+//            reads 1 byte (float: 4) an element (and the mean image, from the cache), writes 4
+//            (bf16: 2)
 //
 // One thread computes a run of images. A row of the crop is at most three runs: border, image,
 // border; the border is 0 before the mean image is subtracted. A mirrored row is reversed where
@@ -41,8 +42,8 @@ Crop draw(std::uint64_t seed, std::uint64_t n, std::int64_t pad, std::int64_t mo
 }
 
 // One image (H,W,C) with its shift and scale -> x (H,W,C).
-template <class T>
-void crop_image(const std::uint8_t* __restrict__ image, const float* __restrict__ mean_image,
+template <class T, class Pixel>
+void crop_image(const Pixel* __restrict__ image, const float* __restrict__ mean_image,
                 T* __restrict__ x, float shift, float scale, float input_scale, const Crop& crop,
                 const Image& shape) {
     const auto [H, W, C, pad] = shape;
@@ -100,7 +101,7 @@ const std::int32_t* batch_order(const py::array& order, std::int64_t M, const do
     return table + row * N;
 }
 
-template <class T>
+template <class T, class Pixel>
 void gather(const py::array& images, const py::array& labels, const py::array& shift,
             const py::array& scale, const py::array& mean_image, const py::array& order,
             const py::array& x, const py::array& y, const py::array& clock, const py::object& seed,
@@ -133,7 +134,7 @@ void gather(const py::array& images, const py::array& labels, const py::array& s
     const std::int64_t N = order.shape(1), size = shape.H * shape.W * shape.C;
     shaped(x, "gather: x", {N, shape.H, shape.W, shape.C});
     shaped(y, "gather: y", {N});
-    const auto* pixels = input<std::uint8_t>(images, "gather: images");
+    const auto* pixels = input<Pixel>(images, "gather: images");
     const auto* label = input<std::int32_t>(labels, "gather: labels");
     const auto* shifts = input<float>(shift, "gather: shift");
     const auto* scales = input<float>(scale, "gather: scale");
@@ -180,8 +181,10 @@ void bind_gather(py::module_& m) {
             Array x, Array y, Array clock, const py::object& seed, Whole pad, Whole move,
             Whole mirror, float input_scale, bool augment) {
             by_type(x, [&](auto t) {
-                gather<decltype(t)>(images, labels, shift, scale, mean_image, order, x, y, clock,
-                                    seed, pad, move, mirror, input_scale, augment);
+                const auto call = images.dtype().kind() == 'f' ? gather<decltype(t), float>
+                                                               : gather<decltype(t), std::uint8_t>;
+                call(images, labels, shift, scale, mean_image, order, x, y, clock, seed, pad, move,
+                     mirror, input_scale, augment);
             });
         });
 }
