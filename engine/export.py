@@ -297,7 +297,7 @@ def preprocessed(graph: Graph, how: Preprocessing, shape: tuple[int, ...]) -> st
     middle = graph.constant("input.mean_image", how.middle)
     x = graph.node("Sub", [x, middle], "input.centred")
     if how.whitening is not None:
-        flat = graph.node("Flatten", [x], "input.rows")
+        flat = graph.node("Flatten", [x], "input.flattened")
         matrix = graph.constant("input.whitening", how.whitening)
         x = graph.node("MatMul", [flat, matrix], "input.white")
         sizes = graph.constant("input.sizes", [-1, *shape], np.int64)
