@@ -223,6 +223,14 @@ def nothing(graph: Graph, layer: Layer, x: str, shape) -> str:
     return x
 
 
+def dropout(graph: Graph, layer: Dropout, x: str, shape) -> str:
+    """Plain dropout multiplies by what it keeps."""
+    if layer.kind != "plain":
+        return x
+    kept = graph.constant(f"{layer.name}.kept", 1 - layer.drop)
+    return graph.node("Mul", [x, kept], layer.name)
+
+
 def chain(graph: Graph, layer: Chain, x: str, shape) -> str:
     for inner in layer.layers:
         x = graph.layer(inner, x, shape)
@@ -269,7 +277,7 @@ FORMS: dict[type, Callable[..., str]] = {
     Sigmoid: namesake,
     LRN: lrn,
     BatchNorm: batchnorm,
-    Dropout: nothing,
+    Dropout: dropout,
     Chain: chain,
     Residual: total,
     Sum: total,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.errors import InputError
+from engine.errors import InputError, choose
 from kernels import checks
 
 Array = Any  # of the net's device, whichever that is
@@ -569,14 +569,18 @@ class LRN(Layer):
 
 
 class Dropout(Layer):
-    """Zero with probability `drop`, else times 1 / (1 - drop); the identity outside training.
+    """Zero with probability `drop`. What is kept is, by `kind`, "inverted": times 1 / (1 - drop),
+    and the layer the identity outside training, as in Caffe; "plain": as it is, and everything
+    times 1 - drop outside training (Srivastava et al. 2014); "mask": as it is, nothing outside.
 
     The mask is a pure function of seed, step, layer and place, so backward draws it again and
-    nothing is stored (Srivastava et al. 2014, inverted as in Caffe)."""
+    nothing is stored."""
 
-    def __init__(self, drop: float, name: str | None = None):
+    def __init__(self, drop: float, kind: str = "inverted", name: str | None = None):
         super().__init__(name)
         self.drop = check_drop(drop)
+        self.kind = choose("dropout", kind, ("inverted", "plain", "mask"))
+        self.factor = 1 / (1 - self.drop) if kind == "inverted" else 1.0
 
     def setup(self, plan, in_shape):
         self.ops, self.clock, self.seed = plan.ops, plan.clock, plan.seed
@@ -585,14 +589,19 @@ class Dropout(Layer):
         return in_shape
 
     def forward(self, x, train):
-        if not train:
+        place = self.seed, self.number, self.clock
+        if train:
+            self.ops.dropout_forward(x, self.y, self.drop, *place, self.factor)
+        elif self.kind == "plain":
+            self.ops.dropout_forward(x, self.y, 0.0, *place, 1 - self.drop)
+        else:
             return x
-        self.ops.dropout_forward(x, self.y, self.drop, self.seed, self.number, self.clock)
         return self.y
 
     def backward(self, dy):
         if self.dx is not None:
-            self.ops.dropout_backward(dy, self.dx, self.drop, self.seed, self.number, self.clock)
+            place = self.seed, self.number, self.clock
+            self.ops.dropout_backward(dy, self.dx, self.drop, *place, self.factor)
         return self.dx
 
 

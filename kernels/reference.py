@@ -508,20 +508,20 @@ class NumpyOps:
     # -- dropout and sum --------------------------------------------------------------------------
 
     @rounds
-    def dropout_forward(self, x, y, drop, seed, layer, clock):
-        """Inverted dropout: an element is dropped with probability `drop`, the kept are scaled by
-        1 / (1 - drop), so that evaluation needs no scaling.
+    def dropout_forward(self, x, y, drop, seed, layer, clock, factor):
+        """An element is dropped with probability `drop`, the kept are multiplied by `factor`;
+        inverted dropout's 1 / (1 - drop) spares evaluation a scaling.
 
         Element i of the flat array is dropped where word i % 4 of the counter (index i // 4, step
         clock[STEP], DROPOUT << 16 | layer) is less than floor(drop * 2**32). Nothing is stored.
         """
         checks.shape("dropout_forward", y, x.shape)
         kept = _kept("dropout", x.size, drop, seed, layer, clock).reshape(x.shape)
-        y[...] = np.where(kept, x * (1 / (1 - drop)), 0)
+        y[...] = np.where(kept, x * factor, 0)
 
-    def dropout_backward(self, dy, dx, drop, seed, layer, clock):
+    def dropout_backward(self, dy, dx, drop, seed, layer, clock, factor):
         """The same mask, computed again from the same counters, applied to dy."""
-        self.dropout_forward(dy, dx, drop, seed, layer, clock)
+        self.dropout_forward(dy, dx, drop, seed, layer, clock, factor)
 
     @rounds
     def add(self, a, b, y):

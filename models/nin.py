@@ -7,6 +7,8 @@ classifier with a loss of its own beside each of the larger convolutions, for th
 training, and no ReLU in front of the mean. Their MNIST nets: NiN's has a file; of DSN the paper
 says 350 thousand parameters and three layers, which is NiN's.
 
+Dropout is plain in both programs: not rescaled in training, halved outside it.
+
 Parameters with 10 and 100 classes: NiN 966,986 and 984,356, NiN-MNIST 349,674; the classifiers
 beside DSN's have 2,580,510 more, those of DSN-MNIST 1,066,270.
 
@@ -14,9 +16,9 @@ Read next: models/allcnn.py.
 """
 
 from engine.containers import AuxiliaryClassifier
-from engine.layers import Conv, GlobalAvgPool, Layer, Linear, MaxPool, Original
+from engine.layers import Conv, Dropout, GlobalAvgPool, Layer, Linear, MaxPool, Original
 from engine.losses import Loss
-from models.fitnet import ACTS, dropped
+from models.fitnet import ACTS
 
 CIFAR = ((5, 192, 160, 96), (5, 192, 192, 192), (3, 192, 192))  # a group: size, then the widths
 MNIST = ((5, 96, 64, 48), (5, 128, 96, 48), (5, 128, 96))
@@ -64,7 +66,7 @@ def body(
             if not (end and beside):
                 net.append(ACTS[act]())
         if g < len(groups):
-            net += [MaxPool(3, 2), *dropped(0.5 if dropout else 0.0)]
+            net += [MaxPool(3, 2), *([Dropout(0.5, "plain")] if dropout else [])]
     return [*net, GlobalAvgPool()]
 
 

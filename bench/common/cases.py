@@ -442,17 +442,29 @@ def elementwise(shape: tuple[int, ...]) -> list[Case]:
 
 
 def dropout(shape: tuple[int, ...]) -> list[Case]:
-    options = {"drop": 0.2, "seed": SEED, "layer": 2}
+    options, factor = {"drop": 0.2, "seed": SEED, "layer": 2}, 1.25
     return [
         Case(
             "dropout_forward",
             times(*shape),
-            lambda: {"x": randn(*shape), "y": Out(shape), **options, "clock": clock()},
+            lambda: {
+                "x": randn(*shape),
+                "y": Out(shape),
+                **options,
+                "clock": clock(),
+                "factor": factor,
+            },
         ),
         Case(
             "dropout_backward",
             times(*shape),
-            lambda: {"dy": randn(*shape), "dx": Out(shape), **options, "clock": clock()},
+            lambda: {
+                "dy": randn(*shape),
+                "dx": Out(shape),
+                **options,
+                "clock": clock(),
+                "factor": factor,
+            },
         ),
     ]
 

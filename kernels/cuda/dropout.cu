@@ -1,9 +1,9 @@
-// Inverted dropout, whose mask is computed and never stored: forward and backward are one kernel.
+// Dropout, whose mask is computed and never stored: forward and backward are one kernel.
 //
 //   x (size) -> y (size)        reads 4, writes 4 bytes an element (bfloat16: 2 and 2), the floor
 //
 // Element i is dropped where word i % 4 of the Philox counter (index i / 4, step, DROPOUT << 16 |
-// layer) is below floor(drop * 2^32); the kept are multiplied by `factor`, 1 / (1 - drop). One
+// layer) is below floor(drop * 2^32); the kept are multiplied by `factor`. One
 // thread computes VECTOR neighbouring elements: one counter in float32, two in bfloat16, about 15
 // instructions an element. It asks for the elements first, and computes the words while they are
 // under way. What no 128-bit access can reach is computed four elements at a time. y may be x

@@ -592,7 +592,7 @@ class CudaOps(NumpyOps):
     # -- dropout ----------------------------------------------------------------------------------
 
     @checked
-    def dropout_forward(self, x, y, drop, seed, layer, clock):
+    def dropout_forward(self, x, y, drop, seed, layer, clock, factor):
         checks.shape("dropout_forward", y, x.shape)
         self.launch(
             "dropout",
@@ -602,13 +602,13 @@ class CudaOps(NumpyOps):
             x,
             y,
             x.size,
-            *_dropout(drop, seed, layer),
+            *_dropout(drop, seed, layer, factor),
             clock,
         )
 
     @checked
-    def dropout_backward(self, dy, dx, drop, seed, layer, clock):
-        self.dropout_forward(dy, dx, drop, seed, layer, clock)
+    def dropout_backward(self, dy, dx, drop, seed, layer, clock, factor):
+        self.dropout_forward(dy, dx, drop, seed, layer, clock, factor)
 
     # -- batch normalisation ----------------------------------------------------------------------
 
@@ -1150,8 +1150,9 @@ def _signed(seed: int) -> int:
     return int(np.uint64(seed).view(np.int64))
 
 
-def _dropout(drop, seed, layer) -> tuple:
+def _dropout(drop, seed, layer, factor=None) -> tuple:
     """Threshold, factor, seed and layer, checked."""
     checks.drop("dropout", drop)
     philox.words(seed, philox.DROPOUT, layer, 0, 0, 0)
-    return math.floor(drop * 2.0**32), 1 / (1 - drop), _signed(seed), layer
+    times = 1 / (1 - drop) if factor is None else float(factor)
+    return math.floor(drop * 2.0**32), times, _signed(seed), layer

@@ -203,7 +203,7 @@ CASES = {
     "leaky relu": lambda: [LeakyReLU(0.05)],
     "tanh": lambda: [Tanh()],
     "sigmoid": lambda: [Sigmoid()],
-    "dropout": lambda: [Dropout(0.5)],
+    "dropout": lambda: [Dropout(0.5), Dropout(0.3, "plain"), Dropout(0.2, "mask")],
     "batch norm": lambda: [BatchNorm(eps=0.01)],
     "batch norm of numbers": lambda: [Linear(5), BatchNorm()],
     "residual": lambda: [Residual([Conv(6), ReLU(), Residual([Tanh()])])],

@@ -126,6 +126,7 @@ BODIES = {
         Maxout(3, pool=3, drop=0.5),
     ],
     "dropout": lambda: [Dropout(0.3), Conv(5, name="a"), Dropout(0.5)],
+    "plain dropout": lambda: [Conv(5, name="a"), Dropout(0.5, "plain"), Dropout(0.2, "mask")],
     "batchnorm": lambda: [Conv(5, name="a"), BatchNorm(), Tanh()],
     "highway": lambda: [
         Conv(4, name="a"),
@@ -391,6 +392,23 @@ def test_declared_shapes_are_actual_shapes(body):
 
     walk(net.chain.layers, net.x)
     assert len(set(seen)) == len(seen)
+
+
+def test_kinds_of_dropout(ops):
+    """One mask; what is kept, and what happens outside training, is the kind's."""
+    x, outside = np.ones((8, 400), np.float32), {"inverted": 1, "plain": 0.75, "mask": 1}
+    found = {}
+    for kind, factor in outside.items():
+        net = Net([Dropout(0.25, kind), Linear(2)], SoftmaxLoss(), ops, (400,), 8, seed=1)
+        net.x[...] = ops.asarray(x)
+        drop = net.chain.layers[0]
+        found[kind] = ops.tohost(drop.forward(net.x, True)).copy()
+        assert (ops.tohost(drop.forward(net.x, False)) == np.float32(factor)).all()
+    assert 0.7 < (found["plain"] > 0).mean() < 0.8
+    assert np.array_equal(found["plain"], found["mask"])
+    assert np.array_equal(found["inverted"], found["plain"] * np.float32(1 / 0.75))
+    with pytest.raises(InputError, match="unknown dropout 'plane'"):
+        Dropout(0.5, "plane")
 
 
 def test_a_maxout_that_drops_out_is_the_two_layers(ops):

@@ -267,9 +267,10 @@ for shape in [(7, 9, 11, 5), (1, 1), (0, 3), (67,), (5, 64, 211)]:
         CASES[f"{name}_forward"].append((x, out(*shape)))
         CASES[f"{name}_backward"].append((dy, result, out(*shape)))
     for drop, layer, step in ((0.2, 3, 7), (0.0, 0, 0), (0.999, 65535, 2**32 - 1)):
-        options = (drop, SEED, layer, clock(step))
-        CASES["dropout_forward"].append((x, out(*shape), *options))
-        CASES["dropout_backward"].append((dy, out(*shape), *options))
+        for factor in (1 / (1 - drop), 0.5):
+            options = (drop, SEED, layer, clock(step), factor)
+            CASES["dropout_forward"].append((x, out(*shape), *options))
+            CASES["dropout_backward"].append((dy, out(*shape), *options))
     CASES["add"].append((x, dy, out(*shape)))
 
 for shape in [(7, 9, 11, 5), (1, 1), (0, 3), (5, 64, 24)]:

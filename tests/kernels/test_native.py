@@ -690,7 +690,7 @@ def many_elements():
 def many_dropped():
     """The mask at the end is the counter's, whose index has more than 32 bits."""
     x, now = np.ones(MANY, bfloat16), clock()
-    DEVICE.dropout_forward(x, x, 0.5, 1, 2, now)
+    DEVICE.dropout_forward(x, x, 0.5, 1, 2, now, 2.0)
     words = philox.words(1, philox.DROPOUT, 2, int(now[STEP]), MANY // 4 - 8, 8).reshape(-1)
     return list(zip(x[-32:], np.where(words >= 2**31, 2, 0), strict=True))
 

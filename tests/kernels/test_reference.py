@@ -400,7 +400,7 @@ def test_maxout_pool_dropout_is_the_two_in_turn(ops, H, width, C, P, size, strid
         between, y, fused = (ops.empty(shape, dtype) for _ in range(3))
         which, fused_which = (ops.empty(shape, np.uint8) for _ in range(2))
         ops.maxout_pool_forward(x, between, which, P, size, stride)
-        ops.dropout_forward(between, y, *random)
+        ops.dropout_forward(between, y, *random, 1 / (1 - drop))
         ops.maxout_pool_dropout_forward(x, fused, fused_which, P, size, stride, *random)
         assert ops.tohost(fused).tobytes() == ops.tohost(y).tobytes()
         won, kept = ops.tohost(which), ops.tohost(fused_which) != 255
@@ -408,7 +408,7 @@ def test_maxout_pool_dropout_is_the_two_in_turn(ops, H, width, C, P, size, strid
         assert kept.mean() == pytest.approx(1 - drop, abs=0.05 if kept.size > 2000 else 0.2)
 
         dx, fused_dx = ops.empty(x.shape, dtype), ops.empty(x.shape, dtype)
-        ops.dropout_backward(dy, between, *random)
+        ops.dropout_backward(dy, between, *random, 1 / (1 - drop))
         ops.maxout_pool_backward(between, which, dx, P, size, stride)
         ops.maxout_pool_dropout_backward(dy, fused_which, fused_dx, P, size, stride, drop)
         if dtype == np.float32 or stride == size:
@@ -542,12 +542,13 @@ def test_dropout_follows_the_documented_words(ops, drop):
     clock[STEP] = 6
     x = randn(*shape).astype(np.float32)
     y = ops.empty(shape)
-    ops.dropout_forward(ops.asarray(x), y, drop, seed, layer, ops.asarray(clock))
+    place, factor = (seed, layer, ops.asarray(clock)), 1 / (1 - drop)
+    ops.dropout_forward(ops.asarray(x), y, drop, *place, factor)
     words = philox.words(seed, philox.DROPOUT, layer, 6, 0, x.size // 4 + 1).reshape(-1)
     kept = (words[: x.size] >= math.floor(drop * 2**32)).reshape(shape)
     assert_close("dropout_forward", ops.tohost(y), np.where(kept, x / (1 - drop), 0))
     dx = ops.empty(shape)
-    ops.dropout_backward(ops.asarray(x), dx, drop, seed, layer, ops.asarray(clock))
+    ops.dropout_backward(ops.asarray(x), dx, drop, *place, factor)
     np.testing.assert_array_equal(ops.tohost(dx), ops.tohost(y))
 
 
@@ -557,7 +558,7 @@ def test_dropout_keeps_the_mean_and_changes_with_layer_and_step(ops):
     for layer, step in ((0, 0), (1, 0), (0, 1)):
         clock[STEP] = step
         y = ops.empty(x.shape)
-        ops.dropout_forward(x, y, 0.2, 7, layer, ops.asarray(clock))
+        ops.dropout_forward(x, y, 0.2, 7, layer, ops.asarray(clock), 1.25)
         masks.append(ops.tohost(y))
         assert masks[-1].mean() == pytest.approx(1, abs=4 * 0.5 / math.sqrt(100_000))
     for a, b in ((0, 1), (0, 2), (1, 2)):
@@ -566,7 +567,7 @@ def test_dropout_keeps_the_mean_and_changes_with_layer_and_step(ops):
 
 def test_dropout_refuses_a_probability_of_one():
     with pytest.raises(ValueError, match="1.0"):
-        REFERENCE.dropout_forward(np.ones(3), np.ones(3), 1.0, 0, 0, new_clock())
+        REFERENCE.dropout_forward(np.ones(3), np.ones(3), 1.0, 0, 0, new_clock(), 1.0)
 
 
 # -- batch normalisation --------------------------------------------------------------------------

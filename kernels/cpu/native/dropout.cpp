@@ -1,7 +1,8 @@
-// Inverted dropout, whose mask is computed and never stored.
+// Dropout, whose mask is computed and never stored.
 //
 //   forward    x (size,) -> y (size,)      reads 4, writes 4 bytes an element (bf16: 2 and 2)
 //   backward   dy (size,) -> dx (size,)    the same function of the same counters
+// What is kept is multiplied by `factor`; inverted dropout's is 1 / (1 - drop).
 // y may be x itself, and dx dy. dropout.h has the mask. One thread computes blocks of 64 elements.
 //
 // Read next: dropout.h.
@@ -17,15 +18,15 @@ namespace {
 
 template <class T>
 void dropout_forward(const py::array& x, const py::array& y, double drop, const py::object& seed,
-                     std::int64_t layer, const py::array& clock) {
+                     std::int64_t layer, const py::array& clock, float factor) {
     const Dropout dropout = dropout_of("dropout", drop, seed, layer, clock);
+    number("dropout", "factor", factor, 0);
     same_shape(x, "dropout: x", y, "y");
     const T* source = input<T>(x, "dropout: x");
     T* target = output<T>(y, "dropout: y");
     apart({{y, "dropout: y"}}, {{x, "x"}}, Sharing::whole);
     apart({{y, "dropout: y"}}, {{clock, "clock"}});
     const std::int64_t size = x.size();
-    const float scale = dropout.scale;
     const std::uint32_t threshold = dropout.threshold;
 #pragma omp parallel for schedule(static) if (size > SERIAL / 4)
     for (std::int64_t start = 0; start < size; start += DROP_BLOCK) {
@@ -36,7 +37,7 @@ void dropout_forward(const py::array& x, const py::array& y, double drop, const 
         const std::int64_t count = size - start < DROP_BLOCK ? size - start : DROP_BLOCK;
 #pragma omp simd
         for (std::int64_t i = 0; i < count; ++i) {
-            const float scaled = from[i] * scale;
+            const float scaled = from[i] * factor;
             to[i] = rounded<T>(words[i] < threshold ? 0.0f : scaled);
         }
     }
@@ -44,8 +45,8 @@ void dropout_forward(const py::array& x, const py::array& y, double drop, const 
 
 template <class T>
 void dropout_backward(const py::array& dy, const py::array& dx, double drop, const py::object& seed,
-                      std::int64_t layer, const py::array& clock) {
-    dropout_forward<T>(dy, dx, drop, seed, layer, clock);
+                      std::int64_t layer, const py::array& clock, float factor) {
+    dropout_forward<T>(dy, dx, drop, seed, layer, clock, factor);
 }
 
 }  // namespace
