@@ -1,4 +1,4 @@
-"""Learning rates by step: Caffe's seven policies, and cosine; each with an optional warm-up.
+"""Learning rates by step: Caffe's seven policies, cosine, and lines through points.
 
 A policy is a dictionary, so that a recipe is data and a run folder can hold it:
 
@@ -15,12 +15,16 @@ With t the step (an update's number, from 0):
     poly       rate * (1 - t / total) ^ power
     sigmoid    rate / (1 + exp(-gamma (t - size)))
     cosine     rate * (1 + cos(pi (t - warmup) / (total - warmup))) / 2
+    points     rate * the factor that a line through the points (steps, factors) has at t
 
-`warmup: n` multiplies the first n steps of any policy by (t + 1) / n. Formulas as in Caffe's
+`warmup: n` multiplies the first n steps of any policy by (t + 1) / n; `every: n` holds a rate for n
+steps, as nets do that lower it once an epoch: t is then n * floor(t / n). Formulas as in Caffe's
 `GetLearningRate`; cosine as in Loshchilov & Hutter 2017 without restarts.
 
 Read next: engine/data/feed.py, which brings the batches.
 """
+
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,7 +40,9 @@ NEEDS = {
     "poly": ("power", "total"),
     "sigmoid": ("gamma", "size"),
     "cosine": ("total",),
+    "points": ("steps", "factors"),
 }
+LISTS = ("steps", "factors")
 
 
 def rates(policy: dict, first: int, count: int, every: int = 1) -> np.ndarray:
@@ -47,6 +53,9 @@ def rates(policy: dict, first: int, count: int, every: int = 1) -> np.ndarray:
     or the first step whose rate is no finite number of 0 or more."""
     kind = check(policy)
     t = np.floor(np.arange(first, first + count, dtype=np.float64) / every)
+    warming = t + 1
+    if held := policy.get("every"):
+        t = held * np.floor(t / held)
     rate, gamma, power, size, total, warmup = (
         float(policy.get(key, 0)) for key in ("rate", "gamma", "power", "size", "total", "warmup")
     )
@@ -66,11 +75,13 @@ def rates(policy: dict, first: int, count: int, every: int = 1) -> np.ndarray:
             factor = np.maximum(1 - t / total, 0) ** power
         elif kind == "sigmoid":
             factor = 1 / (1 + np.exp(-gamma * (t - size)))
+        elif kind == "points":
+            factor = np.interp(t, policy["steps"], policy["factors"])
         else:
             done = np.clip((t - warmup) / max(total - warmup, 1), 0, 1)
             factor = (1 + np.cos(np.pi * done)) / 2
         if warmup:
-            factor = factor * np.minimum((t + 1) / warmup, 1)
+            factor = factor * np.minimum(warming / warmup, 1)
         table = rate * factor
     bad = np.flatnonzero(~(np.isfinite(table) & (table >= 0)))
     if bad.size:
@@ -91,10 +102,10 @@ def check(policy: dict) -> str:
     for key, value in policy.items():
         if key == "policy":
             continue
-        choose(f"part of rate policy {kind!r}", key, (*wanted, "warmup"))
-        if key == "steps" and not isinstance(value, (list, tuple)):
-            raise InputError(f"rate policy {kind!r}: steps {value!r:.80} is no list of steps")
-        for number in value if key == "steps" else [value]:
+        choose(f"part of rate policy {kind!r}", key, (*wanted, "warmup", "every"))
+        if key in LISTS and not (isinstance(value, (list, tuple)) and value):
+            raise InputError(f"rate policy {kind!r}: {key} {value!r:.80} is no list of {key}")
+        for number in value if key in LISTS else [value]:
             if isinstance(number, np.generic):
                 number = number.item()
             if (
@@ -105,15 +116,22 @@ def check(policy: dict) -> str:
                 raise InputError(f"rate policy {kind!r}: {key} {value!r:.80} is no number")
     if not policy["rate"] > 0:
         raise InputError(f"rate {policy['rate']:g} must be above 0")
-    if not policy.get("warmup", 0) >= 0:
-        raise InputError(f"rate policy {kind!r}: warmup {policy['warmup']:g} must be 0 or more")
+    for key in ("warmup", "every"):
+        if not policy.get(key, 0) >= 0:
+            raise InputError(f"rate policy {kind!r}: {key} {policy[key]:g} must be 0 or more")
+    if kind == "points":
+        rising = all(a <= b for a, b in pairwise(policy["steps"]))
+        if not rising or len(policy["steps"]) != len(policy["factors"]):
+            raise InputError(
+                f"rate policy 'points': steps {policy['steps']!r:.80} must not fall, with a factor each"
+            )
     return kind
 
 
 def stretched(policy: dict, factor: float) -> dict:
     """The same shape over `factor` times as many steps: every length in it is multiplied."""
     longer = dict(policy)
-    for key in ("size", "total", "warmup"):
+    for key in ("size", "total", "warmup", "every"):
         if key in longer:
             longer[key] = max(1, round(longer[key] * factor)) if longer[key] else longer[key]
     if "steps" in longer:

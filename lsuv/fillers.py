@@ -108,8 +108,8 @@ def fill(
             piece = layer.W[rows]
             if layer.name not in names:
                 pass
-            elif init in GAINED:
-                _orthonormal(net, layer, piece, init, (seed, WEIGHTS, index), gain)
+            elif own.filler in GAINED:
+                _orthonormal(net, layer, piece, own.filler, (seed, WEIGHTS, index), gain)
             else:
                 values = _independent(piece.shape, own.filler, seed, index, act, own.std)
                 piece[...] = net.ops.asarray(values.astype(net.dtype))

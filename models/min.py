@@ -14,7 +14,7 @@ Read next: tests/models/test_models.py.
 
 from functools import partial
 
-from engine.layers import AvgPool, BatchNorm, Conv, GlobalAvgPool, Layer, Maxout
+from engine.layers import AvgPool, BatchNorm, Conv, GlobalAvgPool, Layer, Maxout, Original
 from models.fitnet import dropped
 
 PIECES = 5
@@ -25,7 +25,9 @@ MNIST = ((5, 128, 96, 48), (5, 128, 96, 48), (3, 128, 96))
 def min_net(
     groups: tuple[tuple[int, ...], ...], act: str, classes: int, dropout: bool = True
 ) -> list[Layer]:
-    """The layers: rates are 0.1 of the recipe's for convolutions, and 0.01 for the last."""
+    """The layers: rates are 0.1 of the recipe's for convolutions, and 0.01 for the last. The file's
+    own filler makes one unit vector of a whole 1x1 convolution, which the norm behind it hides;
+    orthonormal is meant."""
     net: list[Layer] = []
     for g, (size, *widths) in enumerate(groups, 1):
         widths = widths if g < len(groups) else [*widths, classes]
@@ -39,6 +41,7 @@ def min_net(
                     size if c == 1 else 1,
                     pieces=pieces,
                     bias_rate=bias_rate,
+                    original=Original("ortho"),
                     name=name,
                     rate=rate,
                 ),

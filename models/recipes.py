@@ -13,7 +13,8 @@ accuracy; the deeper nets take 0.05, which was not searched.
 
 NiN's rates were lowered by hand when the training accuracy stopped; here that is at 100,000 and
 110,000 of 120,000 updates. ALL-CNN-C's are a public port's. The Large ALL-CNN's settings are not
-public: it has ALL-CNN-C's.
+public: it has ALL-CNN-C's. MIN's solver keeps the rate outside of the momentum, ours inside, which
+differs where the rate changes; its MNIST net has the CIFAR net's epochs.
 
 CaffeNet's and GoogLeNet's `paper` is BVLC's solver file (GoogLeNet's the quick one), for the 1.28
 million images of ImageNet; their crops come out of 256 x 256, so they move by 14 and 16 pixels.
@@ -178,6 +179,27 @@ PAPER_ALL_CNN = Recipe(
     contrast="zca",
 )
 
+PAPER_MIN = Recipe(
+    "paper",
+    "sgd",
+    {
+        "policy": "points",
+        "rate": 0.5,
+        "steps": [500 * epoch for epoch in (80, 179, 180, 221)],
+        "factors": [1, 0.01, 0.01, 0.0018],
+        "every": 500,
+    },
+    steps=111_000,
+    epochs=222,
+    batch=100,
+    move=4,
+    contrast="zca",
+)
+
+PAPER_MIN_MNIST = replace(
+    PAPER_MIN, policy=stretched(PAPER_MIN.policy, 1.2), steps=133_200, move=0, contrast=None
+)
+
 PAPER_CAFFENET = Recipe(
     "paper",
     "sgd",
@@ -229,6 +251,8 @@ RECIPES = {  # (kind, family); the first optimizer of a pair is the default
     ("paper", "nin-mnist"): (PAPER_NIN_MNIST, with_rmsprop(PAPER_NIN_MNIST)),
     ("paper", "all-cnn-c"): (PAPER_ALL_CNN, with_rmsprop(PAPER_ALL_CNN)),
     ("paper", "all-cnn-large"): (PAPER_ALL_CNN, with_rmsprop(PAPER_ALL_CNN)),
+    ("paper", "min"): (PAPER_MIN, with_rmsprop(PAPER_MIN)),
+    ("paper", "min-mnist"): (PAPER_MIN_MNIST, with_rmsprop(PAPER_MIN_MNIST)),
     ("paper", "caffenet"): (PAPER_CAFFENET, with_rmsprop(PAPER_CAFFENET)),
     ("paper", "googlenet"): (PAPER_GOOGLENET, with_rmsprop(PAPER_GOOGLENET)),
     ("fast", "cifar"): (FAST_CIFAR, FAST_CIFAR_RMSPROP),

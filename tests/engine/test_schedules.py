@@ -19,6 +19,10 @@ CASES = {
     "multistep": ({"gamma": 0.5, "steps": [3, 10]}, lambda t: 0.5 ** ((t >= 3) + (t >= 10))),
     "poly": ({"power": 0.5, "total": 20}, lambda t: (1 - t / 20) ** 0.5),
     "sigmoid": ({"gamma": -0.3, "size": 9}, lambda t: 1 / (1 + math.exp(0.3 * (t - 9)))),
+    "points": (
+        {"steps": [4, 8, 16], "factors": [1, 0.5, 0]},
+        lambda t: 1 if t < 4 else 1 - (t - 4) / 8 if t < 8 else max(0.5 - (t - 8) / 16, 0),
+    ),
     "cosine": ({"total": 20}, lambda t: (1 + math.cos(math.pi * t / 20)) / 2),
 }
 
@@ -41,6 +45,23 @@ def test_warm_up_rises_to_the_rate():
     found = rates({"policy": "cosine", "rate": 1.0, "total": 100, "warmup": 10}, 0, 101)
     assert np.allclose(found[:10], np.arange(1, 11) / 10)
     assert found[10] == found.max() == 1 and np.all(np.diff(found[10:]) < 0) and found[100] == 0
+
+
+def test_a_rate_may_be_held_for_an_epoch():
+    policy = {"policy": "poly", "rate": 1.0, "power": 1, "total": 20, "every": 5, "warmup": 2}
+    want = np.repeat([1, 0.75, 0.5, 0.25], 5)
+    want[0] = 0.5
+    assert np.allclose(rates(policy, 0, 20), want)
+    assert np.allclose(rates(stretched(policy, 2.0), 0, 40)[4:], np.repeat(want, 2)[4:])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": [4, 3, 9]}, {"factors": [1, 2]}, {"steps": []}, {"factors": 3}]
+)
+def test_points_that_make_no_line(wrong):
+    policy = {"policy": "points", "rate": 1.0, "steps": [1, 2, 3], "factors": [1, 1, 0]}
+    with pytest.raises(InputError, match="rate policy 'points': "):
+        rates(policy | wrong, 0, 3)
 
 
 def test_stretched_keeps_the_shape():

@@ -340,3 +340,42 @@ def test_packaged_weights_answer_without_their_data():
     assert model.predict(np.zeros((2, 28, 28, 1), np.uint8)).shape == (2, 10)
     with pytest.raises(InputError, match="^fitnet_mnist-svn: not a run folder"):
         engine.load("fitnet_mnist-svn")
+
+
+def test_policies_of_the_other_nets_at_named_epochs():
+    """The rates of the public files: epochs from 0, and each net's steps an epoch."""
+
+    def at(name, steps, *epochs):
+        policy = recipe(name, "relu", "original").policy
+        return [float(rates(policy, epoch * steps, 1)[0]) for epoch in epochs]
+
+    assert at("min", 500, 0, 79, 80, 81, 179, 180, 221) == pytest.approx(
+        [0.5, 0.5, 0.5, 0.495, 0.005, 0.005, 0.0009]
+    )
+    assert at("min-mnist", 600, 80, 221) == pytest.approx([0.5, 0.0009])
+    assert at("highway-32", 600, 99, 100, 200) == pytest.approx([1e-2, 1e-3, 1e-4])
+    assert at("highway-19", 500, 199, 200, 300, 350) == pytest.approx(
+        [2.5e-2, 2.5e-3, 2.5e-4, 2.5e-5]
+    )
+    assert at("nin", 1, 99_999, 100_000, 110_000) == pytest.approx([0.1, 0.01, 0.001])
+    assert at("all-cnn-c", 1, 39_999, 40_000, 50_000, 60_000) == pytest.approx(
+        [0.05, 5e-3, 5e-4, 5e-5]
+    )
+    for name in ("nin", "nin-mnist", "all-cnn-c", "min", "min-mnist", "highway-19", "highway-16"):
+        r, images = (
+            recipe(name, "relu", "original"),
+            60_000 if "mnist" in name or "16" in name else 50_000,
+        )
+        assert round(r.epochs * images / r.batch) == r.steps, name
+        assert r.contrast == (None if images == 60_000 or name == "highway-19" else "zca")
+
+
+@pytest.mark.parametrize("name, loss", [("nin", 2.3026), ("all-cnn-c", 2.303)])
+def test_first_loss_of_nets_whose_scores_start_near_zero(name, loss):
+    net = make(name, "relu", batch=16, ops=ops_for("auto"))
+    net.x[...] = np.random.default_rng(0).normal(0, 0.52, net.x.shape)
+    net.labels[...] = np.arange(16) % 10
+    fill(net, "original", seed=1)
+    net.forward(train=False)
+    net.evaluate_loss(train=False)
+    assert net.ops.tohost(net.clock)[LOSS] == pytest.approx(loss, abs=2e-3)
