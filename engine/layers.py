@@ -92,6 +92,7 @@ class Weighted(Layer):
     its gradient dz. `weights` declares them. Weight decay is off for the bias unless `bias_decay`
     says otherwise (the authors' CIFAR nets: 0, their MNIST net: 1), and its rate is `bias_rate`
     times the net's (Caffe's ImageNet nets: 2); `rate` and `decay` multiply those of the weights.
+    After an update the weights of one output have a 2-norm of at most `max_norm`, if it is given.
     """
 
     W: Array
@@ -115,8 +116,10 @@ class Weighted(Layer):
         name: str | None = None,
         rate: float = 1.0,
         decay: float = 1.0,
+        max_norm: float | None = None,
     ):
         super().__init__(name)
+        self.max_norm = max_norm
         self.outputs, self.pieces = pieces * outputs, pieces
         self.bias, self.original = bias, original
         self.bias_decay, self.bias_rate = bias_decay, bias_rate
@@ -129,6 +132,10 @@ class Weighted(Layer):
 
     def weights(self, plan, shape: tuple[int, ...]) -> None:
         """Declare W of this shape, and b unless it has none."""
+        plan.need(
+            self.max_norm is None or (is_real(self.max_norm) and 0 < self.max_norm < inf),
+            f"max_norm {self.max_norm!r} must be above 0",
+        )
         self.W, self.dW = plan.param("W", shape, self.rate, self.decay)
         if self.bias:
             self.b, self.db = plan.param("b", shape[:1], self.bias_rate, self.bias_decay)
@@ -155,8 +162,11 @@ class Conv(Weighted):
         name: str | None = None,
         rate: float = 1.0,
         decay: float = 1.0,
+        max_norm: float | None = None,
     ):
-        super().__init__(outputs, pieces, bias, bias_decay, bias_rate, original, name, rate, decay)
+        super().__init__(
+            outputs, pieces, bias, bias_decay, bias_rate, original, name, rate, decay, max_norm
+        )
         self.size, self.stride, self.groups = size, stride, groups
         self.pad = pad
 

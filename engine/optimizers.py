@@ -94,8 +94,8 @@ class Optimizer:
         return (step + 1 - self.begun) % self.accumulate == 0
 
     def step(self, last: bool = True) -> None:
-        """Clip and update, unless the clock is latched. last: with `accumulate`, whether this was
-        the last part of a batch; what the others do is add their gradient."""
+        """Clip, update and limit norms, unless the clock is latched. last: with `accumulate`,
+        whether this was the last part of a batch; what the others do is add their gradient."""
         net, ops = self.net, self.net.ops
         if self.accumulate > 1:
             ops.clip(net.gradients, 0.0, net.clock)  # latched, it adds nothing
@@ -106,6 +106,9 @@ class Optimizer:
         if last:
             ops.clip(net.gradients, self.clip, net.clock)
             self.update()
+            for layer in net.weighted():
+                if layer.max_norm and not layer.frozen:
+                    ops.max_norm(layer.W.reshape(len(layer.W), -1), layer.max_norm, net.clock)
             if self.ema:
                 average, since = self.state["average"], (self.begun, self.accumulate)
                 ops.average(net.weights, average, net.clock, self.ema, *since)

@@ -120,10 +120,10 @@ def check(policy: dict) -> str:
         if not policy.get(key, 0) >= 0:
             raise InputError(f"rate policy {kind!r}: {key} {policy[key]:g} must be 0 or more")
     if kind == "points":
-        rising = all(a <= b for a, b in pairwise(policy["steps"]))
-        if not rising or len(policy["steps"]) != len(policy["factors"]):
+        steps = policy["steps"]
+        if len(steps) != len(policy["factors"]) or any(a > b for a, b in pairwise(steps)):
             raise InputError(
-                f"rate policy 'points': steps {policy['steps']!r:.80} must not fall, with a factor each"
+                f"rate policy 'points': steps {steps!r:.80} must not fall, and each has a factor"
             )
     return kind
 

@@ -222,6 +222,14 @@ def gather(images, mean_image, order, x, pad, move, mirror) -> None:
         )
 
 
+def limit(op, W, limit) -> None:
+    """W (rows, F), and a norm that a row can have."""
+    if W.ndim != 2:
+        raise ValueError(f"{op}: W {W.shape} must have rows and columns")
+    if not 0 < limit < math.inf:
+        raise ValueError(f"{op}: limit {limit} is no norm above 0")
+
+
 def updates(op, begun, every) -> None:
     """The numbers that tell which update a step is."""
     for name, value, least in (("begun", begun, 0), ("every", every, 1)):

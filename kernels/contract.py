@@ -167,6 +167,7 @@ OPERATIONS = {
     ),
     "average": _op("w mean clock decay begun every", updated="mean"),
     "accumulate": _op("g total share last clock", updated="g total"),
+    "max_norm": _op("W limit clock", updated="W"),
     "advance": _op("clock rates", updated="clock"),
     "latch": _op("own clock", updated="own clock"),
 }

@@ -936,6 +936,15 @@ class NumpyOps:
             if last:
                 g[...], total[...] = total, 0
 
+    def max_norm(self, W, limit, clock):
+        """Rows of W (rows, F) whose 2-norm is above `limit` are scaled to it: w = w * limit / |w|.
+        Nothing while clock[FINITE] is 0. Srebro & Shraibman 2005; Goodfellow et al. 2013.
+        """
+        checks.limit("max_norm", W, limit)
+        if clock[FINITE]:
+            norm = np.sqrt(np.square(W, dtype=np.float64).sum(axis=1, keepdims=True))
+            W *= np.where(norm > limit, limit / np.maximum(norm, limit), 1)
+
     def advance(self, clock, rates):
         """End a step: STEP += 1 and RATE = the table's rate for it; nothing while FINITE is 0.
 

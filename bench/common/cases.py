@@ -737,6 +737,11 @@ def optimisation(biases: int, size: int) -> list[Case]:
             },
         ),
         Case(
+            "max_norm",
+            str(size),
+            lambda: {"W": randn(size)[None].copy(), "limit": 0.9, "clock": clock()},
+        ),
+        Case(
             "accumulate",
             f"{size}, not the last part",
             lambda: {

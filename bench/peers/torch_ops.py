@@ -500,6 +500,10 @@ def average(g):
     return Made(lambda: g["mean"].lerp_(g["w"], share), "mean")
 
 
+def max_norm(g):
+    return Made(lambda: g["W"].copy_(torch.renorm(g["W"], 2, 0, g["limit"])), "W")
+
+
 def accumulate(g):
     return Made(lambda: g["total"].add_(g["g"], alpha=g["share"]), "total")
 
@@ -560,6 +564,7 @@ COUNTERPARTS = {
         rmsprop_step,
         adam_step,
         average,
+        max_norm,
         accumulate,
     )
 } | dict(value_losses())

@@ -1051,6 +1051,13 @@ class CudaOps(NumpyOps):
         )
 
     @checked
+    def max_norm(self, W, limit, clock):
+        checks.limit("max_norm", W, limit)
+        rows, F = W.shape
+        blocks = min(max(rows, 1), MOST_BLOCKS)
+        self.launch("optimizer", "max_norm", np.float32, blocks, W, rows, F, float(limit), clock)
+
+    @checked
     def advance(self, clock, rates):
         checks.rates(rates)
         self.launch("clock", "advance", np.float32, 1, clock, rates, len(rates), self._fault)

@@ -6,10 +6,14 @@
 // bfloat16 2. The updates: one thread takes 4 elements at a time, by a 128-bit read
 // of each arena (64 bits of a bfloat16 g) and two 128-bit writes. Bytes of a parameter: 20, in
 // bfloat16 18. adam_step, average, accumulate: one thread an element; 28, 12 and 12 bytes.
+// max_norm: one block a row of W (rows,F); 4 bytes, and of a row above the limit 8 more.
 //
 // A row of `segments` is (start, stop, rate multiplier, decay multiplier). Segments lie in order
 // and may leave gaps; a net has two or three, one for each pair of multipliers, so that every
 // thread goes through all of them.
+//
+// A row is read once more where it is scaled:
+// Moved: max_norm: W 2.0
 //
 // Read next: clock.cu.
 
@@ -231,5 +235,20 @@ KERNEL accumulate(real* __restrict__ g, float* __restrict__ total, const double*
         const float sum = total[i] + part * widen(g[i]);
         if (last) narrow(sum, g[i]);
         total[i] = last ? 0.0f : sum;
+    }
+}
+
+// A block takes a row: its norm, and where that is above the limit, its elements once more.
+KERNEL max_norm(float* W, int64 rows, int64 F, double limit, const double* clock) {
+    __shared__ double smem[WARP];
+    if (clock[FINITE] == 0) return;
+    for (int64 row = blockIdx.x; row < rows; row += gridDim.x) {
+        float* w = W + row * F;
+        double squares = 0;
+        for (int64 i = threadIdx.x; i < F; i += THREADS) squares += double(w[i]) * double(w[i]);
+        const double norm = sqrt(block_sum(squares, smem));
+        if (!(norm > limit)) continue;
+        const float factor = static_cast<float>(limit / norm);
+        for (int64 i = threadIdx.x; i < F; i += THREADS) w[i] *= factor;
     }
 }

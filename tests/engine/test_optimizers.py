@@ -138,3 +138,23 @@ def test_an_optimizer_counts_from_where_it_was_made(ops, trial):
 def test_options_out_of_range_are_one_line(options, said):
     with pytest.raises(InputError, match=said):
         Adam(made(NumpyOps(), 8), **options)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS.values())
+def test_weights_stay_within_their_norm(ops, kind):
+    """Those of the layer that has one, after every update; biases are left alone."""
+    layers = [Linear(9, max_norm=0.5), ReLU(), Linear(3)]
+    net = Net(layers, SoftmaxLoss(), ops, (12,), 8)
+    rng = np.random.default_rng(1)
+    for p in net.named_params().values():
+        p.value[...] = ops.asarray(rng.normal(0, 0.3, p.shape).astype(np.float32))
+    net.clock[RATE : RATE + 1] = 0.05
+    optimizer = kind(net)
+    before = ops.tohost(layers[2].W).copy()
+    for update in range(3):
+        step(net, optimizer, update)
+        assert np.linalg.norm(ops.tohost(layers[0].W), axis=1).max() < 0.5 + 1e-6
+    assert np.linalg.norm(ops.tohost(layers[2].W), axis=1).min() > 0.5
+    assert not np.array_equal(ops.tohost(layers[2].W), before)
+    with pytest.raises(InputError, match="max_norm 0 must be above 0"):
+        Net([Linear(2, max_norm=0)], SoftmaxLoss(), ops, (12,), 8)

@@ -402,6 +402,15 @@ for size in (1, 67, 50001):
     CASES["clip"] += [(g, limit, clock()) for limit in (0.0, 0.1, 1e9)]
 CASES["clip"].append((np.zeros(0, np.float32), 1.0, clock()))
 CASES["clip"].append((np.float32(1e25) * randn(1030), 1.0, clock()))  # squares beyond float32
+for shape in [(1, 1), (7, 45), (0, 3), (3, 0), (33, 1000)]:
+    for limit, now in (
+        (0.9, clock()),
+        (1e9, clock()),
+        (0.9, latched := np.where(np.arange(SIZE) == FINITE, 0, clock())),
+    ):
+        CASES["max_norm"].append(
+            (randn(*shape) * np.float32(1.5 / max(shape[1], 1) ** 0.5), limit, now)
+        )
 CASES["advance"] = [(clock(), np.arange(count, dtype=np.float64)) for count in (1, 3, 9)]
 latched = np.where(np.arange(SIZE) == FINITE, 0, clock(5))
 CASES["latch"] = [(latched, clock()), (clock(5), latched), (clock(5), clock()), (latched, latched)]

@@ -87,6 +87,7 @@ TOLERANCE = {
     "adam_step": (1e-5, 1e-6),
     "average": (1e-5, 1e-6),
     "accumulate": (1e-5, 1e-6),
+    "max_norm": (1e-6, 0),
     "advance": (0, 0),
     "latch": (0, 0),
 }

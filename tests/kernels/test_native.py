@@ -136,6 +136,7 @@ FREE = POOLED | {
     ]
 }
 FREE |= {("gather", "order", 0, longer)}
+FREE |= {("max_norm", "W", axis, change) for axis in (0, 1) for change in (longer, shorter)}
 
 
 @every_dtype

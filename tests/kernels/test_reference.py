@@ -1250,3 +1250,19 @@ def test_float32_stays_float32():
         y.shape,
     )
     assert_close("conv_forward", y, wide)
+
+
+def test_max_norm_limits_rows_and_leaves_the_others(ops):
+    """Each row above the limit is scaled to it; done twice, nothing more happens."""
+    W = randn(9, 500).astype(np.float32) * np.linspace(0.01, 0.2, 9, dtype=np.float32)[:, None]
+    got, clock = ops.asarray(W), ops.asarray(new_clock())
+    ops.max_norm(got, 1.5, clock)
+    once = ops.tohost(got).copy()
+    norms, before = (np.linalg.norm(a.astype(np.float64), axis=1) for a in (once, W))
+    np.testing.assert_allclose(norms, np.minimum(before, 1.5), rtol=1e-6)
+    assert np.array_equal(once[before < 1.5], W[before < 1.5]) and (before > 1.5).any()
+    ops.max_norm(got, 1.5, clock)
+    np.testing.assert_allclose(ops.tohost(got), once, rtol=1e-6)
+    for limit in (0.0, np.inf):
+        with pytest.raises(ValueError, match="is no norm above 0"):
+            ops.max_norm(got, limit, clock)

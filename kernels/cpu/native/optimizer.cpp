@@ -8,8 +8,8 @@
 //   average        w, mean (size,), clock             reads 8, writes 4
 //   accumulate     g, total (size,), clock            reads 8, writes 4; with the last part 8
 // g is float, or bf16 in half its bytes; all else is float.
-//   advance        clock, rates (S+1,) float64
-//   latch          own, clock
+//   max_norm       W (rows, F), clock                 reads 4; of a row above the limit 4 and 4
+//   more advance        clock, rates (S+1,) float64 latch          own, clock
 //
 // A segment is (start, stop, rate multiplier, decay multiplier); one thread computes a run of a
 // segment. The norm is summed in double over tiles of a fixed length, added in their order, so it
@@ -240,6 +240,27 @@ void accumulate(const py::array& g, const py::array& total, float share, bool la
     }
 }
 
+void max_norm(const py::array& W, double limit, const py::array& clock) {
+    dimensions(W, "max_norm: W", 2);
+    if (!(limit > 0 && std::isfinite(limit))) {
+        fail("max_norm: limit " + py::str(py::float_(limit)).cast<std::string>() +
+             " is no norm above 0");
+    }
+    auto* const weights = output<float>(W, "max_norm: W");
+    apart({{W, "max_norm: W"}}, {{clock, "clock"}});
+    if (read_clock(clock)[FINITE] == 0) return;
+    const std::int64_t rows = W.shape(0), F = W.shape(1);
+#pragma omp parallel for schedule(static) if (rows * F > SERIAL)
+    for (std::int64_t row = 0; row < rows; ++row) {
+        float* const w = weights + row * F;
+        const double norm = std::sqrt(tile_squares(w, F));
+        if (!(norm > limit)) continue;
+        const auto factor = static_cast<float>(limit / norm);
+#pragma omp simd
+        for (std::int64_t i = 0; i < F; ++i) w[i] *= factor;
+    }
+}
+
 void advance(const py::array& clock, const py::array& rates) {
     dimensions(rates, "advance: rates", 1);
     if (rates.size() == 0) fail("advance: the table of rates is empty");
@@ -275,6 +296,7 @@ void bind_optimizer(py::module_& m) {
     define<1>(m, "adam_step", &adam_step<float>, &adam_step<bf16>);
     define(m, "average", &average);
     define(m, "accumulate", &accumulate<float>, &accumulate<bf16>);
+    define(m, "max_norm", &max_norm);
     define(m, "advance", &advance);
     define(m, "latch", &latch);
 }
