@@ -76,7 +76,8 @@ class Layer:
 @dataclass(frozen=True)
 class Original:
     """How the public file of a net fills a layer, for `--init original`: a filler of
-    lsuv/fillers.py (with its deviation if it is gaussian), and the value of every bias."""
+    lsuv/fillers.py (with its deviation if it is gaussian, its bound if it is uniform), and the
+    value of every bias."""
 
     filler: str
     std: float | None = None

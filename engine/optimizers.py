@@ -55,6 +55,7 @@ class Optimizer:
         ),
     }
     decay: float
+    momentum: float  # of those that have one
     clip: float
     ema: float
     accumulate: int

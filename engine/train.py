@@ -97,6 +97,11 @@ def one_step(net: Net, feed: Feed, optimizer: Optimizer, rates, last: bool = Tru
     net.ops.advance(net.clock, rates)
 
 
+def momentum_of(policy: dict, epoch: int) -> float:
+    """That of epoch 1, 2, …; a step that was recorded keeps the one that it was recorded with."""
+    return float(rates(policy, epoch - 1, 1)[0])
+
+
 def train(run: Session) -> bool:
     """The loop, from where the run stands to its last step: True when it is done, False when it was
     stopped.
@@ -107,6 +112,8 @@ def train(run: Session) -> bool:
     for epoch in run.epochs():
         table = rates(policy, epoch.first, epoch.end - epoch.first + 1, run.optimizer.accumulate)
         device_table = feed.start(run.progress.clock, epoch.first, epoch.end, table)
+        if run.settings.momentum_policy:
+            run.optimizer.momentum = momentum_of(run.settings.momentum_policy, epoch.number)
         step = partial(one_step, net, feed, run.optimizer, device_table)
         part, whole = net.ops.captured(partial(step, last=False)), net.ops.captured(step)
         for number in run.steps(epoch):

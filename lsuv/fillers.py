@@ -179,7 +179,7 @@ def _independent(shape, init, seed, index, act, std):
         }[init]
         return scale * normal(seed, WEIGHTS, index, count).reshape(shape)
     bound = {
-        "uniform": UNIFORM_BOUND,
+        "uniform": UNIFORM_BOUND if std is None else std,
         "xavier": sqrt(3 / fan_in),
         "xavier-fan-out": sqrt(3 / fan_out),
         "xavier-average": sqrt(6 / (fan_in + fan_out)),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.errors import choose
 from engine.layers import Layer
-from models import allcnn, caffenet, fitnet, googlenet, highway, min, nin
+from models import allcnn, caffenet, fitnet, googlenet, highway, maxout, min, nin
 
 ACTS = tuple(fitnet.ACTS)
 WEIGHTS = Path(__file__).parent / "weights"
@@ -46,6 +46,8 @@ NETS = {
     "all-cnn-large": Model(
         allcnn.all_cnn_large, (126, 126, 3), "folder", act="vlrelu", acts=ELEMENTWISE
     ),
+    "maxout-cifar": Model(maxout.maxout_cifar, acts=("maxout",)),
+    "maxout-mnist": Model(maxout.maxout_mnist, (28, 28, 1), "mnist", acts=("maxout",)),
     "min": Model(min.min_cifar, acts=("maxout",)),
     "min-mnist": Model(min.min_mnist, (28, 28, 1), "mnist", acts=("maxout",)),
     "caffenet": Model(caffenet.caffenet, caffenet.IN_SHAPE, "folder", 1000, "relu", ELEMENTWISE),

@@ -14,7 +14,8 @@ accuracy; the deeper nets take 0.05, which was not searched.
 NiN's rates were lowered by hand when the training accuracy stopped; here that is at 100,000 and
 110,000 of 120,000 updates. ALL-CNN-C's are a public port's. The Large ALL-CNN's settings are not
 public: it has ALL-CNN-C's. MIN's solver keeps the rate outside of the momentum, ours inside, which
-differs where the rate changes; its MNIST net has the CIFAR net's epochs.
+differs where the rate changes; its MNIST net has the CIFAR net's epochs. The maxout net for MNIST
+was trained until a validation error stood for 100 epochs, and then on all images; here it has 250.
 
 CaffeNet's and GoogLeNet's `paper` is BVLC's solver file (GoogLeNet's the quick one), for the 1.28
 million images of ImageNet; their crops come out of 256 x 256, so they move by 14 and 16 pixels.
@@ -53,12 +54,19 @@ class Recipe:
     dropout: bool = True
     move: int = 0  # random crops move by up to this many pixels
     smoothing: float = 0.0  # of the labels
+    momentum_policy: dict | None = None  # the momentum by epoch, as a policy; None: it stays
     contrast: str | None = None  # of engine.data.dataset.CONTRASTS; None: as the data set says
     mirror_turns: bool = False  # each image in every second epoch, rather than at random
 
     def policy_over(self, steps: int) -> dict:
         """The policy stretched or shrunk to a run of `steps` updates."""
         return self.policy if steps == self.steps else stretched(self.policy, steps / self.steps)
+
+    def momentum_over(self, epochs: float) -> dict | None:
+        """The momentum's policy, stretched or shrunk to so many epochs."""
+        if self.momentum_policy is None or epochs in (0, self.epochs):
+            return self.momentum_policy
+        return stretched(self.momentum_policy, epochs / self.epochs)
 
 
 PAPER_CIFAR = Recipe(
@@ -200,6 +208,36 @@ PAPER_MIN_MNIST = replace(
     PAPER_MIN, policy=stretched(PAPER_MIN.policy, 1.2), steps=133_200, move=0, contrast=None
 )
 
+PAPER_MAXOUT = Recipe(
+    "paper",
+    "sgd",
+    {
+        "policy": "points",
+        "rate": 0.17,
+        "steps": [0, 499 * 390.625],
+        "factors": [1 - 0.99 / 500, 0.01],
+        "every": 390.625,
+    },
+    steps=185_156,
+    epochs=474,
+    batch=128,
+    decay=0.0,
+    momentum=0.5,
+    momentum_policy={"policy": "points", "rate": 1, "steps": [0, 249], "factors": [0.5, 0.65]},
+    move=4,
+    contrast="zca",
+)
+
+PAPER_MAXOUT_MNIST = replace(
+    PAPER_MAXOUT,
+    policy={"policy": "exp", "rate": 0.05, "gamma": 1 / 1.00004},
+    steps=117_188,
+    epochs=250,
+    momentum_policy={"policy": "points", "rate": 1, "steps": [0, 249], "factors": [0.5, 0.7]},
+    move=0,
+    contrast=None,
+)
+
 PAPER_CAFFENET = Recipe(
     "paper",
     "sgd",
@@ -253,6 +291,8 @@ RECIPES = {  # (kind, family); the first optimizer of a pair is the default
     ("paper", "all-cnn-large"): (PAPER_ALL_CNN, with_rmsprop(PAPER_ALL_CNN)),
     ("paper", "min"): (PAPER_MIN, with_rmsprop(PAPER_MIN)),
     ("paper", "min-mnist"): (PAPER_MIN_MNIST, with_rmsprop(PAPER_MIN_MNIST)),
+    ("paper", "maxout-cifar"): (PAPER_MAXOUT, with_rmsprop(PAPER_MAXOUT)),
+    ("paper", "maxout-mnist"): (PAPER_MAXOUT_MNIST, with_rmsprop(PAPER_MAXOUT_MNIST)),
     ("paper", "caffenet"): (PAPER_CAFFENET, with_rmsprop(PAPER_CAFFENET)),
     ("paper", "googlenet"): (PAPER_GOOGLENET, with_rmsprop(PAPER_GOOGLENET)),
     ("fast", "cifar"): (FAST_CIFAR, FAST_CIFAR_RMSPROP),

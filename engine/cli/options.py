@@ -345,6 +345,12 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
         "" if policy == recipe.policy else f", stretched from {recipe.steps} to {updates} steps"
     )
     origins |= {"policy": source + stretch, "steps": "epochs x images / batch"}
+    origins["momentum_policy"] = source
+    stays = "momentum" in typed or "momentum" not in hyper
     return Settings(
-        **values, hyper=hyper, steps=steps, policy={**policy, "rate": values["lr"]}
+        **values,
+        hyper=hyper,
+        steps=steps,
+        policy={**policy, "rate": values["lr"]},
+        momentum_policy=None if stays else recipe.momentum_over(values["epochs"]),
     ), origins

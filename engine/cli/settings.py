@@ -40,7 +40,8 @@ DEFAULTS: dict[str, Any] = {
 # Of a run that is resumed. Another device or count of threads sums in another order, so the result
 # is equal up to rounding only, and the run says so. Data are the same by their fingerprint.
 MAY_CHANGE = ("device", "threads", "data", "data_dir", "follow_links", "nondeterministic")
-LENGTH = ("epochs", "steps", "policy")  # which --resume --epochs changes, in run.json first
+# What --resume --epochs changes, in run.json first.
+LENGTH = ("epochs", "steps", "policy", "momentum_policy")
 PRECISIONS = ("fp32", "tf32", "bf16")
 LOGS = ("csv", "tensorboard", "caffe")  # metrics.csv is there with any
 MOST_EPOCHS = 40_000  # a checkpoint's header has a row for each, and 50,000 are more than is read
@@ -59,6 +60,7 @@ YOUNGER |= {
     "weights": None,
     "freeze": None,
     "log": None,
+    "momentum_policy": None,
 }
 YOUNGER |= {name: HYPER[name].default for name in ("ema", "accumulate")}
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -103,10 +105,11 @@ class Known:
 class Settings:
     """Everything that decides a run's result, and device, threads and folders. run.json holds it.
 
-    `steps` updates in all; `policy` spans them. `limit` None is all; `threads` is the count in use,
-    None where the device has none of its own; `mirror`, `contrast` and `mean_image` None are as
-    the data set says. `validation` is 0, or a share or a number of the training images; `weights`
-    and `freeze`: what trained weights it starts from, and the layers that keep them, None for none.
+    `steps` updates in all; `policy` spans them; `momentum_policy`, unless it is None, is the
+    momentum by epoch, from 0 on. `limit` None is all; `threads` is the count in use, None where the
+    device has none of its own; `mirror`, `contrast` and `mean_image` None are as the data set says.
+    `validation` is 0, or a share or a number of the training images; `weights` and `freeze`: what
+    trained weights it starts from, and the layers that keep them, None for none.
     `hyper` holds the optimizer's own numbers, and each is an attribute too: s.momentum."""
 
     net: str
@@ -134,6 +137,7 @@ class Settings:
     steps: int
     lr: float
     policy: dict
+    momentum_policy: dict | None
     hyper: dict[str, float]
     input_scale: float
     dropout: bool
@@ -173,7 +177,8 @@ class Settings:
         steps = steps_of(epochs, self.trained_on(images), self.batch, self.parts)
         recipe = known.recipe(self.net, self.act, self.init, self.recipe, self.optimizer)
         policy = {**recipe.policy_over(steps // self.parts), "rate": self.lr}
-        return replace(self, epochs=epochs, steps=steps, policy=policy)
+        momentum = self.momentum_policy and recipe.momentum_over(epochs)
+        return replace(self, epochs=epochs, steps=steps, policy=policy, momentum_policy=momentum)
 
     def of_data(self, data) -> dict:
         """What the data set says where these say nothing."""
@@ -225,6 +230,8 @@ class Settings:
             check_values(values, known)
             for step in (0, max(values["steps"] - 1, 0)):
                 rates(values["policy"], step, 1)
+                if values["momentum_policy"] is not None:
+                    rates(values["momentum_policy"], step, 1)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         hyper = {name: values.pop(name) for name in OPTIMIZERS[values["optimizer"]].options}

@@ -7,6 +7,7 @@ Read next: tests/engine/test_train.py.
 import re
 import signal
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ from engine.run.files import write_json
 from helpers.data_sets import forge_folder
 from helpers.nets import tiny
 from helpers.runs import SMALL, assert_same_run, command, metrics, stop_at, whole
-from models import NETS, Model
+from models import NETS, Model, recipes
+from models.recipes import PAPER_CIFAR
 
 
 @pytest.fixture(autouse=True)
@@ -288,6 +290,31 @@ def test_a_run_keeps_its_whitening(tmp_path, capsys):
     assert f"test accuracy {accuracy:.4f}" in evaluated(folder, capsys)
     assert engine.train.main(["--resume", str(folder), "--epochs", "3"]) == 0
     assert np.array_equal(checkpoint.read(folder).tensors["data.whitening"], whitening)
+
+
+def test_a_momentum_by_epoch_is_followed_and_goes_on(tmp_path, monkeypatch):
+    """Stopped in its second epoch a run has the same weights; a momentum that is typed stays."""
+    policy = {"policy": "points", "rate": 1, "steps": [0, 2], "factors": [0.1, 0.9]}
+    changing = replace(PAPER_CIFAR, epochs=3, momentum_policy=policy)
+    monkeypatch.setitem(recipes.RECIPES, ("paper", "cifar"), (changing,))
+    seen, step = [], engine.train.one_step
+
+    def one_step(net, feed, optimizer, *rest, **more):
+        seen.append(optimizer.momentum)
+        step(net, feed, optimizer, *rest, **more)
+
+    monkeypatch.setattr(engine.train, "one_step", one_step)
+    whole = run(tmp_path / "whole", epochs=3)
+    assert sorted(set(seen)) == pytest.approx([0.1, 0.5, 0.9])
+    seen.clear()
+    run(tmp_path / "own", "--momentum", "0.3", epochs=3)
+    assert set(seen) == {0.3}
+    seen.clear()
+    part = run(tmp_path / "part", epochs=1)
+    assert engine.train.main(["--resume", str(part), "--epochs", "3"]) == 0
+    assert seen[-1] == pytest.approx(0.9)
+    assert runs.read_run(part)["settings"]["momentum_policy"]["steps"] == [0, 2]
+    assert runs.read_run(whole)["settings"]["momentum_policy"] == policy
 
 
 def test_smoothing_is_of_the_training_loss_alone(tmp_path):

@@ -3,6 +3,7 @@
 Read next: tests/engine/test_train.py.
 """
 
+import math
 import os
 import re
 import tracemalloc
@@ -51,6 +52,9 @@ OTHERS = {  # (net, classes): parameters, multiply-adds of an image in millions
     ("min", 10): (1_614_294, 496.66),
     ("min", 100): (1_702_044, 502.19),
     ("min-mnist", 10): (454_358, 121.36),
+    ("maxout-cifar", 10): (16_247_830, 732.29),
+    ("maxout-cifar", 100): (16_292_920, 732.34),
+    ("maxout-mnist", 10): (418_714, 30.75),
 }
 
 
@@ -115,6 +119,8 @@ def test_sizes_of_the_other_nets():
     assert sizes_of("all-cnn-c") == [32, 32, 16, 16, 16, 8, 6, 6, 6]
     for name in ("nin", "min"):
         assert sizes_of(name) == [32] * 3 + [16] * 4 + [8] * 4
+    for name, sizes in (("maxout-cifar", [33, 15, 9]), ("maxout-mnist", [21, 9, 6])):
+        assert sizes_of(name) == sizes
     assert sizes_of("nin-mnist") == [28] * 3 + [14] * 4 + [7] * 4
     assert sizes_of("highway-19") == [32] * 5 + [16] * 7 + [8] * 8
 
@@ -347,12 +353,17 @@ def test_policies_of_the_other_nets_at_named_epochs():
 
     def at(name, steps, *epochs):
         policy = recipe(name, "relu", "original").policy
-        return [float(rates(policy, epoch * steps, 1)[0]) for epoch in epochs]
+        return [float(rates(policy, math.ceil(epoch * steps), 1)[0]) for epoch in epochs]
 
     assert at("min", 500, 0, 79, 80, 81, 179, 180, 221) == pytest.approx(
         [0.5, 0.5, 0.5, 0.495, 0.005, 0.005, 0.0009]
     )
     assert at("min-mnist", 600, 80, 221) == pytest.approx([0.5, 0.0009])
+    assert at("maxout-cifar", 390.625, 0, 100, 473) == pytest.approx(
+        [0.16966, 0.136, 0.010452], rel=1e-3
+    )
+    momentum = recipe("maxout-cifar", "maxout", "original").momentum_policy
+    assert rates(momentum, 0, 251)[[0, 249, 250]] == pytest.approx([0.5, 0.65, 0.65])
     assert at("highway-32", 600, 99, 100, 200) == pytest.approx([1e-2, 1e-3, 1e-4])
     assert at("highway-19", 500, 199, 200, 300, 350) == pytest.approx(
         [2.5e-2, 2.5e-3, 2.5e-4, 2.5e-5]
@@ -370,9 +381,11 @@ def test_policies_of_the_other_nets_at_named_epochs():
         assert r.contrast == (None if images == 60_000 or name == "highway-19" else "zca")
 
 
-@pytest.mark.parametrize("name, loss", [("nin", 2.3026), ("all-cnn-c", 2.303)])
+@pytest.mark.parametrize(
+    "name, loss", [("nin", 2.3026), ("all-cnn-c", 2.303), ("maxout-mnist", 2.3026)]
+)
 def test_first_loss_of_nets_whose_scores_start_near_zero(name, loss):
-    net = make(name, "relu", batch=16, ops=ops_for("auto"))
+    net = make(name, models.NETS[name].act, batch=16, ops=ops_for("auto"))
     net.x[...] = np.random.default_rng(0).normal(0, 0.52, net.x.shape)
     net.labels[...] = np.arange(16) % 10
     fill(net, "original", seed=1)
