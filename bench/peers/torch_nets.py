@@ -27,6 +27,7 @@ from engine.layers import (
     BatchNorm,
     Conv,
     Dropout,
+    GlobalAvgPool,
     Layer,
     LeakyReLU,
     Linear,
@@ -34,8 +35,8 @@ from engine.layers import (
     MaxPool,
     Sigmoid,
     Tanh,
-    pooled,
 )
+from kernels.checks import pooled
 from models.recipes import recipe
 
 CLASSES = 10
@@ -141,8 +142,9 @@ def peer(layer: Layer, shape: tuple[int, ...], way: str) -> tuple[list[nn.Module
         return [TorchHead(nn.Sequential(*inner), layer.weight)], shape
     if isinstance(layer, Conv):
         H, W, C = shape
-        conv = nn.Conv2d(C, layer.outputs, layer.size, layer.stride, layer.pad, groups=layer.groups)
-        H, W = ((n + 2 * layer.pad - layer.size) // layer.stride + 1 for n in (H, W))
+        pad = layer.size // 2 if layer.pad is None else layer.pad
+        conv = nn.Conv2d(C, layer.outputs, layer.size, layer.stride, pad, groups=layer.groups)
+        H, W = ((n + 2 * pad - layer.size) // layer.stride + 1 for n in (H, W))
         return [decayed(conv, layer)], (H, W, layer.outputs)
     if isinstance(layer, Linear):
         flat = [nn.Flatten()] if len(shape) == 3 else []
@@ -157,7 +159,9 @@ def peer(layer: Layer, shape: tuple[int, ...], way: str) -> tuple[list[nn.Module
         return pooling(layer.size, layer.stride, shape, layer.pad)
     if isinstance(layer, AvgPool):
         pool = nn.AvgPool2d(layer.size, layer.stride, ceil_mode=True, count_include_pad=False)
-        return [pool], (*pooled("", shape[:2], layer.size, layer.stride), shape[-1])
+        return [pool], (*(pooled(n, layer.size, layer.stride) for n in shape[:2]), shape[-1])
+    if isinstance(layer, GlobalAvgPool):
+        return [nn.AdaptiveAvgPool2d(1), nn.Flatten()], shape[-1:]
     if isinstance(layer, LRN):
         return [nn.LocalResponseNorm(*layer.constants)], shape
     if isinstance(layer, Dropout):
@@ -171,7 +175,7 @@ def peer(layer: Layer, shape: tuple[int, ...], way: str) -> tuple[list[nn.Module
         return [nn.Sigmoid()], shape
     if isinstance(layer, BatchNorm):
         kind = nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d
-        return [kind(shape[-1], layer.eps, 1 - layer.fraction, affine=False)], shape
+        return [kind(shape[-1], layer.eps, 1 - layer.fraction, affine=layer.affine)], shape
     raise ValueError(
         f"{type(layer).__name__}: no peer in PyTorch; add one to bench/peers/torch_nets.py"
     )
@@ -180,7 +184,7 @@ def peer(layer: Layer, shape: tuple[int, ...], way: str) -> tuple[list[nn.Module
 def pooling(size: int, stride: int, shape: tuple[int, ...], pad: int = 0):
     return (
         [nn.MaxPool2d(size, stride, pad, ceil_mode=True)],
-        (*pooled("", shape[:2], size, stride, pad), shape[-1]),
+        (*(pooled(n, size, stride, pad) for n in shape[:2]), shape[-1]),
     )
 
 
@@ -203,8 +207,9 @@ def optimizer_of(net: nn.Module, r) -> torch.optim.Optimizer:
                 "weight_decay": share * r.decay,
             }
         )
-    if r.optimizer == "sgd":
-        return torch.optim.SGD(groups, RATE, momentum=r.momentum, fused=True)
+    if r.optimizer in ("sgd", "nesterov"):
+        nesterov = r.optimizer == "nesterov"
+        return torch.optim.SGD(groups, RATE, momentum=r.momentum, nesterov=nesterov, fused=True)
     return torch.optim.RMSprop(groups, RATE, alpha=r.rho, eps=r.delta, foreach=True)
 
 

@@ -27,7 +27,7 @@ from bench.common.contest import Setting
 from kernels.clock import RATE, STEP
 
 aten = torch.ops.aten
-IMAGES = {"x", "y", "dx", "dy", "a", "b", "W", "dW", "which"}  # with 4 axes: NHWC or KRSC
+IMAGES = {*"xyzhtabW", "dx", "dy", "dz", "dW", "which"}  # with 4 axes: NHWC or KRSC
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
@@ -283,7 +283,7 @@ def sigmoid_backward(g):
 
 def highway_forward(g):
     def call():
-        hidden, gate = g["z"].chunk(2, -1)
+        hidden, gate = g["z"].chunk(2, 1)
         h, t = torch.relu(hidden), torch.sigmoid(gate)
         return h, t, t * h + (1 - t) * g["x"]
 
@@ -295,7 +295,7 @@ def highway_backward(g):
 
     def call():
         through = dy * t
-        dz = torch.cat([through * (h > 0), through * (h - x) * (1 - t)], -1)
+        dz = torch.cat([through * (h > 0), through * (h - x) * (1 - t)], 1)
         return dz, dy * (1 - t)
 
     return Made(call, "dz", "dx")

@@ -52,6 +52,7 @@ def test_operations_without_a_narrow_argument_are_timed_once():
         "batchnorm_running",
         "orthonormal",
         "average",
+        "max_norm",
         "advance",
         "latch",
     }
@@ -387,7 +388,8 @@ def drawn(case: Case, precision: str, found: dict) -> None:
         assert abs(gram - np.eye(len(gram))).max() < 1e-5
         return
     ((name, got),) = found.items()
-    given = case.arguments(precision, peers=True) | {"drop": 0.0}
+    given = case.arguments(precision, peers=True)
+    given |= {key: value for key, value in (("drop", 0.0), ("factor", 1.0)) if key in given}
     if case.op == "maxout_pool_dropout_backward":  # with the winners of all, as nothing is dropped
         options = [given[key] for key in ("pieces", "size", "stride")]
         REFERENCE.maxout_pool_forward(
