@@ -541,7 +541,7 @@ def torch() -> list[dict]:
             "models": table(head, rows),
             "matrices": made and table(["all matrices of", "ours, s", "× `orthogonal_`"], made),
             "threads": str(results["threads"]),
-            "measured": f"{measured_on(results)}.",
+            "measured": "; ".join(filter(None, [measured_on(results), results["note"]])) + ".",
         }
     ]
 

@@ -157,6 +157,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5, help="rounds of the timing (5)")
     parser.add_argument("--threads", type=int, default=1, help="of PyTorch and our kernels (1)")
     parser.add_argument("--json", metavar="FILE", help="write the rows to this file")
+    parser.add_argument("--note", default="", metavar="TEXT", help="written beside the date")
     options = parser.parse_args(arguments)
     if why := torch_missing("cpu"):
         raise InputError(f"{why}; pip install torch")
@@ -182,7 +183,8 @@ def main(arguments: list[str] | None = None) -> int:
         rows.append(row_of(name, entry, options.package, options.repeats))
         show(rows[-1])
     made = matrices(rows, entry, min(3, options.repeats))
-    write(options.json, ops, rows, peers=peers, threads=options.threads, matrices=made)
+    facts = {"threads": options.threads, "note": options.note, "matrices": made}
+    write(options.json, ops, rows, peers=peers, **facts)
     return int(any(row["misses"] for row in rows))
 
 

@@ -4,8 +4,8 @@
 
 Each net begins with PyTorch's own weights, with those of the package lsuv, and with ours, from
 three seeds; all else is the same: images, their order, optimizer and rate. The rates of the four
-were set down before the first run and not tuned; the 30 layers at a tenth of theirs were added when
-the first cells had shown that they learn nothing at 0.01.
+were set down before the first run and not tuned; the 30 layers at a tenth of theirs were added
+after the first two cells, PyTorch's and the package's, had learnt nothing at 0.01.
 
 A cell is a net, an initialiser and a seed. It is written as soon as it is done and not run again;
 all cells of seed 0 come first, and a cell that is stopped leaves nothing. 2,500 images and five

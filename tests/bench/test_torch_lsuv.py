@@ -9,11 +9,14 @@ import random
 import numpy as np
 import pytest
 
+from bench import report
 from bench.common.contest import Setting
+from bench.common.machine import write
 from bench.torch_lsuv import __main__ as command
 from bench.torch_lsuv import package, study
 from engine.cli.command import run_command
 from engine.errors import InputError, RunError
+from kernels import ops_for
 
 GOOD = {
     "name": "resnet50",
@@ -71,6 +74,36 @@ def test_the_package_is_not_ours(tmp_path):
 
     with pytest.raises(RunError, match="use another process"):
         package.imported(str(tmp_path))
+
+
+def test_the_page_has_a_row_a_model_and_says_what_was_missed(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    found = {"layers": 54, "outside": 2, "not_finite": 0, "raised": []}
+    found |= {"forwards": 103, "seconds": 15.0, "plain": 0.2}
+    rows = [
+        GOOD | {"package": found, "left": {"no variance": ["a", "b"]}, "misses": []},
+        {"name": "vgg16", "error": "it raised", "misses": ["it raised"]},
+    ]
+    made = [
+        {"what": "resnet50", "name": name, "seconds": s, "ratio": s / 0.5}
+        for name, s in (("ours", 0.5), ("torch orthogonal_", 2.0))
+    ]
+    path, ops = tmp_path / "torch.json", ops_for("numpy")
+    write(path, ops, rows, threads=1, note="shared", matrices=made)
+    text = report.part("torch")
+    ours = "| resnet50 | 54 | 1.0e-06 | 1 | 3.0 | 9.0 | 2 no variance |"
+    assert f"{ours} 2 of 54 | 103 | 75 | 8.0 | met |" in text
+    assert "| vgg16 | it raised |" in text and "| resnet50 | 0.500 | 4.0 |" in text
+    assert "; shared." in text
+
+
+def test_the_page_says_how_many_seeds_a_loss_is_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    rows = [row(seed=seed, losses=[2.3, 1 + seed]) for seed in study.SEEDS]
+    rows += [row(init="default", losses=[2.3, None]), row(init="package")]
+    write(tmp_path / "torch_study.json", ops_for("numpy"), rows, settings=study.SETTINGS)
+    line = "| VGG-like | 0.01 | 0 of 3 seeds | 1.500, 1 of 3 seeds | 2.000 (1.000 to 3.000) |"
+    assert line in report.part("study")
 
 
 # -- the study, without PyTorch --------------------------------------------------------------------
