@@ -41,7 +41,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "transformers", "segmentation_model
 TRIAL = "bench.torch_lsuv.trial"
 HEAD = (
     f"{'model':<24}{'layers':>6}{'|var-1|':>9}{'passes':>7}{'no fill':>8}{'fill':>7}"
-    f"  {'package: outside':<18}{'passes':>7}{'time':>7}{'ratio':>7}"
+    f"  {'package: outside':<27}{'passes':>7}{'time':>7}{'ratio':>7}"
 )
 
 
@@ -103,7 +103,7 @@ def show(row: dict) -> None:
             f"{row['with_fill']:>7.1f}"
         )
     if package := row.get("package"):
-        text += f"  {outcome(package):<18}"
+        text += f"  {outcome(package):<27}"
         if "seconds" in package:
             time = package["seconds"] / package["plain"]
             ratio = f"{row['ratio']:.1f}" if "ratio" in row else ""

@@ -37,5 +37,6 @@ def outcome(package: dict) -> str:
     if "layers" not in package:
         return package["raised"][0].partition(":")[0]
     nan = f", {package['not_finite']} NaN" if package["not_finite"] else ""
+    rest = f", {package['untouched']} untouched" if package["untouched"] else ""
     again = " (2nd try)" if package["raised"] else ""
-    return f"{package['outside']} of {package['layers']}{nan}{again}"
+    return f"{package['outside']} of {package['layers']}{nan}{rest}{again}"

@@ -137,7 +137,7 @@ def show(row: dict) -> None:
     text = row.get("error") or "  ".join(
         "not finite" if loss is None else f"{loss:.3f}" for loss in row["losses"]
     )
-    print(f"{row['net']:<20}{INITS[row['init']]:<20}seed {row['seed']}  {text}", flush=True)
+    print(f"{row['net']:<24}{INITS[row['init']]:<20}seed {row['seed']}  {text}", flush=True)
 
 
 def draw(rows: list[dict], settings: dict, path: Path) -> None:

@@ -61,9 +61,10 @@ def test_only_two_models_have_to_beat_the_package():
 
 
 def test_what_the_package_did_is_said_in_a_few_words():
-    found = {"layers": 5, "outside": 3, "not_finite": 2, "raised": []}
+    found = {"layers": 5, "outside": 3, "not_finite": 2, "untouched": 0, "raised": []}
     assert package.outcome(found) == "3 of 5, 2 NaN"
     assert package.outcome(found | {"not_finite": 0, "raised": ["E: x"]}) == "3 of 5 (2nd try)"
+    assert package.outcome(found | {"untouched": 4}) == "3 of 5, 2 NaN, 4 untouched"
     assert package.outcome({"raised": ["TypeError: no"]}) == "TypeError"
 
 
@@ -78,7 +79,7 @@ def test_the_package_is_not_ours(tmp_path):
 
 def test_the_page_has_a_row_a_model_and_says_what_was_missed(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESULTS", tmp_path)
-    found = {"layers": 54, "outside": 2, "not_finite": 0, "raised": []}
+    found = {"layers": 54, "outside": 2, "not_finite": 0, "untouched": 0, "raised": []}
     found |= {"forwards": 103, "seconds": 15.0, "plain": 0.2}
     rows = [
         GOOD | {"package": found, "left": {"no variance": ["a", "b"]}, "misses": []},
