@@ -38,8 +38,8 @@ __device__ inline Crop draw(uint64 seed, uint64 n, int64 pad, int64 move, bool m
 }
 
 // This block's part of x (H,W,C), a crop of an image (H,W,C).
-template <int N, class Pixel>
-__device__ inline void write_crop(const Pixel* __restrict__ image,
+template <int N>
+__device__ inline void write_crop(const uint8* __restrict__ image, bool floats,
                                   const float* __restrict__ mean_image, real* __restrict__ x,
                                   float shift, float scale, float input_scale, Crop crop,
                                   Shape shape) {
@@ -58,23 +58,17 @@ __device__ inline void write_crop(const Pixel* __restrict__ image,
 #pragma unroll
         for (int k = 0; k < N; ++k) {
             float value = 0.0f;
-            if (inside && j >= 0 && j < width) value = (image[row * width + j] - shift) * scale;
+            if (inside && j >= 0 && j < width) {
+                const int at = row * width + j;
+                const float pixel = floats ? reinterpret_cast<const float*>(image)[at] : image[at];
+                value = (pixel - shift) * scale;
+            }
             pack.v[k] = (value - mean[j]) * input_scale;
             const bool last = ++channel == C;
             j += last ? turn : 1;
             if (last) channel = 0;
         }
         store<N>(x + int64(v) * N, pack);  // in 64 bits, or the compiler parts the access
-    }
-}
-
-template <class Pixel>
-__device__ inline void write_crop(const Pixel* image, const float* mean_image, real* x, float shift,
-                                  float scale, float input_scale, Crop crop, Shape shape) {
-    if (wide(int64(shape.W) * shape.C, x)) {
-        write_crop<VECTOR>(image, mean_image, x, shift, scale, input_scale, crop, shape);
-    } else {
-        write_crop<1>(image, mean_image, x, shift, scale, input_scale, crop, shape);
     }
 }
 
@@ -109,12 +103,13 @@ KERNEL gather(const uint8* images, const int* labels, const float* shift, const 
         Crop crop = augment ? draw(uint64(seed), n, pad, move, mirror == DRAWN)
                             : Crop{int(pad), int(pad), false};
         crop.flip |= told && augment;
-        const float less = shift[index], times = scale[index];
-        if (floats) {
-            const float* image = reinterpret_cast<const float*>(images) + index * size;
-            write_crop(image, mean_image, result, less, times, factor, crop, shape);
+        const uint8* image = images + index * size * (floats ? sizeof(float) : 1);
+        if (wide(W * C, x)) {
+            write_crop<VECTOR>(image, floats, mean_image, result, shift[index], scale[index],
+                               factor, crop, shape);
         } else {
-            write_crop(images + index * size, mean_image, result, less, times, factor, crop, shape);
+            write_crop<1>(image, floats, mean_image, result, shift[index], scale[index], factor,
+                          crop, shape);
         }
     }
 }
