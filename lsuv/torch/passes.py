@@ -24,7 +24,7 @@ from lsuv.torch.moments import measured, over_ranks
 from lsuv.torch.plan import Options, find
 from lsuv.torch.rows import finish
 from lsuv.torch.state import put_back, rng_states
-from lsuv.torch.weights import Weight, is_sharded, norm
+from lsuv.torch.weights import Weight, is_sharded
 
 MOST_PASSES = 20  # of shared="pooled"
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -202,7 +202,7 @@ class Run:
                 why = "unsupported: tensor parallel"
             elif other is not w:
                 why = f"tied to {other.name}"
-            elif not norm(w.value().detach()) and w.name not in self.options.include:
+            elif w.name not in self.options.include and w.is_zero():
                 why = "no variance: its weights are all zero"
             w.why, w.scaling = [why or "scaled"] * w.pieces, not why
         if w.scaling:

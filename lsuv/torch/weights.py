@@ -186,6 +186,11 @@ class Weight:
         Q = np.stack([ops.orthonormal(outputs, cols, (key, WEIGHTS, i)) for i in indices])
         blocks.copy_(torch.from_numpy(Q).reshape(blocks.shape))
 
+    def is_zero(self) -> bool:
+        """Whether all of it is; a glance at its beginning mostly tells."""
+        W = self.value().detach()
+        return not W[0].any() and not norm(W)
+
     def deviations(self) -> list[float]:
         """Of each piece's weights. (PyTorch's own std takes ten times as long.)"""
         pieces = [self._rows(self.value().detach().float(), p) for p in range(self.pieces)]
