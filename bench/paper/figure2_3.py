@@ -32,14 +32,17 @@ OVERHEAD, AROUND = 30.0, 1.5  # % of an iteration, as the paper says; factor
 ROUNDS, STEPS = 5, 3  # of a timed step: rounds over the nets, steps in a turn
 
 
+HIGHWAY, HIGHWAY_PANEL = Run("highway-19", "relu", "original"), "ReLU"
+
+
 def figure2(study: Study) -> list[Cell]:
-    """The runs of Table 3, whose curves are drawn."""
+    """The runs of Table 3, whose curves are drawn, and the Highway network's."""
     return [
         cell(study, "figure2", init, act, None, Run("fitnet4", ACTS[act], INITS[init]))
         for act in ACTS
         for init in TABLE_3
         if act in TABLE_3[init]
-    ]
+    ] + [cell(study, "figure2", "Highway-19", HIGHWAY_PANEL, None, HIGHWAY)]
 
 
 def curve(study: Study, run: Run, label: str, panel: str, seconds: float | None = None):
@@ -60,7 +63,7 @@ def draw2(study: Study) -> Figure | None:
         for act in ACTS
         for init in TABLE_3
         if act in TABLE_3[init]
-    ]
+    ] + [curve(study, HIGHWAY, "Highway-19", HIGHWAY_PANEL)]
     return accuracy_figure(
         "figure2",
         "FitNet-4: accuracy by activation and initialiser",

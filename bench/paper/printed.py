@@ -71,6 +71,13 @@ TABLE_2 = {
     "FitNet-LSUV": {"MNIST error": 0.48},
     "FitNet-Ortho-SVM": {"MNIST error": 0.43},
     "FitNet-LSUV-SVM": {"MNIST error": 0.38},
+    "Fitnet4-Highway": {"CIFAR-10": 92.46, "CIFAR-100": 68.09},
+    "ALL-CNN": {"CIFAR-10": 92.75, "CIFAR-100": 66.29},
+    "NiN": {"CIFAR-10": 91.19, "CIFAR-100": 64.32},
+    "maxout": {"CIFAR-10": 90.62, "CIFAR-100": 65.46, "MNIST error": 0.45},
+    "MIN": {"CIFAR-10": 93.25, "CIFAR-100": 71.14, "MNIST error": 0.24},
+    "HighWay-16": {"MNIST error": 0.57},
+    "HighWay-32": {"MNIST error": 0.45},
 }
 
 # Accuracy in % on CIFAR-10, of FitNet-4 and FitResNet-4.
