@@ -22,6 +22,7 @@ from pathlib import Path
 
 from bench.common.contest import Contestant, Refused, Setting, close
 from bench.common.machine import write
+from bench.paper.page.plots import save
 from bench.peers import torch_missing
 from bench.torch_lsuv.package import INSTALL, version_in
 from engine.cli.command import Parser
@@ -95,7 +96,7 @@ class Places:
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="bench.torch_lsuv study", description=__doc__.split("\n\nRead next")[0])
     parser.add_argument("--json", required=True, metavar="FILE", help="the cells; gone on with")
-    parser.add_argument("--plot", metavar="FILE", help="draw them, as PNG or SVG")
+    parser.add_argument("--plot", metavar="FILE", help="draw them, as PNG")
     parser.add_argument("--data-dir", help="where CIFAR-10 lies")
     parser.add_argument("--package", metavar="FOLDER", help=f"the package lsuv: {INSTALL}")
     parser.add_argument("--inits", default=",".join(INITS), help=f"which ({','.join(INITS)})")
@@ -141,7 +142,7 @@ def show(row: dict) -> None:
 
 
 def draw(rows: list[dict], settings: dict, path: Path) -> None:
-    drawn(rows, settings).savefig(path, dpi=160)
+    save(drawn(rows, settings), path, dpi=160)
 
 
 def drawn(rows: list[dict], settings: dict):

@@ -34,12 +34,12 @@ def draw(figure: Figure, folder: str | Path) -> tuple[Path, Path]:
     return table, picture
 
 
-def save(canvas, path: Path) -> None:
+def save(canvas, path: Path, dpi: int = DPI) -> None:
     """With a palette instead of true colours: a quarter of the bytes, and lines need few."""
     from PIL import Image
 
     memory = io.BytesIO()
-    canvas.savefig(memory, dpi=DPI)
+    canvas.savefig(memory, dpi=dpi)
     whole = Image.open(memory).convert("RGB")
     whole.quantize(COLOURS_KEPT, dither=Image.Dither.NONE).save(path, optimize=True)
 
