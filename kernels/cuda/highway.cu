@@ -24,7 +24,7 @@ __device__ void forward(const real* __restrict__ x, const real* __restrict__ z,
         for (int k = 0; k < N; ++k) {
             const float small = expf(-fabsf(gate.v[k]));
             gate.v[k] = (gate.v[k] >= 0.0f ? 1.0f : small) / (1.0f + small);
-            value.v[k] = value.v[k] > 0.0f ? value.v[k] : 0.0f;
+            value.v[k] = value.v[k] < 0.0f ? 0.0f : value.v[k];  // and a NaN stays one
             result.v[k] = gate.v[k] * value.v[k] + (1.0f - gate.v[k]) * carried.v[k];
         }
         store<N>(h + i * N, value);

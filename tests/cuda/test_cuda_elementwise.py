@@ -74,8 +74,8 @@ def test_a_result_may_be_an_operand(cuda_ops, size, dtype):
         ("sigmoid_forward", [a], []),
         ("sigmoid_backward", [a, b], []),
         ("add", [a, b], []),
-        ("dropout_forward", [a], [0.5, 77, 3, clock]),
-        ("dropout_backward", [a], [0.5, 77, 3, clock]),
+        ("dropout_forward", [a], [0.5, 77, 3, clock, 2.0]),
+        ("dropout_backward", [a], [0.5, 77, 3, clock, 2.0]),
     ]:
         for written in range(len(operands)):
             arrays = [cuda_ops.asarray(operand) for operand in operands]
@@ -97,12 +97,12 @@ def test_dropout_drops_the_same_wherever_an_array_lies(cuda_ops, size, first):
     """In both types; and what is dropped is 0, whatever it was."""
     clock = cuda_ops.asarray(new_clock())
     want = np.empty(size)
-    REFERENCE.dropout_forward(np.ones(size), want, 0.3, 2**64 - 1, 9, new_clock())
+    REFERENCE.dropout_forward(np.ones(size), want, 0.3, 2**64 - 1, 9, new_clock(), 1.5)
     for dtype in (np.float32, bfloat16):
         room = cuda_ops.empty((size + 1,), dtype)
         x, y = room[first : first + size], cuda_ops.empty((size,), dtype)
         x.set(np.where(want == 0, np.nan, 1).astype(dtype))
-        cuda_ops.dropout_forward(x, y, 0.3, 2**64 - 1, 9, clock)
+        cuda_ops.dropout_forward(x, y, 0.3, 2**64 - 1, 9, clock, 1.5)
         got = cuda_ops.tohost(y)
         np.testing.assert_array_equal(got == 0, want == 0)
         np.testing.assert_array_equal(got, want.astype(np.float32).astype(dtype))

@@ -229,6 +229,7 @@ MAY_HIDE = {
     ("average", "mean"),  # it stays in the result, which is the argument itself; likewise
     ("accumulate", "g"),
     ("accumulate", "total"),
+    ("max_norm", "W"),
 }
 REFUSED = {("batchnorm_inference", "weight")}  # a ValueError: there are no statistics
 

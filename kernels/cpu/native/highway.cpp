@@ -57,7 +57,7 @@ void highway_forward(const py::array& x, const py::array& z, const py::array& h,
 #pragma omp simd
         for (std::int64_t c = 0; c < channels; ++c) {
             const float above = both[c];
-            const float value = above > 0.0f ? above : 0.0f;
+            const float value = above < 0.0f ? 0.0f : above;  // and a NaN stays one
             const float open = 1.0f / (1.0f + exponential(-both[channels + c]));
             to_h[c] = rounded<T>(value);
             to_t[c] = rounded<T>(open);
