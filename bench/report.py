@@ -188,6 +188,10 @@ def search() -> list[dict]:
     """The trials for the `fast` recipe, best first; what failed last."""
     found = read("search.json")
     rows = found["rows"] if found else []
+
+    def best(r: dict) -> float:
+        return max(r["validation_accuracy"] or 0, r["averaged_accuracy"] or 0)
+
     tried = [
         [
             r["net"],
@@ -195,15 +199,11 @@ def search() -> list[dict]:
             f"{r['epochs']:g}",
             ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in r["settings"].items()),
             *(
-                "not finite"
-                if r["validation_accuracy"] is None
-                else f"{100 * r[key]:.2f}"
-                if r[key] is not None
-                else ""
+                f"{100 * r[key]:.2f}" if r[key] is not None else "" if best(r) else "not finite"
                 for key in ("validation_accuracy", "averaged_accuracy")
             ),
         ]
-        for r in sorted(rows, key=lambda r: (r["net"], -(r["validation_accuracy"] or 0)))
+        for r in sorted(rows, key=lambda r: (r["net"], -best(r)))
     ]
     head = ["net", "act", "epochs", "settings", "validation %", "averaged weights %"]
     measured = f"{found['machine']}, {found['date']}" if found else ""
