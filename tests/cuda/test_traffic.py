@@ -11,6 +11,7 @@ import pytest
 from bench.common.machine import RESULTS
 from bench.trace.cases import operations
 from bench.trace.claims import MOVED, claims, large, read, rows_of
+from helpers.length import often
 from helpers.programs import ROOT
 from kernels.contract import OPERATIONS
 from kernels.cuda import source
@@ -35,9 +36,14 @@ def name_of(row):
 
 @pytest.mark.parametrize("operation", operations())
 def test_a_trace_has_the_figures_of_the_table(double, operation):
-    """To 5%: another compiler may keep in a register what this one reads twice."""
-    traced = rows_of(operation, "fp32") + rows_of(operation, "bf16")
+    """To 5%: another compiler may keep in a register what this one reads twice. In one precision,
+    every second operation in bf16; --full traces all in both."""
     stated = [row for row in ROWS if row["operation"] == operation]
+    if not often(False, True) and "bf16" in {row["precision"] for row in stated}:
+        one = ("fp32", "bf16")[operations().index(operation) % 2]
+        stated = [row for row in stated if row["precision"] == one]
+    precisions = dict.fromkeys(row["precision"] for row in stated)
+    traced = [row for precision in precisions for row in rows_of(operation, precision)]
     assert list(map(name_of, traced)) == list(map(name_of, stated)), "run bench.trace.claims"
     for new, old in zip(traced, stated, strict=True):
         for figure in ("asked", "needed", "moved", "lanes", "conflicts"):
