@@ -74,7 +74,7 @@ def test_of_a_new_run(lives, straight, mode, tmp_path):  # noqa: F811
         return folder, [*NEW, folder]
 
     seen = 0
-    for at, folder, order, end in failures(lives, MODES[mode], prepare):
+    for at, folder, order, end in failures(lives, MODES[mode], prepare, stride=often(2, 1)):
         check(end, MODES[mode], at)
         if mode == "short" or not borne(end, at):
             seen = max(seen, newest(folder, seen_before=seen))
