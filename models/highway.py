@@ -8,8 +8,8 @@ weights ten times the decay. Highway-16 has no file: it is Highway-32 of half th
 39 thousand parameters fit.
 
 Highway-32 by its recipe and its file's fillers has 0.963, 0.975 and 0.983 of MNIST's test images
-right after 1, 2 and 5 epochs (one seed), with LSUV 0.972, 0.980 and 0.983; the file's log has 0.959,
-0.972 and 0.985.
+right after 1, 2 and 5 epochs (one seed), with LSUV 0.972, 0.980 and 0.983; the file's log has
+0.959, 0.972 and 0.985.
 
 Parameters: Highway-16 38,986, Highway-32 151,690, Highway-19 2,256,838 (100 classes: 2,265,928).
 
