@@ -1,23 +1,15 @@
-"""Network in Network, and the deeply supervised net on its body (the paper's Table 2).
+"""Network in Network (the paper's Table 2).
 
-NiN: Lin, Chen and Yan 2014, as in the authors' cuda-convnet files (`NIN/cifar-10_def` and others of
-the repository `mavenlin/cuda-convnet`): three times a convolution and two of 1x1, and the mean of a
-map for each class. DSN: Lee et al. 2015, as in `examples/best_*` of the repository `s9xie/DSN`: a
-classifier with a loss of its own beside each of the larger convolutions, for the first part of the
-training, and no ReLU in front of the mean. Their MNIST nets: NiN's has a file; of DSN the paper
-says 350 thousand parameters and three layers, which is NiN's.
+Lin, Chen and Yan 2014, as in the authors' cuda-convnet files (`NIN/cifar-10_def` and others of the
+repository `mavenlin/cuda-convnet`): three times a convolution and two of 1x1, and the mean of a map
+for each class. Dropout is plain there: not rescaled in training, halved outside it.
 
-Dropout is plain in both programs: not rescaled in training, halved outside it.
-
-Parameters with 10 and 100 classes: NiN 966,986 and 984,356, NiN-MNIST 349,674; the classifiers
-beside DSN's have 2,580,510 more, those of DSN-MNIST 1,066,270.
+Parameters with 10 and 100 classes: NiN 966,986 and 984,356, NiN-MNIST 349,674.
 
 Read next: models/allcnn.py.
 """
 
-from engine.containers import AuxiliaryClassifier
-from engine.layers import Conv, Dropout, GlobalAvgPool, Layer, Linear, MaxPool, Original
-from engine.losses import Loss
+from engine.layers import Conv, Dropout, GlobalAvgPool, Layer, MaxPool, Original
 from models.fitnet import ACTS
 
 CIFAR = ((5, 192, 160, 96), (5, 192, 192, 192), (3, 192, 192))  # a group: size, then the widths
@@ -31,17 +23,15 @@ def body(
     classes: int,
     dropout: bool,
     biases: tuple[tuple[float, ...], ...] | None = None,
-    beside: type[Loss] | None = None,
-    last: tuple[float, float] = (0.1, 0.2),
 ) -> list[Layer]:
-    """The layers. beside: the loss of a classifier beside each larger convolution. last: the rates
-    of the last convolution's weights and biases; of the others they are 1 and 2."""
+    """The layers. The last convolution's weights and biases learn at a tenth of the others' rates,
+    which are 1 and 2."""
     net: list[Layer] = []
     for g, (size, *widths) in enumerate(groups, 1):
         widths = widths if g < len(groups) else [*widths, classes]
         for c, width in enumerate(widths, 1):
             end = (g, c) == (len(groups), len(widths))
-            rate, bias_rate = last if end else (1.0, 2.0)
+            rate, bias_rate = (0.1, 0.2) if end else (1.0, 2.0)
             start = Original("gaussian", 0.05, biases[g - 1][c - 1] if biases else 0.0)
             name = f"conv{g}" if c == 1 else f"cccp{g}{c - 1}"
             net.append(
@@ -54,17 +44,7 @@ def body(
                     rate=rate,
                 )
             )
-            if beside and c == 1:
-                head = Linear(
-                    classes,
-                    rate=0.001,
-                    bias_rate=0.002,
-                    original=Original("xavier"),
-                    name=f"clf{g}",
-                )
-                net.append(AuxiliaryClassifier([head], beside(), 1.0, f"beside{g}"))
-            if not (end and beside):
-                net.append(ACTS[act]())
+            net.append(ACTS[act]())
         if g < len(groups):
             net += [MaxPool(3, 2), *([Dropout(0.5, "plain")] if dropout else [])]
     return [*net, GlobalAvgPool()]

@@ -285,22 +285,26 @@ def with_rmsprop(sgd: Recipe) -> Recipe:
     return replace(sgd, optimizer="rmsprop", policy={**sgd.policy, "rate": 1e-4})
 
 
+SOLVERS = {  # of the nets whose authors used one optimizer
+    "highway-16": PAPER_HIGHWAY_MNIST,
+    "highway-32": PAPER_HIGHWAY_MNIST,
+    "highway-19": PAPER_HIGHWAY,
+    "nin": PAPER_NIN,
+    "nin-mnist": PAPER_NIN_MNIST,
+    "all-cnn-c": PAPER_ALL_CNN,
+    "all-cnn-large": PAPER_ALL_CNN,
+    "min": PAPER_MIN,
+    "min-mnist": PAPER_MIN_MNIST,
+    "maxout-cifar": PAPER_MAXOUT,
+    "maxout-mnist": PAPER_MAXOUT_MNIST,
+    "caffenet": PAPER_CAFFENET,
+    "googlenet": PAPER_GOOGLENET,
+}
+
 RECIPES = {  # (kind, family); the first optimizer of a pair is the default
     ("paper", "cifar"): (PAPER_CIFAR, PAPER_CIFAR_RMSPROP),
     ("paper", "fitnet_mnist"): (PAPER_MNIST, PAPER_MNIST_SGD),
-    ("paper", "highway-16"): (PAPER_HIGHWAY_MNIST, with_rmsprop(PAPER_HIGHWAY_MNIST)),
-    ("paper", "highway-32"): (PAPER_HIGHWAY_MNIST, with_rmsprop(PAPER_HIGHWAY_MNIST)),
-    ("paper", "highway-19"): (PAPER_HIGHWAY, with_rmsprop(PAPER_HIGHWAY)),
-    ("paper", "nin"): (PAPER_NIN, with_rmsprop(PAPER_NIN)),
-    ("paper", "nin-mnist"): (PAPER_NIN_MNIST, with_rmsprop(PAPER_NIN_MNIST)),
-    ("paper", "all-cnn-c"): (PAPER_ALL_CNN, with_rmsprop(PAPER_ALL_CNN)),
-    ("paper", "all-cnn-large"): (PAPER_ALL_CNN, with_rmsprop(PAPER_ALL_CNN)),
-    ("paper", "min"): (PAPER_MIN, with_rmsprop(PAPER_MIN)),
-    ("paper", "min-mnist"): (PAPER_MIN_MNIST, with_rmsprop(PAPER_MIN_MNIST)),
-    ("paper", "maxout-cifar"): (PAPER_MAXOUT, with_rmsprop(PAPER_MAXOUT)),
-    ("paper", "maxout-mnist"): (PAPER_MAXOUT_MNIST, with_rmsprop(PAPER_MAXOUT_MNIST)),
-    ("paper", "caffenet"): (PAPER_CAFFENET, with_rmsprop(PAPER_CAFFENET)),
-    ("paper", "googlenet"): (PAPER_GOOGLENET, with_rmsprop(PAPER_GOOGLENET)),
+    **{("paper", net): (solver, with_rmsprop(solver)) for net, solver in SOLVERS.items()},
     ("fast", "cifar"): (FAST_CIFAR, FAST_CIFAR_RMSPROP),
     ("fast", "fitnet_mnist"): (FAST_MNIST, FAST_MNIST_SGD),
     ("fast", "caffenet"): (FAST_CAFFENET, with_rmsprop(FAST_CAFFENET)),

@@ -345,8 +345,8 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
         "" if policy == recipe.policy else f", stretched from {recipe.steps} to {updates} steps"
     )
     origins |= {"policy": source + stretch, "steps": "epochs x images / batch"}
-    origins["momentum_policy"] = source
-    stays = "momentum" in typed or "momentum" not in hyper
+    stays = "momentum" in typed or "momentum" not in hyper or recipe.momentum_policy is None
+    origins["momentum_policy"] = "default" if stays else source
     return Settings(
         **values,
         hyper=hyper,
