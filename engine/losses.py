@@ -100,6 +100,45 @@ class SoftmaxLoss(ClassLoss):
         return self.dscores
 
 
+class DistillationLoss(SoftmaxLoss):
+    """In training the softmax loss plus `share` times the cross-entropy of the probabilities with a
+    teacher's, whose scores are its "values": the teacher's softened by `temperature`, the net's own
+    by student_temperature. Outside it is the softmax loss. Romero et al. 2015, equation 2.
+
+    `share` may be changed between two steps; one that was recorded keeps its own."""
+
+    def __init__(
+        self,
+        share: float = 1.0,
+        temperature: float = 3.0,
+        student_temperature: float | None = None,
+        name: str | None = None,
+    ):
+        super().__init__(name=name)
+        self.share, self.temperature = share, temperature
+        self.student_temperature = (
+            temperature if student_temperature is None else (student_temperature)
+        )
+
+    def setup(self, plan, in_shape):
+        self.values = plan.target("values", in_shape, np.float32)
+        return super().setup(plan, in_shape)
+
+    def forward(self, x, train=True):
+        if not train:
+            return super().forward(x, train)
+        self.ops.distillation_loss_forward(
+            x,
+            self.labels,
+            self.prob,
+            self.clock,
+            self.values,
+            self.share,
+            self.temperature,
+            self.student_temperature,
+        )
+
+
 class HingeLoss(ClassLoss):
     """Mean over the batch of sum_k max(0, 1 - t_k score_k), t = +1 for the label, else -1.
 
@@ -154,6 +193,15 @@ class SquaredError(ValueLoss):
     """Mean over all elements of (score - value)^2: regression, autoencoders."""
 
     operation = "squared_error"
+
+
+class HintLoss(SquaredError):
+    """Half the squared errors summed over an image's rows, averaged over images, columns and
+    channels (H, W, C): its gradient. The loss in the clock is SquaredError, 2 / H times that.
+    Romero et al. 2015, equation 3, as in their program."""
+
+    def backward(self, dy=1.0):
+        return super().backward(dy * self.scores.shape[1] / 2)
 
 
 class AbsoluteError(ValueLoss):

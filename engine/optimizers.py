@@ -178,17 +178,21 @@ class Nesterov(Optimizer):
 
 
 class RMSProp(Optimizer):
-    """g = clip * g + decay * w;  s = rho * s + (1 - rho) g^2;  w -= rate * g / (sqrt(s) + delta).
+    """g = clip * g + decay * w;  s = rho * s + (1 - rho) g^2;
+    w -= rate * g / (max(sqrt(s), floor) + delta).
 
-    No momentum and no bias correction, s starts at 0 (Tieleman & Hinton 2012, as in Caffe)."""
+    No momentum and no bias correction, s starts at 0 (Tieleman & Hinton 2012). Caffe's has no
+    floor, pylearn2's a floor and no delta."""
 
     state_names = ("square",)
     options = {
         "rho": Option(0.99, "in [0, 1)", lambda v: 0 <= v < 1, "share of the old mean square"),
         "delta": Option(1e-8, "0 or more", lambda v: v >= 0, "added to the root of the square"),
+        "floor": Option(0.0, "0 or more", lambda v: v >= 0, "the least root of the square"),
     } | Optimizer.options
     rho: float
     delta: float
+    floor: float
 
     def update(self) -> None:
         net = self.net
@@ -201,6 +205,7 @@ class RMSProp(Optimizer):
             self.rho,
             self.delta,
             self.decay,
+            self.floor,
         )
 
 

@@ -160,6 +160,16 @@ def smoothing(op, smoothing) -> None:
         raise ValueError(f"{op}: smoothing {smoothing} is not a share in [0, 1)")
 
 
+def distillation(op, scores, values, share, *temperatures) -> None:
+    """A teacher's score for each of the scores, and numbers that a loss can have."""
+    shape(op, values, scores.shape)
+    if not 0 <= share < math.inf:
+        raise ValueError(f"{op}: share {share} is no number of 0 or more")
+    for temperature in temperatures:
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"{op}: temperature {temperature} is no number above 0")
+
+
 def lrn(op, x, y, size, alpha, k) -> None:
     """y as x, and numbers with which no sum is 0."""
     if size < 1 or size % 2 == 0:

@@ -139,6 +139,9 @@ OPERATIONS = {
     "softmax_loss_backward": _op(
         "prob labels dscores weight smoothing weights", "dscores", optional="weights"
     ),
+    "distillation_loss_forward": _op(
+        "scores labels prob clock values share temperature student_temperature", "prob", "clock"
+    ),
     "hinge_loss_forward": _op("scores labels prob clock", "prob", "clock"),
     "hinge_loss_backward": _op("scores labels dscores weight", "dscores"),
     "squared_hinge_loss_forward": _op("scores labels prob clock", "prob", "clock"),
@@ -160,7 +163,7 @@ OPERATIONS = {
     "clip": _op("g limit clock", updated="clock"),
     "sgd_step": _op("w g v segments clock momentum decay", updated="w v"),
     "nesterov_step": _op("w g v segments clock momentum decay", updated="w v"),
-    "rmsprop_step": _op("w g s segments clock rho delta decay", updated="w s"),
+    "rmsprop_step": _op("w g s segments clock rho delta decay floor", updated="w s"),
     "adam_step": _op(
         "w g mean s segments clock beta1 beta2 delta decay decoupled begun every",
         updated="w mean s",

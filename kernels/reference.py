@@ -659,6 +659,29 @@ class NumpyOps:
         dscores[...] = np.where(labels[:, None] >= 0, weight * (whole * prob - target) / count, 0)
 
     @rounds
+    def distillation_loss_forward(
+        self, scores, labels, prob, clock, values, share, temperature, student_temperature
+    ):
+        """The softmax loss plus `share` times the cross-entropy of softened probabilities, the sum
+        over k of -q[n,k] log p[n,k]: q = softmax(values / temperature), of a teacher's scores, and
+        p = softmax(scores / student_temperature). Hinton, Vinyals and Dean (2015).
+
+        scores, values, prob (N,K); else as softmax_loss_forward. softmax_loss_backward makes the
+        gradient of what is left in prob: softmax(scores) + share / student_temperature * (p - q).
+        """
+        name = "distillation_loss_forward"
+        checks.shape(name, prob, scores.shape)
+        checks.labels(name, labels, scores)
+        checks.distillation(name, scores, values, share, temperature, student_temperature)
+        logs, softer, taught = map(
+            _log_softmax, (scores, scores / student_temperature, values / temperature)
+        )
+        q = np.exp(taught)
+        prob[...] = np.exp(logs) + share / student_temperature * (np.exp(softer) - q)
+        truth = np.take_along_axis(logs, np.maximum(labels, 0)[:, None].astype(np.int64), 1)
+        _record(scores, labels, -truth[:, 0] - share * (q * softer).sum(axis=1), clock)
+
+    @rounds
     def hinge_loss_forward(self, scores, labels, prob, clock):
         """Caffe's L1 hinge, one class against all: the sum over k of max(0, 1 - t s[n,k]).
 
@@ -888,11 +911,13 @@ class NumpyOps:
             v[part] = velocity
 
     @rounds
-    def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):
-        """Caffe's RMSProp: s = rho * s + (1-rho) * g'^2, w = w - rate * g' / (sqrt(s) + delta)."""
+    def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay, floor=0.0):
+        """RMSProp: s = rho * s + (1-rho) * g'^2, w = w - rate * g' / (max(sqrt(s), floor) + delta).
+
+        Caffe has delta and no floor, pylearn2 a floor and no delta."""
         for part, rate, step in _updates(w, g, segments, clock, decay):
             s[part] = rho * s[part] + (1 - rho) * np.square(step)
-            w[part] -= rate * step / (np.sqrt(s[part]) + delta)
+            w[part] -= rate * step / (np.maximum(np.sqrt(s[part]), floor) + delta)
 
     @rounds
     def adam_step(
@@ -1061,6 +1086,12 @@ def _kept(op, count, drop, seed, layer, clock):
     step = int(clock[STEP])
     bits = philox.words(seed, philox.DROPOUT, layer, step, 0, -(-count // 4)).reshape(-1)[:count]
     return bits >= np.uint32(math.floor(drop * 2.0**32))
+
+
+def _log_softmax(scores):
+    """log softmax of each row of scores (N,K)."""
+    shifted = scores - scores.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def _margins(op, scores, labels, result):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.errors import choose
 from engine.layers import Layer
-from models import allcnn, caffenet, fitnet, googlenet, highway, maxout, min, nin
+from models import allcnn, caffenet, fitnet, googlenet, highway, maxout, min, nin, romero
 
 ACTS = tuple(fitnet.ACTS)
 WEIGHTS = Path(__file__).parent / "weights"
@@ -48,6 +48,10 @@ NETS = {
     ),
     "maxout-cifar": Model(maxout.maxout_cifar, acts=("maxout",)),
     "maxout-mnist": Model(maxout.maxout_mnist, (28, 28, 1), "mnist", acts=("maxout",)),
+    "fitnet4-romero": Model(romero.fitnet4_romero, acts=("maxout",)),
+    "fitnet-mnist-romero": Model(
+        romero.fitnet_mnist_romero, (28, 28, 1), "mnist", acts=("maxout",)
+    ),
     "min": Model(min.min_cifar, acts=("maxout",)),
     "min-mnist": Model(min.min_mnist, (28, 28, 1), "mnist", acts=("maxout",)),
     "caffenet": Model(caffenet.caffenet, caffenet.IN_SHAPE, "folder", 1000, "relu", ELEMENTWISE),

@@ -7,7 +7,7 @@ map; here a map has one.
 
 Parameters: 16,247,830 (100 classes: 16,292,920) and 418,714.
 
-Read next: models/min.py.
+Read next: models/romero.py.
 """
 
 from engine.layers import Conv, Dropout, Layer, Linear, Maxout, Original
@@ -23,8 +23,8 @@ MNIST = ((48, 2, 8, 0, FIRST, 4), (48, 2, 8, 3, OTHER, 4), (24, 4, 5, 3, OTHER, 
 def maxout(
     convolutions: tuple[tuple, ...], rate: float, full: int, classes: int, dropout: bool
 ) -> list[Layer]:
-    """The layers. rate: of the convolutions, in shares of the recipe's. full: outputs of a fully
-    connected maxout layer of five pieces, or 0."""
+    """The layers. No pooling where a convolution has None for it. rate: of the convolutions, in
+    shares of the recipe's. full: outputs of a fully connected maxout layer of five pieces, or 0."""
     net: list[Layer] = [Dropout(0.2, "mask")] if dropout else []
     half = 0.5 if dropout else 0.0
     for i, (width, pieces, size, pad, most, pool) in enumerate(convolutions, 1):

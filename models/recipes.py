@@ -17,6 +17,8 @@ NiN's rates were lowered by hand when the training accuracy stopped; here that i
 public: it has ALL-CNN-C's. MIN's solver keeps the rate outside of the momentum, ours inside, which
 differs where the rate changes; its MNIST net has the CIFAR net's epochs. The maxout net for MNIST
 was trained until a validation error stood for 100 epochs, and then on all images; here it has 250.
+FitNets' students learn from a teacher, whose share in the loss falls from epoch to epoch; those of
+MNIST, which were stopped by a validation error, have 150 epochs here, when that share is 0.
 
 CaffeNet's and GoogLeNet's `paper` is BVLC's solver file (GoogLeNet's the quick one), for the 1.28
 million images of ImageNet; their crops come out of 256 x 256, so they move by 14 and 16 pixels.
@@ -50,6 +52,7 @@ class Recipe:
     momentum: float = 0.9  # sgd, nesterov
     rho: float = 0.9  # rmsprop
     delta: float = 1e-8  # rmsprop
+    floor: float = 0.0  # rmsprop
     clip: float = 0.0  # global 2-norm of the gradient; 0 is off
     ema: float = 0.0  # share of the old averaged weights; 0 is off
     input_scale: float = 1.0
@@ -244,6 +247,30 @@ PAPER_MAXOUT_MNIST = replace(
     contrast=None,
 )
 
+PAPER_ROMERO = Recipe(
+    "paper",
+    "rmsprop",
+    {"policy": "fixed", "rate": 5e-3},
+    steps=112_500,
+    epochs=288,
+    batch=128,
+    decay=0.0,
+    rho=0.9,
+    delta=0.0,
+    floor=1e-5,
+    move=8,
+    contrast="zca",
+)
+
+PAPER_ROMERO_MNIST = replace(
+    PAPER_ROMERO,
+    policy={"policy": "fixed", "rate": 5e-4},
+    steps=70_312,
+    epochs=150,
+    move=0,
+    contrast=None,
+)
+
 PAPER_CAFFENET = Recipe(
     "paper",
     "sgd",
@@ -281,8 +308,12 @@ FAST_GOOGLENET = replace(FAST_CAFFENET, decay=2e-4, move=16)
 
 
 def with_rmsprop(sgd: Recipe) -> Recipe:
-    """Not in any solver file: those of these nets are SGD's."""
-    return replace(sgd, optimizer="rmsprop", policy={**sgd.policy, "rate": 1e-4})
+    """Not in any solver file: those of these nets are SGD's, or RMSProp's own."""
+    return (
+        sgd
+        if sgd.optimizer == "rmsprop"
+        else replace(sgd, optimizer="rmsprop", policy={**sgd.policy, "rate": 1e-4})
+    )
 
 
 SOLVERS = {  # of the nets whose authors used one optimizer
@@ -297,6 +328,8 @@ SOLVERS = {  # of the nets whose authors used one optimizer
     "min-mnist": PAPER_MIN_MNIST,
     "maxout-cifar": PAPER_MAXOUT,
     "maxout-mnist": PAPER_MAXOUT_MNIST,
+    "fitnet4-romero": PAPER_ROMERO,
+    "fitnet-mnist-romero": PAPER_ROMERO_MNIST,
     "caffenet": PAPER_CAFFENET,
     "googlenet": PAPER_GOOGLENET,
 }

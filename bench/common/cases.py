@@ -627,6 +627,13 @@ def loss(N: int, K: int) -> list[Case]:
             for name in ("hinge", "squared_hinge")
             for way, make in (("forward", forward()), ("backward", backward("scores", scores)))
         ),
+        Case(
+            "distillation_loss_forward",
+            text,
+            forward(
+                values=randn(N, K)[::-1].copy(), share=4.0, temperature=3.0, student_temperature=3.0
+            ),
+        ),
         *(case for name in VALUE_LOSSES for case in value_loss(name, (N, 32, 3 if N > 2 else 2))),
     ]
 
@@ -708,7 +715,7 @@ def optimisation(biases: int, size: int) -> list[Case]:
         Case("clip", str(size), lambda: {"g": randn(size), "limit": 1.0, "clock": clock()}),
         Case("sgd_step", str(size), step("v", momentum=0.9, decay=5e-4)),
         Case("nesterov_step", str(size), step("v", momentum=0.9, decay=5e-4)),
-        Case("rmsprop_step", str(size), step("s", rho=0.9, delta=1e-8, decay=5e-4)),
+        Case("rmsprop_step", str(size), step("s", rho=0.9, delta=1e-8, decay=5e-4, floor=0.0)),
         Case(
             "adam_step",
             str(size),

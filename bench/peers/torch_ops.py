@@ -397,6 +397,17 @@ def softmax_loss_backward(g):
     return Made(gradient(cross_entropy(g), scores, one), "dscores")
 
 
+def distillation_loss_forward(g):
+    truth, cold = g["labels"].long(), 1 / g["student_temperature"]
+    soft = torch.softmax(g["values"] / g["temperature"], 1).to(g["scores"].dtype)
+
+    def call():
+        hard = functional.cross_entropy(g["scores"], truth)
+        return hard + g["share"] * functional.cross_entropy(cold * g["scores"], soft)
+
+    return Made(call, "loss")
+
+
 def value_losses():
     """Forward and backward of each loss of values."""
     for name, loss in (
@@ -555,6 +566,7 @@ COUNTERPARTS = {
         prelu_backward,
         softmax,
         softmax_loss_forward,
+        distillation_loss_forward,
         softmax_loss_backward,
         variance,
         orthonormal,

@@ -62,7 +62,7 @@ YOUNGER |= {
     "log": None,
     "momentum_policy": None,
 }
-YOUNGER |= {name: HYPER[name].default for name in ("ema", "accumulate")}
+YOUNGER |= {name: HYPER[name].default for name in ("ema", "accumulate", "floor")}
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "epochs": ("0 or more", lambda v: v >= 0),
     "batch": ("1 or more", lambda v: v >= 1),

@@ -17,6 +17,7 @@
 // by a look at its row's first, whether the row counts; a cache serves the rest:
 // Moved: softmax: scores 5.6 (bfloat16 8.8), prob 1.6
 // Moved: softmax_loss_forward: scores 8.8 (bfloat16 14.4), of_classes 1.6, outcomes 2
+// Moved: distillation_loss_forward: scores 12.8 (bfloat16 20.8), values 5.6, prob 1.6, outcomes 2
 // Moved: hinge_loss_forward: scores 4 (bfloat16 6.4), prob 1.6, outcomes 2
 // Moved: value_loss_forward: values 1.67
 // Moved: value_loss_backward: values 3.25
@@ -53,11 +54,16 @@ __device__ inline int64 class_of(int64 label, int64 K, Fault* fault) {
     return label < K ? label : -1;
 }
 
-// Every lane of a warp calls the next three with the same row.
+// Every lane of a warp calls the next five with the same row.
 
-// Writes prob -> log(the sum of exp(scores)).
-__device__ inline double softmax_row(const real* __restrict__ row, float* __restrict__ prob,
-                                     int64 K) {
+// The largest of a row, and the sum of exp(colder * (score - largest)).
+struct Scale {
+    float largest;
+    double sum;
+};
+
+template <class Score>
+__device__ inline Scale scale_of(const Score* __restrict__ row, int64 K, float colder) {
     float largest = widen(row[0]);
 #pragma unroll 4
     for (int64 k = lane(); k < K; k += WARP) {
@@ -71,8 +77,14 @@ __device__ inline double softmax_row(const real* __restrict__ row, float* __rest
     }
     double sum = 0;
 #pragma unroll 4
-    for (int64 k = lane(); k < K; k += WARP) sum += expf(widen(row[k]) - largest);
-    sum = warp_sum(sum);
+    for (int64 k = lane(); k < K; k += WARP) sum += expf(colder * (widen(row[k]) - largest));
+    return {largest, warp_sum(sum)};
+}
+
+// Writes prob -> log(the sum of exp(scores)).
+__device__ inline double softmax_row(const real* __restrict__ row, float* __restrict__ prob,
+                                     int64 K) {
+    const auto [largest, sum] = scale_of(row, K, 1.0f);
     const float inverse = 1.0f / static_cast<float>(sum);
 #pragma unroll 4
     for (int64 k = lane(); k < K; k += WARP) prob[k] = expf(widen(row[k]) - largest) * inverse;
@@ -169,6 +181,34 @@ KERNEL softmax_loss_forward(const real* scores, const int* labels, float* prob, 
                 if (smoothing == 0) return own;
                 return normaliser - (1.0 - smoothing) * widen(row[label]) -
                        smoothing * mean_of_row(row, K);
+            });
+}
+
+// values: a teacher's scores, which are read as often as those.
+KERNEL distillation_loss_forward(const real* scores, const int* labels, float* prob,
+                                 Outcome* outcomes, int64 N, int64 K, const float* values,
+                                 double share, double temperature, double student_temperature,
+                                 Fault* fault) {
+    const float teachers = float(1 / temperature), colder = float(1 / student_temperature);
+    const float slope = float(share / student_temperature);
+    forward(scores, labels, nullptr, prob, outcomes, N, K, fault,
+            [=](const real* row, float* prob, int64 label) {
+                const float* taught = values + (row - scores);
+                const Scale hard = scale_of(row, K, 1.0f), soft = scale_of(row, K, colder);
+                const Scale wanted = scale_of(taught, K, teachers);
+                double sum = 0;
+#pragma unroll 4
+                for (int64 k = lane(); k < K; k += WARP) {
+                    const float score = widen(row[k]), below = colder * (score - soft.largest);
+                    const float p = expf(below) / float(soft.sum);
+                    const float q =
+                        expf(teachers * (taught[k] - wanted.largest)) / float(wanted.sum);
+                    prob[k] = expf(score - hard.largest) / float(hard.sum) + slope * (p - q);
+                    sum += q * (log(soft.sum) - below);
+                }
+                sum = share * warp_sum(sum);
+                if (label < 0) return 0.0;
+                return log(hard.sum) + hard.largest - widen(row[label]) + sum;
             });
 }
 

@@ -761,6 +761,14 @@ class CudaOps(NumpyOps):
         self._dscores(name, prob, labels, dscores, weight, float(smoothing), *of_classes)
 
     @checked
+    def distillation_loss_forward(
+        self, scores, labels, prob, clock, values, share, temperature, student_temperature
+    ):
+        numbers = float(share), float(temperature), float(student_temperature)
+        checks.distillation("distillation_loss_forward", scores, values, *numbers)
+        self._loss("distillation_loss_forward", scores, labels, prob, clock, values, *numbers)
+
+    @checked
     def hinge_loss_forward(self, scores, labels, prob, clock):
         self._loss("hinge_loss_forward", scores, labels, prob, clock, 1)
 
@@ -777,7 +785,8 @@ class CudaOps(NumpyOps):
         self._dscores("squared_hinge_loss_backward", scores, labels, dscores, weight, 2)
 
     def _loss(self, name, scores, labels, prob, clock, *options) -> None:
-        """options: the share of smoothing and the classes' weights, or the norm of a hinge."""
+        """options: the share of smoothing and the classes' weights, a teacher's scores and numbers,
+        or the norm of a hinge."""
         N, K = _classes(name, scores, prob)
         checks.shape(name, labels, (N,))
         outcomes = self._workspace(16 * N)  # an image's loss, and whether it was classified right
@@ -983,10 +992,9 @@ class CudaOps(NumpyOps):
         self._update("nesterov_step", (w, g, v), segments, clock, float(momentum), float(decay))
 
     @checked
-    def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay):
-        self._update(
-            "rmsprop_step", (w, g, s), segments, clock, float(rho), float(delta), float(decay)
-        )
+    def rmsprop_step(self, w, g, s, segments, clock, rho, delta, decay, floor=0.0):
+        numbers = float(rho), float(delta), float(decay), float(floor)
+        self._update("rmsprop_step", (w, g, s), segments, clock, *numbers)
 
     @checked
     def adam_step(

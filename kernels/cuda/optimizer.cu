@@ -174,12 +174,15 @@ KERNEL nesterov_step(float* w, const real* g, float* v, const double* segments, 
 }
 
 KERNEL rmsprop_step(float* w, const real* g, float* s, const double* segments, const double* clock,
-                    int64 size, int64 S, double rho, double delta, double decay, Fault* fault) {
-    const float kept = static_cast<float>(rho), least = static_cast<float>(delta);
+                    int64 size, int64 S, double rho, double delta, double decay, double floor,
+                    Fault* fault) {
+    const float kept = static_cast<float>(rho), more = static_cast<float>(delta);
+    const float least = static_cast<float>(floor);
     const float rest = static_cast<float>(1 - rho);  // in float32 1 - rho loses digits
-    const auto rule = [kept, rest, least](float& weight, float& square, float step, float rate) {
+    const auto rule = [=](float& weight, float& square, float step, float rate) {
         square = kept * square + rest * (step * step);
-        weight -= rate * step / (sqrtf(square) + least);
+        const float root = sqrtf(square);
+        weight -= rate * step / ((root < least ? least : root) + more);
     };
     update_arena(w, g, s, segments, clock, size, S, decay, fault, rule);
 }

@@ -77,7 +77,7 @@ SYNTHETIC = ("--net", "fitnet1", "--data", "synthetic", "--device", "numpy", "--
         (["--seed", str(2**64 - 1), "--runs", "2"], "beyond 2^64"),
         (
             ["--net", "fitnet_mnist", "--momentum", "0.5", "--summary"],
-            "optimizer rmsprop has none, but rho, delta, decay, clip",
+            "optimizer rmsprop has none, but rho, delta, floor, decay, clip",
         ),
         ([*SYNTHETIC, "--batch", "32", "--epochs", "1e10"], "--epochs 1e+10 is 2e+10 steps"),
         ([*SYNTHETIC, "--batch", "32", "--epochs", "1e300"], "fewer than 2^31"),

@@ -34,7 +34,9 @@ from engine.layers import (
 from engine.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
+    DistillationLoss,
     HingeLoss,
+    HintLoss,
     SoftmaxLoss,
     SquaredError,
     SquaredHingeLoss,
@@ -344,6 +346,7 @@ def heads_of(net: Net) -> list[AuxiliaryClassifier]:
 
 
 SMOOTHED = partial(SoftmaxLoss, 0.2)
+DISTILLED = [partial(DistillationLoss, 4.0, 0.3, student) for student in (None, 1.0)]
 WEIGHTED = partial(SoftmaxLoss, 0.2, [0.5, 2.0, 0.0, 1.0])
 VALUES = SquaredError, AbsoluteError, BinaryCrossEntropy
 EVERY = [*BODIES, *EXITS]
@@ -354,7 +357,7 @@ EVERY = [*BODIES, *EXITS]
     [
         *((loss, body) for loss in (SoftmaxLoss, HingeLoss) for body in EVERY),
         *((loss, body) for loss in (SMOOTHED, SquaredHingeLoss) for body in ("conv", "fitnet")),
-        *((loss, "conv") for loss in (WEIGHTED, *VALUES)),
+        *((loss, "conv") for loss in (WEIGHTED, *DISTILLED, *VALUES)),
     ],
 )
 def test_gradient_of_a_net_is_its_directional_derivative(loss, body):
@@ -373,6 +376,28 @@ def test_gradient_of_a_net_is_its_directional_derivative(loss, body):
             net.weights[...] = start
         measured = (values[0] - values[1]) / 2e-6
         assert measured == pytest.approx(expected, rel=1e-5, abs=1e-8), p.name
+
+
+def test_distillation_begins_at_ln_10_and_share_times_that():
+    """Where all scores are 0; outside training it is the softmax loss."""
+    net = Net([Linear(10)], DistillationLoss(4.0), NumpyOps(), (3,), 5, dtype=np.float64)
+    for train, times in ((True, 5), (False, 1)):
+        net.forward(train)
+        net.evaluate_loss(train)
+        assert net.clock[LOSS] == pytest.approx(times * np.log(10), rel=1e-6)
+
+
+def test_a_hint_is_half_the_squared_error_of_an_images_rows():
+    """Romero et al.'s program: averaged over images, columns and channels."""
+    net = Net([Conv(3)], HintLoss(), NumpyOps(), (4, 5, 2), 7, dtype=np.float64)
+    rng = np.random.default_rng(0)
+    for array in (net.weights, net.x, net.targets["values"]):
+        array[...] = rng.normal(0, 1, array.shape)
+    r, hint = net.forward(train=True), net.targets["values"]
+    net.evaluate_loss()
+    N, H, W, C = r.shape
+    assert net.clock[LOSS] * H / 2 == pytest.approx(((hint - r) ** 2).sum() / (2 * N * W * C))
+    np.testing.assert_allclose(net.loss.backward(), (r - hint) / (N * W * C), rtol=1e-12)
 
 
 @pytest.mark.parametrize("body", [*BODIES, *EXITS])

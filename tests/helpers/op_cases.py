@@ -318,6 +318,11 @@ for N, K in [(7, 5), (1, 1), (0, 3), (130, 10), (257, 101)]:
             (argument, truth, out(N, K), weight, *options) for weight in (1.0, 0.3)
         ]
 
+    for numbers in ((4.0, 3.0, 3.0), (0.7, 2.0, 1.0), (0.0, 5.0, 2.0)):
+        CASES["distillation_loss_forward"].append(
+            (scores, truth, out(N, K), clock(), 5 * scores[::-1].copy(), *numbers)
+        )
+
 for shape in [(7, 5), (1, 1), (0, 3), (130, 10), (9, 16, 15, 3), (3, 1031)]:
     scores, wanted = 3 * randn(*shape), randn(*shape)[::-1] + 0.1
     wanted[1::4] = np.nan
@@ -389,8 +394,9 @@ for size in (1, 67, 50001):
     for now in (clock(), np.where(np.arange(SIZE) == FINITE, 0, clock())):
         for name in ("sgd_step", "nesterov_step"):
             CASES[name].append((w, g, state, parts, now, 0.9, 0.01))
-        CASES["rmsprop_step"].append((w, g, state, parts, now, 0.9, 1e-4, 0.01))
-        CASES["rmsprop_step"].append((w, g, 0 * state, parts, now, 0.9999, 1e-4, 0.01))
+        CASES["rmsprop_step"].append((w, g, state, parts, now, 0.9, 1e-4, 0.01, 0.0))
+        CASES["rmsprop_step"].append((w, g, 0 * state, parts, now, 0.9999, 1e-4, 0.01, 0.0))
+        CASES["rmsprop_step"].append((w, g, state, parts, now, 0.9, 0.0, 0.01, 0.9))
         for decay, decoupled, begun, every in ((0.01, False, 0, 1), (2.0, True, 1, 2)):
             tail = (0.9, 0.999, 1e-4, decay, decoupled, begun, every)
             CASES["adam_step"].append((w, g, 0.1 * w, state, parts, now, *tail))

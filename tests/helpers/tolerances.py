@@ -69,6 +69,7 @@ TOLERANCE = {
     "softmax_loss_backward": (1e-5, 1e-6),
     "hinge_loss_forward": (1e-5, 1e-6),
     "hinge_loss_backward": (1e-6, 0),
+    "distillation_loss_forward": (1e-5, 1e-6),
     "squared_hinge_loss_forward": (1e-5, 1e-6),
     "squared_hinge_loss_backward": (1e-5, 1e-6),
     "squared_error_forward": (1e-5, 1e-6),

@@ -494,7 +494,7 @@ SMALLEST = [
     ("clip", randn(0), 1.0, clock()),
     ("sgd_step", randn(0), randn(0), randn(0), np.zeros((1, 4)), clock(), 0.9, 0.1),
     ("sgd_step", randn(3), randn(3), randn(3), NONE, clock(), 0.9, 0.1),
-    ("rmsprop_step", randn(0), randn(0), randn(0), NONE, clock(), 0.9, 1e-4, 0.1),
+    ("rmsprop_step", randn(0), randn(0), randn(0), NONE, clock(), 0.9, 1e-4, 0.1, 0.0),
     ("squared_error_forward", randn(0, 3, 2), randn(0, 3, 2), clock()),
     ("binary_cross_entropy_backward", randn(0, 3), randn(0, 3), out(0, 3), 1.0),
     ("average", randn(0), randn(0), clock(), 0.9, 0, 1),

@@ -644,7 +644,22 @@ def softmax_formula(scores, labels, smoothing=0.0, weights=None):
     return losses.sum() / weights[labels].sum()
 
 
+def taught(scores):
+    """A teacher's scores, the same for each image."""
+    return np.broadcast_to(3 * np.cos(np.arange(scores.shape[1])), scores.shape)
+
+
+def distillation_formula(scores, labels, share, temperature, student_temperature):
+    """Romero et al. 2015, equation 2."""
+    q = np.exp(taught(scores) / temperature)
+    q /= q.sum(axis=1, keepdims=True)
+    soft = scores / student_temperature
+    logs = soft - np.log(np.exp(soft).sum(axis=1, keepdims=True))
+    return softmax_formula(scores, labels) - share * (q * logs).sum() / len(scores)
+
+
 RISING = "weights that rise"
+TAUGHT = "a teacher's scores"
 
 
 def rising(scores):
@@ -663,6 +678,14 @@ def hinge_formula(scores, labels, norm=1):
         ("softmax", (0.2,), lambda scores, labels: softmax_formula(scores, labels, 0.2)),
         ("softmax", (0.0, RISING), lambda *args: softmax_formula(*args, 0.0, rising(args[0]))),
         ("softmax", (0.2, RISING), lambda *args: softmax_formula(*args, 0.2, rising(args[0]))),
+        *(
+            (
+                "distillation",
+                (TAUGHT, *numbers),
+                lambda *of, numbers=numbers: distillation_formula(*of, *numbers),
+            )
+            for numbers in ((4.0, 3.0, 3.0), (0.7, 3.0, 1.0), (0.0, 2.0, 5.0))
+        ),
         ("hinge", (), hinge_formula),
         ("squared_hinge", (), lambda scores, labels: hinge_formula(scores, labels, 2)),
     ],
@@ -670,7 +693,8 @@ def hinge_formula(scores, labels, norm=1):
 @pytest.mark.parametrize("N, K", [(7, 5), (1, 1), (3, 10)])
 def test_losses(name, options, formula, N, K):
     scores = 2 * randn(N, K)
-    options = [rising(scores) if option is RISING else option for option in options]
+    made = {RISING: rising, TAUGHT: taught}
+    options = [made[o](scores) if o in made else o for o in options]
     labels = np.random.default_rng(N).integers(0, K, N).astype(np.int32)
     prob, clock = loss(name, scores, labels, options)
     correct = int((scores.argmax(1) == labels).sum())
@@ -678,8 +702,10 @@ def test_losses(name, options, formula, N, K):
     assert clock[LOSS_SUM] == pytest.approx(N * clock[LOSS])
     assert (clock[CORRECT_SUM], clock[SEEN], clock[FINITE]) == (correct, N, 1)
     dscores = np.full_like(scores, np.nan)
-    back = getattr(REFERENCE, f"{name}_loss_backward")
-    back(prob if name == "softmax" else scores, labels, dscores, 1.0, *options)
+    from_prob = name in ("softmax", "distillation")
+    back = getattr(REFERENCE, f"{'softmax' if from_prob else name}_loss_backward")
+    further = () if name == "distillation" else options
+    back(prob if from_prob else scores, labels, dscores, 1.0, *further)
     check_derivative(
         lambda s: np.array(loss(name, s, labels, options)[1][LOSS]),
         scores,
@@ -688,7 +714,7 @@ def test_losses(name, options, formula, N, K):
         step=1e-6,
     )
     share = np.full_like(scores, np.nan)
-    back(prob if name == "softmax" else scores, labels, share, 0.3, *options)
+    back(prob if from_prob else scores, labels, share, 0.3, *further)
     np.testing.assert_allclose(share, 0.3 * dscores, rtol=1e-12)
 
     padded = np.where(np.arange(N) % 2 == 1, -1, labels).astype(np.int32)
@@ -696,7 +722,7 @@ def test_losses(name, options, formula, N, K):
     assert clock[SEEN] == N + (padded >= 0).sum()
     assert clock[LOSS] == pytest.approx(formula(scores[padded >= 0], padded[padded >= 0]))
     masked = np.full_like(scores, np.nan)
-    back(prob if name == "softmax" else scores, padded, masked, 1.0, *options)
+    back(prob if from_prob else scores, padded, masked, 1.0, *further)
     assert not masked[padded < 0].any()
     check_derivative(
         lambda s: np.array(loss(name, s, padded, options)[1][LOSS]),
@@ -1023,18 +1049,20 @@ def test_nesterov_is_caffes_and_nesterovs():
     np.testing.assert_allclose(v, [-velocity[0], new, -velocity[2]], rtol=1e-12)
 
 
-def test_rmsprop_is_caffes():
+@pytest.mark.parametrize("delta, floor", [(1e-8, 0.0), (0.0, 0.05)])
+def test_rmsprop_is_caffes_or_pylearn2s(delta, floor):
     w, s, clock = randn(13), np.zeros(13), new_clock()
     want_w, want_s = w.copy(), s.copy()
     for step, (rate, factor) in enumerate([(2e-3, 1.0), (2e-3, 0.5), (2e-4, 1.0)]):
         g = randn(13, seed=step + 1)
         clock[RATE], clock[CLIP] = rate, factor
-        REFERENCE.rmsprop_step(w, g, s, SEGMENTS, clock, 0.99, 1e-8, 5e-4)
+        REFERENCE.rmsprop_step(w, g, s, SEGMENTS, clock, 0.99, delta, 5e-4, floor)
         for start, stop, rate_multiplier, decay_multiplier in SEGMENTS:
             for i in range(int(start), int(stop)):
                 gradient = factor * g[i] + 5e-4 * decay_multiplier * want_w[i]
                 want_s[i] = 0.99 * want_s[i] + (1 - 0.99) * gradient**2
-                want_w[i] -= rate * rate_multiplier * gradient / (math.sqrt(want_s[i]) + 1e-8)
+                root = max(math.sqrt(want_s[i]), floor) + delta
+                want_w[i] -= rate * rate_multiplier * gradient / root
     np.testing.assert_allclose(w, want_w, rtol=1e-12)
     np.testing.assert_allclose(s, want_s, rtol=1e-12, atol=1e-18)
 

@@ -55,6 +55,9 @@ OTHERS = {  # (net, classes): parameters, multiply-adds of an image in millions
     ("maxout-cifar", 10): (16_247_830, 732.29),
     ("maxout-cifar", 100): (16_292_920, 732.34),
     ("maxout-mnist", 10): (418_714, 30.75),
+    ("fitnet4-romero", 10): (2_742_102, 381.94),
+    ("fitnet4-romero", 100): (2_787_192, 381.99),
+    ("fitnet-mnist-romero", 10): (36_226, 5.63),
 }
 
 
@@ -119,7 +122,11 @@ def test_sizes_of_the_other_nets():
     assert sizes_of("all-cnn-c") == [32, 32, 16, 16, 16, 8, 6, 6, 6]
     for name in ("nin", "min"):
         assert sizes_of(name) == [32] * 3 + [16] * 4 + [8] * 4
-    for name, sizes in (("maxout-cifar", [33, 15, 9]), ("maxout-mnist", [21, 9, 6])):
+    for name, sizes in (
+        ("maxout-cifar", [33, 15, 9]),
+        ("maxout-mnist", [21, 9, 6]),
+        ("fitnet-mnist-romero", [24, 22, 12, 10, 8, 6]),
+    ):
         assert sizes_of(name) == sizes
     assert sizes_of("nin-mnist") == [28] * 3 + [14] * 4 + [7] * 4
     assert sizes_of("highway-19") == [32] * 5 + [16] * 7 + [8] * 8
@@ -382,7 +389,11 @@ def test_policies_of_the_other_nets_at_named_epochs():
 
 
 @pytest.mark.parametrize(
-    "name, loss", [("nin", 2.3026), ("all-cnn-c", 2.303), ("maxout-mnist", 2.3026)]
+    "name, loss",
+    [
+        *(("nin", 2.3026), ("all-cnn-c", 2.303)),
+        *((name, 2.3026) for name in ("maxout-mnist", "fitnet4-romero", "fitnet-mnist-romero")),
+    ],
 )
 def test_first_loss_of_nets_whose_scores_start_near_zero(name, loss):
     net = make(name, models.NETS[name].act, batch=16, ops=ops_for("auto"))

@@ -4,6 +4,8 @@
 //   softmax                  scores (N,K) -> prob (N,K)
 //   softmax_loss_forward     scores (N,K), labels (N,) int32 -> prob (N,K), clock
 //   softmax_loss_backward    prob (N,K), labels -> dscores (N,K)
+//   distillation_loss_forward        scores, labels, values (N,K), a teacher's scores -> prob,
+//                            (N,K), what softmax_loss_backward takes; clock
 //   [squared_]hinge_loss_forward     scores (N,K), labels -> prob (N,K), the margins' losses; clock
 //   [squared_]hinge_loss_backward    scores (N,K), labels -> dscores (N,K)
 //   squared_error_forward, absolute_error_forward, binary_cross_entropy_forward
@@ -111,19 +113,20 @@ void record(const T* scores, const std::int32_t* label, const float* weight, con
     add(total, seen, correct, divisor(label, weight, size.N), finite, clock);
 }
 
-// prob = exp(row - its largest) / the sum of those. Returns the logarithm of the sum before the
-// shift.
+// prob = exp(colder * (row - its largest)) / the sum of those. Returns the logarithm of the sum
+// before the shift.
 template <class T>
-double softmax_row(const T* __restrict__ row, float* __restrict__ prob, std::int64_t K) {
+double softmax_row(const T* __restrict__ row, float* __restrict__ prob, std::int64_t K,
+                   float colder = 1) {
     float largest = row[0];
     for (std::int64_t k = 1; k < K; ++k) largest = std::max<float>(largest, row[k]);
 #pragma omp simd
-    for (std::int64_t k = 0; k < K; ++k) prob[k] = exponential(row[k] - largest);
+    for (std::int64_t k = 0; k < K; ++k) prob[k] = exponential(colder * (row[k] - largest));
     double sum = 0;
     for (std::int64_t k = 0; k < K; ++k) sum += prob[k];
     const auto inverse = static_cast<float>(1 / sum);
     for (std::int64_t k = 0; k < K; ++k) prob[k] *= inverse;
-    return std::log(sum) + largest;
+    return std::log(sum) + colder * largest;
 }
 
 template <class T>
@@ -235,6 +238,42 @@ void softmax_loss_backward(const py::array& prob, const py::array& labels, const
                        [=](float value, std::int64_t k, std::int32_t label, float count) {
                            return part * (value - (k == label ? truth : others)) / count;
                        });
+}
+
+template <class T>
+void distillation_loss_forward(const py::array& scores, const py::array& labels,
+                               const py::array& prob, const py::array& clock,
+                               const py::array& values, double share, double temperature,
+                               double student_temperature) {
+    const char* const op = "distillation_loss_forward";
+    number(op, "share", share, 0);
+    for (const double one : {temperature, student_temperature}) {
+        number(op, "temperature", one, 0);
+        if (one == 0) fail(std::string(op) + ": temperature 0.0 is no number above 0");
+    }
+    const Batch size = batch(scores, prob, op);
+    shaped(values, "values", {size.N, size.K});
+    const T* const from = input<T>(scores, "distillation_loss_forward: scores");
+    const float* const taught = input<float>(values, "distillation_loss_forward: values");
+    apart({{prob, "prob"}, {clock, "clock"}}, {{values, "values"}});
+    const auto colder = static_cast<float>(1 / student_temperature);
+    const auto teachers = static_cast<float>(1 / temperature);
+    const auto slope = static_cast<float>(share / student_temperature);
+    forward<T>(op, scores, labels, prob, clock,
+               [=](const T* row, float* out, std::int64_t K, std::int32_t label) {
+                   static thread_local std::vector<float> memory;  // kept from row to row
+                   memory.resize(2 * K);
+                   float *const p = memory.data(), *const q = p + K;
+                   const double hard = softmax_row(row, out, K);
+                   const double soft = softmax_row(row, p, K, colder);
+                   softmax_row(taught + (row - from), q, K, teachers);
+                   double sum = 0;
+                   for (std::int64_t k = 0; k < K; ++k) {
+                       sum += q[k] * (soft - colder * row[k]);
+                       out[k] += slope * (p[k] - q[k]);
+                   }
+                   return label < 0 ? 0.0 : hard - row[label] + share * sum;
+               });
 }
 
 // max(0, 1 - t s), with t = 1 in the label's column and -1 in the others; keeps NaN, for the loss
@@ -416,6 +455,8 @@ void bind_loss(py::module_& m) {
     define(m, "softmax_loss_forward", &softmax_loss_forward<float>, &softmax_loss_forward<bf16>);
     define<2>(m, "softmax_loss_backward", &softmax_loss_backward<float>,
               &softmax_loss_backward<bf16>);
+    define(m, "distillation_loss_forward", &distillation_loss_forward<float>,
+           &distillation_loss_forward<bf16>);
     define(m, "hinge_loss_forward", &hinge_loss_forward<1, float>, &hinge_loss_forward<1, bf16>);
     define(m, "hinge_loss_backward", &hinge_loss_backward<1, float>, &hinge_loss_backward<1, bf16>);
     define(m, "squared_hinge_loss_forward", &hinge_loss_forward<2, float>,

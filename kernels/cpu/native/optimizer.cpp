@@ -152,15 +152,17 @@ void nesterov_step(const py::array& w, const py::array& g, const py::array& v,
 template <class T>
 void rmsprop_step(const py::array& w, const py::array& g, const py::array& s,
                   const py::array& segments, const py::array& clock, double rho, float delta,
-                  double decay) {
+                  double decay, float floor) {
     number("rmsprop_step", "rho", rho, 0);
     number("rmsprop_step", "delta", delta, 0);
+    number("rmsprop_step", "floor", floor, 0);
     const auto kept = static_cast<float>(rho);
     const auto rest = static_cast<float>(1 - rho);  // 1 - rho in float32 loses digits
     update<T>("rmsprop_step", w, g, {s, "rmsprop_step: s"}, segments, clock, decay,
-              [kept, rest, delta](float& weight, float& square, float step, float rate) {
+              [=](float& weight, float& square, float step, float rate) {
                   square = kept * square + rest * (step * step);
-                  weight -= rate * step / (std::sqrt(square) + delta);
+                  const float root = std::sqrt(square);
+                  weight -= rate * step / ((root < floor ? floor : root) + delta);
               });
 }
 
