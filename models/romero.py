@@ -1,9 +1,10 @@
 """The thin, deep students of FitNets, as they were trained (the paper's Table 2).
 
-Romero et al. 2015, as in the authors' files (repository `adri-romsor/FitNets`, `yaml/*.yaml`): every weight starts in
-[-0.005, 0.005], the norms of an output's weights are limited after every update, the convolutions
-for CIFAR learn at a twentieth of the rate; no dropout, no decay. Their teachers are the nets of
-models/maxout.py. The MNIST file has a bias for each place of a map; here a map has one.
+Romero et al. 2015, as in the authors' files (repository `adri-romsor/FitNets`, `yaml/*.yaml`):
+every weight starts in [-0.005, 0.005], the norms of an output's weights are limited after every
+update, the convolutions for CIFAR learn at a twentieth of the rate; no dropout, no decay. Their
+teachers are the nets of models/maxout.py. The MNIST file has a bias for each place of a map; here
+a map has one.
 
 Parameters: FitNet-4 2,742,102 (100 classes: 2,787,192), FitNet-MNIST 36,226, of which 35,992 are
 weights; the paper counts 30 thousand, as if every maxout had two pieces.
