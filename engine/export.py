@@ -41,6 +41,7 @@ from engine.layers import (
     Conv,
     Dropout,
     Flatten,
+    FractionalMaxPool,
     GlobalAvgPool,
     GlobalMaxPool,
     Layer,
@@ -231,6 +232,14 @@ def dropout(graph: Graph, layer: Dropout, x: str, shape) -> str:
     return graph.node("Mul", [x, kept], layer.name)
 
 
+def refused(graph: Graph, layer: Layer, x: str, shape) -> str:
+    """What draws outside training too."""
+    raise InputError(
+        f"{layer.name}: a {type(layer).__name__} draws anew in every pass, and a file has no "
+        "random numbers; export a net without one"
+    )
+
+
 def chain(graph: Graph, layer: Chain, x: str, shape) -> str:
     for inner in layer.layers:
         x = graph.layer(inner, x, shape)
@@ -265,6 +274,7 @@ FORMS: dict[type, Callable[..., str]] = {
     Linear: linear,
     Maxout: maxout,
     MaxPool: maxpool,
+    FractionalMaxPool: refused,
     AvgPool: avgpool,
     Flatten: flatten,
     GlobalMaxPool: global_maxpool,

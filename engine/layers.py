@@ -298,7 +298,7 @@ class Maxout(Layer):
         )
         self.ops, out_shape = plan.ops, (*space, channels // self.pieces)
         if self.drop:
-            self.clock, self.seed, self.number = plan.clock, plan.seed, plan.dropout_number()
+            self.clock, self.seed, self.number = plan.clock, plan.seed, plan.random_number()
         self.y = plan.buffer(out_shape)
         self.which = plan.buffer(out_shape, np.uint8)
         self.dx = plan.gradient(in_shape)
@@ -480,6 +480,54 @@ class MaxPool(Layer):
         return self.dx
 
 
+class FractionalMaxPool(Layer):
+    """Max over windows of 2 x 2 that begin 1 or 2 places apart, so that a side shrinks to `height`
+    (and `width`), by a factor below 2. Which are apart by 1 and which by 2 is random: drawn for
+    each image, and in every step and every pass of a test anew. Graham 2014.
+
+    Windows overlap unless `overlapping` is false; `random` draws their steps in any order, without
+    it they are spread as evenly as one random shift allows. kernels/regions.py has the formulas."""
+
+    keeps_input = False
+
+    def __init__(
+        self,
+        height: int,
+        width: int | None = None,
+        overlapping: bool = True,
+        random: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(name)
+        self.size = height, height if width is None else width
+        self.overlapping, self.random = overlapping, random
+
+    def setup(self, plan, in_shape):
+        *lengths, C = plan.image(in_shape)
+        plan.whole(height=self.size[0], width=self.size[1])
+        for length, count in zip(lengths, self.size, strict=True):
+            least, most = -(-length // 2), length - bool(self.overlapping)
+            plan.need(
+                least <= count <= most <= checks.LONGEST,
+                f"a side of {length} shrinks to {least} to {most}, not to {count}",
+            )
+        out_shape = (*self.size, C)
+        self.ops, number = plan.ops, plan.random_number()
+        self.drawn = self.overlapping, self.random, plan.seed, number, plan.clock
+        self.y, self.which = plan.buffer(out_shape), plan.buffer(out_shape, np.uint8)
+        self.dx = plan.gradient(in_shape)
+        return out_shape
+
+    def forward(self, x, train):
+        self.ops.fractional_maxpool_forward(x, self.y, self.which, *self.drawn)
+        return self.y
+
+    def backward(self, dy):
+        if self.dx is not None:
+            self.ops.fractional_maxpool_backward(dy, self.which, self.dx, *self.drawn)
+        return self.dx
+
+
 class AvgPool(Layer):
     """Mean over size x size windows, of Caffe's output size; of a window that is clipped, the mean
     of what is inside the image."""
@@ -582,7 +630,10 @@ class LRN(Layer):
 class Dropout(Layer):
     """Zero with probability `drop`. What is kept is, by `kind`, "inverted": times 1 / (1 - drop),
     and the layer the identity outside training, as in Caffe; "plain": as it is, and everything
-    times 1 - drop outside training (Srivastava et al. 2014); "mask": as it is, nothing outside.
+    times 1 - drop outside training (Srivastava et al. 2014); "mask": as it is, nothing outside;
+    "channel": like inverted, but whole channels, the same for all images of a step and a fixed
+    number of them, from 64 channels on a multiple of 32 (Graham 2014); what is kept is multiplied
+    by channels / kept.
 
     The mask is a pure function of seed, step, layer and place, so backward draws it again and
     nothing is stored."""
@@ -590,18 +641,29 @@ class Dropout(Layer):
     def __init__(self, drop: float, kind: str = "inverted", name: str | None = None):
         super().__init__(name)
         self.drop = check_drop(drop)
-        self.kind = choose("dropout", kind, ("inverted", "plain", "mask"))
+        self.kind = choose("dropout", kind, ("inverted", "plain", "mask", "channel"))
         self.factor = 1 / (1 - self.drop) if kind == "inverted" else 1.0
 
     def setup(self, plan, in_shape):
         self.ops, self.clock, self.seed = plan.ops, plan.clock, plan.seed
-        self.number = plan.dropout_number()
+        self.number = plan.random_number()
         self.y, self.dx = plan.buffer(in_shape), plan.gradient(in_shape)
+        if self.kind == "channel":
+            C = in_shape[-1]
+            unit = 32 if C >= 64 else 1
+            self.keep = unit * max(1, round(C * (1 - self.drop) / unit))
+            self.factor = C / self.keep
+            self.mask, self.none = plan.fixed((C,)), plan.fixed((C,))
+            if self.none is not None:
+                self.none[...] = 0
         return in_shape
 
     def forward(self, x, train):
         place = self.seed, self.number, self.clock
-        if train:
+        if train and self.kind == "channel":
+            self.ops.channel_mask(self.mask, self.keep, self.factor, *place)
+            self.ops.scale_forward(x, self.mask, self.none, self.y)
+        elif train:
             self.ops.dropout_forward(x, self.y, self.drop, *place, self.factor)
         elif self.kind == "plain":
             self.ops.dropout_forward(x, self.y, 0.0, *place, 1 - self.drop)
@@ -610,7 +672,9 @@ class Dropout(Layer):
         return self.y
 
     def backward(self, dy):
-        if self.dx is not None:
+        if self.kind == "channel" and self.dx is not None:
+            self.ops.scale_forward(dy, self.mask, self.none, self.dx)
+        elif self.dx is not None:
             place = self.seed, self.number, self.clock
             self.ops.dropout_backward(dy, self.dx, self.drop, *place, self.factor)
         return self.dx

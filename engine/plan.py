@@ -185,7 +185,7 @@ class SetupContext:
     arenas: Arenas
     binding: bool = False  # False: the first run, which only declares
     input_gradient: bool = False
-    dropouts: int = 0
+    random: int = 0  # layers that draw, so far
     bytes: int = 0  # of the buffers so far; slots aside
     slots: dict[tuple[int, int], int] = field(default_factory=dict)  # (level, 0 | 1): elements
     memory: dict[tuple[int, int], Array] = field(default_factory=dict)
@@ -356,10 +356,10 @@ class Plan:
             return None
         return self.context.memory[slot][:size].reshape(self.batch, *shape)
 
-    def dropout_number(self) -> int:
-        """This dropout's place among the net's dropouts: a part of its random counter."""
-        self.context.dropouts += 1
-        return self.context.dropouts - 1
+    def random_number(self) -> int:
+        """This layer's place among those of the net that draw: a part of its random counter."""
+        self.context.random += 1
+        return self.context.random - 1
 
     def inside(self, layer: Layer, lane: Lane, following: Layer | None = None) -> "Plan":
         """The plan for a layer of this container's list, which takes the lane's next slot.

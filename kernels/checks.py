@@ -13,6 +13,7 @@ import math
 
 FARTHEST = 1 << 20  # the widest stride and padding of a convolution
 MIRRORED = 1 << 30  # added to the number of an image in the order, where that says to mirror it
+LONGEST = 1 << 15  # places of an axis of fractional pooling, whose products then fit 64 bits
 DROPPED = 255  # in `which`: the number of no winner
 
 
@@ -112,6 +113,21 @@ def pooled(length: int, size: int, stride: int, pad: int = 0) -> int:
     return count - ((count - 1) * stride >= length + pad)
 
 
+def fractional(op, x, y, overlapping) -> None:
+    """Windows that begin 1 or 2 places apart, on axes that 64 bits can count on."""
+    N, *lengths, C = x.shape
+    if y.ndim != 4 or (y.shape[0], y.shape[3]) != (N, C):
+        raise ValueError(f"{op}: {y.shape} are no windows of {x.shape}")
+    for length, count in zip(lengths, y.shape[1:3], strict=True):
+        least, most = -(-length // 2), length - bool(overlapping)
+        if not 1 <= least <= count <= most:
+            raise ValueError(
+                f"{op}: {length} places do not make {count} windows; {least} to {most} they do"
+            )
+        if length > LONGEST:
+            raise ValueError(f"{op}: an axis of {length} places, and the longest has {LONGEST}")
+
+
 def maxout_pool(op, x, y, pieces, size, stride, most=256) -> None:
     """most: numbers that a winner may have."""
     if not 1 <= pieces * size * size <= most or x.shape[-1] % pieces:
@@ -127,6 +143,12 @@ def drop(op, drop) -> None:
     """A probability of dropping."""
     if not 0 <= drop < 1:
         raise ValueError(f"{op}: {drop} is not a probability of dropping in [0, 1)")
+
+
+def mask(op, mask, keep) -> None:
+    """A number of its channels."""
+    if mask.ndim != 1 or not 0 <= keep <= len(mask):
+        raise ValueError(f"{op}: {keep} of a mask {mask.shape} can't be kept")
 
 
 def places(op, x, y):

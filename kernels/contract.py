@@ -22,8 +22,8 @@ DTYPES: dict[str, Any] = {
         (ACTIVATION, "x y z h t dx dy dz dW db dscale dshift dslope g a scores dscores"),
         (
             np.float32,
-            "W b w v s total weights values mean rstd prob shift scale mean_image running_mean "
-            "running_var",
+            "W b w v s total weights values mean rstd prob shift scale mask mean_image "
+            "running_mean running_var",
         ),
         (np.float64, "clock own rates segments"),
         (np.int32, "labels order"),
@@ -93,6 +93,8 @@ OPERATIONS = {
     "maxout_backward": _op("dy which dx pieces", "dx"),
     "maxpool_forward": _op("x y which size stride pad", "y which"),
     "maxpool_backward": _op("dy which dx size stride pad", "dx"),
+    "fractional_maxpool_forward": _op("x y which overlapping random seed layer clock", "y which"),
+    "fractional_maxpool_backward": _op("dy which dx overlapping random seed layer clock", "dx"),
     "maxout_pool_forward": _op("x y which pieces size stride", "y which"),
     "maxout_pool_backward": _op("dy which dx pieces size stride", "dx"),
     "maxout_pool_dropout_forward": _op(
@@ -119,6 +121,7 @@ OPERATIONS = {
     "sigmoid_backward": _op("dy y dx", "dx", elementwise=True),
     "dropout_forward": _op("x y drop seed layer clock factor", "y", elementwise=True),
     "dropout_backward": _op("dy dx drop seed layer clock factor", "dx", elementwise=True),
+    "channel_mask": _op("mask keep factor seed layer clock", "mask"),
     "add": _op("a b y", "y", elementwise=True, b=ACTIVATION),
     "highway_forward": _op("x z h t y", "h t y"),
     "highway_backward": _op("dy x h t dz dx", "dz dx", optional="dx"),

@@ -9,18 +9,19 @@ order and on any device:
     counter = (index low, index high, step, purpose << 16 | layer)
 
 `purpose` keeps the streams apart: the dropout of a layer, the order of an epoch, the augmentation
-of an image, the weights of a layer and the synthetic data set never share a counter.
+of an image, the weights of a layer, the synthetic data set and the windows of fractional pooling
+never share a counter.
 
 Changing anything here changes every result of the project; the tests pin known answers.
 
-Read next: kernels/orthonormal.py, which makes matrices of such numbers.
+Read next: kernels/regions.py, which makes windows of such numbers.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-DROPOUT, ORDER, AUGMENT, WEIGHTS, SYNTHETIC = 1, 2, 3, 4, 5
+DROPOUT, ORDER, AUGMENT, WEIGHTS, SYNTHETIC, FRACTIONAL = 1, 2, 3, 4, 5, 6
 
 ROUNDS = 10
 CHUNK = 1 << 13  # counters at a time: the 64-bit temporaries stay in the cache

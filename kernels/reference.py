@@ -21,8 +21,8 @@ hold for all of them:
 The methods here work in any float dtype, taken from their arrays; gradient checks run in float64.
 Activations, their gradients and those of the parameters may be bfloat16 (`--precision bf16`) beside
 float32 parameters, statistics and clock: then an operation computes in float32 and rounds each of
-its results once (`rounds`). Loops run over taps of a window, pieces, segments or images, never over
-elements.
+its results once (`rounds`). Loops run over taps of a window, pieces, segments, images or the
+channels of a mask, never over elements.
 
 Read next: contract.py, the table of operations, and cuda/ops.py, the fastest device.
 """
@@ -43,6 +43,7 @@ from kernels import checks, philox
 from kernels.clock import CLIP, CORRECT_SUM, FINITE, FIRST, LOSS, LOSS_SUM, NORM, RATE, SEEN, STEP
 from kernels.contract import OPERATIONS
 from kernels.orthonormal import orthonormal
+from kernels.regions import edges
 
 ALIGNMENT = 64  # bytes: a cache line, and an AVX-512 register
 COLUMN_BYTES = 32 << 20  # the windows of a convolution that are unfolded at one time
@@ -279,6 +280,33 @@ class NumpyOps:
         for r, s in np.ndindex(size, size):
             windows, places = _clipped(r, s, dx, dy, stride, pad)
             dx[places] += np.where(which[windows] == r * size + s, dy[windows], 0)
+
+    @rounds
+    def fractional_maxpool_forward(self, x, y, which, overlapping, random, seed, layer, clock):
+        """The largest of each window of kernels/regions.py, at most 2 x 2 places: its rows and
+        columns begin 1 or 2 apart, drawn for each image anew.  x (N,H,W,C)  y, which (N,Ho,Wo,C).
+
+        which = 2 r + s, the place in the window. Graham, "Fractional max-pooling" (2014).
+        """
+        checks.fractional("fractional_maxpool_forward", x, y, overlapping)
+        y[...], which[...] = 0, 0
+        drawn = overlapping, random, seed, layer, clock
+        for (r, s), inside, places in _fractional(x, y, *drawn):
+            value = x[places]
+            larger = inside & (_beats(value, y) | (r + s == 0))
+            np.copyto(y, value, where=larger)
+            np.copyto(which, np.uint8(2 * r + s), where=larger)
+
+    @rounds
+    def fractional_maxpool_backward(self, dy, which, dx, overlapping, random, seed, layer, clock):
+        """Each dy is added where its window, drawn again, was won.  dy, which (N,Ho,Wo,C)  dx
+        (N,H,W,C)."""
+        checks.fractional("fractional_maxpool_backward", dx, dy, overlapping)
+        dx[...] = 0
+        drawn = overlapping, random, seed, layer, clock
+        for (r, s), inside, places in _fractional(dx, dy, *drawn):
+            won = inside & (which == 2 * r + s)
+            dx[places] += np.where(won, dy, 0)  # of one tap no two windows share a place
 
     @rounds
     def maxout_pool_forward(self, x, y, which, pieces, size, stride):
@@ -522,6 +550,22 @@ class NumpyOps:
     def dropout_backward(self, dy, dx, drop, seed, layer, clock, factor):
         """The same mask, computed again from the same counters, applied to dy."""
         self.dropout_forward(dy, dx, drop, seed, layer, clock, factor)
+
+    def channel_mask(self, mask, keep, factor, seed, layer, clock):
+        """mask (C,) = `factor` for `keep` channels, drawn for the step, and 0 for the others: what
+        scale_forward drops whole channels of all images by.
+
+        Channel i is kept where word i % 4 of the counter (index i // 4, step clock[STEP],
+        DROPOUT << 16 | layer), times C - i, >> 32, is less than what is left of them.
+        """
+        checks.mask("channel_mask", mask, keep)
+        C, left = len(mask), keep
+        step = int(clock[STEP])
+        bits = philox.words(seed, philox.DROPOUT, layer, step, 0, -(-C // 4)).reshape(-1).tolist()
+        for i in range(C):
+            kept = bits[i] * (C - i) >> 32 < left
+            mask[i] = factor if kept else 0
+            left -= kept
 
     @rounds
     def add(self, a, b, y):
@@ -1042,6 +1086,23 @@ def _clipped(r, s, x, y, stride, pad=0):
         start = offset + first * stride
         places.append(slice(start, start + (stop - first) * stride, stride))
     return tuple(windows), tuple(places)
+
+
+def _fractional(x, y, overlapping, random, seed, layer, clock):
+    """For each tap (r, s) of the windows of y: which have it, (N,Ho,Wo,1), and an index of the
+    places that they read of x, a window's last place where it is narrower."""
+    N, *lengths = x.shape[:3]
+    drawn = overlapping, random, seed, layer, int(clock[STEP])
+    rows, cols = (
+        edges(N, axis, length, count, *drawn)
+        for axis, (length, count) in enumerate(zip(lengths, y.shape[1:3], strict=True))
+    )
+    images = np.arange(N)[:, None, None]
+    for r, s in np.ndindex(2, 2):
+        h, w = rows[:, :, None, 0] + r, cols[:, None, :, 0] + s
+        last_h, last_w = rows[:, :, None, 1] - 1, cols[:, None, :, 1] - 1
+        inside = (h <= last_h) & (w <= last_w)
+        yield (r, s), inside[..., None], (images, np.minimum(h, last_h), np.minimum(w, last_w))
 
 
 def _window_sizes(x, y, size, stride):

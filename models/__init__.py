@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.errors import choose
 from engine.layers import Layer
-from models import allcnn, caffenet, fitnet, googlenet, highway, maxout, min, nin, romero
+from models import allcnn, caffenet, fitnet, fmp, googlenet, highway, maxout, min, nin, romero
 
 ACTS = tuple(fitnet.ACTS)
 WEIGHTS = Path(__file__).parent / "weights"
@@ -46,6 +46,9 @@ NETS = {
     "all-cnn-large": Model(
         allcnn.all_cnn_large, (126, 126, 3), "folder", act="vlrelu", acts=ELEMENTWISE
     ),
+    "fmp-mnist": Model(fmp.fmp_mnist, (28, 28, 1), "mnist", act="vlrelu", acts=ELEMENTWISE),
+    "fmp-32": Model(fmp.fmp32, act="vlrelu", acts=ELEMENTWISE),
+    "fmp-160": Model(fmp.fmp160, act="vlrelu", acts=ELEMENTWISE),
     "maxout-cifar": Model(maxout.maxout_cifar, acts=("maxout",)),
     "maxout-mnist": Model(maxout.maxout_mnist, (28, 28, 1), "mnist", acts=("maxout",)),
     "fitnet4-romero": Model(romero.fitnet4_romero, acts=("maxout",)),

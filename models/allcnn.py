@@ -7,7 +7,7 @@ one place; its slope, 0.333, and its classifier, a 1x1 convolution, are choices:
 
 Parameters with 10 classes: 1,369,738 (100: 1,387,108) and 77,455,690.
 
-Read next: models/maxout.py.
+Read next: models/fmp.py.
 """
 
 from engine.layers import Conv, Flatten, GlobalAvgPool, Layer, Original

@@ -28,6 +28,7 @@ Read next: models/caffenet.py.
 """
 
 from dataclasses import dataclass, replace
+from math import exp
 
 from engine.errors import choose
 from engine.optimizers import OPTIMIZERS
@@ -217,6 +218,34 @@ PAPER_MIN_MNIST = replace(
     PAPER_MIN, policy=stretched(PAPER_MIN.policy, 1.2), steps=133_200, move=0, contrast=None
 )
 
+PAPER_FMP_MNIST = Recipe(  # the rate is 0.003 an image, times the batch, times 1 - momentum
+    "paper",
+    "nesterov",
+    {"policy": "exp", "rate": 3e-3 * exp(-0.01), "gamma": exp(-0.01 / 600), "every": 600},
+    steps=246_000,
+    epochs=410,
+    batch=100,
+    decay=0.0,
+    momentum=0.99,
+    input_scale=1 / (255 * 0.004),  # of a pixel, which the data set multiplies by 0.004
+)
+
+PAPER_FMP_32 = replace(
+    PAPER_FMP_MNIST,
+    policy={"policy": "exp", "rate": 1.5e-3 * exp(-0.01), "gamma": exp(-1e-5), "every": 1000},
+    steps=410_000,
+    batch=50,
+    input_scale=2.0,
+    contrast="none",
+)
+
+PAPER_FMP_160 = replace(
+    PAPER_FMP_32,
+    policy={"policy": "exp", "rate": 1.5e-3 * exp(-0.005), "gamma": exp(-5e-6), "every": 1000},
+    steps=810_000,
+    epochs=810,
+)
+
 PAPER_MAXOUT = Recipe(
     "paper",
     "sgd",
@@ -326,6 +355,9 @@ SOLVERS = {  # of the nets whose authors used one optimizer
     "all-cnn-large": PAPER_ALL_CNN,
     "min": PAPER_MIN,
     "min-mnist": PAPER_MIN_MNIST,
+    "fmp-mnist": PAPER_FMP_MNIST,
+    "fmp-32": PAPER_FMP_32,
+    "fmp-160": PAPER_FMP_160,
     "maxout-cifar": PAPER_MAXOUT,
     "maxout-mnist": PAPER_MAXOUT_MNIST,
     "fitnet4-romero": PAPER_ROMERO,

@@ -134,6 +134,7 @@ def cases(small: bool = False) -> list[Case]:
         *pool(mnist, 28, 16, 4, 2),
         *pool(imagenet, 55, 96, 3, 2),
         *pool(imagenet, 28, 192, 3, 1, 1),
+        *fractional(mnist, 35, 32, 25),
         *average(imagenet, 14, 512, 5, 3),
         *average(imagenet, 7, 1024, 7, 7),
         *global_pool(imagenet, 7, 1024),
@@ -145,6 +146,7 @@ def cases(small: bool = False) -> list[Case]:
         *elementwise((N, 32, 32, 32)),
         *highway((N, 16, 16, 80)),
         *dropout((N, 16, 16, 48)),
+        mask(2080, 1120),
         *batchnorm((N, 32, 32, 32)),
         *channelwise((N, 32, 32, 32)),
         *loss(N, 10),
@@ -169,6 +171,7 @@ def odd_cases() -> list[Case]:
         *global_pool(7, 9, 5),
         *pool(7, 11, 5, 3, 2),
         *pool(3, 14, 37, 3, 1, 1),
+        *fractional(3, 11, 7, 8),
         *average(3, 14, 33, 5, 3),
         *lrn((3, 9, 67)),
         *concat((7, 9, 11), 2, 5),
@@ -177,6 +180,7 @@ def odd_cases() -> list[Case]:
         *elementwise((7, 9, 11, 5)),
         *highway((7, 9, 11, 5)),
         *dropout((7, 9, 11, 5)),
+        mask(67, 43),
         *batchnorm((7, 9, 11, 5)),
         *channelwise((7, 9, 11, 5)),
         *loss(131, 11),
@@ -308,6 +312,26 @@ def pool(N: int, size: int, C: int, window: int, stride: int, pad: int = 0) -> l
     ]
 
 
+def fractional(N: int, size: int, C: int, count: int) -> list[Case]:
+    """Overlapping windows, pseudo-random."""
+    wide, thin = (N, size, size, C), (N, count, count, C)
+    text = f"{times(*wide)} to {count}x{count}"
+    drawn = {"overlapping": True, "random": False, "seed": SEED, "layer": 2}
+
+    def forward():
+        own = {"x": randn(*wide), "y": Out(thin), "which": Out(thin, np.uint8)}
+        return {**own, **drawn, "clock": clock()}
+
+    return [
+        Case("fractional_maxpool_forward", text, forward),
+        Case(
+            "fractional_maxpool_backward",
+            text,
+            lambda: backward("fractional_maxpool", forward(), thin, wide),
+        ),
+    ]
+
+
 def average(N: int, size: int, C: int, window: int, stride: int) -> list[Case]:
     wide, out = (N, size, size, C), pooled(size, window, stride)
     thin, options = (N, out, out, C), {"size": window, "stride": stride}
@@ -402,9 +426,8 @@ def backward(name: str, forward: dict, thin, wide) -> dict:
     """The backward's arguments, with the winners that the forward has on its x."""
     x, y, which, *options = (v.array() if isinstance(v, Out) else v for v in forward.values())
     getattr(REFERENCE, f"{name}_forward")(x, y, which, *options)
-    named = {
-        key: forward[key] for key in ("pieces", "size", "stride", "pad", "drop") if key in forward
-    }
+    ours = OPERATIONS[f"{name}_backward"].arguments
+    named = {key: forward[key] for key in forward if key in ours and key != "which"}
     return {"dy": randn(*thin), "which": which, "dx": Out(wide), **named, "x": x}
 
 
@@ -467,6 +490,13 @@ def dropout(shape: tuple[int, ...]) -> list[Case]:
             },
         ),
     ]
+
+
+def mask(C: int, keep: int) -> Case:
+    options = {"keep": keep, "factor": C / keep, "seed": SEED, "layer": 2}
+    return Case(
+        "channel_mask", f"{keep} of {C}", lambda: {"mask": Out((C,)), **options, "clock": clock()}
+    )
 
 
 def batchnorm(shape: tuple[int, ...]) -> list[Case]:

@@ -27,6 +27,7 @@ from engine.layers import (
     BatchNorm,
     Conv,
     Dropout,
+    FractionalMaxPool,
     GlobalAvgPool,
     Layer,
     LeakyReLU,
@@ -157,6 +158,8 @@ def peer(layer: Layer, shape: tuple[int, ...], way: str) -> tuple[list[nn.Module
         return [*modules, *([nn.Dropout(layer.drop)] if layer.drop else [])], shape
     if isinstance(layer, MaxPool):
         return pooling(layer.size, layer.stride, shape, layer.pad)
+    if isinstance(layer, FractionalMaxPool) and layer.overlapping and not layer.random:
+        return [nn.FractionalMaxPool2d(2, layer.size)], (*layer.size, shape[-1])
     if isinstance(layer, AvgPool):
         pool = nn.AvgPool2d(layer.size, layer.stride, ceil_mode=True, count_include_pad=False)
         return [pool], (*(pooled(n, layer.size, layer.stride) for n in shape[:2]), shape[-1])
@@ -165,7 +168,8 @@ def peer(layer: Layer, shape: tuple[int, ...], way: str) -> tuple[list[nn.Module
     if isinstance(layer, LRN):
         return [nn.LocalResponseNorm(*layer.constants)], shape
     if isinstance(layer, Dropout):
-        return [nn.Dropout(layer.drop)], shape
+        kind = nn.Dropout2d if layer.kind == "channel" else nn.Dropout
+        return [kind(layer.drop)], shape
     if isinstance(layer, LeakyReLU):
         slope = layer.slope
         return [nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)], shape

@@ -24,6 +24,7 @@ from torch.nn import functional
 from bench.common.calls import keep_memory
 from bench.common.cases import Case, cases
 from bench.common.contest import Setting
+from kernels import philox
 from kernels.clock import RATE, STEP
 
 aten = torch.ops.aten
@@ -161,6 +162,24 @@ def maxpool_backward(g):
     _, indices = aten.max_pool2d_with_indices(g["x"], *windows(g))
     call = aten.max_pool2d_with_indices_backward
     return Made(lambda: call(g["dy"], g["x"], *windows(g), indices), "dx")
+
+
+def fractional(g):
+    """PyTorch's, with our windows: of a pair of its random numbers the first is the columns'."""
+    H, W = (g["which"].shape[axis] for axis in (2, 3))
+    N, C = g["x"].shape[:2]
+    drawn = philox.words(g["seed"], philox.FRACTIONAL, g["layer"], int(g["clock"][STEP]), 0, N)
+    pairs = torch.from_numpy(drawn[:, None, 1::-1] * 2.0**-32).to(g["x"].dtype).expand(N, C, 2)
+    return lambda x: functional.fractional_max_pool2d(x, 2, (H, W), _random_samples=pairs)
+
+
+def fractional_maxpool_forward(g):
+    pooled = fractional(g)
+    return Made(lambda: pooled(g["x"]), "y")
+
+
+def fractional_maxpool_backward(g):
+    return Made(gradient(fractional(g), g["x"], g["dy"]), "dx")
 
 
 def maxout_pool_forward(g):
@@ -309,6 +328,16 @@ def dropout_backward(g):
     """PyTorch keeps the mask, as factors in the dtype of x, and multiplies."""
     factors = functional.dropout(torch.ones_like(g["dy"]), g["drop"], training=True)
     return Made(lambda: torch.mul(g["dy"], factors), "dx")
+
+
+def channel_mask(g):
+    """With a permutation of PyTorch's own."""
+    C = len(g["mask"])
+
+    def call():
+        return torch.zeros(C).index_fill_(0, torch.randperm(C)[: g["keep"]], g["factor"])
+
+    return Made(call, "mask")
 
 
 def add(g):
@@ -532,6 +561,8 @@ COUNTERPARTS = {
         maxout_backward,
         maxpool_forward,
         maxpool_backward,
+        fractional_maxpool_forward,
+        fractional_maxpool_backward,
         maxout_pool_forward,
         maxout_pool_backward,
         maxout_pool_dropout_forward,
@@ -556,6 +587,7 @@ COUNTERPARTS = {
         highway_backward,
         dropout_forward,
         dropout_backward,
+        channel_mask,
         add,
         batchnorm_forward,
         batchnorm_backward,

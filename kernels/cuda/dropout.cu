@@ -9,8 +9,11 @@
 // under way. What no 128-bit access can reach is computed four elements at a time. y may be x
 // itself.
 //
+// channel_mask: of channels that are dropped whole, mask (C). One block draws the words, THREADS
+// counters at a time; one thread goes through them, as each depends on how many are left.
+//
 // Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, "Dropout" (2014).
-// Read next: reduce.cuh.
+// Read next: fractional.cu.
 
 #include "clock.cuh"
 #include "philox.cuh"
@@ -41,5 +44,27 @@ KERNEL dropout(const real* x, real* y, int64 size, int64 threshold, double facto
                 narrow(value, y[i + k]);
             }
         }
+    }
+}
+
+KERNEL channel_mask(float* mask, int64 C, int64 keep, double factor, int64 seed, int64 layer,
+                    const double* clock) {
+    __shared__ uint32 smem[4 * THREADS];  // word k of counter c at k * THREADS + c
+    if (blockIdx.x != 0) return;
+    const uint32 step = uint32(clock[STEP]);
+    int64 left = keep;
+    for (int64 first = 0; first < C; first += 4 * THREADS) {
+        const Words words =
+            philox(uint64(seed), uint64(first / 4 + threadIdx.x), step, DROPOUT, uint32(layer));
+#pragma unroll
+        for (int k = 0; k < 4; ++k) smem[k * THREADS + threadIdx.x] = words.w[k];
+        __syncthreads();
+        for (int64 i = first; threadIdx.x == 0 && i < min(first + 4 * THREADS, C); ++i) {
+            const uint64 word = smem[i % 4 * THREADS + (i - first) / 4];
+            const bool kept = int64(word * uint64(C - i) >> 32) < left;
+            mask[i] = kept ? float(factor) : 0.0f;
+            left -= kept;
+        }
+        __syncthreads();
     }
 }

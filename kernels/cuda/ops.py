@@ -299,6 +299,44 @@ class CudaOps(NumpyOps):
         )
 
     @checked
+    def fractional_maxpool_forward(self, x, y, which, overlapping, random, seed, layer, clock):
+        drawn = overlapping, random, seed, layer, clock
+        self._fractional("fractional_maxpool_forward", x, y, which, (x, y, which), False, *drawn)
+
+    @checked
+    def fractional_maxpool_backward(self, dy, which, dx, overlapping, random, seed, layer, clock):
+        drawn = overlapping, random, seed, layer, clock
+        self._fractional(
+            "fractional_maxpool_backward", dx, dy, which, (dy, which, dx), True, *drawn
+        )
+
+    def _fractional(
+        self, name, x, y, which, arrays, backward, overlapping, random, seed, layer, clock
+    ) -> None:
+        """Draw the windows into the workspace, then compute the last of `arrays`."""
+        checks.fractional(name, x, y, overlapping)
+        checks.shape(name, which, y.shape)
+        philox.words(seed, philox.FRACTIONAL, layer, 0, 0, 0)  # no words, but the check
+        N, H, W, Ho, Wo, _ = shape = _windows(x, y)
+        rows, cols = (8 * N * length for length in ((H, W) if backward else (Ho, Wo)))
+        space = self._workspace(rows + cols)
+        tables = space, space[rows:]
+        options = int(bool(overlapping)), int(bool(random)), int(backward), _signed(seed), layer
+        blocks = blocks_for(2 * N)
+        self.launch(
+            "fractional",
+            "fractional_regions",
+            x.dtype,
+            blocks,
+            *tables,
+            *shape[:5],
+            *options,
+            clock,
+        )
+        blocks = _vectors(x if backward else y)
+        self.launch("fractional", name, x.dtype, blocks, *arrays, *tables, *shape)
+
+    @checked
     def maxout_pool_forward(self, x, y, which, pieces, size, stride):
         checks.maxout_pool("maxout_pool_forward", x, y, pieces, size, stride)
         self._maxout_pool("maxout_pool_forward", x, y, which, pieces, size, stride)
@@ -609,6 +647,12 @@ class CudaOps(NumpyOps):
     @checked
     def dropout_backward(self, dy, dx, drop, seed, layer, clock, factor):
         self.dropout_forward(dy, dx, drop, seed, layer, clock, factor)
+
+    @checked
+    def channel_mask(self, mask, keep, factor, seed, layer, clock):
+        checks.mask("channel_mask", mask, keep)
+        threshold, *rest = _dropout(0.0, seed, layer, factor)
+        self.launch("dropout", "channel_mask", np.float32, 1, mask, len(mask), keep, *rest, clock)
 
     # -- batch normalisation ----------------------------------------------------------------------
 

@@ -6,7 +6,7 @@
 
 #include "common.cuh"
 
-enum Purpose { DROPOUT = 1, ORDER, AUGMENT, WEIGHTS, SYNTHETIC };
+enum Purpose { DROPOUT = 1, ORDER, AUGMENT, WEIGHTS, SYNTHETIC, FRACTIONAL };
 
 struct Words {
     uint32 w[4];

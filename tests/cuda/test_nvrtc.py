@@ -36,6 +36,8 @@ WIDE = {
     "maxout_pool_backward": (1, 4),
     "maxout_pool_dropout_forward": (8, 1),
     "maxout_pool_dropout_backward": (1, 4),
+    "fractional_maxpool_forward": (4, 1),
+    "fractional_maxpool_backward": (4, 1),
     "avgpool_forward": (1, 1),
     "avgpool_backward": (1, 1),
     "lrn_forward": (1, 1),

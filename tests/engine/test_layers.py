@@ -19,6 +19,7 @@ from engine.layers import (
     Conv,
     Dropout,
     Flatten,
+    FractionalMaxPool,
     GlobalAvgPool,
     GlobalMaxPool,
     LeakyReLU,
@@ -62,6 +63,13 @@ BODIES = {
         MaxPool(3, 1, pad=1),
         Conv(4, name="b"),
         MaxPool(3, 2, pad=2),
+    ],
+    "fractional": lambda: [
+        Conv(5, name="a"),
+        FractionalMaxPool(6, 8),
+        Tanh(),
+        Conv(4, name="b"),
+        FractionalMaxPool(4, 5, overlapping=False, random=True),
     ],
     "average": lambda: [Conv(5, name="a"), AvgPool(4, 3), Tanh(), Conv(4, name="b"), AvgPool(3)],
     "lrn": lambda: [Conv(5, name="a"), LRN(3, 0.7), Conv(7, name="b"), ReLU(), LRN(5, 2.0, 0.5)],
@@ -129,6 +137,13 @@ BODIES = {
     ],
     "dropout": lambda: [Dropout(0.3), Conv(5, name="a"), Dropout(0.5)],
     "plain dropout": lambda: [Conv(5, name="a"), Dropout(0.5, "plain"), Dropout(0.2, "mask")],
+    "channel dropout": lambda: [
+        Conv(5, name="a"),
+        Dropout(0.4, "channel"),
+        Tanh(),
+        Linear(6, name="b"),
+        Dropout(0.5, "channel"),
+    ],
     "batchnorm": lambda: [Conv(5, name="a"), BatchNorm(), Tanh()],
     "highway": lambda: [
         Conv(4, name="a"),
@@ -434,6 +449,49 @@ def test_kinds_of_dropout(ops):
     assert np.array_equal(found["inverted"], found["plain"] * np.float32(1 / 0.75))
     with pytest.raises(InputError, match="unknown dropout 'plane'"):
         Dropout(0.5, "plane")
+
+
+def test_dropout_of_channels(ops):
+    """The same for all images and places, an exact number, another mask in the next step, and on
+    the way back the same."""
+    drop = Dropout(0.4, "channel")
+    layers = [Conv(224, 1), drop, Linear(2)]
+    net = Net(layers, SoftmaxLoss(), ops, (3, 5, 3), 4, seed=1)
+    x = ops.asarray(np.ones((4, 3, 5, 224), np.float32))
+    assert drop.keep == 128
+    masks = []
+    for step in (0, 1, 0):
+        net.clock[STEP] = step
+        y = ops.tohost(drop.forward(x, True))
+        assert (y == y[0, 0, 0]).all() and np.array_equal(np.unique(y), [0, 1.75])
+        assert np.array_equal(ops.tohost(drop.backward(x)), y)
+        masks.append(y[0, 0, 0])
+    assert [(mask > 0).sum() for mask in masks] == [128] * 3
+    assert np.array_equal(masks[0], masks[2]) and not np.array_equal(masks[0], masks[1])
+    assert drop.forward(x, False) is x
+    for channels, share, kept in ((63, 0.5, 32), (1, 0.9, 1), (128, 0.1, 128), (2240, 0.5, 1120)):
+        one = Dropout(share, "channel")
+        Net([one, Linear(2)], SoftmaxLoss(), ops, (channels,), 2)
+        assert one.keep == kept
+
+
+def test_windows_are_drawn_anew_in_every_step_and_the_same_for_all_channels(ops):
+    pool = FractionalMaxPool(17, name="pool")
+    net = Net([Conv(6, 1), pool, Linear(2)], SoftmaxLoss(), ops, (24, 24, 3), 5, seed=1)
+    place = np.arange(24 * 24, dtype=np.float32).reshape(1, 24, 24, 1)
+    x = ops.asarray(np.ascontiguousarray(np.broadcast_to(place, (5, 24, 24, 6))))
+    found = []
+    for step, train in ((0, True), (1, True), (0, True), (1, False)):
+        net.clock[STEP] = step
+        found.append(ops.tohost(pool.forward(x, train)))
+        assert (found[-1] == found[-1][..., :1]).all() and (found[-1] != found[-1][:1]).any()
+    assert np.array_equal(found[0], found[2]) and not np.array_equal(found[0], found[1])
+    assert np.array_equal(found[1], found[3])
+    for size in (11, 24):
+        with pytest.raises(
+            InputError, match=f"^small: a side of 24 shrinks to 12 to 23, not to {size}"
+        ):
+            Net([FractionalMaxPool(size, name="small")], SoftmaxLoss(), ops, (24, 24, 3), 5)
 
 
 def test_a_maxout_that_drops_out_is_the_two_layers(ops):

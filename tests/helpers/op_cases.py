@@ -143,6 +143,28 @@ for N, H, W, C, size, stride, pad in [
         CASES["maxpool_forward"].append((x, out(*thin), which(*thin), *options))
         CASES["maxpool_backward"].append((randn(*thin), won, out(N, H, W, C), *options))
 
+for N, H, W, C, Ho, Wo, overlapping in [
+    (7, 9, 11, 5, 6, 8, True),
+    (7, 9, 11, 5, 6, 11, False),
+    (3, 3, 2, 35, 2, 1, True),
+    (1, 1, 1, 1, 1, 1, False),
+    (0, 4, 4, 2, 3, 2, True),
+    (3, 16, 17, 32, 11, 9, True),
+    (2, 9, 10, 16, 5, 7, False),
+]:
+    for random, layer, step in ((False, 3, 7), (True, 65535, 2**32 - 1)):
+        drawn = (overlapping, random, SEED, layer, clock(step))
+        for fill in (shuffled, ties):
+            x, thin = fill(N, H, W, C), (N, Ho, Wo, C)
+            y, won = np.zeros(thin, np.float32), np.zeros(thin, np.uint8)
+            REFERENCE.fractional_maxpool_forward(x, y, won, *drawn)
+            CASES["fractional_maxpool_forward"].append((x, out(*thin), which(*thin), *drawn))
+            CASES["fractional_maxpool_backward"].append((randn(*thin), won, out(*x.shape), *drawn))
+
+for C, keep in [(5, 3), (1, 0), (1, 1), (0, 0), (160, 128), (2083, 1024)]:
+    for layer, step in ((3, 7), (65535, 2**32 - 1)):
+        CASES["channel_mask"].append((out(C), keep, 1.5, SEED, layer, clock(step)))
+
 for N, H, W, C, size, stride in [
     (7, 9, 11, 5, 2, 2),
     (7, 9, 11, 5, 3, 2),

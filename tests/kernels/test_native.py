@@ -113,6 +113,12 @@ POOLED = {
     for axis in (1, 2)
 }
 POOLED |= {
+    (f"fractional_maxpool_{way}", key, axis, change)
+    for way, key in (("forward", "x"), ("backward", "dx"))
+    for axis in (1, 2)
+    for change in (longer, shorter)
+}
+POOLED |= {
     (f"global_{op}_{way}", key, axis, change)
     for op in ("maxpool", "avgpool")
     for way, key in (("forward", "x"), ("backward", "dx"))
@@ -136,6 +142,7 @@ FREE = POOLED | {
     ]
 }
 FREE |= {("gather", "order", 0, longer)}
+FREE |= {("channel_mask", "mask", 0, change) for change in (longer, shorter)}
 FREE |= {("max_norm", "W", axis, change) for axis in (0, 1) for change in (longer, shorter)}
 
 

@@ -29,6 +29,7 @@ from kernels.clock import (
     new_clock,
 )
 from kernels.reference import NumpyOps
+from kernels.regions import edges
 
 REFERENCE = NumpyOps()
 
@@ -1294,3 +1295,83 @@ def test_max_norm_limits_rows_and_leaves_the_others(ops):
     for limit in (0.0, np.inf):
         with pytest.raises(ValueError, match="is no norm above 0"):
             ops.max_norm(got, limit, clock)
+
+
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize("length, count", [(93, 74), (35, 25), (3, 2), (5, 4), (2, 1), (16, 11)])
+def test_steps_of_fractional_windows(length, count, random):
+    """From 0 to the end, by ones and twos whose numbers are known; how many sequences there are."""
+    found = edges(2000, 1, length, count, True, random, 5, 1, 3)
+    begin, step = found[:, :, 0], np.diff(found[:, :, 0], axis=1)
+    assert (begin[:, 0] == 0).all() and (found[:, -1, 1] == length).all()
+    assert (found[:, :, 1] - begin == 2).all()
+    assert ((step == 1).sum(1) == 2 * count - length).all()
+    assert ((step == 2).sum(1) == length - count - 1).all()
+    different = {(93, 74): 73, (3, 2): 1, (5, 4): 1, (2, 1): 1}.get((length, count))
+    if different and (not random or different == 1):
+        assert len(np.unique(begin, axis=0)) == different
+    apart = edges(2000, 1, length, count, False, random, 5, 1, 3)
+    width = apart[:, :, 1] - apart[:, :, 0]
+    assert (apart[:, 1:, 0] == apart[:, :-1, 1]).all() and (apart[:, -1, 1] == length).all()
+    assert ((width == 2).sum(1) == length - count).all() and (width >= 1).all()
+
+
+def test_a_random_step_is_two_wherever_it_stands():
+    """Each of 7 steps alike: 3 of them are 2. Rows and columns, and layers, draw for themselves."""
+    step = np.diff(edges(20_000, 0, 12, 8, True, True, 5, 1, 3)[:, :, 0], axis=1)
+    np.testing.assert_allclose((step == 2).mean(axis=0), 3 / 7, atol=0.012)
+    for axis, layer in ((1, 1), (0, 2)):
+        other = np.diff(edges(20_000, axis, 12, 8, True, True, 5, layer, 3)[:, :, 0], axis=1)
+        assert abs((step == other).mean() - (9 + 16) / 49) < 0.01
+
+
+@pytest.mark.parametrize(
+    "overlapping, random", [(o, r) for o in (True, False) for r in (True, False)]
+)
+def test_fractional_pooling_is_the_largest_of_each_window(overlapping, random):
+    N, H, W, C, Ho, Wo = 3, 11, 9, 4, 7, 8
+    x, y, which = randn(N, H, W, C), np.zeros((N, Ho, Wo, C)), np.zeros((N, Ho, Wo, C), np.uint8)
+    clock = new_clock()
+    REFERENCE.fractional_maxpool_forward(x, y, which, overlapping, random, 5, 2, clock)
+    rows, cols = (
+        edges(N, axis, *sizes, overlapping, random, 5, 2, 0)
+        for axis, sizes in enumerate(((H, Ho), (W, Wo)))
+    )
+    dy, dx, want = randn(N, Ho, Wo, C), np.full_like(x, np.nan), np.zeros_like(x)
+    REFERENCE.fractional_maxpool_backward(dy, which, dx, overlapping, random, 5, 2, clock)
+    for n, i, j, c in np.ndindex(y.shape):
+        (top, bottom), (left, right) = rows[n, i], cols[n, j]
+        window = x[n, top:bottom, left:right, c]
+        r, s = np.unravel_index(window.argmax(), window.shape)
+        assert y[n, i, j, c] == window.max() and which[n, i, j, c] == 2 * r + s
+        want[n, top + r, left + s, c] += dy[n, i, j, c]
+    np.testing.assert_allclose(dx, want, atol=1e-12)
+
+
+def test_fractional_pooling_is_pytorchs():
+    """With its random numbers ours; of a pair the first is the columns'."""
+    torch = pytest.importorskip("torch")
+    x = randn(5, 93, 35, 3)
+    y, which = np.zeros((5, 74, 25, 3)), np.zeros((5, 74, 25, 3), np.uint8)
+    REFERENCE.fractional_maxpool_forward(x, y, which, True, False, 5, 2, new_clock())
+    u = torch.tensor(philox.words(5, philox.FRACTIONAL, 2, 0, 0, 5)[:, None, 1::-1] * 2.0**-32)
+    theirs = torch.nn.functional.fractional_max_pool2d(
+        torch.tensor(x.transpose(0, 3, 1, 2)), 2, (74, 25), _random_samples=u.expand(5, 3, 2)
+    )
+    np.testing.assert_array_equal(y, theirs.numpy().transpose(0, 2, 3, 1))
+
+
+def test_a_mask_of_channels_keeps_each_alike(ops):
+    """Exactly so many; over many steps each channel as often; layers draw for themselves."""
+    mask, clock = ops.zeros((21,)), ops.asarray(new_clock())
+    kept = np.zeros((2, 2000, 21), bool)
+    for layer, step in np.ndindex(2, 2000):
+        clock[STEP] = step
+        ops.channel_mask(mask, 8, 2.5, 7, layer, clock)
+        values = ops.tohost(mask)
+        assert set(values.tolist()) <= {0, 2.5}
+        kept[layer, step] = values > 0
+    assert (kept.sum(axis=2) == 8).all() and abs((kept[0] == kept[1]).mean() - 0.528) < 0.01
+    np.testing.assert_allclose(kept[0].mean(axis=0), 8 / 21, atol=0.04)
+    with pytest.raises(ValueError, match="22 of a mask"):
+        ops.channel_mask(mask, 22, 1.0, 7, 0, clock)

@@ -16,7 +16,7 @@ import models
 from engine.data import load
 from engine.data.feed import Feed
 from engine.errors import InputError
-from engine.layers import AvgPool, Conv, Dropout, Maxout, MaxPool
+from engine.layers import AvgPool, Conv, Dropout, FractionalMaxPool, Maxout, MaxPool
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp
@@ -52,6 +52,8 @@ OTHERS = {  # (net, classes): parameters, multiply-adds of an image in millions
     ("min", 10): (1_614_294, 496.66),
     ("min", 100): (1_702_044, 502.19),
     ("min-mnist", 10): (454_358, 121.36),
+    ("fmp-mnist", 10): (519_946, 20.37),
+    ("fmp-32", 10): (3_176_490, 596.41),
     ("maxout-cifar", 10): (16_247_830, 732.29),
     ("maxout-cifar", 100): (16_292_920, 732.34),
     ("maxout-mnist", 10): (418_714, 30.75),
@@ -107,6 +109,43 @@ def test_the_large_net_ends_at_one_place():
     assert sizes == [125, 124, 62, 61, 60, 30, 29, 28, 14, 13, 12, 6, 5, 4, 2, 1, 1, 1]
     drops = [layer.drop for layer in net.chain.leaves() if isinstance(layer, Dropout)]
     assert drops == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    "name, wide, pooled",
+    [
+        ("fmp-mnist", [35, 24, 16, 10, 6, 3, 1], [25, 17, 11, 7, 4, 2]),
+        (
+            "fmp-32",
+            [93, 73, 57, 44, 34, 26, 20, 15, 11, 8, 5, 3, 1],
+            [74, 58, 45, 35, 27, 21, 16, 12, 9, 6, 4, 2],
+        ),
+    ],
+)
+def test_a_fractional_net_shrinks_by_its_factor(name, wide, pooled):
+    net = make(name, "vlrelu", batch=1)
+    sizes = [layer.out_shape[0] for layer in net.weighted()[:-2]]
+    pools = [layer for layer in net.chain.leaves() if isinstance(layer, FractionalMaxPool)]
+    assert sizes == wide and [layer.out_shape[0] for layer in pools] == pooled
+    assert {(layer.overlapping, layer.random) for layer in pools} == {(True, name == "fmp-32")}
+
+
+def test_the_wide_fractional_net_counts_and_drops_as_the_papers():
+    """79,247,530 parameters, from the list of its layers: they would fill 320 MB."""
+    count, inputs = 0, 3
+    layers = models.build("fmp-160", "vlrelu", 10)
+    for layer in layers:
+        if isinstance(layer, Conv):
+            count += (layer.size**2 * inputs + 1) * layer.outputs
+            bound = (6 / (layer.size**2 * inputs + layer.outputs * SHRUNK[layer.name])) ** 0.5
+            assert layer.original.std == pytest.approx(bound, rel=1e-3)
+            inputs = layer.outputs
+    assert count + (inputs + 1) * 10 == 79_247_530
+    drops = [layer.drop for layer in layers if isinstance(layer, Dropout)]
+    assert drops == [*(pytest.approx(0.5 * i / 13) for i in range(1, 13)), 0.5]
+
+
+SHRUNK = {f"conv{i}": 2 ** (4 / 3) for i in range(1, 13)} | {"conv13": 4, "conv14": 1}
 
 
 def sizes_of(name):
@@ -378,6 +417,12 @@ def test_policies_of_the_other_nets_at_named_epochs():
     assert at("nin", 1, 99_999, 100_000, 110_000) == pytest.approx([0.1, 0.01, 0.001])
     assert at("all-cnn-c", 1, 39_999, 40_000, 50_000, 60_000) == pytest.approx(
         [0.05, 5e-3, 5e-4, 5e-5]
+    )
+    assert at("fmp-mnist", 600, 0, 1, 409) == pytest.approx(
+        [3e-3 * math.exp(-0.01 * epoch) for epoch in (1, 2, 410)]
+    )
+    assert at("fmp-160", 1000, 0, 809) == pytest.approx(
+        [1.5e-3 * math.exp(-0.005 * epoch) for epoch in (1, 810)]
     )
     for name in ("nin", "nin-mnist", "all-cnn-c", "min", "min-mnist", "highway-19", "highway-16"):
         r, images = (

@@ -9,7 +9,7 @@
 // Backward gathers, as max pooling's does: a place of dx adds up its shares of the windows that it
 // is in, in rising order, so each dx is written once and no sum depends on the number of threads.
 //
-// Read next: lrn.cpp.
+// Read next: fractional.cpp.
 #include <algorithm>
 
 #include "binding.h"

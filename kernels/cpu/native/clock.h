@@ -19,6 +19,25 @@ inline double* write_clock(const py::array& clock, const char* name = "clock") {
     return output<double>(clock, name);
 }
 
+// Where the random words of a layer come from in a step: all of a counter but its index.
+struct Stream {
+    std::uint64_t seed, step, number;  // purpose << 16 | layer
+};
+
+inline Stream stream_of(const std::string& op, std::uint64_t purpose, const py::object& seed,
+                        std::int64_t layer, const py::array& clock) {
+    const std::uint64_t key = seed_of(seed);
+    if (layer < 0 || layer >= 1 << 16) {
+        fail(op + ": layer " + std::to_string(layer) + " must fit 16 bits");
+    }
+    const double step = read_clock(clock)[STEP];
+    if (!(step >= 0 && step < 4294967296.0)) {
+        fail(op + ": step " + std::to_string(step) + " must fit 32 bits");
+    }
+    return {key, static_cast<std::uint64_t>(step),
+            purpose << 16 | static_cast<std::uint64_t>(layer)};
+}
+
 // A count of steps, the clock's STEP or FIRST: what a double holds exactly.
 inline std::int64_t steps_of(const char* op, double count) {
     if (!(count >= 0 && count <= 0x1p53)) {

@@ -2,6 +2,7 @@
 //
 //   forward    x (size,) -> y (size,)      reads 4, writes 4 bytes an element (bf16: 2 and 2)
 //   backward   dy (size,) -> dx (size,)    the same function of the same counters
+//   channel_mask   -> mask (C,): of channels that are dropped whole, for all images of a step
 // What is kept is multiplied by `factor`; inverted dropout's is 1 / (1 - drop).
 // y may be x itself, and dx dy. dropout.h has the mask. One thread computes blocks of 64 elements.
 //
@@ -49,9 +50,32 @@ void dropout_backward(const py::array& dy, const py::array& dx, double drop, con
     dropout_forward<T>(dy, dx, drop, seed, layer, clock, factor);
 }
 
+void channel_mask(const py::array& mask, std::int64_t keep, float factor, const py::object& seed,
+                  std::int64_t layer, const py::array& clock) {
+    dimensions(mask, "channel_mask: mask", 1);
+    const std::int64_t C = mask.size();
+    if (keep < 0 || keep > C) {
+        fail("channel_mask: " + std::to_string(keep) + " of a mask " + shape_text(mask) +
+             " can't be kept");
+    }
+    number("channel_mask", "factor", factor, 0);
+    const Dropout dropout = {factor, 0, stream_of("channel_mask", DROPOUT, seed, layer, clock)};
+    auto* const factors = output<float>(mask, "channel_mask: mask");
+    apart({{mask, "channel_mask: mask"}}, {{clock, "clock"}});
+    DropWords words(&dropout);
+    std::int64_t left = keep;
+    for (std::int64_t i = 0; i < C; ++i) {
+        const std::uint64_t word = *words.at(i, 1);
+        const bool kept = static_cast<std::int64_t>(word * (C - i) >> 32) < left;
+        factors[i] = kept ? factor : 0.0f;
+        left -= kept;
+    }
+}
+
 }  // namespace
 
 void bind_dropout(py::module_& m) {
     define(m, "dropout_forward", &dropout_forward<float>, &dropout_forward<bf16>);
     define(m, "dropout_backward", &dropout_backward<float>, &dropout_backward<bf16>);
+    define(m, "channel_mask", &channel_mask);
 }

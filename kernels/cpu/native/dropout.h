@@ -21,7 +21,7 @@ constexpr std::int64_t DROP_BLOCK = 64;
 struct Dropout {
     float scale;  // of what is kept
     std::uint32_t threshold;
-    std::uint64_t seed, step, stream;
+    Stream stream;
 };
 
 // 1 / (1 - drop), checked.
@@ -35,26 +35,18 @@ inline float kept_scale(const std::string& op, double drop) {
 // What a step's mask is made from, checked.
 inline Dropout dropout_of(const std::string& op, double drop, const py::object& seed,
                           std::int64_t layer, const py::array& clock) {
-    const std::uint64_t key = seed_of(seed);
     const float scale = kept_scale(op, drop);
-    if (layer < 0 || layer >= 1 << 16) {
-        fail(op + ": layer " + std::to_string(layer) + " must fit 16 bits");
-    }
-    const double step = read_clock(clock)[STEP];
-    if (!(step >= 0 && step < 4294967296.0)) {
-        fail(op + ": step " + std::to_string(step) + " must fit 32 bits");
-    }
-    return {scale, static_cast<std::uint32_t>(std::floor(drop * 4294967296.0)), key,
-            static_cast<std::uint64_t>(step), DROPOUT << 16 | static_cast<std::uint64_t>(layer)};
+    return {scale, static_cast<std::uint32_t>(std::floor(drop * 4294967296.0)),
+            stream_of(op, DROPOUT, seed, layer, clock)};
 }
 
 // The words of elements 4 * first to 4 * first + 63.
 inline __attribute__((always_inline)) void drop_words(const Dropout& dropout, std::uint64_t first,
                                                       std::uint32_t* __restrict__ words) {
-    const auto [scale, threshold, seed, step, stream] = dropout;
+    const Stream stream = dropout.stream;
 #pragma omp simd
     for (std::uint64_t lane = 0; lane < DROP_BLOCK / 4; ++lane) {
-        const Words w = philox(seed, first + lane, step, stream);
+        const Words w = philox(stream.seed, first + lane, stream.step, stream.number);
         words[4 * lane] = static_cast<std::uint32_t>(w.w0);
         words[4 * lane + 1] = static_cast<std::uint32_t>(w.w1);
         words[4 * lane + 2] = static_cast<std::uint32_t>(w.w2);

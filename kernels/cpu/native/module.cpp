@@ -16,6 +16,7 @@ void bind_maxout(py::module_& m);
 void bind_activation(py::module_& m);
 void bind_pool(py::module_& m);
 void bind_avgpool(py::module_& m);
+void bind_fractional(py::module_& m);
 void bind_lrn(py::module_& m);
 void bind_concat(py::module_& m);
 void bind_dropout(py::module_& m);
@@ -103,6 +104,7 @@ PYBIND11_MODULE(_native, m) {
     bind_activation(m);
     bind_pool(m);
     bind_avgpool(m);
+    bind_fractional(m);
     bind_lrn(m);
     bind_concat(m);
     bind_dropout(m);

@@ -13,7 +13,7 @@
 
 namespace lsuv {
 
-constexpr std::uint64_t DROPOUT = 1, AUGMENT = 3;  // purposes
+constexpr std::uint64_t DROPOUT = 1, AUGMENT = 3, FRACTIONAL = 6;  // purposes
 
 struct Words {
     std::uint64_t w0, w1, w2, w3;
