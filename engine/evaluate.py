@@ -21,7 +21,7 @@ import numpy as np
 import engine
 from engine.cli import options
 from engine.cli.command import Parser, run_command
-from engine.cli.messages import data_line, log_line, print_line
+from engine.cli.messages import data_line, log_line, passes_line, print_line
 from engine.cli.settings import Settings
 from engine.data import labelled
 from engine.data.dataset import Split
@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--threads", type=int, metavar="N", help="CPU threads (default: all)")
     add("--data", metavar="DATA", help="default: the one the run was given")
     add("--data-dir", metavar="DIR", help="likewise")
+    add("--passes", type=int, metavar="N", help=options.PASSES)
     add("--follow-links", action="store_const", const=True, help="out of a folder of images")
     args = parser.parse_args(argv)
     options.check(args, KNOWN)
@@ -58,7 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     print_line(f"net {s.net}  act {s.act}  init {s.init}  {data_line(name)}")
     print_line(f"{ops.why}; {ops.description}")
     print_line(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
-    scores = score(model.net, Resident(model.net, images, model.preprocessing))
+    passes = s.passes if args.passes is None else args.passes
+    scores = score(model.net, Resident(model.net, images, model.preprocessing), passes=passes)
     assert scores is not None  # nothing asks it to stop
     print_line(table(scores.confusion, list(map(printable, model.classes))))
     if scores.unscored:
@@ -66,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
             f"{scores.unscored} images had scores that are not finite, first in "
             f"{scores.where}, and count as wrong"
         )
+    if passes > 1:
+        print_line(passes_line(scores, passes))
     print_line(
         f"test accuracy {scores.accuracy:.4f}  error {1 - scores.accuracy:.4f}  "
         f"loss {scores.loss:.4f}  epochs {saved.epoch:g}  device {ops.name}  "

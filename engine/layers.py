@@ -44,6 +44,7 @@ class Layer:
     resting = False
     takes_slot = True  # whether its dx takes one of the lane's two slots
     keeps_input = True  # whether it wants x after its forward pass, or hands it on
+    draws = False  # whether it draws random numbers outside training too
     multiply_adds = 0  # of one image's forward pass
 
     def __init__(self, name: str | None = None):
@@ -489,6 +490,7 @@ class FractionalMaxPool(Layer):
     it they are spread as evenly as one random shift allows. kernels/regions.py has the formulas."""
 
     keeps_input = False
+    draws = True
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ import numpy as np
 from engine.cli import options
 from engine.cli.command import Parser, run_command
 from engine.cli.messages import log_line, print_line
+from engine.cli.options import PASSES
 from engine.cli.settings import Settings
 from engine.data.dataset import Split
 from engine.data.feed import Resident
@@ -33,7 +34,7 @@ from engine.net import Net
 from engine.run import checkpoint
 from engine.run.files import need
 from engine.run.folder import DESCRIPTION, read_run
-from engine.scoring import need_statistics
+from engine.scoring import need_draws, need_statistics, probabilities
 from engine.train import KNOWN
 from kernels import ops_for
 from models import NETS, build, weights
@@ -44,25 +45,28 @@ LIKELIEST = 5  # classes that the command prints
 
 class Predictor:
     """A net with a run's weights. `classes`: names; `in_shape`: (H, W, C) of an image; `data`: what
-    the run's record says of its data set."""
+    the run's record says of its data set; `passes`: how often it was tested."""
 
-    def __init__(self, net, data: dict, preprocessing: Preprocessing):
+    def __init__(self, net, data: dict, preprocessing: Preprocessing, passes: int = 1):
         self.net, self.data, self.preprocessing = net, data, preprocessing
         self.classes, self.in_shape = data["classes"], tuple(data["in_shape"])
-        self.prob = net.ops.zeros((net.batch, net.classes), net.dtype)
+        self.passes = passes
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """Softmax of the scores, (N, classes) float32, whatever loss the net was trained with.
+    def predict(self, images: np.ndarray, passes: int | None = None) -> np.ndarray:
+        """Softmax of the scores, (N, classes) float32, whatever loss the net was trained with; of a
+        net that draws in every pass, the mean over `passes`, or as many as the run was tested with.
 
         images: (N, H, W, C) uint8, preprocessed as the run did its test images. InputError for
-        another shape or type."""
+        another shape or type, or for several passes of a net that does not draw."""
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.shape[1:] != self.in_shape:
             raise InputError(
                 f"predict: images are {images.dtype} {images.shape}; this net wants "
                 f"uint8 (N, {', '.join(map(str, self.in_shape))})"
             )
+        passes = self.passes if passes is None else passes
         need_statistics(self.net)
+        need_draws(self.net, passes)
         out = np.empty((len(images), self.net.classes), np.float32)
         if not len(images):
             return out
@@ -70,11 +74,10 @@ class Predictor:
             images, np.full(len(images), -1, np.int32), *self.preprocessing.normalise(images)
         )
         resident = Resident(self.net, split, self.preprocessing)
-        for first in range(0, len(images), self.net.batch):
-            rows = np.arange(first, min(first + self.net.batch, len(images)))
-            resident.batch(rows)
-            self.net.ops.softmax(self.net.forward(train=False), self.prob)
-            out[rows] = self.net.ops.tohost(self.prob)[: len(rows)]
+        batches = -(-len(images) // self.net.batch)
+        for number in range(batches):
+            part = slice(number * self.net.batch, (number + 1) * self.net.batch)
+            out[part] = probabilities(self.net, resident, number, batches, passes)
         return out
 
 
@@ -112,18 +115,18 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     preprocessing = Preprocessing.restored(
         data, saved.tensors, shape, settings.input_scale, saved.path
     )
-    model = Predictor(net, data, preprocessing)
+    model = Predictor(net, data, preprocessing, settings.passes)
     return model, record, saved, settings
 
 
-def answers(model: Predictor, pictures: list[Path]) -> list[dict]:
+def answers(model: Predictor, pictures: list[Path], passes: int | None = None) -> list[dict]:
     """The likeliest classes of picture files, as JSON has them. InputError for a file that is no
     picture, NotFinite where the net's scores are none."""
     from engine.data.pictures import read_picture  # Pillow is loaded for this alone
 
     images = np.stack([read_picture(path, *model.in_shape).pixels for path in pictures])
     found = []
-    for path, row in zip(pictures, model.predict(images), strict=True):
+    for path, row in zip(pictures, model.predict(images, passes), strict=True):
         if not np.isfinite(row).all():
             raise NotFinite(f"{path}: the net's scores are not finite; retrain it at a lower --lr")
         likeliest = np.argsort(-row, kind="stable")[:LIKELIEST]
@@ -139,6 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     add("pictures", metavar="PICTURE", nargs="+", help="PNG, JPEG, WebP, ...")
     add("--device", default="auto", help="auto | cuda | cpu | numpy (default: auto)")
     add("--threads", type=int, metavar="N", help="CPU threads (default: all)")
+    add("--passes", type=int, metavar="N", help=PASSES)
     add("--json", action="store_true", help="the same as JSON, with every digit")
     args = parser.parse_args(argv)
     pictures = list(map(Path, args.pictures))
@@ -147,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
     model = restored(args.run, args.device, args.threads, log_line)[0]
     found = []
     for first in range(0, len(pictures), model.net.batch):
-        for answer in answers(model, pictures[first : first + model.net.batch]):
+        for answer in answers(model, pictures[first : first + model.net.batch], args.passes):
             found.append(answer)
             if not args.json:
                 print_line(answer["picture"])

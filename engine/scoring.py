@@ -19,26 +19,32 @@ from kernels.clock import FINITE, LOSS_SUM, SEEN
 class Scores:
     """loss: mean over the images, nan if a batch's was not finite. confusion: (classes, classes)
     counts, row = true class, column = predicted. unscored: images whose scores were not finite;
-    they count as wrong, and `where` is what was not finite first: "the output of conv22"."""
+    they count as wrong, and `where` is what was not finite first: "the output of conv22". first:
+    the accuracy of the first pass alone."""
 
     loss: float
     accuracy: float
     confusion: np.ndarray
     unscored: int
-    where: str | None = None
+    where: str | None
+    first: float
 
 
-def score(net, images: Resident, stop: Callable[[], bool] = lambda: False) -> Scores | None:
+def score(
+    net, images: Resident, stop: Callable[[], bool] = lambda: False, passes: int = 1
+) -> Scores | None:
     """All these images, such as a feed's `test`, through the net as it is; None if `stop()` became
-    true on the way.
+    true on the way. Of a net that draws, several passes: of an image's probabilities their mean
+    counts, and the loss is its logarithm's.
 
     The clock is given back as it was, so a training run goes on as if nothing had been; and a loss
     that is not finite latches nothing."""
     need_statistics(net)
+    need_draws(net, passes)
     before = read_clock(net)
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # counted, and named
-            return _score(net, images, before.copy(), stop)
+            return _score(net, images, before.copy(), stop, passes)
     finally:
         write_clock(net, before)
 
@@ -56,30 +62,64 @@ def need_statistics(net, train: bool = False) -> None:
             )
 
 
-def _score(net, images: Resident, clock: np.ndarray, stop: Callable[[], bool]) -> Scores | None:
+def need_draws(net, passes: int) -> None:
+    """InputError for several passes of a net of which all are alike."""
+    if passes > 1 and not any(layer.draws for layer in net.chain.leaves()):
+        raise InputError(
+            f"passes {passes}: nothing in this net draws outside training, so its passes are all "
+            "alike; leave it at 1"
+        )
+
+
+def probabilities(net, images: Resident, number: int, batches: int, passes: int) -> np.ndarray:
+    """Of the images of batch `number` of `batches`, the mean over the passes of the softmax of
+    their scores: (n, classes) in the net's dtype. Each pass of each batch draws by a number of its
+    own."""
+    rows = np.arange(images.count)[number * net.batch :][: net.batch]
+    prob, found = net.ops.zeros((net.batch, net.classes), net.dtype), []
+    for one in range(passes):
+        images.batch(rows, one * batches + number)
+        net.ops.softmax(net.forward(train=False), prob)
+        found.append(net.ops.tohost(prob)[: len(rows)])
+    return np.mean(found, axis=0)
+
+
+def _score(
+    net, images: Resident, clock: np.ndarray, stop: Callable[[], bool], passes: int
+) -> Scores | None:
     zero_sums(clock)
     write_clock(net, clock)
     confusion, where = np.zeros((net.classes, net.classes), np.int64), None
-    for first in range(0, images.count, net.batch):
+    batches, right, likely = -(-images.count // net.batch), 0, []
+    for number in range(batches):
         if stop():
             return None
-        rows = np.arange(first, min(first + net.batch, images.count))
-        images.batch(rows)
+        rows = np.arange(images.count)[number * net.batch :][: net.batch]
+        truth = images.truth[rows]
+        images.batch(rows, number)
         scores = net.forward(train=False)
         net.evaluate_loss(train=False)
         scores = net.ops.tohost(scores)[: len(rows)].astype(net.dtype)
         good = np.isfinite(scores).all(axis=1)
         if where is None and not (good.all() and read_clock(net)[FINITE]):
             where = first_in_forward(net, train=False) or "the loss"
-        np.add.at(confusion, (images.truth[rows][good], scores[good].argmax(axis=1)), 1)
+        right += int((scores.argmax(axis=1) == truth)[good].sum())
+        if passes > 1:
+            scores = probabilities(net, images, number, batches, passes)
+            good &= np.isfinite(scores).all(axis=1)
+            likely.append(scores[np.arange(len(rows)), truth])
+        np.add.at(confusion, (truth[good], scores[good].argmax(axis=1)), 1)
     after = read_clock(net)
     loss = after[LOSS_SUM] / after[SEEN] if after[FINITE] and after[SEEN] else float("nan")
+    if passes > 1 and np.isfinite(loss):
+        loss = -np.log(np.maximum(np.concatenate(likely), 1e-15)).mean()
     return Scores(
         float(loss),
         int(confusion.trace()) / images.count,
         confusion,
         images.count - int(confusion.sum()),
         where,
+        right / images.count,
     )
 
 

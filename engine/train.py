@@ -35,7 +35,7 @@ from engine.run.logs import kinds_of
 from engine.run.session import Session, Work, new_run, resume, seed_runs
 from engine.run.weights import transfer
 from engine.schedules import rates
-from engine.scoring import need_statistics
+from engine.scoring import need_draws, need_statistics
 from kernels import DEVICES, MOST_THREADS, ops_for
 from lsuv import INITS, initialise
 from lsuv.algorithm import MODES, NORMALISE
@@ -63,6 +63,7 @@ def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
         net.freeze(names.strip())
     if all(p.layer.frozen for p in net.named_params().values()):
         raise InputError(f"--freeze {s.freeze}: that is all of {s.net}; leave something to train")
+    need_draws(net, s.passes)
     data = data.validating(s.validation, s.seed)
     mirror = 2 if s.mirror and s.mirror_turns else s.mirror
     return net, Feed(net, data, s.move, s.input_scale, mirror), optimizer_of(net, s)

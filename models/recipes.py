@@ -62,6 +62,7 @@ class Recipe:
     smoothing: float = 0.0  # of the labels
     momentum_policy: dict | None = None  # the momentum by epoch, as a policy; None: it stays
     contrast: str | None = None  # of engine.data.dataset.CONTRASTS; None: as the data set says
+    passes: int = 1  # forward passes whose mean is tested, of a net that draws in each
     mirror_turns: bool = False  # each image in every second epoch, rather than at random
 
     def policy_over(self, steps: int) -> dict:
@@ -227,6 +228,7 @@ PAPER_FMP_MNIST = Recipe(  # the rate is 0.003 an image, times the batch, times 
     batch=100,
     decay=0.0,
     momentum=0.99,
+    passes=12,
     input_scale=1 / (255 * 0.004),  # of a pixel, which the data set multiplies by 0.004
 )
 
@@ -235,6 +237,7 @@ PAPER_FMP_32 = replace(
     policy={"policy": "exp", "rate": 1.5e-3 * exp(-0.01), "gamma": exp(-1e-5), "every": 1000},
     steps=410_000,
     batch=50,
+    passes=100,
     input_scale=2.0,
     contrast="none",
 )

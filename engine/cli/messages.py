@@ -56,6 +56,11 @@ def epoch_line(row: dict, epochs: float, device: str) -> str:
     )
 
 
+def passes_line(scores, passes: int) -> str:
+    """scores: of engine/scoring.py."""
+    return f"test accuracy after 1 pass {scores.first:.4f}, after {passes} {scores.accuracy:.4f}"
+
+
 def last_line(result: dict) -> str:
     rate = f"images/s {result['images_per_second']:.0f}"
     loss = float("nan") if result["test_loss"] is None else result["test_loss"]

@@ -27,6 +27,8 @@ from engine.errors import InputError
 from engine.losses import LOSSES
 from engine.optimizers import OPTIMIZERS
 
+PASSES = "of a net that draws in every pass, whose mean counts (default: the run's)"
+
 
 def one_of(names: Iterable[str]) -> str:
     return " | ".join(names)
@@ -127,6 +129,12 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> dict:
         "--mirror-turns",
         action=switch,
         help="mirror each in every second epoch, rather than at random (default: recipe)",
+    )
+    add(
+        "--passes",
+        metavar="N",
+        type=int,
+        help="passes of the last test, of a net that draws in each; their mean counts",
     )
 
     add = groups["training"].add_argument
@@ -307,6 +315,7 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
         "move",
         "smoothing",
         "mirror_turns",
+        "passes",
     ):
         values[name] = pick(name, getattr(recipe, name), source)
     hyper = {

@@ -61,6 +61,7 @@ YOUNGER |= {
     "freeze": None,
     "log": None,
     "momentum_policy": None,
+    "passes": 1,
 }
 YOUNGER |= {name: HYPER[name].default for name in ("ema", "accumulate", "floor")}
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -69,6 +70,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "lr": ("above 0", lambda v: v > 0),
     "input_scale": ("above 0", lambda v: v > 0),
     "limit": ("1 or more", lambda v: v >= 1),
+    "passes": ("in [1, 10000]", lambda v: 1 <= v <= 10_000),
     "move": ("0 or more", lambda v: v >= 0),
     "smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
     "validation": (
@@ -144,6 +146,7 @@ class Settings:
     move: int
     mirror: bool | None
     mirror_turns: bool
+    passes: int
     lsuv_mode: str
     lsuv_batch: int
     lsuv_tol: float

@@ -82,12 +82,14 @@ class Resident:
             self.net, self.images, self.labels, self.arrays, order, move, mirror, augment
         )
 
-    def batch(self, rows: np.ndarray) -> None:
+    def batch(self, rows: np.ndarray, number: int | None = None) -> None:
         """Images `rows`, at most net.batch, as they are; the rest of the batch is padding with
-        label -1. Sets the clock's FIRST."""
+        label -1. Sets the clock's FIRST and, with the number of a forward pass, STEP, which what
+        draws outside training draws by."""
         padded = np.full((1, self.net.batch), -1, np.int32)
         padded[0, : len(rows)] = rows
         clock = read_clock(self.net)
+        clock[STEP] = clock[STEP] if number is None else number
         clock[FIRST] = clock[STEP]
         write_clock(self.net, clock)
         self.gather(self.net.ops.asarray(padded))

@@ -10,7 +10,7 @@ Read next: engine/run/lock.py, engine/run/logs.py, and engine/run/folder.py, whe
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,15 @@ import numpy as np
 
 from engine.cli import options
 from engine.cli.command import Signals
-from engine.cli.messages import epoch_line, last_line, log_line, print_line, print_settings, timed
+from engine.cli.messages import (
+    epoch_line,
+    last_line,
+    log_line,
+    passes_line,
+    print_line,
+    print_settings,
+    timed,
+)
 from engine.cli.progress import ProgressBar
 from engine.cli.settings import MAY_CHANGE, Known, Settings
 from engine.data import NAMES
@@ -231,13 +239,21 @@ class Session:
             keep(self.folder / run_folder.CHECKPOINT, self.folder / run_folder.BEST)
 
     def test(self) -> Scores | None:
-        """Of the test set, at the end: with the best epoch's weights, where validation chose one;
-        None if a signal asks to stop."""
+        """Of the test set, at the end, in all passes: with the best epoch's weights, where
+        validation chose one; None if a signal asks to stop."""
+        passes = self.settings.passes
+        weights: AbstractContextManager = self.optimizer.averaged()
         if self.feed.validation and self.progress.rows:
             saved = checkpoint.read(self.folder, self.show.line, best=True)
             checkpoint.restore(saved, self.net)
             self.show.line(f"epoch {self.best} is the best by validation; its weights are kept")
-        return None if self.asked.stop() else score(self.net, self.feed.test, self.asked.stop)
+            weights = nullcontext()
+        with weights:
+            stop = self.asked.stop
+            scores = None if stop() else score(self.net, self.feed.test, stop, passes)
+        if scores and passes > 1:
+            print_line(passes_line(scores, passes))
+        return scores
 
     def save(self) -> None:
         self.progress.seconds = self.seconds
@@ -372,7 +388,8 @@ def finish(work: Work, run: Session, record: dict) -> dict:
         with run:
             done = work.train(run)
         tested = None
-        if done and (run.feed.validation or not progress.rows):  # or --epochs 0: the untrained net
+        again = run.feed.validation or s.passes > 1
+        if done and (again or not progress.rows):  # or --epochs 0: the untrained net
             tested = run.test()
             done = tested is not None
         if not done:
@@ -400,6 +417,8 @@ def finish(work: Work, run: Session, record: dict) -> dict:
             "data": run.feed.data.name,
             "finished": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         }
+        if tested and s.passes > 1:
+            record["result"]["first_pass_accuracy"] = tested.first
         record = plain(record)
         write_json(folder / run_folder.RUN, record)
     print_line(last_line(record["result"]))

@@ -14,7 +14,10 @@ import engine.evaluate
 import engine.predict
 from engine.cli.command import run_command
 from engine.data import synthetic
+from engine.data.dataset import Split
+from engine.data.feed import Resident
 from engine.data.pictures import read_picture
+from engine.layers import Conv, FractionalMaxPool, Linear, ReLU
 from engine.run import checkpoint
 from engine.run import folder as runs
 from helpers.data_sets import forge_folder
@@ -25,10 +28,15 @@ from models import NETS, Model
 CLASSES = ("ant", "bee", "cat")
 
 
+def drawing(act, classes, dropout=True):
+    return [Conv(4), ReLU(), FractionalMaxPool(6), Conv(8), FractionalMaxPool(4), Linear(classes)]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def small_nets():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(NETS, "tiny", Model(tiny, (8, 8, 3)))
+        patch.setitem(NETS, "drawing", Model(drawing, (8, 8, 3)))
         patch.setattr(synthetic, "TRAIN", 60)
         patch.setattr(synthetic, "TEST", 30)
         yield
@@ -195,4 +203,51 @@ def test_scores_that_are_not_finite_are_no_answer(home, capsys, monkeypatch):
     Image.new("RGB", (8, 8), "red").save(path)
     assert "the net's scores are not finite" in said(
         engine.predict, capsys, home / "run", path, code=1
+    )
+
+
+# -- several passes -------------------------------------------------------------------------------
+
+
+def test_passes_of_a_net_that_draws(home, capsys):
+    """Trained with three, a run ends, and is evaluated and predicts, by the mean of three; one is
+    the first of them."""
+    options = ["--net", "drawing", "--data", "synthetic", "--device", "numpy", "--batch", 20]
+    capsys.readouterr()
+    assert command(*options, "--epochs", 4, "--lr", 0.05, "--passes", 3, "--out", home / "fmp") == 0
+    told = capsys.readouterr().out.splitlines()
+    result = runs.read_run(home / "fmp")["result"]
+    first, last = result["first_pass_accuracy"], result["test_accuracy"]
+    line = f"test accuracy after 1 pass {first:.4f}, after 3 {last:.4f}"
+    assert told[-2] == line and told[-1].startswith(f"test accuracy {last:.4f}")
+    assert line in said(engine.evaluate, capsys, home / "fmp")
+    once = said(engine.evaluate, capsys, home / "fmp", "--passes", 1)
+    assert "after 1 pass" not in once and f"test accuracy {first:.4f}" in once
+
+    model, images = engine.load(home / "fmp", "numpy"), synthetic.make((8, 8)).test_images[:30]
+    one, three = model.predict(images, 1), model.predict(images)
+    assert np.array_equal(one, model.predict(images, 1)) and not np.array_equal(one, three)
+    net, found, how = model.net, [], model.preprocessing
+    resident = Resident(net, Split(images, np.zeros(30), *how.normalise(images)), how)
+    for number in range(3):
+        for batch in range(2):
+            resident.batch(np.arange(30)[20 * batch :][:20], 2 * number + batch)
+            score = net.forward(train=False)[: 30 - 20 * batch].astype(float)
+            exp = np.exp(score - score.max(axis=1, keepdims=True))
+            found.append(exp / exp.sum(axis=1, keepdims=True))
+    found = [np.concatenate(found[2 * k : 2 * k + 2]) for k in range(3)]
+    np.testing.assert_allclose(one, found[0], atol=1e-6)
+    np.testing.assert_allclose(three, np.mean(found, axis=0), atol=1e-6)
+
+
+def test_passes_of_a_net_whose_passes_are_alike_are_refused(home, capsys):
+    alike = "passes 2: nothing in this net draws outside training"
+    assert alike in said(engine.evaluate, capsys, home / "made-up", "--passes", 2, code=2)
+    picture = next((home / "pets" / "test").rglob("*.png"))
+    assert alike in said(engine.predict, capsys, home / "run", picture, "--passes", 2, code=2)
+    options = ["--net", "tiny", "--data", "synthetic", "--batch", 4, "--out", home / "no"]
+    assert command(*options, "--passes", 2) == 2
+    assert alike in capsys.readouterr().err
+    assert "--passes 0 must be" in said(
+        engine.evaluate, capsys, home / "run", "--passes", 0, code=2
     )

@@ -85,11 +85,11 @@ def test_a_stop_during_evaluation_repeats_only_the_evaluation(tmp_path, straight
     folder, batch = tmp_path / "stopped", Feed.train_batch
     resident = type("once", (), {"left": 2})
 
-    def interrupted(self, rows, _batch=engine.data.feed.Resident.batch):
+    def interrupted(self, *arguments, _batch=engine.data.feed.Resident.batch):
         resident.left -= 1
         if resident.left == 0:
             os.kill(os.getpid(), signal.SIGTERM)
-        _batch(self, rows)
+        _batch(self, *arguments)
 
     monkeypatch.setattr(engine.data.feed.Resident, "batch", interrupted)
     assert command(*SMALL, "--epochs", 3, "--out", folder) == 143
@@ -633,9 +633,9 @@ def test_a_stop_in_a_seeds_last_save_stops_the_series(tmp_path, monkeypatch):
 def test_a_stop_in_the_evaluation_of_an_untrained_net(tmp_path, monkeypatch):
     batch = engine.data.feed.Resident.batch
 
-    def interrupted(self, rows):
+    def interrupted(self, *arguments):
         os.kill(os.getpid(), signal.SIGTERM)
-        batch(self, rows)
+        batch(self, *arguments)
 
     monkeypatch.setitem(NETS, "tiny", Model(plain, (16, 16, 3)))
     with monkeypatch.context() as patch:

@@ -175,6 +175,7 @@ VALUES = {  # what may work, by option; every option is given WORDS too
     "smoothing": ["0.1", "1"],
     "contrast": ["gcn", "none"],
     "move": ["0", "2", "99"],
+    "passes": ["1", "2", "0"],
     "validation": ["0.2", "10", "59", "60", "1.5"],
     "weights": ["run", "run/checkpoint.safetensors", "all", "run/run.json"],
     "freeze": ["conv1", "conv1*,clf", "*", "[", ","],
