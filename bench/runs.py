@@ -3,7 +3,7 @@
     python -m bench.runs runs/a runs/b ... --json bench/results/training.json
 
 A row a run: its settings, whether it came to its end, and metrics.csv as it is. A folder of several
-seeds (`--runs N`) gives a row a seed.
+seeds (`--runs N`) gives a row a seed, one of several stages the last one's.
 
 Read next: bench/weights.py.
 """
@@ -13,7 +13,7 @@ import json
 import pathlib
 
 from bench.common.machine import write
-from engine.run.folder import METRICS, RUN, read_metrics, read_run
+from engine.run.folder import METRICS, read_metrics, read_run, runs_in
 from kernels import ops_for
 
 SETTINGS = (
@@ -34,11 +34,6 @@ SETTINGS = (
     "input_scale",
     "precision",
 )
-
-
-def folders(path: pathlib.Path) -> list[pathlib.Path]:
-    """The run folders at `path`: itself, or the seeds inside it."""
-    return [path] if (path / RUN).exists() else sorted(p.parent for p in path.glob(f"*/{RUN}"))
 
 
 def row(folder: pathlib.Path) -> dict:
@@ -62,7 +57,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=pathlib.Path, help="run folders")
     parser.add_argument("--json", default=None, help="write the rows to this file")
     options = parser.parse_args()
-    found = [folder for path in options.runs for folder in folders(path)]
+    found = [folder for path in options.runs for folder in runs_in(path)]
     rows = [row(folder) for folder in found if (folder / METRICS).exists()]
     for r in rows:
         last = r["metrics"][-1]

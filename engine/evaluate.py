@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     options.check(args, KNOWN)
     options.refuse_auto(args)
-    args.run = weights(args.run)
+    args.run = run_folder.run_in(weights(args.run))
     record, where = run_folder.read_run(args.run), Path(args.run) / run_folder.RUN
     s = Settings.from_dict(record["settings"], where, KNOWN)
     model, _, saved, _ = engine.restored(args.run, args.device, args.threads, print_line)

@@ -33,7 +33,7 @@ from engine.losses import loss_of
 from engine.net import Net
 from engine.run import checkpoint
 from engine.run.files import need
-from engine.run.folder import DESCRIPTION, read_run
+from engine.run.folder import DESCRIPTION, read_run, run_in
 from engine.scoring import need_draws, need_statistics, probabilities
 from engine.train import KNOWN
 from kernels import ops_for
@@ -86,7 +86,7 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
     Settings).
 
     other: `precision` and `batch`, where they are not to be the run's."""
-    run = weights(run)
+    run = run_in(weights(run))
     record = read_run(run)
     saved = checkpoint.read(run, report, best=True)
     checkpoint.refuse_others(saved, record["settings"], record["data"])
@@ -99,7 +99,14 @@ def restored(run, device: str, threads: int | None = None, report=print, **other
         raise InputError(
             f"{saved.path}: its data are not {settings.net}'s; put the run's own file back"
         )
-    layers = build(settings.net, settings.act, len(data["classes"]), settings.dropout)
+    layers = build(
+        settings.net,
+        settings.act,
+        len(data["classes"]),
+        settings.dropout,
+        settings.loss,
+        settings.stage,
+    )
     ops = ops_for(device, threads, settings.precision, allow_fp32=True)
     settings = settings.on(ops)
     net = Net(

@@ -32,7 +32,7 @@ from engine.net import Net
 from engine.optimizers import Optimizer, optimizer_of
 from engine.run.folder import default_name, new_folder
 from engine.run.logs import kinds_of
-from engine.run.session import Session, Work, new_run, resume, seed_runs
+from engine.run.session import Session, Work, new_run, resume, several_runs
 from engine.run.weights import transfer
 from engine.schedules import rates
 from engine.scoring import need_draws, need_statistics
@@ -57,7 +57,7 @@ KNOWN = Known(
 
 def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
     """A net of zero weights on the device, the data set beside it, and the optimizer."""
-    layers = build(s.net, s.act, len(data.classes), s.dropout)
+    layers = build(s.net, s.act, len(data.classes), s.dropout, s.loss, s.stage)
     net = Net(layers, loss_of(s), ops, data.in_shape, s.batch, s.seed, precision=s.precision)
     for names in (s.freeze or "").split(",") if s.freeze else ():
         net.freeze(names.strip())
@@ -71,18 +71,19 @@ def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
 
 def first_weights(s: Settings, net: Net, feed: Feed):
     """Fill the weights and, for lsuv, bring every layer's output to unit variance -> the report.
-    Of a net with trained weights, only what they do not fit.
+    Of a net with trained weights, only what they do not fit, or, of a later stage, do not have.
 
     LSUV sees the run's first training batch, or with --lsuv-mode fresh its first batches."""
-    new = transfer(net, s.weights) if s.weights else None
+    new = transfer(net, s.weights, s.stage > 1) if s.weights else None
     need_statistics(net, train=True)
     net.resize(s.lsuv_batch)
     options = s.lsuv_options()
     report = initialise(net, s.init, feed.first_batches(), s.seed, s.act, new=new, **options)
     net.resize(s.batch)
     if new is not None:
-        kept = f"all but {new[0]}, which is new" if new else "all"
-        report.notes.append(f"weights of {s.weights}: {kept}")
+        kept = f"all but {', '.join(new)}, which is new" if new else "all"
+        source = f"stage{s.stage - 1}" if s.stage > 1 else s.weights
+        report.notes.append(f"weights of {source}: {kept}")
     return report
 
 
@@ -158,14 +159,17 @@ def start(argv: list[str] | None) -> int:
         follow_links=bool(args.follow_links),
     )
     data = options.prepared(args, KNOWN, data)
-    s, origins = options.resolve(args, KNOWN, data)
-    s = replace(s, threads=ops.threads)
+    stages = [
+        (replace(s, threads=ops.threads), origins)
+        for s, origins in options.resolve(args, KNOWN, data)
+    ]
+    s, origins = stages[0]
     out = new_folder(args.out or default_name(s.net, s.init))
     print_settings(s, origins, data, ops)
-    if (args.runs or 1) == 1:
+    if (args.runs or 1) == len(stages) == 1:
         new_run(work, s, origins, data, ops, out)
     else:
-        seed_runs(work, s, origins, data, ops, out, args.runs)
+        several_runs(work, stages, data, ops, out, args.runs or 1)
     return 0
 
 
@@ -186,7 +190,8 @@ def summary(args, model, ops) -> str:
         )
     typed = options.options_of(args)
     names = defaults(typed, KNOWN) | typed
-    layers = build(names["net"], names["act"], classes, options.recipe_of(args, KNOWN).dropout)
+    recipe = options.recipe_of(args, KNOWN, classes)
+    layers = build(names["net"], names["act"], classes, recipe.dropout)
     return Net(layers, LOSSES[names["loss"]](), ops, model.in_shape, batch=1).summary()
 
 

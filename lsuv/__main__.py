@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         follow_links=bool(args.follow_links),
     )
     data = options.prepared(args, KNOWN, data)
-    s, _ = options.resolve(args, KNOWN, data)
+    s, _ = options.resolve(args, KNOWN, data)[0]
     print_line(
         f"net {s.net}  act {s.act}  init {s.init}  seed {s.seed}  input-scale {s.input_scale:g}"
     )

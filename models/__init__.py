@@ -20,7 +20,7 @@ ELEMENTWISE = tuple(act for act in ACTS if act != "maxout")
 class Model:
     """A family's builder, its input's shape (H, W, C), its usual data set ("folder": images of
     one's own) and how many classes that has, the activation it has unless another is named, and all
-    that it may have."""
+    that it may have. staged: whether the builder is told the loss and the stage, too."""
 
     build: Callable[..., list[Layer]]
     in_shape: tuple[int, int, int] = (32, 32, 3)
@@ -28,6 +28,7 @@ class Model:
     classes: int = 10
     act: str = "maxout"
     acts: tuple[str, ...] = ACTS
+    staged: bool = False
 
 
 NETS = {
@@ -71,9 +72,13 @@ def weights(run: str | Path) -> Path:
     return packaged.get(str(run), Path(run))
 
 
-def build(name: str, act: str, classes: int, dropout: bool = True) -> list[Layer]:
-    """The layers of the net called `name`, new ones every time. InputError on an unknown name, or
-    an activation that the net is not made for."""
+def build(
+    name: str, act: str, classes: int, dropout: bool = True, loss: str = "softmax", stage: int = 0
+) -> list[Layer]:
+    """The layers of the net called `name`, new ones every time; stage: of a recipe that has
+    several, from 1 on. InputError on an unknown name, or an activation that the net is not made
+    for."""
     choose("activation", act, ACTS)
     model = NETS[choose("net", name, NETS)]
-    return model.build(choose(f"activation of {name}", act, model.acts), classes, dropout)
+    choose(f"activation of {name}", act, model.acts)
+    return model.build(act, classes, dropout, *((loss, stage) if model.staged else ()))

@@ -64,6 +64,21 @@ class Recipe:
     contrast: str | None = None  # of engine.data.dataset.CONTRASTS; None: as the data set says
     passes: int = 1  # forward passes whose mean is tested, of a net that draws in each
     mirror_turns: bool = False  # each image in every second epoch, rather than at random
+    loss: str | None = None  # of engine.losses.LOSSES, unless another is asked for; None: softmax
+    later: tuple["Recipe", ...] = ()  # stages that follow, each from the weights of the one before
+
+    @property
+    def stages(self) -> tuple["Recipe", ...]:
+        return (replace(self, later=()), *self.later)
+
+    @property
+    def all_epochs(self) -> float:
+        """Those of all stages."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def changed(self, **fields) -> "Recipe":
+        """With other fields in every stage."""
+        return replace(self, **fields, later=tuple(replace(s, **fields) for s in self.later))
 
     def policy_over(self, steps: int) -> dict:
         """The policy stretched or shrunk to a run of `steps` updates."""
@@ -340,12 +355,19 @@ FAST_GOOGLENET = replace(FAST_CAFFENET, decay=2e-4, move=16)
 
 
 def with_rmsprop(sgd: Recipe) -> Recipe:
-    """Not in any solver file: those of these nets are SGD's, or RMSProp's own."""
-    return (
-        sgd
-        if sgd.optimizer == "rmsprop"
-        else replace(sgd, optimizer="rmsprop", policy={**sgd.policy, "rate": 1e-4})
+    """Not in any solver file: those of these nets are SGD's, or RMSProp's own. Later stages keep
+    their share of the first one's rate."""
+    if sgd.optimizer == "rmsprop":
+        return sgd
+    first, *later = (
+        replace(
+            stage,
+            optimizer="rmsprop",
+            policy={**stage.policy, "rate": 1e-4 * (stage.policy["rate"] / sgd.policy["rate"])},
+        )
+        for stage in sgd.stages
     )
+    return replace(first, later=tuple(later))
 
 
 SOLVERS = {  # of the nets whose authors used one optimizer
@@ -389,9 +411,14 @@ ADAPTIVE: dict[str, tuple[str, dict]] = {
 
 
 def recipe(
-    net: str, act: str, init: str, kind: str = "paper", optimizer: str | None = None
+    net: str,
+    act: str,
+    init: str,
+    kind: str = "paper",
+    optimizer: str | None = None,
+    classes: int = 10,
 ) -> Recipe:
-    """The recipe of a net (a name of models.NETS), its activation and its initialiser.
+    """The recipe of a net (a name of models.NETS), its activation, initialiser and classes.
 
     The authors ran FitNet-4 maxout with Xavier at momentum 0.5, and with MSRA at a tenth of the
     rate too, with clipping and a single step; those are the recipes of these two here."""
@@ -401,7 +428,7 @@ def recipe(
     known = {r.optimizer: r for r in pair}
     for name in OPTIMIZERS:  # of others no solver file tells: they take what one of these does
         like, own = ADAPTIVE.get(name, ("sgd", {}))
-        known.setdefault(name, replace(known.get(like, pair[0]), optimizer=name, **own))
+        known.setdefault(name, known.get(like, pair[0]).changed(optimizer=name, **own))
     chosen = known[choose("optimizer", optimizer, known)] if optimizer else pair[0]
     if chosen is PAPER_CIFAR and (net, act, init) == ("fitnet4", "maxout", "xavier"):
         return replace(chosen, momentum=0.5)

@@ -107,7 +107,8 @@ def first_epoch(study: Study, figure: str, column: str, run: Run) -> Cell:
     def walked(progress: Progress) -> dict | None:
         """The losses; None where the budget ended the walk."""
         data = load(run.data, study.data_dir, size=KNOWN.nets[run.net].in_shape, report=log_line)
-        s, _ = resolve(train_parser(KNOWN, "").parse_args(planned.arguments), KNOWN, data)
+        args = train_parser(KNOWN, "").parse_args(planned.arguments)
+        s, _ = resolve(args, KNOWN, data)[0]
         net, feed, optimizer = assemble(s, data, study.ops)
         first_weights(s, net, feed)
         steps = min(s.steps, len(data.train) // s.batch)

@@ -67,7 +67,7 @@ class Planned:
     def full(self) -> float:
         """The epochs of the whole recipe."""
         r = self.run
-        return recipe(r.net, r.act, r.init, self.kind, r.optimizer).epochs * r.share
+        return recipe(r.net, r.act, r.init, self.kind, r.optimizer).all_epochs * r.share
 
     @property
     def whole(self) -> bool:
@@ -151,7 +151,7 @@ def slug(data: str) -> str:
 
 def plan(study: Study, run: Run) -> Planned:
     kind, epochs = study.recipe, study.epochs
-    full = recipe(run.net, run.act, run.init, kind, run.optimizer).epochs
+    full = recipe(run.net, run.act, run.init, kind, run.optimizer).all_epochs
     precision = study.precision
     if precision is None:
         narrow = run.net.startswith(NARROW) and "bf16" in study.ops.precisions
@@ -162,17 +162,20 @@ def plan(study: Study, run: Run) -> Planned:
 
 @dataclass
 class Outcome:
-    """What a run folder holds. rows: of metrics.csv. failed: of a run that can't go on because its
-    loss is not finite, the line that says so, else empty."""
+    """What a run folder holds; of several stages, the last one that is trained. rows: of
+    metrics.csv. failed: of a run that can't go on because its loss is not finite, the line that
+    says so, else empty. before, later: epochs of the stages before it and behind it."""
 
     folder: Path
     record: dict
     rows: list[dict]
     failed: str
+    before: float = 0.0
+    later: float = 0.0
 
     @property
     def finished(self) -> bool:
-        return self.record["result"] is not None
+        return self.record["result"] is not None and not self.later
 
     @property
     def accuracy(self) -> float | None:
@@ -181,12 +184,12 @@ class Outcome:
     @cached_property
     def epochs(self) -> float:
         """Those that were trained; of a run cut within its first, by its checkpoint's step."""
-        if self.finished:
-            return self.record["settings"]["epochs"]
+        if self.record["result"] is not None:
+            return self.before + self.record["settings"]["epochs"]
         if self.rows or runs.untrained(self.folder):
-            return float(self.rows[-1]["epoch"]) if self.rows else 0.0
-        images = self.record["data"]["train_images"]
-        return checkpoint.read(self.folder).step * self.record["settings"]["batch"] / images
+            return self.before + (float(self.rows[-1]["epoch"]) if self.rows else 0.0)
+        done = checkpoint.read(self.folder).step * self.record["settings"]["batch"]
+        return self.before + done / self.record["data"]["train_images"]
 
     @property
     def converged(self) -> bool:
@@ -198,12 +201,17 @@ class Outcome:
 
 def outcome(folder: Path) -> Outcome | None:
     """None where no run has begun."""
-    if not (folder / runs.RUN).exists():
+    run, before, later = runs.run_in(folder), 0.0, 0.0
+    if not (run / runs.RUN).exists():
         return None
-    record = runs.read_run(folder)
+    record = runs.read_run(run)
     failure = record.get("failure") or {}
     failed = failure["text"] if failure.get("kind") == NotFinite.kind else ""
-    return Outcome(folder, record, runs.read_metrics(folder), failed)
+    if run != folder:
+        series, k = runs.read_series(folder), record["settings"]["stage"]
+        epochs = [stage["settings"]["epochs"] for stage in (series, *series["later"])]
+        before, later = sum(epochs[: k - 1]), sum(epochs[k:])
+    return Outcome(run, record, runs.read_metrics(run), failed, before, later)
 
 
 def folder_of(study: Study, planned: Planned, seed: int) -> Path:
@@ -225,7 +233,7 @@ def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
         return there
     options = (
         ["--resume", str(folder)]
-        if there is not None
+        if there is not None or (folder / runs.SERIES).exists()
         else [*planned.arguments, "--seed", str(seed), "--out", str(folder)]
     )
     options += ["--device", study.device] if there is None or study.device != "auto" else []
@@ -249,9 +257,12 @@ def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
     reader = threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True)
     reader.start()
     try:
+        past = before = 0  # epochs of the stages that end here, and the last line's
         for line in process.stdout:
             if line.startswith("epoch "):
-                report(line.strip(), int(line.split()[1].split("/")[0]))
+                number = int(line.split()[1].split("/")[0])
+                past, before = past + before * (number < before), number
+                report(line.strip(), past + number)
         code = process.wait()
     except BaseException:
         process.terminate()  # it finishes its step and saves
@@ -290,9 +301,10 @@ def check(there: Outcome, planned: Planned, seed: int) -> None:
                 f"{there.folder}: its {key} is {settings[key]}, not {value}; move it "
                 "away, or give another --folder"
             )
-    if abs(settings["epochs"] - planned.epochs) > 1e-9 * planned.epochs:
+    epochs = there.before + settings["epochs"] + there.later
+    if abs(epochs - planned.epochs) > 1e-9 * planned.epochs:
         raise InputError(
-            f"{there.folder}: a run of {settings['epochs']:g} epochs, not "
+            f"{there.folder}: a run of {epochs:g} epochs, not "
             f"{planned.epochs:g}; move it away, or give another --folder"
         )
 

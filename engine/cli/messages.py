@@ -85,3 +85,11 @@ def print_settings(s: Settings, origins: dict, data, ops) -> None:
         print_line(f"note: {printable(note)}")
     for line in lines(s, origins):
         print_line(printable(line))
+
+
+def print_changes(before: Settings, its_origins: dict, s: Settings, origins: dict) -> None:
+    """The settings in which a stage differs from the one before."""
+    known = lines(before, its_origins)
+    for line in lines(s, origins):
+        if line not in known:
+            print_line(printable(line))

@@ -253,12 +253,12 @@ def options_of(args: argparse.Namespace) -> dict:
     return {name: value for name, value in vars(args).items() if value is not None}
 
 
-def recipe_of(args: argparse.Namespace, known: Known):
+def recipe_of(args: argparse.Namespace, known: Known, classes: int):
     """The recipe that the options ask for. InputError for an option of another optimizer."""
     typed = options_of(args)
     names = defaults(typed, known) | typed
     recipe = known.recipe(
-        *(names[key] for key in ("net", "act", "init", "recipe")), typed.get("optimizer")
+        *(names[key] for key in ("net", "act", "init", "recipe")), typed.get("optimizer"), classes
     )
     own = OPTIMIZERS[recipe.optimizer].options
     for name in HYPER.keys() & typed.keys() - own.keys():
@@ -271,7 +271,8 @@ def recipe_of(args: argparse.Namespace, known: Known):
 
 def prepared(args: argparse.Namespace, known: Known, data):
     """The data set with the preprocessing that is typed, or the recipe's."""
-    return data.prepared(args.contrast or recipe_of(args, known).contrast, args.mean_image)
+    recipe = recipe_of(args, known, len(data.classes))
+    return data.prepared(args.contrast or recipe.contrast, args.mean_image)
 
 
 def absolute(path: str) -> str:
@@ -279,12 +280,24 @@ def absolute(path: str) -> str:
     return str(Path(os.path.expanduser(path)).resolve())
 
 
-def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dict[str, str]]:
-    """Settings for a data set -> (settings, origins).
+def resolve(args: argparse.Namespace, known: Known, data) -> list[tuple[Settings, dict[str, str]]]:
+    """Settings for a data set -> (settings, origins) of every stage; most recipes have one.
 
     InputError for a batch larger than the data set, too many steps or none, or an option that the
     optimizer can't use."""
-    typed, images = options_of(args), len(data.train)
+    recipe = recipe_of(args, known, len(data.classes))
+    return [of_stage(args, known, data, recipe, k) for k in range(len(recipe.stages))]
+
+
+def of_stage(args: argparse.Namespace, known: Known, data, whole, k: int):
+    """`resolve` for stage k, from 0 on. What is typed is so in every stage, but for the epochs,
+    which are of all together, and the rate, which is the first one's: they keep the recipe's
+    proportion."""
+    typed, images, recipe = options_of(args), len(data.train), whole.stages[k]
+    share = recipe.epochs / whole.all_epochs
+    if whole.later:
+        factors = {"epochs": share, "lr": recipe.policy["rate"] / whole.policy["rate"]}
+        typed |= {name: typed[name] * factors[name] for name in factors.keys() & typed.keys()}
     if typed.get("validation"):
         images -= held(images, typed["validation"])
     origins: dict[str, str] = {}
@@ -304,8 +317,12 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
     for name in ("data_dir", "weights"):
         if values[name] is not None:
             values[name] = absolute(values[name])
-    recipe = recipe_of(args, known)
     source = f"recipe {recipe.name}"
+    if recipe.loss:
+        values["loss"] = pick("loss", recipe.loss, source)
+    values["stage"] = pick("stage", k + 1 if whole.later else 0, source)
+    if k:
+        values["weights"], origins["weights"] = f"stage{k}", source
     for name in (
         "optimizer",
         "epochs",
@@ -347,13 +364,14 @@ def resolve(args: argparse.Namespace, known: Known, data) -> tuple[Settings, dic
                 f"images of {data.name}; give a smaller one, or raise --limit"
             )
     parts = int(hyper["accumulate"])
-    steps = steps_of(values["epochs"], images, values["batch"], parts)
+    steps = steps_of(values["epochs"], images, values["batch"], parts, share)
     updates = steps // parts
     policy = recipe.policy_over(updates) if steps else recipe.policy
     stretch = (
         "" if policy == recipe.policy else f", stretched from {recipe.steps} to {updates} steps"
     )
     origins |= {"policy": source + stretch, "steps": "epochs x images / batch"}
+    check_values(values, known)
     stays = "momentum" in typed or "momentum" not in hyper or recipe.momentum_policy is None
     origins["momentum_policy"] = "default" if stays else source
     return Settings(

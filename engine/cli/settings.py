@@ -62,6 +62,7 @@ YOUNGER |= {
     "log": None,
     "momentum_policy": None,
     "passes": 1,
+    "stage": 0,
 }
 YOUNGER |= {name: HYPER[name].default for name in ("ema", "accumulate", "floor")}
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -83,14 +84,15 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "lsuv_tol": ("in (0, 1)", lambda v: 0 < v < 1),
     "lsuv_max_iter": ("1 or more", lambda v: v >= 1),
     "steps": ("in [0, 2^31)", lambda v: 0 <= v < 1 << 31),
+    "stage": ("0 or more", lambda v: v >= 0),
     **{name: (option.wanted, option.fits) for name, option in HYPER.items()},
 }
 
 
 @dataclass(frozen=True)
 class Known:
-    """Names that exist, and `recipe(net, act, init, kind, optimizer)`. A net has `act`, its own
-    activation, `acts`, those that it may have, and its input's `in_shape`."""
+    """Names that exist, and `recipe(net, act, init, kind, optimizer, classes)`. A net has `act`,
+    its own activation, `acts`, those that it may have, and its input's `in_shape`."""
 
     nets: Mapping[str, Any]
     acts: Collection[str]
@@ -111,7 +113,8 @@ class Settings:
     momentum by epoch, from 0 on. `limit` None is all; `threads` is the count in use, None where the
     device has none of its own; `mirror`, `contrast` and `mean_image` None are as the data set says.
     `validation` is 0, or a share or a number of the training images; `weights` and `freeze`: what
-    trained weights it starts from, and the layers that keep them, None for none.
+    trained weights it starts from, and the layers that keep them, None for none. `stage` is 0 where
+    the recipe has one; a later stage starts from the weights of the one before.
     `hyper` holds the optimizer's own numbers, and each is an attribute too: s.momentum."""
 
     net: str
@@ -133,6 +136,7 @@ class Settings:
     threads: int | None
     seed: int
     recipe: str
+    stage: int
     optimizer: str
     epochs: float
     batch: int
@@ -174,11 +178,11 @@ class Settings:
         finer."""
         return self if self.precision in ops.precisions else replace(self, precision="fp32")
 
-    def lasting(self, epochs: float, images: int, known: Known) -> "Settings":
+    def lasting(self, epochs: float, images: int, classes: int, known: Known) -> "Settings":
         """These for another number of epochs, of a set of so many training images: the recipe's
         policy spans all of them. InputError for epochs that can't be."""
         steps = steps_of(epochs, self.trained_on(images), self.batch, self.parts)
-        recipe = known.recipe(self.net, self.act, self.init, self.recipe, self.optimizer)
+        recipe = known.recipe(self.net, self.act, self.init, self.recipe, self.optimizer, classes)
         policy = {**recipe.policy_over(steps // self.parts), "rate": self.lr}
         momentum = self.momentum_policy and recipe.momentum_over(epochs)
         return replace(self, epochs=epochs, steps=steps, policy=policy, momentum_policy=momentum)
@@ -261,9 +265,9 @@ class Settings:
                 )
 
 
-def steps_of(epochs: float, images: int, batch: int, parts: int = 1) -> int:
+def steps_of(epochs: float, images: int, batch: int, parts: int = 1, share: float = 1.0) -> int:
     """round(epochs x images / batch), or the nearest multiple of the `parts` that an update has.
-    InputError where it is none, or more than a run can have."""
+    share: of all stages' epochs. InputError where it is none, or more than a run can have."""
     batch *= parts
     length = epochs * images / batch
     if not length * parts < (1 << 31) - 1:
@@ -278,8 +282,8 @@ def steps_of(epochs: float, images: int, batch: int, parts: int = 1) -> int:
         )
     if epochs > 0 and round(length) == 0:
         raise InputError(
-            f"--epochs {epochs:g} of {images} images is no step of {batch}; give "
-            f"--epochs {batch / images:.4g}, which is one, or 0 for the untrained net"
+            f"--epochs {epochs / share:g} of {images} images is no step of {batch}; give "
+            f"--epochs {batch / images / share:.4g}, which is one, or 0 for the untrained net"
         )
     return round(length) * parts
 
@@ -347,7 +351,8 @@ def lines(settings: Settings, origins: dict[str, str]) -> list[str]:
     return [
         f"  {name.replace('_', '-'):<13}  {shown(value):<24}  {origins.get(name, '')}".rstrip()
         for name, value in settings.as_dict().items()
-        if settings.init == "lsuv" or not name.startswith("lsuv_")
+        if (settings.init == "lsuv" or not name.startswith("lsuv_"))
+        and (settings.stage or name != "stage")
     ]
 
 

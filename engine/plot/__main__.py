@@ -38,7 +38,7 @@ ROW = {"layer": str, **dict.fromkeys(("variance_before", "variance_after"), (*NU
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="engine.plot", description=__doc__.split("\n\nRead next")[0])
     add = parser.add_argument
-    add("runs", metavar="RUN", nargs="+", help="run folders, or one that holds several seeds")
+    add("runs", metavar="RUN", nargs="+", help="run folders, of several seeds or stages, too")
     add(
         "--out",
         metavar="FILE",
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     del args.runs
     options.check(args, KNOWN)
     options.refuse_auto(args)
-    folders = [folder for run in given for folder in seeds_in(Path(run))]
+    folders = [folder for run in given for folder in run_folder.runs_in(run)]
     if len(folders) > MOST:
         raise InputError(f"{len(folders)} runs, and a picture has colours for {MOST}; give fewer")
     out = Path(args.out or (folders[0] / "plot.html" if len(folders) == 1 else "plot.html"))
@@ -72,13 +72,6 @@ def main(argv: list[str] | None = None) -> int:
         write_atomic(path, content)
         print_line(f"wrote {path}, {len(content):,} bytes")
     return 0
-
-
-def seeds_in(folder: Path) -> list[Path]:
-    """The runs of a series; a run itself."""
-    if not (folder / run_folder.SEEDS).exists():
-        return [folder]
-    return sorted(path.parent for path in folder.glob(f"seed*/{run_folder.RUN}")) or [folder]
 
 
 def look_at(folder: Path, args) -> Shown:

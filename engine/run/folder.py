@@ -1,7 +1,8 @@
 """A run's folder: run.json, init.json, metrics.csv, and the checkpoints beside them.
 
 run.json is there before the first checkpoint is. `--runs` makes a folder of such folders, seed0,
-seed1, ..., and runs.json in it says which they are.
+seed1, ..., and a recipe of several stages one of stage1, stage2, ...; runs.json in it says which
+they are. Seeds of several stages are folders of such a kind.
 
 Read next: engine/run/files.py, how files are read and written here.
 """
@@ -18,7 +19,7 @@ from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
-from engine.errors import InputError, RunError
+from engine.errors import InputError, RunError, some
 from engine.run.files import (
     FULL,
     NUMBER,
@@ -58,13 +59,14 @@ COLUMNS = (
     "seconds",
 )
 VALIDATED = tuple(column.replace("test", "validation") for column in COLUMNS)  # with --validation
-RUN, INIT, METRICS, SEEDS = "run.json", "init.json", "metrics.csv", "runs.json"
+RUN, INIT, METRICS, SERIES = "run.json", "init.json", "metrics.csv", "runs.json"
 CHECKPOINT, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
 BEST = "best.safetensors"  # the checkpoint of the best epoch, with --validation
 
 LONGEST_JSON = 4 << 20  # bytes of run.json (a few thousand) and runs.json (600 a run)
 LONGEST_METRICS = 8 << 20  # bytes of metrics.csv: 80,000 epochs
-# What is needed of run.json, of its data, and of its result once there is one; of runs.json.
+# What is needed of run.json, of its data, and of its result once there is one; of runs.json, and of
+# each later stage in it.
 RECORD = {
     "settings": dict,
     "origins": dict,
@@ -73,7 +75,8 @@ RECORD = {
     "result": (dict, type(None)),
 }
 DATA = {"name": str, "fingerprint": str}
-SERIES = {"settings": dict, "origins": dict, "runs": int, "result": (dict, type(None))}
+STAGE = {"settings": dict, "origins": dict}
+SEVERAL = {**STAGE, "runs": int, "result": (dict, type(None)), "later": list}
 # Of a checkpoint's data, where images are to be preprocessed as that was.
 DESCRIPTION = {**DATA, "classes": list, "in_shape": list}
 # Of a checkpoint's progress, and of a row of metrics in it.
@@ -106,9 +109,35 @@ RESULT = {
 
 
 def to_resume(folder: Path) -> Path:
-    """What --resume is to be given: this run's folder, or that of all the seeds it is one of."""
-    seed = folder.name.startswith("seed") and (folder.parent / SEEDS).exists()
-    return folder.parent if seed else folder
+    """What --resume is to be given: this run's folder, or that of all the seeds or stages that it
+    is one of."""
+    while folder.name.startswith(("seed", "stage")) and (folder.parent / SERIES).exists():
+        folder = folder.parent
+    return folder
+
+
+def runs_in(folder: str | Path) -> list[Path]:
+    """The run folders that a folder stands for: itself; of several seeds those that have begun; of
+    several stages the last one that is trained."""
+    folder = Path(folder)
+    if not (folder / SERIES).exists():
+        return [folder]
+    stages = [path.parent for path in folder.glob(f"stage*/{RUN}")]
+    if stages:
+        trained = [path for path in stages if not untrained(path)]
+        return [max(trained or stages, key=lambda path: (len(path.name), path.name))]
+    seeds = {path.parent for name in (RUN, SERIES) for path in folder.glob(f"seed*/{name}")}
+    return [run for seed in sorted(seeds) for run in runs_in(seed)] or [folder]
+
+
+def run_in(folder: str | Path) -> Path:
+    """The run folder that a folder stands for. InputError where that are several."""
+    found = runs_in(folder)
+    if len(found) > 1:
+        raise InputError(
+            f"{folder}: it holds {len(found)} runs ({some(path.name for path in found)}); give one"
+        )
+    return found[0]
 
 
 def read_run(folder: str | Path) -> dict:
@@ -126,19 +155,27 @@ def renamed(settings: dict) -> dict:
     return {RENAMED.get(name, name): value for name, value in settings.items()}
 
 
-def read_seeds(folder: Path) -> dict:
-    """runs.json of a folder of seeds: the first one's settings, origins, how many runs, and the
-    result of their mean, None before the end. InputError as of `read_run`."""
-    path = folder / SEEDS
-    series = need(read_json(path), SERIES, path)
-    if not 2 <= series["runs"] < 1 << 31:
+def read_series(folder: Path) -> dict:
+    """runs.json of a folder of seeds or stages: how many seeds, the first one's settings and
+    origins, those of the `later` stages, and the result, None before the end: of stages the last
+    one's, of seeds the mean. InputError as of `read_run`."""
+    path = folder / SERIES
+    series = read_json(path)
+    if isinstance(series, dict):
+        series = {"later": [], **series}  # it is younger than the file
+    need(series, SEVERAL, path)
+    later = [need(stage, STAGE, path) for stage in series["later"]]
+    if not 1 <= series["runs"] < 1 << 31 or series["runs"] + len(later) < 2:
         raise InputError(
-            f"{path}: {series['runs']} runs, and it is for 2 or more, below 2^31; put "
-            "the run's own file back"
+            f"{path}: {series['runs']} runs, and it is for 2 or more, below 2^31, or for several "
+            "stages; put the run's own file back"
         )
     if series["result"] is not None:
         need(series["result"], RESULT, path)
-    return series | {"settings": renamed(series["settings"])}
+    return series | {
+        "settings": renamed(series["settings"]),
+        "later": [stage | {"settings": renamed(stage["settings"])} for stage in later],
+    }
 
 
 def read_json(path: Path):
@@ -218,12 +255,13 @@ def new_folder(out: str | Path) -> Path:
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: a file of that name exists; give another --out")
-    if (folder / RUN).exists() or (folder / SEEDS).exists():
+    if (folder / RUN).exists() or (folder / SERIES).exists():
         raise InputError(
             f"--out {folder}: a run lives there already; continue it with --resume "
             f"{folder}, or give another --out"
         )
-    if not untrained(folder) or any(folder.glob(f"seed*/{RUN}")):
+    parts = (f"seed*/{RUN}", f"stage*/{RUN}", f"seed*/{SERIES}")
+    if not untrained(folder) or any(any(folder.glob(part)) for part in parts):
         raise InputError(f"--out {folder}: parts of a run are there; give another --out")
     return folder
 

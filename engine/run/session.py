@@ -25,6 +25,7 @@ from engine.cli.messages import (
     last_line,
     log_line,
     passes_line,
+    print_changes,
     print_line,
     print_settings,
     timed,
@@ -291,12 +292,18 @@ class Session:
 
 
 def new_run(
-    work: Work, s: Settings, origins: dict, data, ops, folder: Path, seeds: dict | None = None
+    work: Work,
+    s: Settings,
+    origins: dict,
+    data,
+    ops,
+    folder: Path,
+    series: dict[Path, dict] | None = None,
 ) -> dict:
     """Initialise and train in a new folder -> the run's record, as run.json holds it.
 
-    seeds: what runs.json holds where this is one of several runs; it is written beside the folder.
-    """
+    series: where this is one of several runs, what each runs.json above it holds."""
+    start, data = carried(s, data, folder)
     net, feed, optimizer = work.assemble(s, data, ops)
     if not s.steps and s.weights is None:
         need_statistics(net)  # the untrained net is going to be scored
@@ -312,15 +319,14 @@ def new_run(
         "failure": None,
         "result": None,
     }
-    files = {folder.parent / run_folder.SEEDS: seeds} if seeds is not None else {}
     with run_folder.made(folder), hold(folder, print_line):
         run_folder.new_folder(folder)  # that another one has not begun there meanwhile
         sweep(folder)
         with (
-            run_folder.begun(files | {folder / run_folder.RUN: record}),
+            run_folder.begun({**(series or {}), folder / run_folder.RUN: record}),
             failure_recorded(folder, record, net),
         ):
-            report = work.first_weights(s, net, feed)
+            report = work.first_weights(start, net, feed)
         print_report(s, net, report, folder)
         return finish(work, Session(s, net, feed, optimizer, folder, Progress(), Signals()), record)
 
@@ -342,7 +348,9 @@ def resumed_run(
         elif ops.description != record.get("device_description", ops.description):
             print_rounding(f"on {record['device_description']}", f"on {ops.description}")
         untrained = run_folder.untrained(folder)
-        if not untrained:
+        if untrained:
+            start, data = carried(s, data, folder)
+        else:
             saved = checkpoint.read(folder, print_line)
             checkpoint.refuse_others(saved, s.as_dict(), run_folder.describe(data))
             data = data.whitened_by(saved.tensors)
@@ -356,7 +364,7 @@ def resumed_run(
         }
         if untrained:  # killed as it began: its first weights are made again
             with failure_recorded(folder, record, net):
-                report = work.first_weights(s, net, feed)
+                report = work.first_weights(start, net, feed)
             print_report(s, net, report, folder)
             progress = Progress()
         else:
@@ -422,7 +430,7 @@ def finish(work: Work, run: Session, record: dict) -> dict:
         record = plain(record)
         write_json(folder / run_folder.RUN, record)
     print_line(last_line(record["result"]))
-    if asked.stop():  # too late for this run, and in time for the seeds that would follow
+    if asked.stop():  # too late for this run, and in time for those that would follow
         raise SystemExit(asked.exit_code)
     return record
 
@@ -444,29 +452,72 @@ def failure_recorded(folder: Path, record: dict, net: Net):
         raise
 
 
-def seed_runs(work: Work, s: Settings, origins: dict, data, ops, out: Path, count: int) -> None:
-    """`count` runs, of seeds s.seed, s.seed + 1, ..., each in a folder of `out`, and their mean.
+def carried(s: Settings, data, folder: Path) -> tuple[Settings, Any]:
+    """What a later stage begins with: the weights of the stage before, and the whitening that this
+    has kept -> settings for `first_weights`, data. Of another run both are as they were."""
+    if s.stage < 2:
+        return s, data
+    before = folder.parent / f"stage{s.stage - 1}"
+    tensors = checkpoint.read(before, print_line).tensors
+    return replace(s, weights=str(before)), data.whitened_by(tensors)
 
-    A run that is there already is continued, or taken as it is if it is complete."""
+
+def several_runs(
+    work: Work,
+    stages: list[tuple[Settings, dict]],
+    data,
+    ops,
+    out: Path,
+    count: int = 1,
+    above: dict[Path, dict] | None = None,
+) -> dict:
+    """Several runs, each in a folder of `out`: the stages of one; or `count` seeds, from the given
+    one on, of one or several stages -> what runs.json holds. Its result is the last stage's, or the
+    seeds' mean. A run that is there already is continued, or taken as it is if it is complete.
+
+    stages: settings and their origins. above: what each runs.json above the folder holds."""
     sweep(out)
-    series: dict = {"settings": s.as_dict(), "origins": origins, "runs": count, "result": None}
-    results = []
-    for k in range(count):
-        one, folder = replace(s, seed=s.seed + k), out / f"seed{s.seed + k}"
-        print_line(f"run {k + 1} of {count}, seed {one.seed}, {folder}")
-        if (folder / run_folder.RUN).exists():
+    (first, origins), *later = stages
+    series = {
+        "settings": first.as_dict(),
+        "origins": origins,
+        "later": [{"settings": s.as_dict(), "origins": told} for s, told in later],
+        "runs": count,
+        "result": None,
+    }
+    above = {**(above or {}), out / run_folder.SERIES: series}
+    parts = {f"stage{s.stage}": [(s, told)] for s, told in stages}
+    if count > 1:
+        seeds = range(first.seed, first.seed + count)
+        parts = {f"seed{n}": [(replace(s, seed=n), told) for s, told in stages] for n in seeds}
+    results: list[dict] = []
+    for name, part in parts.items():
+        folder, (s, origins) = out / name, part[0]
+        print_line(f"run {len(results) + 1} of {len(parts)}, {name}, {folder}")
+        if len(part) > 1:
+            record = several_runs(work, part, data, ops, folder, above=above)
+        elif (folder / run_folder.RUN).exists():
             record = run_folder.read_run(folder)
             run_folder.refuse_other_data(record, data, folder)
             if record["result"] is None:
-                record = resumed_run(work, one, origins, data, ops, folder, record)
+                record = resumed_run(work, s, origins, data, ops, folder, record)
             else:
                 print_line(f"{folder} is complete")
         else:
-            record = new_run(work, one, origins, data, ops, run_folder.new_folder(folder), series)
+            if count == 1 and results:
+                print_changes(*stages[len(results) - 1], s, origins)
+            record = new_run(work, s, origins, data, ops, run_folder.new_folder(folder), above)
         results.append(record["result"])
-    series |= {"result": summarise(results), "results": results}
-    write_json(out / run_folder.SEEDS, series)
-    print_line(last_line(series["result"]))
+    result = summarise(results) if count > 1 else last_of(results)
+    series |= {"result": result, "results": results}
+    write_json(out / run_folder.SERIES, series)
+    print_line(last_line(result))
+    return series
+
+
+def last_of(results: list[dict]) -> dict:
+    """The result of several stages."""
+    return results[-1] | {"epochs": sum(result["epochs"] for result in results)}
 
 
 def summarise(results: list[dict]) -> dict:
@@ -491,22 +542,26 @@ def summarise(results: list[dict]) -> dict:
 def resume(work: Work, args) -> None:
     """Continue what is in args.resume: a run, or a folder of several with runs.json in it."""
     folder = Path(args.resume)
-    several = (folder / run_folder.SEEDS).exists()
-    where = folder / (run_folder.SEEDS if several else run_folder.RUN)
-    record = run_folder.read_seeds(folder) if several else run_folder.read_run(folder)
+    several = (folder / run_folder.SERIES).exists()
+    where = folder / (run_folder.SERIES if several else run_folder.RUN)
+    record = run_folder.read_series(folder) if several else run_folder.read_run(folder)
     changed = {name: getattr(args, name) for name in MAY_CHANGE if getattr(args, name) is not None}
     for name in changed.keys() & {"data", "data_dir"}:
         if changed[name] not in NAMES:
             changed[name] = options.absolute(changed[name])
     options.refuse_auto(args)
-    origins = record["origins"] | dict.fromkeys(changed, "command line")
+    typed = dict.fromkeys(changed, "command line")
     if args.device in ("numpy", "cuda", "emulated"):
         changed.setdefault("threads", None)  # those of another device
-    s = Settings.from_dict(record["settings"] | changed, where, work.known)
-    if args.epochs is not None and several:
-        raise InputError(
-            f"--epochs {args.epochs:g}: {folder} holds several runs; resume one of them"
-        )
+    stages = [
+        (Settings.from_dict(one["settings"] | changed, where, work.known), one["origins"] | typed)
+        for one in (record, *(record["later"] if several else ()))
+    ]
+    s, origins = stages[0]
+    if args.epochs is not None and (several or s.stage):
+        remedy = "give them to a new run" if s.stage else "resume one of them"
+        kind = "is of several stages" if s.stage else "holds several runs"
+        raise InputError(f"--epochs {args.epochs:g}: {folder} {kind}; {remedy}")
     if record["result"] is not None and args.epochs in (None, s.epochs):
         sweep(folder)
         print_line(f"{folder} is complete; to train longer give --epochs with --resume")
@@ -514,22 +569,24 @@ def resume(work: Work, args) -> None:
         return
     ops = work.ops_for(s.device, s.threads, s.precision, not s.nondeterministic)
     data = data_of(s, work.known.nets[s.net].in_shape, "data" in changed)
-    s = replace(s, threads=ops.threads, **s.of_data(data))
     if not several:
         run_folder.refuse_other_data(record, data, folder)
-    s.must_fit(data, where)
+    for k, (s, told) in enumerate(stages):
+        stages[k] = replace(s, threads=ops.threads, **s.of_data(data)), told
+        s.must_fit(data, where)
+    s, origins = stages[0]
     if args.epochs is not None:
         if s.epochs % 1 and record["result"] is not None:
             raise InputError(
                 f"--epochs {args.epochs:g}: the run ended within epoch {math.ceil(s.epochs)}, "
                 "whose row counts a part of it; only a run of whole epochs goes on"
             )
-        s = s.lasting(args.epochs, len(data.train), work.known)
+        s = s.lasting(args.epochs, len(data.train), len(data.classes), work.known)
         origins |= {"epochs": "command line", "policy": f"recipe {s.recipe} over {s.steps} steps"}
         record["result"] = None
     print_settings(s, origins, data, ops)
     if several:
-        seed_runs(work, s, origins, data, ops, folder, record["runs"])
+        several_runs(work, stages, data, ops, folder, record["runs"])
     else:
         resumed_run(work, s, origins, data, ops, folder, record)
 

@@ -18,7 +18,7 @@ from engine.errors import InputError, NotFinite
 from engine.run import checkpoint
 from engine.run.checkpoint import Damaged, Saved
 from engine.run.files import NUMBER, need, parse
-from engine.run.folder import BEST, CHECKPOINT, PREVIOUS, versions
+from engine.run.folder import BEST, CHECKPOINT, PREVIOUS, run_in, versions
 from kernels.clock import SIZE, STEP
 
 FORM, VERSION = "lsuv-engine net", 1
@@ -63,12 +63,17 @@ def restore(net, path: str | Path, optimizer=None) -> None:
         net.epochs, optimizer.begun = saved.epoch, saved.progress.get("begun", 0)
 
 
-def transfer(net, path: str | Path) -> list[str]:
+def transfer(net, path: str | Path, more: bool = False) -> list[str]:
     """Read trained weights into a net of other classes too -> the names of the layers that they do
-    not fit, so the last one, or none. InputError for weights of another net."""
+    not fit, so the last one, or none; more: or, that they do not have. InputError for weights of
+    another net."""
     saved, last = read(path), net.weighted()[-1]
     W = saved.tensors.get(f"{last.name}.W", last.W)
     new = [last.name] if len(W) != len(last.W) else []
+    if more:
+        params = net.named_params().items()
+        new += [p.layer.name for name, p in params if name not in saved.tensors]
+    new = list(dict.fromkeys(new))
     checkpoint.restore(saved, net, new=new)
     return new
 
@@ -79,7 +84,7 @@ def read(path: str | Path) -> Saved:
     if not path.exists():
         raise InputError(f"{path}: no such run or file of weights; look at the name")
     if not path.is_file():
-        return checkpoint.read(path, best=True)
+        return checkpoint.read(run_in(path), best=True)
     try:
         if path.name in (CHECKPOINT, PREVIOUS, BEST):
             return checkpoint.read_file(path)

@@ -460,7 +460,7 @@ def test_runs_gives_mean_and_spread(tmp_path, capsys):
 def same_seeds(first, second):
     for seed in (3, 4, 5):
         assert_same_run(first / f"seed{seed}", second / f"seed{seed}")
-    means = [runs.read_seeds(out)["result"]["test_accuracy"] for out in (first, second)]
+    means = [runs.read_series(out)["result"]["test_accuracy"] for out in (first, second)]
     assert means[0] == means[1]
 
 
@@ -627,7 +627,7 @@ def test_a_stop_in_a_seeds_last_save_stops_the_series(tmp_path, monkeypatch):
         assert command(*SMALL, "--epochs", 1, "--runs", 2, "--out", out) == 143
     assert runs.read_run(out / "seed3")["result"] is not None and not (out / "seed4").exists()
     assert command("--resume", out) == 0
-    assert runs.read_seeds(out)["result"] is not None
+    assert runs.read_series(out)["result"] is not None
 
 
 def test_a_stop_in_the_evaluation_of_an_untrained_net(tmp_path, monkeypatch):

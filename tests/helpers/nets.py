@@ -3,6 +3,8 @@
 Read next: tests/helpers/runs.py.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU
@@ -10,6 +12,7 @@ from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
 from kernels import ops_for
+from models.recipes import Recipe
 
 
 def tiny(act: str, classes: int, dropout: bool = True):
@@ -48,3 +51,30 @@ def scramble(net, optimizer, seed: int):
         view[...] = rng.normal(size=view.shape)
     for state in net.named_state().values():
         state[...] = rng.uniform(1, 2, size=state.shape)
+
+
+def staged(act: str, classes: int, dropout: bool, loss: str, stage: int):
+    """A net whose first stage trains its beginning under a layer that is thrown away."""
+    begin = [
+        *([Dropout(0.2)] if dropout else []),
+        Conv(4, pieces=2, name="conv1"),
+        Maxout(2),
+        MaxPool(2),
+        Conv(6, name="conv2"),
+        ReLU(),
+    ]
+    return [*begin, Linear(classes, name="hint" if stage == 1 else "clf")]
+
+
+FIRST = Recipe(
+    "paper",
+    "sgd",
+    {"policy": "multistep", "rate": 0.05, "gamma": 0.1, "steps": [11]},
+    steps=22,
+    epochs=4,
+    batch=16,
+    loss="svm",
+)
+SECOND = replace(FIRST, policy={"policy": "fixed", "rate": 0.05}, steps=11, epochs=2, loss=None)
+THIRD = replace(SECOND, policy={"policy": "fixed", "rate": 0.005}, dropout=False)
+STAGED = replace(FIRST, later=(SECOND, THIRD))

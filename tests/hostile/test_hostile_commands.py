@@ -285,7 +285,7 @@ def no_training(monkeypatch):
     for module, name in ((engine.train, "new_run"), (session, "resumed_run")):
         monkeypatch.setattr(module, name, lambda *arguments: {"result": None})
     for module in (engine.train, session):
-        monkeypatch.setattr(module, "seed_runs", lambda *arguments: None)
+        monkeypatch.setattr(module, "several_runs", lambda *arguments: None)
 
 
 @fuzz(250, 6_000)
@@ -350,7 +350,7 @@ def test_the_words_reach_every_option():
 
 @fuzz(150, 4_000)
 @given(
-    st.data(), st.sampled_from([("run", runs.RUN), ("all", runs.SEEDS), ("all/seed0", runs.RUN)])
+    st.data(), st.sampled_from([("run", runs.RUN), ("all", runs.SERIES), ("all/seed0", runs.RUN)])
 )
 def test_an_edited_run_folder(here, no_training, capsys, data, which):
     folder, name = which

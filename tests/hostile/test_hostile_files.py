@@ -114,7 +114,7 @@ def test_no_reader_of_a_run_waits_for_what_is_no_file(tmp_path, odd):
     (tmp_path / "run").mkdir()
     for name, read in (
         (runs.RUN, runs.read_run),
-        (runs.SEEDS, runs.read_seeds),
+        (runs.SERIES, runs.read_series),
         (runs.METRICS, runs.read_metrics),
     ):
         odd(tmp_path / "run" / name)
@@ -394,8 +394,8 @@ def test_a_series_is_of_one_data_set(tmp_path, capsys):
         str(tmp_path / "all"),
     ]
     assert train(*options) == 0
-    series = runs.read_seeds(tmp_path / "all")
-    write_json(tmp_path / "all" / runs.SEEDS, series | {"result": None})
+    series = runs.read_series(tmp_path / "all")
+    write_json(tmp_path / "all" / runs.SERIES, series | {"result": None})
     other_image(root)
     assert train("--resume", str(tmp_path / "all")) == 2
     assert "seed0: this run began on data pets/" in capsys.readouterr().err

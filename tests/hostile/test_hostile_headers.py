@@ -182,11 +182,11 @@ def test_a_hole_of_64_gib_is_not_read(saved):
 # --- run.json, runs.json, metrics.csv ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [runs.RUN, runs.SEEDS, runs.METRICS])
+@pytest.mark.parametrize("name", [runs.RUN, runs.SERIES, runs.METRICS])
 def test_a_file_of_a_gigabyte(tmp_path, name):
     (tmp_path / name).write_bytes(b"{")
     os.truncate(tmp_path / name, 1 << 30)
-    read = {runs.RUN: runs.read_run, runs.SEEDS: runs.read_seeds, runs.METRICS: runs.read_metrics}
+    read = {runs.RUN: runs.read_run, runs.SERIES: runs.read_series, runs.METRICS: runs.read_metrics}
     with small_memory(), in_time(), pytest.raises(InputError, match="more than") as error:
         read[name](tmp_path)
     assert_one_line(error.value, name)
@@ -209,9 +209,9 @@ def test_a_file_of_a_gigabyte(tmp_path, name):
     ],
     ids=range(11),
 )
-@pytest.mark.parametrize("read", [runs.read_run, runs.read_seeds])
+@pytest.mark.parametrize("read", [runs.read_run, runs.read_series])
 def test_forged_json(tmp_path, text, read):
-    for name in (runs.RUN, runs.SEEDS):
+    for name in (runs.RUN, runs.SERIES):
         (tmp_path / name).write_text(text)
     with small_memory(), in_time(), pytest.raises(InputError) as error:
         read(tmp_path)

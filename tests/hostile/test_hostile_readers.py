@@ -194,7 +194,7 @@ RECORD = {
 @given(st.data(), st.booleans())
 def test_forged_records(place, data, result):
     text = data.draw(forged(RECORD if result else RECORD | {"result": None}))
-    for name, read in ((runs.RUN, runs.read_run), (runs.SEEDS, runs.read_seeds)):
+    for name, read in ((runs.RUN, runs.read_run), (runs.SERIES, runs.read_series)):
         (place / name).write_text(text, errors="replace")
         try:
             with in_time():

@@ -170,14 +170,14 @@ def test_of_several_runs(lives, mode, tmp_path):  # noqa: F811
 
     folder, order = prepare(0)
     assert lives.lead(order, folder).code == 0
-    want, mean = seeds(folder), runs.read_seeds(folder)["result"]["test_accuracy"]
+    want, mean = seeds(folder), runs.read_series(folder)["result"]["test_accuracy"]
     for at, folder, order, end in failures(lives, MODES[mode], prepare, stride=often(7, 1)):
         check(end, MODES[mode], at)
-        again_ = ["--resume", folder] if (folder / runs.SEEDS).exists() else order
+        again_ = ["--resume", folder] if (folder / runs.SERIES).exists() else order
         last = lives.lead(again_, folder)
         assert last.code == 0, (at, last.err)
         assert seeds(folder) == want
-        assert runs.read_seeds(folder)["result"]["test_accuracy"] == mean
+        assert runs.read_series(folder)["result"]["test_accuracy"] == mean
     assert at > 60
 
 
