@@ -200,6 +200,10 @@ class HintLoss(SquaredError):
     channels (H, W, C): its gradient. The loss in the clock is SquaredError, 2 / H times that.
     Romero et al. 2015, equation 3, as in their program."""
 
+    def setup(self, plan, in_shape):
+        plan.target("labels")  # which a data set gives with every image
+        return super().setup(plan, in_shape)
+
     def backward(self, dy=1.0):
         return super().backward(dy * self.scores.shape[1] / 2)
 

@@ -18,9 +18,10 @@ from kernels.clock import FINITE, LOSS_SUM, SEEN
 @dataclass
 class Scores:
     """loss: mean over the images, nan if a batch's was not finite. confusion: (classes, classes)
-    counts, row = true class, column = predicted. unscored: images whose scores were not finite;
-    they count as wrong, and `where` is what was not finite first: "the output of conv22". first:
-    the accuracy of the first pass alone."""
+    counts, row = true class, column = predicted; where the loss can count no image right it is
+    empty, and the accuracy 0. unscored: images whose scores were not finite; they count as wrong,
+    and `where` is what was not finite first: "the output of conv22". first: the accuracy of the
+    first pass alone."""
 
     loss: float
     accuracy: float
@@ -89,8 +90,9 @@ def _score(
 ) -> Scores | None:
     zero_sums(clock)
     write_clock(net, clock)
-    confusion, where = np.zeros((net.classes, net.classes), np.int64), None
-    batches, right, likely = -(-images.count // net.batch), 0, []
+    classes = net.classes if net.loss.counts else 0
+    confusion, where = np.zeros((classes, classes), np.int64), None
+    batches, right, scored, likely = -(-images.count // net.batch), 0, 0, []
     for number in range(batches):
         if stop():
             return None
@@ -100,15 +102,17 @@ def _score(
         scores = net.forward(train=False)
         net.evaluate_loss(train=False)
         scores = net.ops.tohost(scores)[: len(rows)].astype(net.dtype)
-        good = np.isfinite(scores).all(axis=1)
+        good = np.isfinite(scores.reshape(len(rows), -1)).all(axis=1)
         if where is None and not (good.all() and read_clock(net)[FINITE]):
             where = first_in_forward(net, train=False) or "the loss"
-        right += int((scores.argmax(axis=1) == truth)[good].sum())
-        if passes > 1:
-            scores = probabilities(net, images, number, batches, passes)
-            good &= np.isfinite(scores).all(axis=1)
-            likely.append(scores[np.arange(len(rows)), truth])
-        np.add.at(confusion, (truth[good], scores[good].argmax(axis=1)), 1)
+        if classes:
+            right += int((scores.argmax(axis=1) == truth)[good].sum())
+            if passes > 1:
+                scores = probabilities(net, images, number, batches, passes)
+                good &= np.isfinite(scores).all(axis=1)
+                likely.append(scores[np.arange(len(rows)), truth])
+            np.add.at(confusion, (truth[good], scores[good].argmax(axis=1)), 1)
+        scored += int(good.sum())
     after = read_clock(net)
     loss = after[LOSS_SUM] / after[SEEN] if after[FINITE] and after[SEEN] else float("nan")
     if passes > 1 and np.isfinite(loss):
@@ -117,7 +121,7 @@ def _score(
         float(loss),
         int(confusion.trace()) / images.count,
         confusion,
-        images.count - int(confusion.sum()),
+        images.count - scored,
         where,
         right / images.count,
     )

@@ -27,19 +27,20 @@ from engine.data import NAMES
 from engine.data import load as load_data
 from engine.data.feed import Feed
 from engine.errors import InputError
-from engine.losses import LOSSES, loss_of
+from engine.losses import LOSSES, DistillationLoss, loss_of
 from engine.net import Net
 from engine.optimizers import Optimizer, optimizer_of
 from engine.run.folder import default_name, new_folder
 from engine.run.logs import kinds_of
 from engine.run.session import Session, Work, new_run, resume, several_runs
+from engine.run.teacher import taught
 from engine.run.weights import transfer
 from engine.schedules import rates
 from engine.scoring import need_draws, need_statistics
 from kernels import DEVICES, MOST_THREADS, ops_for
 from lsuv import INITS, initialise
 from lsuv.algorithm import MODES, NORMALISE
-from models import ACTS, NETS, build
+from models import ACTS, NETS, build, weights
 from models.recipes import KINDS, recipe
 
 KNOWN = Known(
@@ -57,8 +58,11 @@ KNOWN = Known(
 
 def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
     """A net of zero weights on the device, the data set beside it, and the optimizer."""
-    layers = build(s.net, s.act, len(data.classes), s.dropout, s.loss, s.stage)
-    net = Net(layers, loss_of(s), ops, data.in_shape, s.batch, s.seed, precision=s.precision)
+    layers, teacher = build(s.net, s.act, len(data.classes), s.dropout, s.loss, s.stage), None
+    loss = loss_of(s)
+    if s.teacher:
+        layers, loss, teacher = taught(s, layers, data, ops, KNOWN, build)
+    net = Net(layers, loss, ops, data.in_shape, s.batch, s.seed, precision=s.precision)
     for names in (s.freeze or "").split(",") if s.freeze else ():
         net.freeze(names.strip())
     if all(p.layer.frozen for p in net.named_params().values()):
@@ -66,7 +70,7 @@ def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
     need_draws(net, s.passes)
     data = data.validating(s.validation, s.seed)
     mirror = 2 if s.mirror and s.mirror_turns else s.mirror
-    return net, Feed(net, data, s.move, s.input_scale, mirror), optimizer_of(net, s)
+    return net, Feed(net, data, s.move, s.input_scale, mirror, teacher), optimizer_of(net, s)
 
 
 def first_weights(s: Settings, net: Net, feed: Feed):
@@ -81,7 +85,8 @@ def first_weights(s: Settings, net: Net, feed: Feed):
     report = initialise(net, s.init, feed.first_batches(), s.seed, s.act, new=new, **options)
     net.resize(s.batch)
     if new is not None:
-        kept = f"all but {', '.join(new)}, which is new" if new else "all"
+        are = "is" if len(new) == 1 else "are"
+        kept = f"all but {', '.join(new)}, which {are} new" if new else "all"
         source = f"stage{s.stage - 1}" if s.stage > 1 else s.weights
         report.notes.append(f"weights of {source}: {kept}")
     return report
@@ -99,8 +104,9 @@ def one_step(net: Net, feed: Feed, optimizer: Optimizer, rates, last: bool = Tru
     net.ops.advance(net.clock, rates)
 
 
-def momentum_of(policy: dict, epoch: int) -> float:
-    """That of epoch 1, 2, …; a step that was recorded keeps the one that it was recorded with."""
+def by_epoch(policy: dict, epoch: int) -> float:
+    """What the policy of a momentum or a share has for epoch 1, 2, …; a step that was recorded
+    keeps the one that it was recorded with."""
     return float(rates(policy, epoch - 1, 1)[0])
 
 
@@ -115,7 +121,9 @@ def train(run: Session) -> bool:
         table = rates(policy, epoch.first, epoch.end - epoch.first + 1, run.optimizer.accumulate)
         device_table = feed.start(run.progress.clock, epoch.first, epoch.end, table)
         if run.settings.momentum_policy:
-            run.optimizer.momentum = momentum_of(run.settings.momentum_policy, epoch.number)
+            run.optimizer.momentum = by_epoch(run.settings.momentum_policy, epoch.number)
+        if run.settings.share_policy and isinstance(net.loss, DistillationLoss):
+            net.loss.share = by_epoch(run.settings.share_policy, epoch.number)
         step = partial(one_step, net, feed, run.optimizer, device_table)
         part, whole = net.ops.captured(partial(step, last=False)), net.ops.captured(step)
         for number in run.steps(epoch):
@@ -145,6 +153,7 @@ def start(argv: list[str] | None) -> int:
     ops = ops_for(
         args.device or "auto", args.threads, args.precision or "fp32", not args.nondeterministic
     )
+    args.teacher = args.teacher and str(weights(args.teacher))
     model = NETS[args.net or DEFAULTS["net"]]
     if args.summary:
         print_line(summary(args, model, ops))

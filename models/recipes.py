@@ -27,7 +27,7 @@ Their `fast` is ours, for a folder of some thousand images, and no rate was sear
 Read next: models/caffenet.py.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import exp
 
 from engine.errors import choose
@@ -37,6 +37,9 @@ from models import NETS
 
 KINDS = ("paper", "fast")
 IMAGENET = 1_281_167  # training images of ILSVRC 2012
+
+
+SHARE = {"policy": "points", "rate": 4, "steps": [3, 399], "factors": [1, 0.25]}  # FitNets' CIFAR
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Recipe:
     move: int = 0  # random crops move by up to this many pixels
     smoothing: float = 0.0  # of the labels
     momentum_policy: dict | None = None  # the momentum by epoch, as a policy; None: it stays
+    share_policy: dict = field(default_factory=SHARE.copy)  # a teacher's in the loss, by epoch
     contrast: str | None = None  # of engine.data.dataset.CONTRASTS; None: as the data set says
     passes: int = 1  # forward passes whose mean is tested, of a net that draws in each
     mirror_turns: bool = False  # each image in every second epoch, rather than at random
@@ -84,11 +88,11 @@ class Recipe:
         """The policy stretched or shrunk to a run of `steps` updates."""
         return self.policy if steps == self.steps else stretched(self.policy, steps / self.steps)
 
-    def momentum_over(self, epochs: float) -> dict | None:
-        """The momentum's policy, stretched or shrunk to so many epochs."""
-        if self.momentum_policy is None or epochs in (0, self.epochs):
-            return self.momentum_policy
-        return stretched(self.momentum_policy, epochs / self.epochs)
+    def over(self, policy: dict | None, epochs: float) -> dict | None:
+        """One of its policies by epoch, stretched or shrunk to so many epochs."""
+        if policy is None or epochs in (0, self.epochs):
+            return policy
+        return stretched(policy, epochs / self.epochs)
 
 
 PAPER_CIFAR = Recipe(
@@ -314,6 +318,7 @@ PAPER_ROMERO_MNIST = replace(
     policy={"policy": "fixed", "rate": 5e-4},
     steps=70_312,
     epochs=150,
+    share_policy={**SHARE, "steps": [3, 149], "factors": [1, 0]},
     move=0,
     contrast=None,
 )

@@ -6,6 +6,7 @@ Read next: engine/cli/messages.py.
 import argparse
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from engine.cli.command import Parser
@@ -28,6 +29,7 @@ from engine.losses import LOSSES
 from engine.optimizers import OPTIMIZERS
 
 PASSES = "of a net that draws in every pass, whose mean counts (default: the run's)"
+HINT_EPOCHS = 50  # of our own: the authors stopped by a validation error, and did not say when
 
 
 def one_of(names: Iterable[str]) -> str:
@@ -192,6 +194,27 @@ def train_parser(known: Known, description: str) -> Parser:
         "epoch, the best epoch's weights are kept, and test images seen at the end alone",
     )
     add("--weights", metavar="RUN", help="start from the weights of a run, or of a file of one")
+    add("--teacher", metavar="RUN", help="learn from the scores of a trained net, too")
+    add(
+        "--hints",
+        metavar="LAYERS",
+        help="a first stage learns to give what a layer of the teacher gives, for example "
+        "'conv26:conv2': the net's layer, the teacher's",
+    )
+    add(
+        "--hint-epochs",
+        metavar="N",
+        type=float,
+        help=f"of that stage, beside --epochs (default: {HINT_EPOCHS})",
+    )
+    for whose, default in (("", 3), ("student-", "--temperature")):
+        add(
+            f"--{whose}temperature",
+            metavar="X",
+            type=float,
+            help=f"scores of the {'net' if whose else 'teacher'} are divided by it (default: "
+            f"{default})",
+        )
     add("--freeze", metavar="NAMES", help="layers whose weights stay, for example 'conv1*,conv2*'")
     add = groups["run"].add_argument
     add("--log", metavar="KINDS", help=f"one or several of {','.join(LOGS)} (default: csv)")
@@ -221,6 +244,10 @@ def check(args: argparse.Namespace, known: Known) -> None:
         if isinstance(value, str) and "\0" in value:
             raise InputError(f"{option(name)} {value!r}: no name holds a zero byte; leave it out")
     check_values(typed, known)
+    for name in ("hints", "temperature", "student_temperature", "hint_epochs"):
+        wanted = "hints" if name == "hint_epochs" else "teacher"
+        if name in typed and wanted not in typed:
+            raise InputError(f"{option(name)} {typed[name]} wants {option(wanted)} beside it")
     if typed.get("init", DEFAULTS["init"]) != "lsuv":
         for name in (name for name in vars(args) if name.startswith("lsuv_")):
             if name in typed:
@@ -286,18 +313,25 @@ def resolve(args: argparse.Namespace, known: Known, data) -> list[tuple[Settings
     InputError for a batch larger than the data set, too many steps or none, or an option that the
     optimizer can't use."""
     recipe = recipe_of(args, known, len(data.classes))
+    if hints := options_of(args).get("hints"):
+        if recipe.later:
+            raise InputError(f"--hints {hints}: the recipe has stages of its own; leave it out")
+        recipe = replace(recipe, later=recipe.stages)  # the first is of the hints
     return [of_stage(args, known, data, recipe, k) for k in range(len(recipe.stages))]
 
 
 def of_stage(args: argparse.Namespace, known: Known, data, whole, k: int):
     """`resolve` for stage k, from 0 on. What is typed is so in every stage, but for the epochs,
     which are of all together, and the rate, which is the first one's: they keep the recipe's
-    proportion."""
+    proportion. A stage of hints has epochs of its own."""
     typed, images, recipe = options_of(args), len(data.train), whole.stages[k]
-    share = recipe.epochs / whole.all_epochs
+    hinted = "hints" in typed and k == 0
+    share = 1.0 if "hints" in typed else recipe.epochs / whole.all_epochs
     if whole.later:
         factors = {"epochs": share, "lr": recipe.policy["rate"] / whole.policy["rate"]}
         typed |= {name: typed[name] * factors[name] for name in factors.keys() & typed.keys()}
+    if hinted:
+        typed["epochs"] = typed.get("hint_epochs", HINT_EPOCHS)
     if typed.get("validation"):
         images -= held(images, typed["validation"])
     origins: dict[str, str] = {}
@@ -307,14 +341,14 @@ def of_stage(args: argparse.Namespace, known: Known, data, whole, k: int):
         return typed.get(name, default)
 
     values = {name: pick(name, value, "default") for name, value in defaults(typed, known).items()}
-    for name in ("data_dir", "limit", "threads", "weights", "freeze", "log"):
+    for name in ("data_dir", "limit", "threads", "weights", "teacher", "freeze", "log"):
         values[name] = pick(name, None, "default")
     values["validation"] = pick("validation", 0.0, "default")
     if values["data"] == "auto":
         values["data"] = data.name
     elif values["data"] not in NAMES:
         values["data"] = absolute(values["data"])
-    for name in ("data_dir", "weights"):
+    for name in ("data_dir", "weights", "teacher"):
         if values[name] is not None:
             values[name] = absolute(values[name])
     source = f"recipe {recipe.name}"
@@ -347,7 +381,16 @@ def of_stage(args: argparse.Namespace, known: Known, data, whole, k: int):
         values[name] = pick(name, getattr(data, name), f"data {data.name}")
     if recipe.contrast and "contrast" not in typed:
         origins["contrast"] = source
-    if values["loss"] != "softmax" and "smoothing" not in typed:
+    values["hints"] = pick("hints", None, "default") if hinted else None
+    if hinted and args.hint_epochs is None:
+        origins["epochs"] = "default"
+    values["temperature"] = pick("temperature", 3.0, "default")
+    values["student_temperature"] = pick(
+        "student_temperature", values["temperature"], "the temperature"
+    )
+    taught = values["teacher"] is not None and not hinted
+    origins["share_policy"] = source if taught else "default"
+    if (values["loss"] != "softmax" or values["teacher"]) and "smoothing" not in typed:
         values["smoothing"] = 0.0
     if values["move"] > data.preprocessing.pad:
         if "move" in typed:
@@ -379,5 +422,6 @@ def of_stage(args: argparse.Namespace, known: Known, data, whole, k: int):
         hyper=hyper,
         steps=steps,
         policy={**policy, "rate": values["lr"]},
-        momentum_policy=None if stays else recipe.momentum_over(values["epochs"]),
+        momentum_policy=None if stays else recipe.over(recipe.momentum_policy, values["epochs"]),
+        share_policy=recipe.over(recipe.share_policy, values["epochs"]) if taught else None,
     ), origins

@@ -41,7 +41,8 @@ DEFAULTS: dict[str, Any] = {
 # is equal up to rounding only, and the run says so. Data are the same by their fingerprint.
 MAY_CHANGE = ("device", "threads", "data", "data_dir", "follow_links", "nondeterministic")
 # What --resume --epochs changes, in run.json first.
-LENGTH = ("epochs", "steps", "policy", "momentum_policy")
+LENGTH = ("epochs", "steps", "policy", "momentum_policy", "share_policy")
+TAUGHT = ("teacher", "hints", "temperature", "student_temperature", "share_policy")
 PRECISIONS = ("fp32", "tf32", "bf16")
 LOGS = ("csv", "tensorboard", "caffe")  # metrics.csv is there with any
 MOST_EPOCHS = 40_000  # a checkpoint's header has a row for each, and 50,000 are more than is read
@@ -63,6 +64,11 @@ YOUNGER |= {
     "momentum_policy": None,
     "passes": 1,
     "stage": 0,
+    "teacher": None,
+    "hints": None,
+    "temperature": 3.0,
+    "student_temperature": 3.0,
+    "share_policy": None,
 }
 YOUNGER |= {name: HYPER[name].default for name in ("ema", "accumulate", "floor")}
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -85,6 +91,9 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "lsuv_max_iter": ("1 or more", lambda v: v >= 1),
     "steps": ("in [0, 2^31)", lambda v: 0 <= v < 1 << 31),
     "stage": ("0 or more", lambda v: v >= 0),
+    "hint_epochs": ("0 or more", lambda v: v >= 0),
+    "temperature": ("above 0", lambda v: v > 0),
+    "student_temperature": ("above 0", lambda v: v > 0),
     **{name: (option.wanted, option.fits) for name, option in HYPER.items()},
 }
 
@@ -114,7 +123,9 @@ class Settings:
     device has none of its own; `mirror`, `contrast` and `mean_image` None are as the data set says.
     `validation` is 0, or a share or a number of the training images; `weights` and `freeze`: what
     trained weights it starts from, and the layers that keep them, None for none. `stage` is 0 where
-    the recipe has one; a later stage starts from the weights of the one before.
+    the recipe has one; a later stage starts from the weights of the one before. `teacher` is the
+    run that the net learns from, if there is one, too: its scores, at those temperatures, with
+    `share_policy` their share by epoch; or, where `hints` names a layer of each, what that gives.
     `hyper` holds the optimizer's own numbers, and each is an attribute too: s.momentum."""
 
     net: str
@@ -144,6 +155,11 @@ class Settings:
     lr: float
     policy: dict
     momentum_policy: dict | None
+    teacher: str | None
+    hints: str | None
+    temperature: float
+    student_temperature: float
+    share_policy: dict | None
     hyper: dict[str, float]
     input_scale: float
     dropout: bool
@@ -184,8 +200,12 @@ class Settings:
         steps = steps_of(epochs, self.trained_on(images), self.batch, self.parts)
         recipe = known.recipe(self.net, self.act, self.init, self.recipe, self.optimizer, classes)
         policy = {**recipe.policy_over(steps // self.parts), "rate": self.lr}
-        momentum = self.momentum_policy and recipe.momentum_over(epochs)
-        return replace(self, epochs=epochs, steps=steps, policy=policy, momentum_policy=momentum)
+        by_epoch = {
+            name: recipe.over(getattr(recipe, name), epochs)
+            for name in ("momentum_policy", "share_policy")
+            if getattr(self, name)
+        }
+        return replace(self, epochs=epochs, steps=steps, policy=policy, **by_epoch)
 
     def of_data(self, data) -> dict:
         """What the data set says where these say nothing."""
@@ -237,8 +257,9 @@ class Settings:
             check_values(values, known)
             for step in (0, max(values["steps"] - 1, 0)):
                 rates(values["policy"], step, 1)
-                if values["momentum_policy"] is not None:
-                    rates(values["momentum_policy"], step, 1)
+                for name in ("momentum_policy", "share_policy"):
+                    if values[name] is not None:
+                        rates(values[name], step, 1)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         hyper = {name: values.pop(name) for name in OPTIMIZERS[values["optimizer"]].options}
@@ -330,6 +351,16 @@ def check_values(given: dict, known: Known) -> None:
         raise InputError(
             f"--smoothing {given['smoothing']:g} is for --loss softmax, not {given['loss']}"
         )
+    if given.get("teacher"):
+        loss, smoothing = given.get("loss", DEFAULTS["loss"]), given.get("smoothing")
+        if loss != "softmax" or smoothing:
+            own = f"--smoothing {smoothing:g}" if smoothing else f"--loss {loss}"
+            raise InputError(f"--teacher is for --loss softmax without smoothing, not {own}")
+    if given.get("hints") is not None and given["hints"].count(":") != 1:
+        raise InputError(
+            f"--hints {given['hints']}: give a layer of the net and one of the teacher, such as "
+            "conv26:conv2"
+        )
     if "act" in given:
         net = given.get("net", DEFAULTS["net"])
         choose(f"--act for --net {net}", given["act"], known.nets[net].acts)
@@ -347,12 +378,14 @@ def option(name: str) -> str:
 
 
 def lines(settings: Settings, origins: dict[str, str]) -> list[str]:
-    """One line a setting: name, value, origin. What the initialiser ignores is left out."""
+    """One line a setting: name, value, origin. What the initialiser ignores is left out, and what
+    is said of a teacher that is none."""
     return [
         f"  {name.replace('_', '-'):<13}  {shown(value):<24}  {origins.get(name, '')}".rstrip()
         for name, value in settings.as_dict().items()
         if (settings.init == "lsuv" or not name.startswith("lsuv_"))
         and (settings.stage or name != "stage")
+        and (settings.teacher or name not in TAUGHT)
     ]
 
 

@@ -63,13 +63,14 @@ class Order:
 class Resident:
     """A split's images on the device, with what turns them into a net's input."""
 
-    def __init__(self, net, split: Split, preprocessing: Preprocessing):
-        if list(net.wanted) != ["labels"]:
+    def __init__(self, net, split: Split, preprocessing: Preprocessing, teacher=None):
+        if net.wanted.keys() - ({"labels", "values"} if teacher else {"labels"}):
             raise InputError(
                 f"the net's loss wants {', '.join(net.wanted)}, and a data set has "
                 "labels alone; train it with engine.fit"
             )
         self.net, self.preprocessing, self.count = net, preprocessing, len(split)
+        self.teacher = teacher
         self.truth = split.labels
         self.labels = net.ops.constant(np.ascontiguousarray(split.labels, np.int32))
         self.images, *self.arrays = preprocessing.on_device(
@@ -85,7 +86,8 @@ class Resident:
     def batch(self, rows: np.ndarray, number: int | None = None) -> None:
         """Images `rows`, at most net.batch, as they are; the rest of the batch is padding with
         label -1. Sets the clock's FIRST and, with the number of a forward pass, STEP, which what
-        draws outside training draws by."""
+        draws outside training draws by. A teacher is asked where no image can be counted right:
+        else images are scored by their labels."""
         padded = np.full((1, self.net.batch), -1, np.int32)
         padded[0, : len(rows)] = rows
         clock = read_clock(self.net)
@@ -93,6 +95,9 @@ class Resident:
         clock[FIRST] = clock[STEP]
         write_clock(self.net, clock)
         self.gather(self.net.ops.asarray(padded))
+        if self.teacher and not self.net.loss.counts:
+            self.teacher.tell(self.net)
+            self.net.targets["values"][len(rows) :] = np.nan
 
 
 class Feed:
@@ -100,20 +105,27 @@ class Feed:
 
     move: random crops move by up to this many pixels, of which the data set's border has as many.
     mirror: 0 no training image is mirrored, 1 half of them at random, 2 each in every second epoch;
-    None: as the data set says."""
+    None: as the data set says. teacher: of engine/teacher.py, which tells the net what it makes of
+    every training batch."""
 
     def __init__(
-        self, net, data: Dataset, move: int, input_scale: float, mirror: int | None = None
+        self,
+        net,
+        data: Dataset,
+        move: int,
+        input_scale: float,
+        mirror: int | None = None,
+        teacher=None,
     ):
+        self.teacher = teacher
         self.net, self.data, self.move = net, data, move
         self.mirror = int(data.mirror if mirror is None else mirror)
         preprocessing = replace(data.preprocessing, input_scale=input_scale)
         self.train, self.test = (
-            Resident(net, split, preprocessing) for split in (data.train, data.test)
+            Resident(net, split, preprocessing, teacher) for split in (data.train, data.test)
         )
-        self.validation = (
-            None if data.validation is None else Resident(net, data.validation, preprocessing)
-        )
+        held = data.validation
+        self.validation = None if held is None else Resident(net, held, preprocessing, teacher)
         self.order_of = Order(net.seed, self.train.count)
         if self.mirror == BY_TURNS:  # whether an image is mirrored in even epochs
             self.turns = words(net.seed, AUGMENT, 1, 0, 0, self.train.count)[:, 0] >> 31
@@ -134,6 +146,8 @@ class Feed:
     def train_batch(self) -> None:
         """The training batch of the clock's step, augmented, into net.x and net.targets."""
         self.train.gather(self.order, self.move, self.mirror, augment=True)
+        if self.teacher:
+            self.teacher.tell(self.net)
 
     def first_batches(self):
         """A function that gathers the run's first batch, then its second, ... for an initialiser.

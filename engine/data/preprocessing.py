@@ -96,6 +96,15 @@ class Preprocessing:
         tensors = {MEAN_IMAGE: np.ascontiguousarray(self.mean_image, np.float32)}
         return tensors if self.whitening is None else tensors | {WHITENING: self.whitening}
 
+    def like(self, other: "Preprocessing") -> bool:
+        """Whether both make the same of an image, but for the last bits of a whitening."""
+        mine, its = self.tensors(), other.tensors()
+        return (
+            (self.description(), self.input_scale) == (other.description(), other.input_scale)
+            and mine.keys() == its.keys()
+            and all(np.allclose(mine[name], its[name], atol=1e-4) for name in mine)
+        )
+
     @classmethod
     def restored(
         cls,

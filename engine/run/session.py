@@ -4,7 +4,7 @@ engine/train.py has the loop; here is what stands around it, so that it can be r
 the run as it stands between two steps. Nothing of the rooms above is imported: a command hands over
 what a session needs of them as `Work`.
 
-Read next: engine/run/lock.py, engine/run/logs.py, and engine/run/folder.py, where it all is kept.
+Read next: engine/run/teacher.py, engine/run/logs.py, and engine/run/folder.py, where all is kept.
 """
 
 import math
@@ -203,9 +203,12 @@ class Session:
 
     @property
     def best(self) -> int:
-        """The number of the epoch that validation finds best, the earliest of equals."""
+        """The number of the epoch that validation finds best, the earliest of equals; by the loss
+        where no image can be counted right."""
         rows = self.progress.rows
-        return max(rows, key=lambda row: row["validation_accuracy"])["epoch"]
+        return max(rows, key=lambda row: row["validation_accuracy"] or -row["validation_loss"])[
+            "epoch"
+        ]
 
     def finished(self, epoch: Epoch, tested: Scores) -> None:
         """An epoch is over: a row in metrics.csv, a line, a checkpoint."""

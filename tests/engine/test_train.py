@@ -386,7 +386,7 @@ def test_a_run_older_than_a_setting_goes_on(tmp_path, straight, monkeypatch):
     assert command(*SMALL, "--epochs", 3, "--out", stopped) == 143
     record = json.loads((stopped / runs.RUN).read_text())
     for name in YOUNGER:
-        del record["settings"][name]
+        record["settings"].pop(name, None)  # one may be another optimizer's
     (stopped / runs.RUN).write_text(json.dumps(record))
     assert command("--resume", stopped) == 0
     assert_same_run(straight, stopped)

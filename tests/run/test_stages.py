@@ -1,6 +1,6 @@
 """A recipe of several stages: a run each, of a net of its own, from the weights of the one before.
 
-Read next: tests/run/test_faults.py.
+Read next: tests/run/test_teacher.py.
 """
 
 import json
