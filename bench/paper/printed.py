@@ -72,6 +72,8 @@ TABLE_2 = {
     "FitNet-Ortho-SVM": {"MNIST error": 0.43},
     "FitNet-LSUV-SVM": {"MNIST error": 0.38},
     "Fitnet4-Highway": {"CIFAR-10": 92.46, "CIFAR-100": 68.09},
+    "Fitnet4-Hints": {"CIFAR-10": 91.61, "CIFAR-100": 64.96},
+    "FitNet-Hints": {"MNIST error": 0.51},
     "ALL-CNN": {"CIFAR-10": 92.75, "CIFAR-100": 66.29},
     "NiN": {"CIFAR-10": 91.19, "CIFAR-100": 64.32},
     "maxout": {"CIFAR-10": 90.62, "CIFAR-100": 65.46, "MNIST error": 0.45},

@@ -8,6 +8,8 @@ that is more; and only where the whole of the paper's recipe was run.
 Read next: bench/paper/training.py, which trains a cell.
 """
 
+from dataclasses import replace
+
 from bench.paper.printed import (
     ACTS,
     INITS,
@@ -30,12 +32,19 @@ NETS_2 = {"Fitnet4-LSUV": "lsuv", "Fitnet4-OrthoInit": "ortho"}
 # CIFAR-100 that its paper has is of 61.43 %; the paper's table says 65.46.
 SYSTEMS_2 = {
     "Fitnet4-Highway": {"CIFAR": "highway-19"},
+    "Fitnet4-Hints": {"CIFAR": "fitnet4-romero"},
+    "FitNet-Hints": {"MNIST": "fitnet-mnist-romero"},
     "ALL-CNN": {"CIFAR": "all-cnn-c"},
     "NiN": {"CIFAR": "nin"},
     "maxout": {"CIFAR": "maxout-cifar", "MNIST": "maxout-mnist"},
     "MIN": {"CIFAR": "min", "MNIST": "min-mnist"},
     "HighWay-16": {"MNIST": "highway-16"},
     "HighWay-32": {"MNIST": "highway-32"},
+}
+# Of those that learn from another net: that, and the layer of theirs that gives what one of its.
+TEACHERS_2 = {
+    "fitnet4-romero": ("maxout-cifar", "conv26:conv2"),
+    "fitnet-mnist-romero": ("maxout-mnist", "conv4:conv2"),
 }
 DATA_2 = {
     "CIFAR-10": ("cifar10", None),
@@ -60,6 +69,9 @@ def table2(study: Study) -> list[Cell]:
                 net = SYSTEMS_2[row]["MNIST" if of_mnist else "CIFAR"]
                 data = "mnist" if of_mnist else DATA_2[column][0]
                 run = Run(net, NETS[net].act, "original", data)
+                if net in TEACHERS_2:
+                    teacher, hints = TEACHERS_2[net]
+                    run = replace(run, teacher=replace(run, net=teacher), hints=hints)
                 cells.append(cell(study, "table2", row, column, paper, run, error=of_mnist))
             elif column == "MNIST error":
                 init = "lsuv" if "LSUV" in row else "ortho"

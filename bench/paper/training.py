@@ -25,6 +25,7 @@ import models
 from bench.paper.printed import NC
 from bench.paper.rows import AGREES, CUT, DIFFERS, NO_VALUE, OFF, OK, OTHER, Row, mean_and_spread
 from bench.paper.study import Cell, Progress, Study
+from engine.cli.options import HINT_EPOCHS
 from engine.data import NAMES
 from engine.errors import InputError, NotFinite, RunError
 from engine.losses import SoftmaxLoss
@@ -42,7 +43,8 @@ NARROW = ("fitnet4", "fitresnet4")  # trained in bf16 unless told otherwise: fas
 
 @dataclass(frozen=True)
 class Run:
-    """What engine.train is told beside the recipe. more: further options, ("lsuv_batch", 16)."""
+    """What engine.train is told beside the recipe. more: further options, ("lsuv_batch", 16).
+    teacher: a run that it learns from; hints: from which of its layers first, as --hints has it."""
 
     net: str
     act: str
@@ -52,6 +54,27 @@ class Run:
     optimizer: str | None = None
     more: tuple[tuple[str, object], ...] = ()
     share: float = 1.0  # of the recipe's epochs
+    teacher: "Run | None" = None
+    hints: str | None = None
+
+    @property
+    def hint_epochs(self) -> float:
+        """Those of the stage before the recipe's."""
+        return HINT_EPOCHS if self.hints else 0.0
+
+    @property
+    def taught(self) -> str:
+        """The teacher in a name, or in a line."""
+        if self.teacher is None:
+            return ""
+        layers = f" hints {self.hints.replace(':', ' ')}" if self.hints else ""
+        return f"teacher {self.teacher.net}{layers}"
+
+
+def epochs_of(run: Run, kind: str) -> float:
+    """Those of the whole recipe, with the hints'."""
+    whole = recipe(run.net, run.act, run.init, kind, run.optimizer).all_epochs
+    return whole + run.hint_epochs
 
 
 @dataclass(frozen=True)
@@ -66,8 +89,7 @@ class Planned:
     @property
     def full(self) -> float:
         """The epochs of the whole recipe."""
-        r = self.run
-        return recipe(r.net, r.act, r.init, self.kind, r.optimizer).all_epochs * r.share
+        return epochs_of(self.run, self.kind) * self.run.share
 
     @property
     def whole(self) -> bool:
@@ -85,6 +107,7 @@ class Planned:
             *([] if r.loss == "softmax" else [r.loss]),
             *([r.optimizer] if r.optimizer else []),
             *more,
+            *([r.taught.replace(" ", "-")] if r.teacher else []),
             slug(r.data),
             self.kind,
             *([] if self.whole and r.share == 1 else [f"{self.epochs:g}ep"]),
@@ -114,8 +137,11 @@ class Planned:
         ]
         if r.optimizer:
             found += ["--optimizer", r.optimizer]
+        hinted = r.hint_epochs * self.epochs / self.full
+        if r.hints:
+            found += ["--hints", r.hints, "--hint-epochs", repr(hinted)]
         if not (self.whole and r.share == 1):
-            found += ["--epochs", repr(self.epochs)]
+            found += ["--epochs", repr(self.epochs - hinted)]
         for key, value in r.more:
             found += [f"--{key.replace('_', '-')}", str(value)]
         return found
@@ -133,6 +159,7 @@ class Planned:
                 r.loss,
                 *([r.optimizer] if r.optimizer else []),
                 *more,
+                *([r.taught] if r.teacher else []),
                 Path(r.data).name,
                 f"{self.kind} recipe",
                 self.precision,
@@ -151,7 +178,7 @@ def slug(data: str) -> str:
 
 def plan(study: Study, run: Run) -> Planned:
     kind, epochs = study.recipe, study.epochs
-    full = recipe(run.net, run.act, run.init, kind, run.optimizer).all_epochs
+    full = epochs_of(run, kind)
     precision = study.precision
     if precision is None:
         narrow = run.net.startswith(NARROW) and "bf16" in study.ops.precisions
@@ -236,6 +263,11 @@ def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
         if there is not None or (folder / runs.SERIES).exists()
         else [*planned.arguments, "--seed", str(seed), "--out", str(folder)]
     )
+    if planned.run.teacher and options[0] != "--resume":
+        known = train(study, plan(study, planned.run.teacher), seed, report)
+        if known is None or not known.finished:
+            return None
+        options += ["--teacher", str(known.folder)]
     options += ["--device", study.device] if there is None or study.device != "auto" else []
     for name in ("threads", "data_dir"):
         if getattr(study, name) is not None:

@@ -14,6 +14,7 @@ import re
 import shlex
 import time
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_tables_have_as_many_cells_as_the_paper():
             ("10", printed.TABLE_10),
         )
     }
-    assert count == {"2": 24, "3": 23, "4": 20, "5": 6, "8": 72, "9": 72, "10": 76}
+    assert count == {"2": 27, "3": 23, "4": 20, "5": 6, "8": 72, "9": 72, "10": 76}
 
 
 # -- a cell without training ----------------------------------------------------------------------
@@ -320,6 +321,27 @@ def test_only_fitnet4_has_the_authors_two_exceptions():
             found = recipe(net, "maxout", init)
             assert (found.momentum, found.policy["rate"], found.clip) == (0.9, 0.01, 0.0)
     assert recipe("fitnet4", "maxout", "msra").clip == 50
+
+
+def test_a_net_that_is_taught_waits_for_its_teacher(tmp_path):
+    """Whose run is a cell of its own: trained once, and for both."""
+    tiny = Run("fitnet_mnist", "maxout", "lsuv", "synthetic", more=(("limit", 32), ("batch", 16)))
+    run = replace(tiny, teacher=tiny, hints="conv22:conv22")
+    study = small_study(tmp_path, epochs=6.0)
+    planned = training.plan(study, run)
+    assert training.plan(small_study(tmp_path, epochs=None), run).full == 60  # 10, and 50 of hints
+    assert (
+        "fitnet_mnist-maxout-lsuv-limit-32-batch-16-teacher-fitnet_mnist-hints-conv22-conv22"
+        in (planned.name)
+    )
+    assert training.train(small_study(tmp_path, epochs=6.0, budget=0), planned, 0, print) is None
+    there = training.train(study, planned, 0, lambda *said: None)
+    known = training.outcome(training.folder_of(study, training.plan(study, tiny), 0))
+    assert known.finished and there.finished and there.epochs == pytest.approx(6)
+    first, second = (runs.read_run(there.folder.parent / f"stage{k}")["settings"] for k in (1, 2))
+    assert first["teacher"] == second["teacher"] == str(known.folder)
+    assert (first["hints"], first["epochs"]) == ("conv22:conv22", pytest.approx(5))
+    assert training.train(study, planned, 0, pytest.fail).accuracy == there.accuracy
 
 
 def test_half_the_iterations_are_half_of_every_step_of_the_rate():

@@ -33,6 +33,7 @@ from engine.losses import (
     LOSSES,
     AbsoluteError,
     BinaryCrossEntropy,
+    DistillationLoss,
     SoftmaxLoss,
     SquaredError,
     SquaredHingeLoss,
@@ -727,6 +728,16 @@ def test_bf16_gradients_are_float32s_but_for_rounding(ops):
     apart = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
     assert 1e-4 < apart < 0.2
     assert net.clock[RATE] == 0
+
+
+def test_a_net_learns_what_another_says_of_images_with_wrong_labels(ops):
+    """With a large share the teacher's classes come out, not the labels."""
+    said = 4 * IMAGES.mean(axis=(1, 2)) @ np.float32([[1, -1, 0], [0, 1, -1]])
+    net = made(ops, [Linear(CLASSES)], loss=DistillationLoss(20.0, 1.0))
+    rows = fit(net, SGD(net), 60, 0.003, {"labels": LABELS, "values": said})
+    found = engine.scores(net, IMAGES).argmax(axis=1)
+    assert (found == said.argmax(axis=1)).mean() > 0.9 > (said.argmax(axis=1) == LABELS).mean()
+    assert rows[-1]["loss"] < rows[0]["loss"] - 1
 
 
 def test_a_net_gives_up_its_own_layers_only():
