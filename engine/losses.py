@@ -9,6 +9,8 @@ values are for engine.fit.
 Read next: kernels/reference.py, what the operations mean.
 """
 
+from math import inf
+
 import numpy as np
 
 from engine.errors import InputError
@@ -115,10 +117,13 @@ class DistillationLoss(SoftmaxLoss):
         name: str | None = None,
     ):
         super().__init__(name=name)
-        self.share, self.temperature = share, temperature
-        self.student_temperature = (
-            temperature if student_temperature is None else (student_temperature)
-        )
+        student = temperature if student_temperature is None else student_temperature
+        if not (is_real(share) and 0 <= share < inf):
+            raise InputError(f"share {share!r} of a teacher must be 0 or more")
+        for one in (temperature, student):
+            if not (is_real(one) and 0 < one < inf):
+                raise InputError(f"temperature {one!r} must be above 0")
+        self.share, self.temperature, self.student_temperature = share, temperature, student
 
     def setup(self, plan, in_shape):
         self.values = plan.target("values", in_shape, np.float32)

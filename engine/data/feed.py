@@ -105,7 +105,7 @@ class Feed:
 
     move: random crops move by up to this many pixels, of which the data set's border has as many.
     mirror: 0 no training image is mirrored, 1 half of them at random, 2 each in every second epoch;
-    None: as the data set says. teacher: of engine/teacher.py, which tells the net what it makes of
+    None: as the data set says. teacher: of engine/run/teacher.py; it tells the net what it makes of
     every training batch."""
 
     def __init__(

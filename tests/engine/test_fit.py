@@ -765,6 +765,8 @@ def test_a_net_gives_up_its_own_layers_only():
         (lambda net: made(body=[Conv(2, size="3"), Linear(4)]), "size '3' must be a whole number"),
         (lambda net: made(body=[BatchNorm(eps="x"), Linear(4)]), "eps 'x' must be above 0"),
         (lambda net: SoftmaxLoss("a little"), "label smoothing 'a little' must lie in"),
+        (lambda net: DistillationLoss(-1), "share -1 of a teacher must be 0 or more"),
+        (lambda net: DistillationLoss(1, 3, 0), "temperature 0 must be above 0"),
     ],
 )
 def test_what_is_of_another_type_or_said_twice_is_one_line(refused, said):

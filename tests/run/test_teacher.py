@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 
+import kernels.cuda
 from engine.cli import options
 from engine.data import load
 from engine.data.feed import Feed, read_clock
@@ -17,6 +18,7 @@ from engine.losses import DistillationLoss, HintLoss, SoftmaxLoss
 from engine.net import Net
 from engine.run import checkpoint
 from engine.run import folder as runs
+from engine.run.teacher import Teacher, beginning, guided
 from engine.run.weights import restore, save
 from engine.schedules import rates
 from engine.scoring import score
@@ -158,6 +160,24 @@ def test_shares_at_named_epochs():
     assert mnist[[0, 3, 4, 148, 149, 499]] == pytest.approx([4, 4, 4 - 4 / 146, 4 / 146, 0, 0])
 
 
+@pytest.mark.parametrize(
+    "student, teacher, names, hint, weights",
+    [
+        ("fitnet4-romero", "maxout-cifar", ("conv26", "conv2"), (7, 7, 192), 2 * 2 * 80 * 384),
+        ("fitnet-mnist-romero", "maxout-mnist", ("conv4", "conv2"), (4, 4, 48), 1536),
+    ],
+)
+def test_the_authors_pairs_of_layers(student, teacher, names, hint, weights):
+    ops, shape = ops_for("numpy"), NETS[student].in_shape
+    its = Teacher(beginning(build(teacher, "maxout", 10), names[1], ""), ops, shape, 1, "fp32")
+    layers = guided(build(student, "maxout", 10), names[0], its.shape, pieces=2)
+    net = Net(layers, HintLoss(), ops, shape, 1)
+    assert its.shape == net.out_shape == hint
+    params = net.named_params()
+    assert params["regressor.W"].value.size == weights
+    assert [name for name in params if name.endswith("W")][-2:] == [f"{names[0]}.W", "regressor.W"]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_teacher_says_of_the_batch_what_it_says_alone(teacher, ops, precision):
     """Augmented, without dropout, in a buffer of float32; and it keeps no memory to go back."""
@@ -177,18 +197,16 @@ def test_a_teacher_says_of_the_batch_what_it_says_alone(teacher, ops, precision)
     assert isinstance(net.loss, DistillationLoss) and net.loss.share == 1
 
 
-def test_a_teacher_on_device_cuda(teacher, cuda_ops):
-    net, feed, _ = assembled(learning(teacher, *HINTS), cuda_ops)
-    want, its, _ = assembled(learning(teacher, *HINTS))
-    for one, other in ((net, feed), (want, its)):
-        other.start(read_clock(one), 3, 4, np.ones(2))
-        other.train_batch()
-        one.forward(train=True)
-        one.evaluate_loss()
-        one.backward()
-    told = cuda_ops.tohost(net.targets["values"])
-    np.testing.assert_allclose(told, want.targets["values"], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(cuda_ops.tohost(net.gradients), want.gradients, rtol=1e-3, atol=1e-5)
+def test_both_stages_on_device_cuda(straight, teacher, double, tmp_path, monkeypatch):
+    """On the double, where a step is captured: near the reference's all the way."""
+    monkeypatch.setattr(kernels.cuda, "missing", lambda: None)
+    arguments = learning(teacher, *HINTS, "--device", "cuda")
+    assert command(*arguments, "--out", tmp_path / "run") == 0
+    for k in (1, 2):
+        rows, want = (runs.read_metrics(run / f"stage{k}") for run in (tmp_path / "run", straight))
+        for loss in ("train_loss", "test_loss"):
+            found = [row[loss] for row in rows]
+            assert found == pytest.approx([row[loss] for row in want], rel=1e-3)
 
 
 def test_a_hint_is_scored_on_all_images_and_no_padding(teacher):
