@@ -256,7 +256,6 @@ PAPER_FMP_32 = replace(
     policy={"policy": "exp", "rate": 1.5e-3 * exp(-0.01), "gamma": exp(-1e-5), "every": 1000},
     steps=410_000,
     batch=50,
-    passes=100,
     input_scale=2.0,
     contrast="none",
 )

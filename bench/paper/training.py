@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -56,6 +56,7 @@ class Run:
     share: float = 1.0  # of the recipe's epochs
     teacher: "Run | None" = None
     hints: str | None = None
+    averaged: bool = False  # its accuracy is that of all passes at the end
 
     @property
     def hint_epochs(self) -> float:
@@ -204,8 +205,12 @@ class Outcome:
     def finished(self) -> bool:
         return self.record["result"] is not None and not self.later
 
+    averaged: bool = False
+
     @property
     def accuracy(self) -> float | None:
+        if self.averaged and self.finished:
+            return self.record["result"]["test_accuracy"]
         return self.rows[-1]["test_accuracy"] if self.rows else None
 
     @cached_property
@@ -417,6 +422,7 @@ def summary(
     note: str = "",
 ) -> Row:
     """The row of a cell's runs, one a seed; None or no epoch where a run has nothing yet."""
+    outcomes = [o and replace(o, averaged=planned.run.averaged) for o in outcomes]
     begun = [o for o in outcomes if o is not None and (o.epochs or o.failed)]
     if not begun:
         return study.row(table, row, column, paper, unit, **more)

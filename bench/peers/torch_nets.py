@@ -158,7 +158,7 @@ def peer(layer: Layer, shape: tuple[int, ...], way: str) -> tuple[list[nn.Module
         return [*modules, *([nn.Dropout(layer.drop)] if layer.drop else [])], shape
     if isinstance(layer, MaxPool):
         return pooling(layer.size, layer.stride, shape, layer.pad)
-    if isinstance(layer, FractionalMaxPool) and layer.overlapping and not layer.random:
+    if isinstance(layer, FractionalMaxPool) and layer.overlapping:  # pseudo-random is all it has
         return [nn.FractionalMaxPool2d(2, layer.size)], (*layer.size, shape[-1])
     if isinstance(layer, AvgPool):
         pool = nn.AvgPool2d(layer.size, layer.stride, ceil_mode=True, count_include_pad=False)
