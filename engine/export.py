@@ -39,6 +39,7 @@ from engine.layers import (
     AvgPool,
     BatchNorm,
     Conv,
+    Distort,
     Dropout,
     Flatten,
     FractionalMaxPool,
@@ -240,6 +241,22 @@ def refused(graph: Graph, layer: Layer, x: str, shape) -> str:
     )
 
 
+def distort(graph: Graph, layer: Distort, x: str, shape) -> str:
+    """The image in the middle, zero where all channels are near the background."""
+    name, (height, width, _) = layer.name, shape
+    values = {"background": layer.background, "least": layer.least, "zero": 0.0}
+    fixed = {key: graph.constant(f"{name}.{key}", value) for key, value in values.items()}
+    less = graph.node("Sub", [x, fixed["background"]], f"{name}.less")
+    size = graph.node("Abs", [less], f"{name}.size")
+    most = graph.node("ReduceMax", [size], f"{name}.most", axes=[1])
+    seen = graph.node("Greater", [most, fixed["least"]], f"{name}.seen")
+    kept = graph.node("Where", [seen, less, fixed["zero"]], f"{name}.kept")
+    top, left = (layer.size // 2 - n // 2 for n in (height, width))
+    rest = layer.size - height - top, layer.size - width - left
+    pads = graph.constant(f"{name}.pads", [0, 0, top, left, 0, 0, *rest], np.int64)
+    return graph.node("Pad", [kept, pads], name)
+
+
 def chain(graph: Graph, layer: Chain, x: str, shape) -> str:
     for inner in layer.layers:
         x = graph.layer(inner, x, shape)
@@ -288,6 +305,7 @@ FORMS: dict[type, Callable[..., str]] = {
     LRN: lrn,
     BatchNorm: batchnorm,
     Dropout: dropout,
+    Distort: distort,
     Chain: chain,
     Residual: total,
     Sum: total,

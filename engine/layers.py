@@ -6,7 +6,7 @@ Shapes in `setup` are without the batch: (H, W, C) or (F,). A layer writes only 
 keeps what its backward needs. `backward` returns None where nobody wants an input gradient. What
 can't work is refused in `setup`, where the layer has its name and knows its input.
 
-Read next: engine/plan.py, which every `setup` talks to.
+Read next: engine/plan.py, which every `setup` talks to, and engine/distortion.py.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from engine import distortion
 from engine.errors import InputError, choose
 from kernels import checks
 
@@ -627,6 +628,37 @@ class LRN(Layer):
         if self.dx is not None:
             self.ops.lrn_backward(dy, self.x, self.dx, *self.constants)
         return self.dx
+
+
+class Distort(Layer):
+    """An image in the middle of a field of zeros, `size` pixels wide and high; in training as the
+    rows of `table` say, which a feed fills in (engine/distortion.py), if they do.
+
+    background: of the images, what lies around them; where all channels are within `least` of it,
+    the field is zero. It hands no gradient on."""
+
+    def __init__(
+        self, size: int, background: float = 0.0, least: float = 0.0, name: str | None = None
+    ):
+        super().__init__(name)
+        self.size, self.background, self.least = size, background, least
+
+    def setup(self, plan, in_shape):
+        H, W, C = plan.image(in_shape)
+        plan.whole(max(H, W), size=self.size)
+        plan.need(not plan.input_gradient, "it has no gradient; let nothing before it learn")
+        self.ops, self.clock = plan.ops, plan.clock
+        self.y = plan.buffer((self.size, self.size, C))
+        self.table = self.still = plan.ops.constant(distortion.still(in_shape, self.size))
+        return self.size, self.size, C
+
+    def forward(self, x, train):
+        table = self.table if train else self.still
+        self.ops.distort(x, table, self.y, self.clock, self.background, self.least)
+        return self.y
+
+    def backward(self, dy):
+        return None
 
 
 class Dropout(Layer):

@@ -70,7 +70,8 @@ def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
     need_draws(net, s.passes)
     data = data.validating(s.validation, s.seed)
     mirror = 2 if s.mirror and s.mirror_turns else s.mirror
-    return net, Feed(net, data, s.move, s.input_scale, mirror, teacher), optimizer_of(net, s)
+    feed = Feed(net, data, s.move, s.input_scale, mirror, teacher, s.distort)
+    return net, feed, optimizer_of(net, s)
 
 
 def first_weights(s: Settings, net: Net, feed: Feed):

@@ -254,6 +254,15 @@ def gather(images, mean_image, order, x, pad, move, mirror) -> None:
         )
 
 
+def distort(op, x, table, y) -> None:
+    """Images, their fields, and rows of as many numbers as the channels want."""
+    N, _, _, C = x.shape
+    shape(op, y, (N, *y.shape[1:3], C))
+    shape(op, table, (len(table), 10 + 3 * C))
+    if not len(table):
+        raise ValueError(f"{op}: the table is empty")
+
+
 def limit(op, W, limit) -> None:
     """W (rows, F), and a norm that a row can have."""
     if W.ndim != 2:

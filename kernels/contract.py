@@ -22,7 +22,7 @@ DTYPES: dict[str, Any] = {
         (ACTIVATION, "x y z h t dx dy dz dW db dscale dshift dslope g a scores dscores"),
         (
             np.float32,
-            "W b w v s total weights values mean rstd prob shift scale mask mean_image "
+            "W b w v s total weights values mean rstd prob shift scale mask table mean_image "
             "running_mean running_var",
         ),
         (np.float64, "clock own rates segments"),
@@ -163,6 +163,7 @@ OPERATIONS = {
         "x y",
         y=np.int32,
     ),
+    "distort": _op("x table y clock background least", "y"),
     "clip": _op("g limit clock", updated="clock"),
     "sgd_step": _op("w g v segments clock momentum decay", updated="w v"),
     "nesterov_step": _op("w g v segments clock momentum decay", updated="w v"),

@@ -916,6 +916,43 @@ class NumpyOps:
             x[i] = crop[:, ::-1] if flip else crop
             y[i] = labels[index]
 
+    @rounds
+    def distort(self, x, table, y, clock, background, least):
+        """Each image in a field of zeros, under an affine map and with colours of its own.
+
+        x (N,H,W,C)  table (rows, 10 + 3 C) float32  y (N,Fh,Fw,C). Image i has row
+        (STEP - FIRST) * N + i, modulo rows: p (2,3), left, top, right, bottom, and q (C,3).
+
+        Place (u, v) of the field, column and row, is 0 unless left <= u < right, top <= v < bottom;
+        there it shows the image at the column p[0] . (u, v, 1) and the row p[1] . (u, v, 1), in
+        between the four pixels around, less `background`, which lies around the image too. Channel
+        c is then q[c] . (1, u, v) brighter; but where all channels are within `least` of 0, they
+        are 0.
+        """
+        checks.distort("distort", x, table, y)
+        N, H, W, C = x.shape
+        v, u = np.indices(y.shape[1:3]).astype(y.dtype)
+        first = (int(clock[STEP]) - int(clock[FIRST])) * N
+        for i in range(N):
+            row = table[(first + i) % len(table)]
+            left, top, right, bottom = row[6:10]
+            sx, sy = (p[0] * u + p[1] * v + p[2] for p in row[:6].reshape(2, 3))
+            inside = (left <= u) & (u < right) & (top <= v) & (v < bottom)
+            inside &= (sx > -1) & (sx < W) & (sy > -1) & (sy < H)
+            bordered = np.pad(x[i] - y.dtype.type(background), ((1, 2), (1, 2), (0, 0)))
+            sx, sy = np.where(inside, sx, 0), np.where(inside, sy, 0)
+            w, h = np.floor(sx).astype(int), np.floor(sy).astype(int)
+            across, down = (sx - w)[..., None], (sy - h)[..., None]
+            upper, lower = (
+                (1 - across) * bordered[h + r, w + 1] + across * bordered[h + r, w + 2]
+                for r in (1, 2)
+            )
+            value = (1 - down) * upper + down * lower
+            seen = inside & ~(np.abs(value) <= least).all(axis=-1)
+            q = row[10:].reshape(C, 3)
+            brighter = q[:, 0] + q[:, 1] * u[..., None] + q[:, 2] * v[..., None]
+            y[i] = np.where(seen[..., None], value + brighter, 0)
+
     # -- optimisation -----------------------------------------------------------------------------
 
     @rounds

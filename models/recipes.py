@@ -66,6 +66,7 @@ class Recipe:
     momentum_policy: dict | None = None  # the momentum by epoch, as a policy; None: it stays
     share_policy: dict = field(default_factory=SHARE.copy)  # a teacher's in the loss, by epoch
     contrast: str | None = None  # of engine.data.dataset.CONTRASTS; None: as the data set says
+    distort: float = 0.0  # epochs, the first ones, in which images are distorted
     passes: int = 1  # forward passes whose mean is tested, of a net that draws in each
     mirror_turns: bool = False  # each image in every second epoch, rather than at random
     loss: str | None = None  # of engine.losses.LOSSES, unless another is asked for; None: softmax
@@ -93,6 +94,10 @@ class Recipe:
         if policy is None or epochs in (0, self.epochs):
             return policy
         return stretched(policy, epochs / self.epochs)
+
+    def distort_over(self, epochs: float) -> float:
+        """Of a run of so many epochs, those with distortion: the share that the recipe has."""
+        return self.distort * epochs / self.epochs
 
 
 PAPER_CIFAR = Recipe(
@@ -256,6 +261,7 @@ PAPER_FMP_32 = replace(
     policy={"policy": "exp", "rate": 1.5e-3 * exp(-0.01), "gamma": exp(-1e-5), "every": 1000},
     steps=410_000,
     batch=50,
+    distort=400,
     input_scale=2.0,
     contrast="none",
 )
@@ -265,6 +271,7 @@ PAPER_FMP_160 = replace(
     policy={"policy": "exp", "rate": 1.5e-3 * exp(-0.005), "gamma": exp(-5e-6), "every": 1000},
     steps=810_000,
     epochs=810,
+    distort=800,
 )
 
 PAPER_MAXOUT = Recipe(

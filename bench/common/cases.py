@@ -158,6 +158,7 @@ def cases(small: bool = False) -> list[Case]:
             else (orthonormal(500, 128), orthonormal(128, 1152))
         ),
         gather(40 if small else 10_000, N, 32, 3, pad=8, move=8),
+        distort(N, 32, 3, 94),
         *optimisation(*((60, 70) if small else ARENA)),
     ]
 
@@ -188,6 +189,7 @@ def odd_cases() -> list[Case]:
         orthonormal(67, 43),
         orthonormal(43, 97),
         gather(11, 7, 9, 5, pad=3, move=2),
+        distort(3, 9, 5, 17),
         *optimisation(22, 67),
     ]
 
@@ -700,6 +702,22 @@ def orthonormal(rows: int, cols: int) -> Case:
         lambda: {"rows": rows, "cols": cols, "key": (SEED, WEIGHTS, 0)},
         2.0 * m * n * n - 2.0 * n**3 / 3,
     )
+
+
+def distort(N: int, size: int, C: int, field: int) -> Case:
+    """Turned by 0.2, in the middle of the field."""
+    sin, cos, edge = math.sin(0.2), math.cos(0.2), (field - size) // 2
+    middle = (field - 1) / 2
+    row = [cos, sin, -(cos + sin) * middle + (size - 1) / 2]
+    row += [-sin, cos, (sin - cos) * middle + (size - 1) / 2]
+    row += [edge, edge, edge + size, edge + size, *[0.1, 0.001, 0.002] * C]
+
+    def make():
+        table = np.tile(np.float32(row), (N, 1))
+        own = {"x": randn(N, size, size, C), "table": table, "y": Out((N, field, field, C))}
+        return {**own, "clock": clock(), "background": 0.5, "least": 0.01}
+
+    return Case("distort", f"{times(N, size, size, C)} in {field}x{field}", make)
 
 
 def gather(M: int, N: int, size: int, C: int, pad: int, move: int) -> Case:

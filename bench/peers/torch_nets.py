@@ -26,6 +26,7 @@ from engine.layers import (
     AvgPool,
     BatchNorm,
     Conv,
+    Distort,
     Dropout,
     FractionalMaxPool,
     GlobalAvgPool,
@@ -167,6 +168,10 @@ def peer(layer: Layer, shape: tuple[int, ...], way: str) -> tuple[list[nn.Module
         return [nn.AdaptiveAvgPool2d(1), nn.Flatten()], shape[-1:]
     if isinstance(layer, LRN):
         return [nn.LocalResponseNorm(*layer.constants)], shape
+    if isinstance(layer, Distort):  # as in a test: PyTorch's users distort beforehand
+        top, left = (layer.size // 2 - n // 2 for n in shape[:2])
+        rest = layer.size - shape[0] - top, layer.size - shape[1] - left
+        return [nn.ZeroPad2d((left, rest[1], top, rest[0]))], (layer.size, layer.size, shape[-1])
     if isinstance(layer, Dropout):
         kind = nn.Dropout2d if layer.kind == "channel" else nn.Dropout
         return [kind(layer.drop)], shape

@@ -340,6 +340,28 @@ def channel_mask(g):
     return Made(call, "mask")
 
 
+def distort(g):
+    """By grid_sample, whose coordinates run from -1 to 1; a box, colours and what is near the
+    background as masks and sums."""
+    x, table, least = g["x"], g["table"], g["least"]
+    (N, C, H, W), (Fh, Fw) = x.shape, g["y"].shape[2:]
+    v, u = torch.meshgrid(torch.arange(Fh), torch.arange(Fw), indexing="ij")
+    at = torch.stack([u, v, torch.ones_like(u)]).to(table.dtype)  # (3, Fh, Fw)
+    ends = torch.tensor([W - 1, H - 1], dtype=table.dtype)
+
+    def call():
+        place = torch.einsum("npk,kvu->nvup", table[:, :6].reshape(N, 2, 3), at)
+        grid = (2 * place / ends - 1).to(x.dtype)
+        value = functional.grid_sample(x - g["background"], grid, align_corners=True)
+        left, top, right, bottom = table[:, 6:10, None, None].unbind(1)
+        inside = (left <= u) & (u < right) & (top <= v) & (v < bottom)
+        seen = (inside & (value.abs() > least).any(1))[:, None]
+        colours = table[:, 10:].reshape(N, C, 3)[..., [1, 2, 0]]
+        return torch.where(seen, value + torch.einsum("nck,kvu->ncvu", colours, at), 0)
+
+    return Made(call, "y")
+
+
 def add(g):
     return Made(lambda: torch.add(g["a"], g["b"]), "y")
 
@@ -588,6 +610,7 @@ COUNTERPARTS = {
         dropout_forward,
         dropout_backward,
         channel_mask,
+        distort,
         add,
         batchnorm_forward,
         batchnorm_backward,

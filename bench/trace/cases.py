@@ -34,6 +34,7 @@ FAMILIES: list[Family] = [
     ("N,F,K", (64, 8, 32), (37, 5, 7), shapes.linear),
     ("ROWS,COLS", (64, 32), (43, 67), lambda rows, cols: [shapes.orthonormal(rows, cols)]),
     ("N,SIZE,C", (4, 8, 4), (3, 9, 5), lambda N, S, C: [shapes.gather(11, N, S, C, 3, 2)]),
+    ("N,SIZE,C", (4, 8, 4), (3, 9, 5), lambda N, S, C: [shapes.distort(N, S, C, 2 * S)]),
     ("SIZE,BIASES", (1024, 64), (67, 22), lambda n, b: shapes.optimisation(n - b, n)),
 ]
 

@@ -133,6 +133,12 @@ def add_net_options(parser: argparse.ArgumentParser, known: Known) -> dict:
         help="mirror each in every second epoch, rather than at random (default: recipe)",
     )
     add(
+        "--distort",
+        metavar="N",
+        type=float,
+        help="the first N epochs of a net with a Distort layer are distorted (default: recipe)",
+    )
+    add(
         "--passes",
         metavar="N",
         type=int,
@@ -369,6 +375,7 @@ def of_stage(args: argparse.Namespace, known: Known, data, whole, k: int):
         "passes",
     ):
         values[name] = pick(name, getattr(recipe, name), source)
+    values["distort"] = pick("distort", recipe.distort_over(values["epochs"]), source)
     hyper = {
         name: pick(name, getattr(recipe, name), source)
         if hasattr(recipe, name)

@@ -41,7 +41,7 @@ DEFAULTS: dict[str, Any] = {
 # is equal up to rounding only, and the run says so. Data are the same by their fingerprint.
 MAY_CHANGE = ("device", "threads", "data", "data_dir", "follow_links", "nondeterministic")
 # What --resume --epochs changes, in run.json first.
-LENGTH = ("epochs", "steps", "policy", "momentum_policy", "share_policy")
+LENGTH = ("epochs", "steps", "policy", "momentum_policy", "share_policy", "distort")
 TAUGHT = ("teacher", "hints", "temperature", "student_temperature", "share_policy")
 PRECISIONS = ("fp32", "tf32", "bf16")
 LOGS = ("csv", "tensorboard", "caffe")  # metrics.csv is there with any
@@ -69,6 +69,7 @@ YOUNGER |= {
     "temperature": 3.0,
     "student_temperature": 3.0,
     "share_policy": None,
+    "distort": 0.0,
 }
 YOUNGER |= {name: HYPER[name].default for name in ("ema", "accumulate", "floor")}
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -77,6 +78,7 @@ RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "lr": ("above 0", lambda v: v > 0),
     "input_scale": ("above 0", lambda v: v > 0),
     "limit": ("1 or more", lambda v: v >= 1),
+    "distort": ("0 or more", lambda v: v >= 0),
     "passes": ("in [1, 10000]", lambda v: 1 <= v <= 10_000),
     "move": ("0 or more", lambda v: v >= 0),
     "smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
@@ -167,6 +169,7 @@ class Settings:
     mirror: bool | None
     mirror_turns: bool
     passes: int
+    distort: float
     lsuv_mode: str
     lsuv_batch: int
     lsuv_tol: float
@@ -200,11 +203,12 @@ class Settings:
         steps = steps_of(epochs, self.trained_on(images), self.batch, self.parts)
         recipe = known.recipe(self.net, self.act, self.init, self.recipe, self.optimizer, classes)
         policy = {**recipe.policy_over(steps // self.parts), "rate": self.lr}
-        by_epoch = {
+        by_epoch: dict = {
             name: recipe.over(getattr(recipe, name), epochs)
             for name in ("momentum_policy", "share_policy")
             if getattr(self, name)
         }
+        by_epoch["distort"] = recipe.distort_over(epochs) if self.distort else 0.0
         return replace(self, epochs=epochs, steps=steps, policy=policy, **by_epoch)
 
     def of_data(self, data) -> dict:

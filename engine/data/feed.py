@@ -15,7 +15,9 @@ import numpy as np
 
 from engine.data.dataset import Dataset, Split
 from engine.data.preprocessing import Preprocessing
+from engine.distortion import rows
 from engine.errors import InputError
+from engine.layers import Distort
 from kernels.checks import MIRRORED
 from kernels.clock import CORRECT_SUM, FINITE, FIRST, LOSS_SUM, RATE, SEEN, STEP
 from kernels.philox import AUGMENT, permutation, words
@@ -106,7 +108,8 @@ class Feed:
     move: random crops move by up to this many pixels, of which the data set's border has as many.
     mirror: 0 no training image is mirrored, 1 half of them at random, 2 each in every second epoch;
     None: as the data set says. teacher: of engine/run/teacher.py; it tells the net what it makes of
-    every training batch."""
+    every training batch. distort: so many epochs, from the first on, the net's layer Distort shows
+    the images distorted."""
 
     def __init__(
         self,
@@ -116,6 +119,7 @@ class Feed:
         input_scale: float,
         mirror: int | None = None,
         teacher=None,
+        distort: float = 0,
     ):
         self.teacher = teacher
         self.net, self.data, self.move = net, data, move
@@ -127,6 +131,10 @@ class Feed:
         held = data.validation
         self.validation = None if held is None else Resident(net, held, preprocessing, teacher)
         self.order_of = Order(net.seed, self.train.count)
+        self.fields = [layer for layer in net.chain.leaves() if isinstance(layer, Distort)]
+        self.distorted = round(distort * self.train.count)  # images of the run
+        if distort and not self.fields:
+            raise InputError(f"distort {distort:g}: the net has no Distort layer; leave it at 0")
         if self.mirror == BY_TURNS:  # whether an image is mirrored in even epochs
             self.turns = words(net.seed, AUGMENT, 1, 0, 0, self.train.count)[:, 0] >> 31
 
@@ -134,11 +142,15 @@ class Feed:
         """Upload the order and the rates of steps first .. stop - 1, and the clock that starts them
         -> the rates on the device, for `advance`. rates is (stop - first + 1,)."""
         batch = self.net.batch
-        rows = self.order_of.images(first * batch, (stop - first) * batch)
+        images = self.order_of.images(first * batch, (stop - first) * batch)
         if self.mirror == BY_TURNS:
             odd = np.arange(first * batch, stop * batch) // self.train.count % 2
-            rows += (self.turns[rows] ^ odd).astype(np.int32) * MIRRORED
-        self.order = self.net.ops.asarray(np.ascontiguousarray(rows.reshape(-1, batch)))
+            images += (self.turns[images] ^ odd).astype(np.int32) * MIRRORED
+        self.order = self.net.ops.asarray(np.ascontiguousarray(images.reshape(-1, batch)))
+        for field in self.fields if self.distorted else ():
+            which = first * batch, (stop - first) * batch, self.distorted
+            table = rows(self.net.seed, *which, field.in_shape, field.size)
+            field.table = self.net.ops.asarray(table)
         clock[STEP], clock[FIRST], clock[RATE] = first, first, rates[0]
         write_clock(self.net, clock)
         return self.net.ops.asarray(np.ascontiguousarray(rates, np.float64))

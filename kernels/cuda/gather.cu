@@ -12,7 +12,7 @@
 // Crops begin anywhere, and every image reads the mean image anew:
 // Moved: gather: mean_image 11.69 (bfloat16 19.69)
 //
-// Read next: clock.cuh.
+// Read next: distort.cu.
 
 #include "clock.cuh"
 #include "philox.cuh"

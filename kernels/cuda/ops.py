@@ -1018,6 +1018,13 @@ class CudaOps(NumpyOps):
             self._fault,
         )
 
+    @checked
+    def distort(self, x, table, y, clock, background, least):
+        checks.distort("distort", x, table, y)
+        blocks = blocks_for(math.prod(y.shape[:3]))
+        numbers = *x.shape[:3], *y.shape[1:], len(table), float(background), float(least)
+        self.launch("distort", "distort", x.dtype, blocks, x, table, y, clock, *numbers)
+
     # -- optimisation -----------------------------------------------------------------------------
 
     @checked

@@ -230,6 +230,7 @@ MAY_HIDE = {
     ("accumulate", "g"),
     ("accumulate", "total"),
     ("max_norm", "W"),
+    ("distort", "table"),  # of an image's box: no place is in it
 }
 REFUSED = {("batchnorm_inference", "weight")}  # a ValueError: there are no statistics
 

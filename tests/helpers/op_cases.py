@@ -409,6 +409,17 @@ for M, N, H, W, C, pad, move in [
             )
         )
 
+for N, H, W, C, F in [(7, 9, 11, 5, 17), (1, 1, 1, 1, 1), (0, 2, 3, 1, 4), (3, 32, 32, 3, 94)]:
+    rows = 2 * N + 1
+    turned = np.tile(np.float32([0.9, 0.2, -4.5, -0.3, 1.1, 0.7]), (rows, 1))
+    turned += 0.01 * randn(rows, 6)
+    box = np.tile(np.float32([1, 2, F - 1, F]), (rows, 1))
+    table = np.concatenate([turned, box, 0.1 * randn(rows, 3 * C)], axis=1)
+    if F == 1:
+        table[:] = np.float32([1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 0.5, 0, 0])
+    for least, now in ((0.1, clock()), (0.0, clock(step=1))):
+        CASES["distort"].append((randn(N, H, W, C), table, out(N, F, F, C), now, 0.5, least))
+
 for size in (1, 67, 50001):
     w, g, state = randn(size), 3 * randn(size), abs(randn(size))
     cut = size // 3

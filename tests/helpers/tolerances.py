@@ -84,6 +84,7 @@ TOLERANCE = {
     "variance": (1e-6, 1e-12),
     "orthonormal": (0, 1e-6),
     "gather": (1e-5, 1e-5),
+    "distort": (1e-4, 1e-4),
     "clip": (1e-6, 0),
     "sgd_step": (1e-5, 1e-6),
     "nesterov_step": (1e-5, 1e-6),

@@ -142,6 +142,11 @@ FREE = POOLED | {
     ]
 }
 FREE |= {("gather", "order", 0, longer)}
+FREE |= {
+    ("distort", key, axis, change)
+    for key, axis in (("x", 1), ("x", 2), ("y", 1), ("y", 2), ("table", 0))
+    for change in (longer, shorter)
+}
 FREE |= {("channel_mask", "mask", 0, change) for change in (longer, shorter)}
 FREE |= {("max_norm", "W", axis, change) for axis in (0, 1) for change in (longer, shorter)}
 
@@ -292,7 +297,9 @@ def test_a_number_out_of_its_range_is_refused(name):
         else:
             spoilt = [math.nan, math.inf, -math.inf]
             spoilt += (
-                [-1.0] if key not in ("beta", "momentum", "decay", "weight", "input_scale") else []
+                [-1.0]
+                if key not in ("beta", "momentum", "decay", "weight", "input_scale", "background")
+                else []
             )
         for wrong in spoilt:
             if wrong not in FINE.get((name, key), ()):

@@ -1375,3 +1375,33 @@ def test_a_mask_of_channels_keeps_each_alike(ops):
     np.testing.assert_allclose(kept[0].mean(axis=0), 8 / 21, atol=0.04)
     with pytest.raises(ValueError, match="22 of a mask"):
         ops.channel_mask(mask, 22, 1.0, 7, 0, clock)
+
+
+def test_a_field_shows_its_image_where_the_table_says(ops):
+    """Unmoved it is the image's own pixels; half a pixel aside, means of neighbours; rows of the
+    table in turn; what is near the background, and what lies outside, is zero and has no colour."""
+    x = ops.asarray(randn(3, 4, 5, 2).astype(np.float32) + 0.5)
+    image = ops.tohost(x) - np.float32(0.5)
+    near = (abs(image) <= 0.3).all(axis=3, keepdims=True)
+    assert near.any() and not near.all()
+    whole = [1, 0, -2, 0, 1, -3, 2, 3, 7, 7]
+    half = [1, 0, -1.5, 0, 1, -3, 2, 3, 7, 7]
+    colours = [1, 0, 0, 2, 0.5, 0.25]
+    rows = np.float32([[*half, *[0] * 6], [*whole, *colours], [*whole, *[0] * 6]])
+    y, clock = ops.empty((3, 9, 8, 2)), ops.asarray(new_clock())
+    clock[STEP], clock[FIRST] = 7, 5  # 2 steps of 3 images on: rows 0, 1, 2
+    ops.distort(x, ops.asarray(rows), y, clock, 0.5, 0.3)
+    got, inside = ops.tohost(y), (slice(3, 7), slice(2, 7))
+    for field in got:
+        assert not np.delete(field, range(3, 7), 0).any()
+        assert not np.delete(field, range(2, 7), 1).any()
+    u, v = np.arange(2, 7)[None, :], np.arange(3, 7)[:, None]
+    brighter = np.stack([np.ones((4, 5)), 2 + 0.5 * u + 0.25 * v], axis=2)
+    np.testing.assert_array_equal(got[2][inside], np.where(near[2], 0, image[2]))
+    want = np.where(near[1], 0, image[1] + brighter)
+    np.testing.assert_allclose(got[1][inside], want, atol=1e-6)
+    means = (image[0] + np.pad(image[0], ((0, 0), (0, 1), (0, 0)))[:, 1:]) / 2
+    seen = (abs(means) > 0.3).any(axis=2, keepdims=True)
+    np.testing.assert_allclose(got[0][inside], np.where(seen, means, 0), atol=1e-6)
+    with pytest.raises(ValueError, match="16"):
+        ops.distort(x, ops.asarray(rows[:, :15].copy()), y, clock, 0.5, 0.3)

@@ -9,7 +9,7 @@
 // border; the border is 0 before the mean image is subtracted. A mirrored row is reversed where
 // it lies.
 //
-// Read next: optimizer.cpp.
+// Read next: distort.cpp.
 #include <algorithm>
 
 #include "binding.h"

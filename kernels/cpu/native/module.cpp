@@ -26,6 +26,7 @@ void bind_channelwise(py::module_& m);
 void bind_loss(py::module_& m);
 void bind_variance(py::module_& m);
 void bind_gather(py::module_& m);
+void bind_distort(py::module_& m);
 void bind_optimizer(py::module_& m);
 void bind_orthonormal(py::module_& m);
 
@@ -114,6 +115,7 @@ PYBIND11_MODULE(_native, m) {
     bind_loss(m);
     bind_variance(m);
     bind_gather(m);
+    bind_distort(m);
     bind_optimizer(m);
     bind_orthonormal(m);
 }
