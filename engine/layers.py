@@ -6,7 +6,7 @@ Shapes in `setup` are without the batch: (H, W, C) or (F,). A layer writes only 
 keeps what its backward needs. `backward` returns None where nobody wants an input gradient. What
 can't work is refused in `setup`, where the layer has its name and knows its input.
 
-Read next: engine/plan.py, which every `setup` talks to, and engine/distortion.py.
+Read next: engine/plan.py, which every `setup` talks to.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from engine import distortion
 from engine.errors import InputError, choose
 from kernels import checks
 
@@ -632,7 +631,7 @@ class LRN(Layer):
 
 class Distort(Layer):
     """An image in the middle of a field of zeros, `size` pixels wide and high; in training as the
-    rows of `table` say, which a feed fills in (engine/distortion.py), if they do.
+    rows of `table` say, which a feed puts there (engine/data/distortion.py).
 
     background: of the images, what lies around them; where all channels are within `least` of it,
     the field is zero. It hands no gradient on."""
@@ -649,7 +648,7 @@ class Distort(Layer):
         plan.need(not plan.input_gradient, "it has no gradient; let nothing before it learn")
         self.ops, self.clock = plan.ops, plan.clock
         self.y = plan.buffer((self.size, self.size, C))
-        self.table = self.still = plan.ops.constant(distortion.still(in_shape, self.size))
+        self.table = self.still = plan.ops.constant(middle_of(in_shape, self.size))
         return self.size, self.size, C
 
     def forward(self, x, train):
@@ -659,6 +658,14 @@ class Distort(Layer):
 
     def backward(self, dy):
         return None
+
+
+def middle_of(in_shape: tuple[int, ...], field: int) -> np.ndarray:
+    """(1, 10 + 3 C) float32: the row of `ops.distort` for an image in the middle of its field."""
+    height, width, channels = in_shape
+    top, left = field // 2 - height // 2, field // 2 - width // 2
+    row = [1, 0, -left, 0, 1, -top, left, top, left + width, top + height, *[0] * 3 * channels]
+    return np.array([row], np.float32)
 
 
 class Dropout(Layer):

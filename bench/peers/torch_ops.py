@@ -351,13 +351,14 @@ def distort(g):
 
     def call():
         place = torch.einsum("npk,kvu->nvup", table[:, :6].reshape(N, 2, 3), at)
-        grid = (2 * place / ends - 1).to(x.dtype)
-        value = functional.grid_sample(x - g["background"], grid, align_corners=True)
+        level = x.float() - g["background"]  # bfloat16 has no places between pixels
+        value = functional.grid_sample(level, 2 * place / ends - 1, align_corners=True)
         left, top, right, bottom = table[:, 6:10, None, None].unbind(1)
         inside = (left <= u) & (u < right) & (top <= v) & (v < bottom)
         seen = (inside & (value.abs() > least).any(1))[:, None]
         colours = table[:, 10:].reshape(N, C, 3)[..., [1, 2, 0]]
-        return torch.where(seen, value + torch.einsum("nck,kvu->ncvu", colours, at), 0)
+        brighter = torch.einsum("nck,kvu->ncvu", colours, at)
+        return torch.where(seen, value + brighter, 0).to(x.dtype)
 
     return Made(call, "y")
 

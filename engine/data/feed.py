@@ -5,8 +5,8 @@ normalises straight into `net.x`. Which images a step sees is a pure function of
 image n of the run is place n mod N of permutation n div N, so batches run on across epochs and a
 resumed run needs nothing but its step number.
 
-Read next: kernels/philox.py for the permutation, engine/data/preprocessing.py for what else a batch
-is made of.
+Read next: kernels/philox.py for the permutation, engine/data/preprocessing.py and
+engine/data/distortion.py for what else a batch is made of.
 """
 
 from dataclasses import replace
@@ -14,8 +14,8 @@ from dataclasses import replace
 import numpy as np
 
 from engine.data.dataset import Dataset, Split
+from engine.data.distortion import rows
 from engine.data.preprocessing import Preprocessing
-from engine.distortion import rows
 from engine.errors import InputError
 from engine.layers import Distort
 from kernels.checks import MIRRORED

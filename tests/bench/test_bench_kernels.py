@@ -343,8 +343,11 @@ def test_bad_input_is_one_line(arguments, said, capsys):
 
 # -- the peer -------------------------------------------------------------------------------------
 
-# In bfloat16 values tie, and PyTorch shares a maxout's gradient among those that do.
+# In bfloat16 values tie, and PyTorch shares a maxout's gradient among those that do; and where
+# windows lie it computes in bfloat16.
 TIES = {
+    "fractional_maxpool_forward",
+    "fractional_maxpool_backward",
     "maxout_backward",
     "maxpool_backward",
     "global_maxpool_backward",
@@ -378,6 +381,7 @@ def compared(case: Case, precision: str, found: dict) -> None:
         want |= {"loss": want["clock"][LOSS], "norm": want["clock"][NORM]}
     for name, got in found.items():
         bound = 2e-6 if precision == "fp32" else 2.0**-7
+        bound *= 4 if case.op == "distort" else 1  # by coordinates from -1 to 1
         assert difference(got, np.asarray(want[name])) < bound, (case.op, precision, name)
 
 

@@ -6,12 +6,11 @@ Read next: tests/data/test_preprocessing.py.
 import numpy as np
 import pytest
 
-from engine import distortion
-from engine.data import synthetic
+from engine.data import distortion, synthetic
 from engine.data.dataset import build
 from engine.data.feed import Feed
 from engine.errors import InputError
-from engine.layers import Conv, Distort, Linear
+from engine.layers import Conv, Distort, Linear, middle_of
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from models.recipes import recipe
@@ -59,7 +58,7 @@ def test_a_row_is_its_images_own_and_the_last_epochs_stay_still():
     parts = [distortion.rows(7, first, 10, 25, SHAPE, FIELD) for first in (0, 10, 20, 30)]
     found = np.concatenate(parts)
     np.testing.assert_array_equal(found[:25], ROWS[:25].astype(np.float32))
-    still = distortion.still(SHAPE, FIELD)
+    still = middle_of(SHAPE, FIELD)
     np.testing.assert_array_equal(found[25:], np.repeat(still, 15, axis=0))
     assert still[0, :10].tolist() == [1, 0, -33, 0, 1, -31, 33, 31, 61, 63]
 

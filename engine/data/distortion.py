@@ -12,6 +12,7 @@ Read next: models/fmp.py, the nets that want it.
 
 import numpy as np
 
+from engine.layers import middle_of
 from kernels.philox import AUGMENT, normal, uniform
 
 STRETCH, SLANT, MOVE = 0.2, 0.2, 16  # pixels
@@ -20,24 +21,16 @@ BRIGHTER, RISING = 25 / LEVELS, 2 / LEVELS
 FORMS, COLOURS = 2, 3  # of the random counter; 0 and 1 are the crops', and which is mirrored
 
 
-def still(in_shape: tuple[int, ...], field: int) -> np.ndarray:
-    """(1, 10 + 3 C) float32: the row of `ops.distort` for an image in the middle of its field."""
-    height, width, channels = in_shape
-    top, left = field // 2 - height // 2, field // 2 - width // 2
-    row = [1, 0, -left, 0, 1, -top, left, top, left + width, top + height, *[0] * 3 * channels]
-    return np.array([row], np.float32)
-
-
 def rows(
     seed: int, first: int, count: int, last: int, in_shape: tuple[int, ...], field: int
 ) -> np.ndarray:
-    """(count, 10 + 3 C) float32: those of the images that are number `first` and on of a run, of
-    which those from number `last` on stay as they are."""
+    """(count, 10 + 3 C) float32: for `ops.distort` the images that are number `first` and on
+    of a run, of which those from number `last` on stay as they are."""
     height, width, channels = in_shape
     many = max(min(count, last - first), 0)
     u = uniform(seed, AUGMENT, FORMS, 8 * many, first=8 * first).reshape(many, 8)
     z = normal(seed, AUGMENT, COLOURS, 3 * channels * many, first=3 * channels * first)
-    table = np.repeat(still(in_shape, field), count, axis=0).astype(np.float64)
+    table = np.repeat(middle_of(in_shape, field), count, axis=0).astype(np.float64)
 
     # A point (x, y) of the image goes to (x, y) c.
     c, form = np.zeros((many, 2, 2)), np.tile(np.eye(2), (many, 1, 1))
@@ -61,7 +54,7 @@ def rows(
     table[:many, 6:8], table[:many, 8:10] = begin, begin + size
 
     colours = z.reshape(many, channels, 3) * [BRIGHTER, RISING, RISING]
-    middle = begin + size // 2
-    colours[:, :, 0] -= (colours[:, :, 1:] * middle[:, None]).sum(axis=2)
+    centre = begin + size // 2
+    colours[:, :, 0] -= (colours[:, :, 1:] * centre[:, None]).sum(axis=2)
     table[:many, 10:] = colours.reshape(many, 3 * channels)
     return table.astype(np.float32)
