@@ -131,9 +131,10 @@ class Feed:
         held = data.validation
         self.validation = None if held is None else Resident(net, held, preprocessing, teacher)
         self.order_of = Order(net.seed, self.train.count)
-        self.fields = [layer for layer in net.chain.leaves() if isinstance(layer, Distort)]
+        fields = [layer for layer in net.chain.leaves() if isinstance(layer, Distort)]
+        self.fields = fields if distort else []
         self.distorted = round(distort * self.train.count)  # images of the run
-        if distort and not self.fields:
+        if distort and not fields:
             raise InputError(f"distort {distort:g}: the net has no Distort layer; leave it at 0")
         if self.mirror == BY_TURNS:  # whether an image is mirrored in even epochs
             self.turns = words(net.seed, AUGMENT, 1, 0, 0, self.train.count)[:, 0] >> 31
@@ -147,7 +148,7 @@ class Feed:
             odd = np.arange(first * batch, stop * batch) // self.train.count % 2
             images += (self.turns[images] ^ odd).astype(np.int32) * MIRRORED
         self.order = self.net.ops.asarray(np.ascontiguousarray(images.reshape(-1, batch)))
-        for field in self.fields if self.distorted else ():
+        for field in self.fields:
             which = first * batch, (stop - first) * batch, self.distorted
             table = rows(self.net.seed, *which, field.in_shape, field.size)
             field.table = self.net.ops.asarray(table)

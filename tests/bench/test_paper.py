@@ -648,6 +648,7 @@ def test_walk_measures_every_update():
         train_batch=next_batch,
         net=net,
         mirror=0,
+        fields=[],
         order_of=types.SimpleNamespace(images=lambda first, count: np.zeros(count, np.int32)),
     )
     losses, ratios = figure1.walk(net, feed, Look(net), {"policy": "fixed", "rate": 0.1}, 4)
