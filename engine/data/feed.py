@@ -66,7 +66,7 @@ class Resident:
     """A split's images on the device, with what turns them into a net's input."""
 
     def __init__(self, net, split: Split, preprocessing: Preprocessing, teacher=None):
-        if net.wanted.keys() - ({"labels", "values"} if teacher else {"labels"}):
+        if set(net.wanted) - ({"labels", "values"} if teacher else {"labels"}):
             raise InputError(
                 f"the net's loss wants {', '.join(net.wanted)}, and a data set has "
                 "labels alone; train it with engine.fit"
