@@ -25,7 +25,7 @@ from math import inf
 
 import numpy as np
 
-from engine.containers import Chain
+from engine.containers import AuxiliaryClassifier, Chain
 from engine.errors import InputError, RunError, choose
 from engine.layers import Array, Layer, Weighted, is_real
 from engine.losses import Loss
@@ -174,6 +174,12 @@ class Net:
             params[name].decay *= decay
         self.arenas.tabulate()
         return names
+
+    def pace_heads(self, factor: float) -> None:
+        """Multiply the rates of the auxiliary classifiers by this factor, and no longer by that of
+        the last call."""
+        heads = [c for c in self.chain.every() if isinstance(c, AuxiliaryClassifier)]
+        self.arenas.tabulate({layer: factor for head in heads for layer in head.leaves()})
 
     def release(self) -> None:
         """Give up layers and loss: another net may have them. This one runs no more."""

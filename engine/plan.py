@@ -26,6 +26,7 @@ Read next: engine/containers.py, where a list of layers becomes a layer.
 """
 
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -149,13 +150,14 @@ class Arenas:
             tensor = self.params[name].value if name in self.params else self.states[name]
             tensor[...] = self.ops.asarray(value.astype(self.dtype))
 
-    def tabulate(self) -> None:
+    def tabulate(self, factors: Mapping[Layer, float] | None = None) -> None:
         """Write the multipliers down for the optimizers: of each segment its start, stop, rate and
-        decay. The rate of what is frozen is 0."""
+        decay. The rate of what is frozen is 0. factors: on the rates of some layers."""
+        factors = factors or {}
         segments: list[list[float]] = []
         for name, start in self.places.items():
             p = self.params[name]
-            kind = [0.0 if p.layer.frozen else p.rate, p.decay]
+            kind = [0.0 if p.layer.frozen else p.rate * factors.get(p.layer, 1.0), p.decay]
             if segments and segments[-1][2:] == kind:
                 segments[-1][1] += p.room
             else:

@@ -106,8 +106,8 @@ def one_step(net: Net, feed: Feed, optimizer: Optimizer, rates, last: bool = Tru
 
 
 def by_epoch(policy: dict, epoch: int) -> float:
-    """What the policy of a momentum or a share has for epoch 1, 2, …; a step that was recorded
-    keeps the one that it was recorded with."""
+    """What the policy of a momentum, a share or heads has for epoch 1, 2, …; a step that was
+    recorded keeps the one that it was recorded with."""
     return float(rates(policy, epoch - 1, 1)[0])
 
 
@@ -125,6 +125,8 @@ def train(run: Session) -> bool:
             run.optimizer.momentum = by_epoch(run.settings.momentum_policy, epoch.number)
         if run.settings.share_policy and isinstance(net.loss, DistillationLoss):
             net.loss.share = by_epoch(run.settings.share_policy, epoch.number)
+        if run.settings.head_policy:
+            net.pace_heads(by_epoch(run.settings.head_policy, epoch.number))
         step = partial(one_step, net, feed, run.optimizer, device_table)
         part, whole = net.ops.captured(partial(step, last=False)), net.ops.captured(step)
         for number in run.steps(epoch):

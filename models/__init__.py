@@ -9,7 +9,7 @@ from pathlib import Path
 
 from engine.errors import choose
 from engine.layers import Layer
-from models import allcnn, caffenet, fitnet, fmp, googlenet, highway, maxout, min, nin, romero
+from models import allcnn, caffenet, dsn, fitnet, fmp, googlenet, highway, maxout, min, nin, romero
 
 ACTS = tuple(fitnet.ACTS)
 WEIGHTS = Path(__file__).parent / "weights"
@@ -43,6 +43,10 @@ NETS = {
     "highway-19": Model(highway.highway19, act="relu", acts=("relu",)),
     "nin": Model(nin.nin, act="relu", acts=ELEMENTWISE),
     "nin-mnist": Model(nin.nin_mnist, (28, 28, 1), "mnist", act="relu", acts=ELEMENTWISE),
+    "dsn": Model(dsn.dsn, act="relu", acts=ELEMENTWISE, staged=True),
+    "dsn-mnist": Model(
+        dsn.dsn_mnist, (28, 28, 1), "mnist", act="relu", acts=ELEMENTWISE, staged=True
+    ),
     "all-cnn-c": Model(allcnn.all_cnn_c, act="relu", acts=ELEMENTWISE),
     "all-cnn-large": Model(
         allcnn.all_cnn_large, (126, 126, 3), "folder", act="vlrelu", acts=ELEMENTWISE

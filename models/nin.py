@@ -6,7 +6,7 @@ for each class. Dropout is plain there: not rescaled in training, halved outside
 
 Parameters with 10 and 100 classes: NiN 966,986 and 984,356, NiN-MNIST 349,674.
 
-Read next: models/allcnn.py.
+Read next: models/dsn.py.
 """
 
 from engine.layers import Conv, Dropout, GlobalAvgPool, Layer, MaxPool, Original

@@ -16,9 +16,13 @@ NiN's rates were lowered by hand when the training accuracy stopped; here that i
 110,000 of 120,000 updates. ALL-CNN-C's are a public port's. The Large ALL-CNN's settings are not
 public: it has ALL-CNN-C's. MIN's solver keeps the rate outside of the momentum, ours inside, which
 differs where the rate changes; its MNIST net has the CIFAR net's epochs. The maxout net for MNIST
-was trained until a validation error stood for 100 epochs, and then on all images; here it has 250.
+was trained until a validation error stood for 100 epochs, and then on all images without dropout
+until its loss there was that of the first training; here it has 250 epochs and 20.
 FitNets' students learn from a teacher, whose share in the loss falls from epoch to epoch; those of
 MNIST, which were stopped by a validation error, have 150 epochs here, when that share is 0.
+
+DSN's classifiers beside the net have a rate that falls by update in its files, and here by epoch.
+Its MNIST net has no file: it has 0.6 of the updates.
 
 CaffeNet's and GoogLeNet's `paper` is BVLC's solver file (GoogLeNet's the quick one), for the 1.28
 million images of ImageNet; their crops come out of 256 x 256, so they move by 14 and 16 pixels.
@@ -64,6 +68,7 @@ class Recipe:
     move: int = 0  # random crops move by up to this many pixels
     smoothing: float = 0.0  # of the labels
     momentum_policy: dict | None = None  # the momentum by epoch, as a policy; None: it stays
+    head_policy: dict | None = None  # a factor on the rates of auxiliary classifiers, likewise
     share_policy: dict = field(default_factory=SHARE.copy)  # a teacher's in the loss, by epoch
     contrast: str | None = None  # of engine.data.dataset.CONTRASTS; None: as the data set says
     distort: float = 0.0  # epochs, the first ones, in which images are distorted
@@ -98,6 +103,11 @@ class Recipe:
     def distort_over(self, epochs: float) -> float:
         """Of a run of so many epochs, those with distortion: the share that the recipe has."""
         return self.distort * epochs / self.epochs
+
+
+def staged(first: Recipe, *later: Recipe) -> Recipe:
+    """A recipe of several stages."""
+    return replace(first, later=later)
 
 
 PAPER_CIFAR = Recipe(
@@ -208,7 +218,47 @@ PAPER_NIN = Recipe(
     contrast="zca",
 )
 
+PAPER_NIN_100 = replace(PAPER_NIN, policy={**PAPER_NIN.policy, "rate": 0.02}, decay=5e-4)
+
 PAPER_NIN_MNIST = replace(PAPER_NIN, epochs=256, move=0, contrast=None)
+
+DSN_FIRST = Recipe(
+    "paper",
+    "sgd",
+    {"policy": "fixed", "rate": 0.025},
+    steps=50_000,
+    epochs=100,
+    batch=100,
+    move=4,
+    contrast="zca",
+    loss="squared-hinge",
+    head_policy={"policy": "inv", "rate": 1, "gamma": 0.05, "power": 0.75},
+)
+DSN_SECOND = replace(
+    DSN_FIRST,
+    policy={"policy": "multistep", "rate": 0.025, "gamma": 0.05, "steps": [100_001]},
+    steps=120_000,
+    epochs=240,
+    head_policy=None,
+)
+DSN_THIRD = replace(DSN_SECOND, policy={"policy": "fixed", "rate": 1e-4}, steps=30_000, epochs=60)
+
+PAPER_DSN = staged(DSN_FIRST, DSN_SECOND, DSN_THIRD)
+
+PAPER_DSN_MNIST = staged(
+    *(
+        replace(
+            stage,
+            policy=stretched(stage.policy, 0.6),
+            steps=stage.steps * 6 // 10,
+            epochs=stage.epochs / 2,
+            head_policy=stage.over(stage.head_policy, stage.epochs / 2),
+            move=0,
+            contrast=None,
+        )
+        for stage in PAPER_DSN.stages
+    )
+)
 
 PAPER_ALL_CNN = Recipe(
     "paper",
@@ -294,7 +344,7 @@ PAPER_MAXOUT = Recipe(
     contrast="zca",
 )
 
-PAPER_MAXOUT_MNIST = replace(
+MAXOUT_MNIST = replace(
     PAPER_MAXOUT,
     policy={"policy": "exp", "rate": 0.05, "gamma": 1 / 1.00004},
     steps=117_188,
@@ -302,6 +352,19 @@ PAPER_MAXOUT_MNIST = replace(
     momentum_policy={"policy": "points", "rate": 1, "steps": [0, 249], "factors": [0.5, 0.7]},
     move=0,
     contrast=None,
+)
+
+PAPER_MAXOUT_MNIST = staged(
+    MAXOUT_MNIST,
+    replace(
+        MAXOUT_MNIST,
+        policy={"policy": "fixed", "rate": 0.05 / 1.00004**117_187},
+        steps=9_375,
+        epochs=20,
+        momentum=0.7,
+        momentum_policy=None,
+        dropout=False,
+    ),
 )
 
 PAPER_ROMERO = Recipe(
@@ -370,15 +433,16 @@ def with_rmsprop(sgd: Recipe) -> Recipe:
     their share of the first one's rate."""
     if sgd.optimizer == "rmsprop":
         return sgd
-    first, *later = (
-        replace(
-            stage,
-            optimizer="rmsprop",
-            policy={**stage.policy, "rate": 1e-4 * (stage.policy["rate"] / sgd.policy["rate"])},
+    return staged(
+        *(
+            replace(
+                stage,
+                optimizer="rmsprop",
+                policy={**stage.policy, "rate": 1e-4 * (stage.policy["rate"] / sgd.policy["rate"])},
+            )
+            for stage in sgd.stages
         )
-        for stage in sgd.stages
     )
-    return replace(first, later=tuple(later))
 
 
 SOLVERS = {  # of the nets whose authors used one optimizer
@@ -387,6 +451,8 @@ SOLVERS = {  # of the nets whose authors used one optimizer
     "highway-19": PAPER_HIGHWAY,
     "nin": PAPER_NIN,
     "nin-mnist": PAPER_NIN_MNIST,
+    "dsn": PAPER_DSN,
+    "dsn-mnist": PAPER_DSN_MNIST,
     "all-cnn-c": PAPER_ALL_CNN,
     "all-cnn-large": PAPER_ALL_CNN,
     "min": PAPER_MIN,
@@ -400,6 +466,11 @@ SOLVERS = {  # of the nets whose authors used one optimizer
     "fitnet-mnist-romero": PAPER_ROMERO_MNIST,
     "caffenet": PAPER_CAFFENET,
     "googlenet": PAPER_GOOGLENET,
+}
+
+OF_MANY_CLASSES = {  # more than ten, where the authors' settings are others then
+    "nin": PAPER_NIN_100,
+    "dsn": PAPER_DSN.changed(loss="softmax"),
 }
 
 RECIPES = {  # (kind, family); the first optimizer of a pair is the default
@@ -436,6 +507,8 @@ def recipe(
     choose("recipe", kind, KINDS)
     usual = "fitnet_mnist" if net in NETS and NETS[net].data == "mnist" else "cifar"
     pair = RECIPES[kind, net if (kind, net) in RECIPES else usual]
+    if kind == "paper" and classes > 10 and net in OF_MANY_CLASSES:
+        pair = (OF_MANY_CLASSES[net], with_rmsprop(OF_MANY_CLASSES[net]))
     known = {r.optimizer: r for r in pair}
     for name in OPTIMIZERS:  # of others no solver file tells: they take what one of these does
         like, own = ADAPTIVE.get(name, ("sgd", {}))

@@ -36,6 +36,9 @@ SYSTEMS_2 = {
     "FitNet-Hints": {"MNIST": "fitnet-mnist-romero"},
     "ALL-CNN": {"CIFAR": "all-cnn-c"},
     "NiN": {"CIFAR": "nin"},
+    "DSN": {"CIFAR": "dsn"},
+    "DSN-Softmax": {"MNIST": "dsn-mnist"},
+    "DSN-SVM": {"MNIST": "dsn-mnist"},
     "maxout": {"CIFAR": "maxout-cifar", "MNIST": "maxout-mnist"},
     "MIN": {"CIFAR": "min", "MNIST": "min-mnist"},
     "Fractional MP, 1 test": {"CIFAR": "fmp-160"},
@@ -48,6 +51,7 @@ TEACHERS_2 = {
     "fitnet4-romero": ("maxout-cifar", "conv26:conv2"),
     "fitnet-mnist-romero": ("maxout-mnist", "conv4:conv2"),
 }
+HINGES_2 = {("DSN", "CIFAR-10"), ("DSN-SVM", "MNIST error")}  # the others' loss is softmax
 DATA_2 = {
     "CIFAR-10": ("cifar10", None),
     "CIFAR-100": ("cifar100", None),
@@ -71,7 +75,8 @@ def table2(study: Study) -> list[Cell]:
                 net = SYSTEMS_2[row]["MNIST" if of_mnist else "CIFAR"]
                 data = "mnist" if of_mnist else DATA_2[column][0]
                 averaged = row.endswith("12 tests")  # of one run, which has both numbers
-                run = Run(net, NETS[net].act, "original", data, averaged=averaged)
+                loss = "squared-hinge" if (row, column) in HINGES_2 else "softmax"
+                run = Run(net, NETS[net].act, "original", data, loss=loss, averaged=averaged)
                 if net in TEACHERS_2:
                     teacher, hints = TEACHERS_2[net]
                     run = replace(run, teacher=replace(run, net=teacher), hints=hints)

@@ -123,6 +123,8 @@ def walk(
     modules: list[nn.Module] = []
     for layer in layers:
         its, shape = peer(layer, shape, way)
+        if modules and isinstance(modules[-1], TorchHead):  # whose backward wants x as it is
+            its[0].inplace = False
         modules += its
     return modules, shape
 
@@ -259,6 +261,7 @@ class Torch:
         self.batch, self.clip, self.bf16 = entry.batch, r.clip, entry.precision == "bf16"
         self.net = module(models.build(entry.net, entry.act, CLASSES, r.dropout), in_shape, way)
         self.net.to(device, memory_format=layout)
+        self.heads = [part for part in self.net.modules() if isinstance(part, TorchHead)]
         self.parameters = list(self.net.parameters())
         self.optimizer = optimizer_of(self.net, r)
         self.x = torch.randn(entry.batch, C, H, W).to(device).contiguous(memory_format=layout)
@@ -275,7 +278,10 @@ class Torch:
 
     def _loss(self, x, labels):
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
-            return nn.functional.cross_entropy(self.net(x), labels)
+            loss = nn.functional.cross_entropy(self.net(x), labels)
+            for head in self.heads:
+                loss = loss + head.weight * nn.functional.cross_entropy(head.scores, labels)
+            return loss
 
     def wait(self) -> None:
         if self.device == "cuda":

@@ -424,6 +424,7 @@ def of_stage(args: argparse.Namespace, known: Known, data, whole, k: int):
     check_values(values, known)
     stays = "momentum" in typed or "momentum" not in hyper or recipe.momentum_policy is None
     origins["momentum_policy"] = "default" if stays else source
+    origins["head_policy"] = source if recipe.head_policy else "default"
     return Settings(
         **values,
         hyper=hyper,
@@ -431,4 +432,5 @@ def of_stage(args: argparse.Namespace, known: Known, data, whole, k: int):
         policy={**policy, "rate": values["lr"]},
         momentum_policy=None if stays else recipe.over(recipe.momentum_policy, values["epochs"]),
         share_policy=recipe.over(recipe.share_policy, values["epochs"]) if taught else None,
+        head_policy=recipe.over(recipe.head_policy, values["epochs"]),
     ), origins

@@ -40,8 +40,9 @@ DEFAULTS: dict[str, Any] = {
 # Of a run that is resumed. Another device or count of threads sums in another order, so the result
 # is equal up to rounding only, and the run says so. Data are the same by their fingerprint.
 MAY_CHANGE = ("device", "threads", "data", "data_dir", "follow_links", "nondeterministic")
+BY_EPOCH = ("momentum_policy", "head_policy", "share_policy")
 # What --resume --epochs changes, in run.json first.
-LENGTH = ("epochs", "steps", "policy", "momentum_policy", "share_policy", "distort")
+LENGTH = ("epochs", "steps", "policy", *BY_EPOCH, "distort")
 TAUGHT = ("teacher", "hints", "temperature", "student_temperature", "share_policy")
 PRECISIONS = ("fp32", "tf32", "bf16")
 LOGS = ("csv", "tensorboard", "caffe")  # metrics.csv is there with any
@@ -62,6 +63,7 @@ YOUNGER |= {
     "freeze": None,
     "log": None,
     "momentum_policy": None,
+    "head_policy": None,
     "passes": 1,
     "stage": 0,
     "teacher": None,
@@ -157,6 +159,7 @@ class Settings:
     lr: float
     policy: dict
     momentum_policy: dict | None
+    head_policy: dict | None
     teacher: str | None
     hints: str | None
     temperature: float
@@ -205,7 +208,7 @@ class Settings:
         policy = {**recipe.policy_over(steps // self.parts), "rate": self.lr}
         by_epoch: dict = {
             name: recipe.over(getattr(recipe, name), epochs)
-            for name in ("momentum_policy", "share_policy")
+            for name in BY_EPOCH
             if getattr(self, name)
         }
         by_epoch["distort"] = recipe.distort_over(epochs) if self.distort else 0.0
@@ -261,7 +264,7 @@ class Settings:
             check_values(values, known)
             for step in (0, max(values["steps"] - 1, 0)):
                 rates(values["policy"], step, 1)
-                for name in ("momentum_policy", "share_policy"):
+                for name in BY_EPOCH:
                     if values[name] is not None:
                         rates(values[name], step, 1)
         except InputError as error:

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU
-from engine.losses import SoftmaxLoss
+from engine.containers import AuxiliaryClassifier
+from engine.layers import BatchNorm, Conv, Dropout, Linear, Maxout, MaxPool, ReLU, Tanh
+from engine.losses import LOSSES, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD
 from kernels import ops_for
@@ -54,14 +55,16 @@ def scramble(net, optimizer, seed: int):
 
 
 def staged(act: str, classes: int, dropout: bool, loss: str, stage: int):
-    """A net whose first stage trains its beginning under a layer that is thrown away."""
+    """A net whose first stage trains its beginning under a layer that is thrown away, and with a
+    classifier beside it."""
     begin = [
         *([Dropout(0.2)] if dropout else []),
         Conv(4, pieces=2, name="conv1"),
         Maxout(2),
         MaxPool(2),
+        *([AuxiliaryClassifier([Linear(classes)], LOSSES[loss](), 0.01)] if stage == 1 else []),
         Conv(6, name="conv2"),
-        ReLU(),
+        Tanh(),
     ]
     return [*begin, Linear(classes, name="hint" if stage == 1 else "clf")]
 
@@ -74,7 +77,10 @@ FIRST = Recipe(
     epochs=4,
     batch=16,
     loss="svm",
+    head_policy={"policy": "inv", "rate": 1, "gamma": 1, "power": 1},
 )
-SECOND = replace(FIRST, policy={"policy": "fixed", "rate": 0.05}, steps=11, epochs=2, loss=None)
+SECOND = replace(
+    FIRST, policy={"policy": "fixed", "rate": 0.05}, steps=11, epochs=2, loss=None, head_policy=None
+)
 THIRD = replace(SECOND, policy={"policy": "fixed", "rate": 0.005}, dropout=False)
 STAGED = replace(FIRST, later=(SECOND, THIRD))

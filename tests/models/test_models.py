@@ -13,20 +13,22 @@ import pytest
 
 import engine
 import models
+from engine.containers import AuxiliaryClassifier
 from engine.data import load
 from engine.data.feed import Feed
 from engine.errors import InputError
 from engine.layers import AvgPool, Conv, Dropout, FractionalMaxPool, Maxout, MaxPool
-from engine.losses import SoftmaxLoss
+from engine.losses import LOSSES, SoftmaxLoss
 from engine.net import Net
 from engine.optimizers import SGD, RMSProp
 from engine.run.folder import read_run
+from engine.run.weights import transfer
 from engine.schedules import rates
 from kernels import ops_for
 from kernels.clock import LOSS
 from kernels.reference import NumpyOps
 from lsuv import fill, initialise
-from models import WEIGHTS, allcnn
+from models import WEIGHTS, allcnn, dsn
 from models.recipes import recipe
 
 COUNTS = {  # (net, classes): (maxout, any other activation)
@@ -47,6 +49,8 @@ OTHERS = {  # (net, classes): parameters, multiply-adds of an image in millions
     ("nin", 10): (966_986, 222.49),
     ("nin", 100): (984_356, 223.59),
     ("nin-mnist", 10): (349_674, 50.70),
+    ("dsn", 10): (3_547_496, 225.07),
+    ("dsn-mnist", 10): (1_415_944, 51.77),
     ("all-cnn-c", 10): (1_369_738, 270.80),
     ("all-cnn-c", 100): (1_387_108, 271.42),
     ("min", 10): (1_614_294, 496.66),
@@ -424,6 +428,10 @@ def test_policies_of_the_other_nets_at_named_epochs():
     assert at("fmp-160", 1000, 0, 809) == pytest.approx(
         [1.5e-3 * math.exp(-0.005 * epoch) for epoch in (1, 810)]
     )
+    heads = recipe("dsn", "relu", "original").head_policy
+    assert rates(heads, 0, 100)[[0, 1, 99]] == pytest.approx(
+        [(1 + 1e-4 * 500 * epoch) ** -0.75 for epoch in (0, 1, 99)]
+    )
     for name in ("nin", "nin-mnist", "all-cnn-c", "min", "min-mnist", "highway-19", "highway-16"):
         r, images = (
             recipe(name, "relu", "original"),
@@ -448,3 +456,121 @@ def test_first_loss_of_nets_whose_scores_start_near_zero(name, loss):
     net.forward(train=False)
     net.evaluate_loss(train=False)
     assert net.ops.tohost(net.clock)[LOSS] == pytest.approx(loss, abs=2e-3)
+
+
+# -- deeply supervised nets, and recipes of several stages ----------------------------------------
+
+
+def supervised(loss="squared-hinge", stage=1, batch=50, seed=1, ops=None):
+    layers = models.build("dsn", "relu", 10, True, loss, stage)
+    net = Net(layers, LOSSES[loss](), ops or ops_for("auto"), (32, 32, 3), batch, seed)
+    fill(net, "original", seed)
+    return net
+
+
+def heads_of(net):
+    return [part for part in net.chain.every() if isinstance(part, AuxiliaryClassifier)]
+
+
+@pytest.mark.parametrize(
+    "loss, least, most", [("squared-hinge", 40.2, 41.7), ("softmax", 9.2, 9.3)]
+)
+def test_first_loss_of_a_supervised_net_is_that_of_four(loss, least, most):
+    """On whitened images 40.4 to 40.7; here on noise of their deviation."""
+    net = supervised(loss)
+    net.x[...] = np.random.default_rng(0).normal(0, 0.52, net.x.shape)
+    net.labels[...] = np.arange(50) % 10
+    net.forward(train=True)
+    net.evaluate_loss()
+    net.backward()
+    clocks = [net.clock, *(head.own_clock for head in heads_of(net))]
+    assert len(clocks) == 4
+    assert least < sum(net.ops.tohost(clock)[LOSS] for clock in clocks) < most
+
+
+def test_without_its_classifiers_a_supervised_net_is_the_same_to_the_bit(tmp_path):
+    first, second = supervised(batch=2), supervised(stage=2, batch=2, seed=7)
+    assert second.parameters == 966_986 and not heads_of(second)
+    engine.save(first, tmp_path / "first.safetensors")
+    assert transfer(second, tmp_path / "first.safetensors", more=True) == []
+    for net in (first, second):
+        net.x[...] = np.random.default_rng(0).normal(0, 0.5, net.x.shape)
+    scores = [net.ops.tohost(net.forward(train=False)) for net in (first, second)]
+    assert np.array_equal(*scores) and scores[0].any() and (scores[0] < 0).any()  # no ReLU there
+
+
+@pytest.mark.parametrize("loss", ["squared-hinge", "softmax"])
+def test_gradients_of_a_supervised_net_are_those_of_the_four_losses(loss):
+    layers = dsn.supervised(((3, 4, 3, 3), (3, 5, 4, 3), (3, 4, 3)), "tanh", 3, False, loss, 1)
+    net = Net(layers, LOSSES[loss](), NumpyOps(), (9, 9, 2), 4, dtype=np.float64)
+    fill(net, "msra", seed=1)
+    rng = np.random.default_rng(1)
+    net.x[...], net.labels[...] = rng.normal(size=net.x.shape), [0, 1, 2, 0]
+
+    def total() -> float:
+        net.forward(train=True)
+        net.evaluate_loss()
+        net.backward()
+        clocks = [net.clock, *(head.own_clock for head in heads_of(net))]
+        return sum(float(clock[LOSS]) for clock in clocks)
+
+    total()
+    gradient, weights = net.gradients.copy(), net.weights.copy()
+    for name, param in net.named_params().items():
+        way = np.zeros_like(weights)
+        net.arenas.view(way, name)[...] = rng.normal(size=param.shape)
+        ends = []
+        for sign in (1, -1):
+            net.weights[...] = weights + sign * 1e-6 * way
+            ends.append(total())
+        net.weights[...] = weights
+        assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(gradient @ way, rel=1e-5, abs=1e-7), name
+
+
+def test_the_classifiers_rates_are_paced():
+    net = supervised(batch=1, ops=NumpyOps())
+    before = net.segments.copy()
+    assert {row[2] for row in before} == {0.1, 0.2, 1, 2, 0.001, 0.002}
+    net.pace_heads(0.5)
+    net.pace_heads(0.25)
+    assert [row[2] for row in net.segments] == [
+        rate * (0.25 if rate < 0.01 else 1) for rate in before[:, 2]
+    ]
+
+
+@pytest.mark.parametrize("name, images", [("dsn", 50_000), ("dsn-mnist", 60_000)])
+def test_the_stages_of_a_supervised_net(name, images):
+    whole = recipe(name, "relu", "original")
+    first, second, third = whole.stages
+    share = 0.6 if name == "dsn-mnist" else 1
+    for stage, updates in ((first, 50_000), (second, 120_000), (third, 30_000)):
+        assert round(stage.epochs * images / stage.batch) == stage.steps == share * updates
+        assert (stage.loss, stage.decay, stage.momentum) == ("squared-hinge", 5e-4, 0.9)
+    assert rates(first.policy, first.steps - 1, 1)[0] == 0.025
+    fall = round(share * 100_001)
+    assert rates(second.policy, fall - 1, 2) == pytest.approx([0.025, 0.00125])
+    assert rates(third.policy, 0, 1)[0] == 1e-4
+    assert [bool(stage.head_policy) for stage in whole.stages] == [True, False, False]
+
+
+def test_stages_under_another_optimizer_and_more_classes():
+    rms = recipe("dsn", "relu", "original", optimizer="rmsprop")
+    assert [stage.optimizer for stage in rms.stages] == ["rmsprop"] * 3
+    assert [stage.policy["rate"] for stage in rms.stages] == pytest.approx([1e-4, 1e-4, 4e-7])
+    assert {
+        stage.optimizer for stage in recipe("dsn", "relu", "lsuv", optimizer="adam").stages
+    } == {"adam"}
+    hundred = recipe("dsn", "relu", "original", classes=100)
+    assert [stage.loss for stage in hundred.stages] == ["softmax"] * 3
+    nin = recipe("nin", "relu", "original", classes=100)
+    assert (nin.policy["rate"], nin.decay, nin.steps) == (0.02, 5e-4, 120_000)
+    assert recipe("nin", "relu", "original").policy["rate"] == 0.1
+    assert recipe("nin", "relu", "original", "fast", classes=100).name == "fast"
+
+
+def test_the_maxout_net_for_mnist_ends_without_dropout():
+    first, last = recipe("maxout-mnist", "maxout", "original").stages
+    assert (first.dropout, last.dropout, last.contrast) == (True, False, None)
+    assert last.policy["rate"] == pytest.approx(rates(first.policy, first.steps - 1, 1)[0])
+    assert last.momentum == pytest.approx(rates(first.momentum_policy, 249, 1)[0])
+    assert last.momentum_policy is None and last.steps == last.epochs * 60_000 / last.batch

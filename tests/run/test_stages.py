@@ -78,6 +78,7 @@ def test_each_stage_is_a_run_of_its_own(tmp_path, capsys):
     assert [s["lr"] for s in told] == pytest.approx([0.05, 0.05, 0.005])  # --lr is the first one's
     assert [s["dropout"] for s in told] == [True, True, False]
     assert [s["weights"] for s in told] == [None, "stage1", "stage2"]
+    assert [s["head_policy"] for s in told] == [STAGED.head_policy, None, None]
     assert checkpoint.read(straight / "stage2").settings["stage"] == 2
     series = runs.read_series(straight)
     assert series["result"] == records[2]["result"] | {"epochs": 8}
