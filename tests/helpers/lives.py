@@ -2,7 +2,8 @@
 
 `Lives()` is a process with everything imported and faults.c preloaded; `lead` forks a child of it
 that runs one command, to its end or to its death, so that a life costs no start of Python. The
-command line, its files and its signals are the real ones; only the net may be a small one, `tiny`.
+command line, its files and its signals are the real ones; only the net may be a small one, `tiny`,
+or `staged`, whose recipe has three stages.
 
 Read next: tests/run/test_kills.py and tests/run/test_faults.py.
 """
@@ -110,10 +111,12 @@ def serve(library: str, folder: Path) -> None:
     import engine.cli.messages
     import engine.run.checkpoint  # nobody needs it here, and every life does
     import engine.train
-    from helpers.nets import tiny
-    from models import NETS, Model
+    from helpers.nets import STAGED, staged, tiny
+    from models import NETS, Model, recipes
 
     NETS["tiny"] = Model(tiny, (8, 8, 3))
+    NETS["staged"] = Model(staged, (8, 8, 3), staged=True)
+    recipes.RECIPES["paper", "staged"] = (STAGED,)
     engine.train.load_data = functools.cache(engine.train.load_data)
     engine.run.session.load_data = engine.train.load_data
     engine.train.load_data(

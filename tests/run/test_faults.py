@@ -181,5 +181,27 @@ def test_of_several_runs(lives, mode, tmp_path):  # noqa: F811
     assert at > 60
 
 
+def test_of_several_stages(lives, tmp_path):  # noqa: F811
+    def prepare(at: int):
+        out = tmp_path / str(at)
+        return out, [*NEW, out, "--net", "staged", "--epochs", "2"]
+
+    folder, order = prepare(0)
+    assert lives.lead(order, folder).code == 0
+    want = stages(folder)
+    for at, folder, order, end in failures(lives, KILL, prepare, stride=often(17, 1)):
+        check(end, KILL, at)
+        again_ = ["--resume", folder] if (folder / runs.SERIES).exists() else order
+        last = lives.lead(again_, folder)
+        assert last.code == 0, (at, last.err)
+        assert stages(folder) == want
+        assert runs.read_series(folder)["result"]["epochs"] == 2
+    assert at > 90
+
+
+def stages(folder: Path) -> list[dict]:
+    return [whole(folder / f"stage{k}") for k in (1, 2, 3)]
+
+
 def seeds(folder: Path) -> list[dict]:
     return [whole(folder / f"seed{seed}") for seed in (3, 4)]
