@@ -10,6 +10,11 @@ first layer to 0.5 for the last. A net gives another answer in every pass; `--pa
 There nothing is rescaled in training, and a layer's output is times 1 - p outside it; here what is
 kept is multiplied, in training.
 
+By 9 epochs, into which its recipe is shrunk, and its file's fillers FMP-MNIST has an error of
+1.08 % in one pass over MNIST's test images and of 0.73 % by the mean of 12 (one seed).
+
+FMP-160 takes 2 GB, and 0.1 GB an image of the batch, in float32 on device cpu.
+
 Parameters: FMP-MNIST 519,946, FMP-32 3,176,490, FMP-160 79,247,530.
 
 Read next: models/maxout.py.

@@ -71,6 +71,8 @@ class Recipe:
     head_policy: dict | None = None  # a factor on the rates of auxiliary classifiers, likewise
     share_policy: dict = field(default_factory=SHARE.copy)  # a teacher's in the loss, by epoch
     contrast: str | None = None  # of engine.data.dataset.CONTRASTS; None: as the data set says
+    mean_image: bool | None = None  # whether it is subtracted; None: as the data set says, and so
+    mirror: bool | None = None  # whether training images are mirrored
     distort: float = 0.0  # epochs, the first ones, in which images are distorted
     passes: int = 1  # forward passes whose mean is tested, of a net that draws in each
     mirror_turns: bool = False  # each image in every second epoch, rather than at random
@@ -311,6 +313,8 @@ PAPER_FMP_32 = replace(
     policy={"policy": "exp", "rate": 1.5e-3 * exp(-0.01), "gamma": exp(-1e-5), "every": 1000},
     steps=410_000,
     batch=50,
+    mean_image=False,
+    mirror=False,  # but for what distorts
     distort=400,
     input_scale=2.0,
     contrast="none",
@@ -473,11 +477,17 @@ OF_MANY_CLASSES = {  # more than ten, where the authors' settings are others the
     "dsn": PAPER_DSN.changed(loss="softmax"),
 }
 
+FAST_FMP = replace(
+    FAST_CIFAR, input_scale=2.0, contrast="none", mean_image=False, move=0, passes=12
+)
+
 RECIPES = {  # (kind, family); the first optimizer of a pair is the default
     ("paper", "cifar"): (PAPER_CIFAR, PAPER_CIFAR_RMSPROP),
     ("paper", "fitnet_mnist"): (PAPER_MNIST, PAPER_MNIST_SGD),
     **{("paper", net): (solver, with_rmsprop(solver)) for net, solver in SOLVERS.items()},
     ("fast", "cifar"): (FAST_CIFAR, FAST_CIFAR_RMSPROP),
+    ("fast", "fmp-32"): (FAST_FMP, with_rmsprop(FAST_FMP)),
+    ("fast", "fmp-160"): (FAST_FMP, with_rmsprop(FAST_FMP)),
     ("fast", "fitnet_mnist"): (FAST_MNIST, FAST_MNIST_SGD),
     ("fast", "caffenet"): (FAST_CAFFENET, with_rmsprop(FAST_CAFFENET)),
     ("fast", "googlenet"): (FAST_GOOGLENET, with_rmsprop(FAST_GOOGLENET)),

@@ -305,7 +305,8 @@ def recipe_of(args: argparse.Namespace, known: Known, classes: int):
 def prepared(args: argparse.Namespace, known: Known, data):
     """The data set with the preprocessing that is typed, or the recipe's."""
     recipe = recipe_of(args, known, len(data.classes))
-    return data.prepared(args.contrast or recipe.contrast, args.mean_image)
+    mean = recipe.mean_image if args.mean_image is None else args.mean_image
+    return data.prepared(args.contrast or recipe.contrast, mean)
 
 
 def absolute(path: str) -> str:
@@ -386,8 +387,8 @@ def of_stage(args: argparse.Namespace, known: Known, data, whole, k: int):
     values["lsuv_batch"] = pick("lsuv_batch", values["batch"], "the batch")
     for name in ("mirror", "contrast", "mean_image"):
         values[name] = pick(name, getattr(data, name), f"data {data.name}")
-    if recipe.contrast and "contrast" not in typed:
-        origins["contrast"] = source
+        if name not in typed and getattr(recipe, name) is not None:
+            values[name], origins[name] = getattr(recipe, name), source
     values["hints"] = pick("hints", None, "default") if hinted else None
     if hinted and args.hint_epochs is None:
         origins["epochs"] = "default"

@@ -35,7 +35,9 @@ KERNEL fractional_regions(int* rows, int* cols, int64 N, int64 H, int64 W, int64
         const auto word = [=](int j) {
             const Words words = philox(uint64(seed), uint64(j / 2) << 32 | uint64(n), step,
                                        FRACTIONAL, uint32(layer));
-            return uint64(j % 2 ? words.w[2 + axis] : words.w[axis]);
+            const uint32 even = axis ? words.w[1] : words.w[0];  // no index: they are in registers
+            const uint32 odd = axis ? words.w[3] : words.w[2];
+            return uint64(j % 2 ? odd : even);
         };
         const uint64 u = word(0), whole = uint64(B) << 32;
         int at = 0, twos = A - B;

@@ -3,6 +3,8 @@
 Read next: tests/data/test_preprocessing.py.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,13 +12,21 @@ from engine.data import distortion, synthetic
 from engine.data.dataset import build
 from engine.data.feed import Feed
 from engine.errors import InputError
-from engine.layers import Conv, Distort, Linear, middle_of
+from engine.layers import Conv, Distort, FractionalMaxPool, Linear, middle_of
 from engine.losses import SoftmaxLoss
 from engine.net import Net
+from helpers.runs import command
+from models import NETS
+from models.fmp import fmp32
 from models.recipes import recipe
 
 SHAPE, FIELD = (32, 28, 3), 94
 ROWS = distortion.rows(7, 0, 4000, 4000, SHAPE, FIELD).astype(np.float64)
+
+
+def short(act, classes, dropout=True):
+    """The net's field, a pooling that draws, and a classifier."""
+    return [fmp32(act, classes)[0], FractionalMaxPool(60), Linear(classes)]
 
 
 def test_the_image_fills_its_box():
@@ -94,3 +104,28 @@ def test_a_shorter_run_distorts_the_same_share():
     assert recipe("fmp-32", "vlrelu", "original").distort_over(41) == pytest.approx(40)
     assert recipe("fmp-160", "vlrelu", "original").distort_over(810) == 800
     assert recipe("fmp-mnist", "vlrelu", "original").distort_over(410) == 0
+
+
+def test_a_run_of_colour_images_has_them_as_the_program_has(tmp_path, monkeypatch):
+    """A pixel u is (u - 128) / 128 in the field: no contrast, no mean image; nothing is mirrored
+    but by the distortion, which the recipe's last epochs lack."""
+    monkeypatch.setattr(synthetic, "TRAIN", 60)
+    monkeypatch.setattr(synthetic, "TEST", 30)
+    seen = {}
+
+    def look(feed):
+        field = feed.net.chain.layers[0]
+        feed.test.batch(np.arange(2))
+        seen["field"] = np.array(field.forward(feed.net.x, False))
+        seen["pixels"], seen["mirror"] = feed.data.test.images[:2], feed.mirror
+        seen["distorted"] = feed.distorted
+        raise InputError("enough")
+
+    monkeypatch.setattr(Feed, "first_batches", look)
+    monkeypatch.setitem(NETS, "fmp-32", replace(NETS["fmp-32"], build=short))
+    options = ["--net", "fmp-32", "--data", "synthetic", "--device", "numpy", "--epochs", 4.1]
+    assert command(*options, "--batch", 2, "--out", tmp_path / "run") == 2
+    want = (seen["pixels"].astype(np.float32) - 128) / 128
+    want[(abs(want) <= 2 / 128).all(axis=3)] = 0
+    np.testing.assert_allclose(seen["field"][:, 31:63, 31:63], want, atol=1e-6)
+    assert (seen["mirror"], seen["distorted"]) == (0, 240)
