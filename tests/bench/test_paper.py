@@ -310,7 +310,10 @@ def test_runs_that_differ_have_folders_that_differ():
                 Study(device="numpy", recipe=kind, epochs=epochs, precision=precision), run
             )
             assert names.setdefault(planned.name, planned).arguments == planned.arguments
-            args = train_parser(KNOWN, "").parse_args(planned.arguments)
+            teacher = (
+                ["--teacher", "a run"] if run.teacher else []
+            )  # known once it has been trained
+            args = train_parser(KNOWN, "").parse_args([*planned.arguments, *teacher])
             check(args, KNOWN)
     assert len(names) > 250
 

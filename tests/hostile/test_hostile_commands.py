@@ -176,6 +176,7 @@ VALUES = {  # what may work, by option; every option is given WORDS too
     "contrast": ["gcn", "none"],
     "move": ["0", "2", "99"],
     "passes": ["1", "2", "0"],
+    "distort": ["0", "1", "-1"],
     "validation": ["0.2", "10", "59", "60", "1.5"],
     "weights": ["run", "run/checkpoint.safetensors", "all", "run/run.json"],
     "teacher": ["run", "run/checkpoint.safetensors", "all", "run/run.json"],
