@@ -25,9 +25,9 @@ from bench.common.contest import (
     peak_mb,
 )
 from bench.common.ours import Convolutions, Recorder, check
-from engine.containers import Residual
+from engine.containers import AuxiliaryClassifier, Residual
 from engine.errors import InputError, RunError
-from engine.layers import Conv, Linear, Maxout, MaxPool
+from engine.layers import Conv, Linear, Maxout, MaxPool, ReLU
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from helpers.devices import DEVICES
@@ -275,6 +275,17 @@ def test_the_peer_is_the_same_net(net, act):
     ours, theirs = scores_of_both(layers, models.NETS[net].in_shape, train)
     assert np.abs(ours).max() > 1e-3
     np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-3 * np.abs(ours).max())
+
+
+def test_a_head_of_the_peer_learns():
+    """The activation behind it leaves what it has read as it was."""
+    torch = pytest.importorskip("torch")
+    from bench.peers.torch_nets import module
+
+    head = AuxiliaryClassifier([Linear(3)], SoftmaxLoss(), 1.0)
+    net = module([Conv(4), head, ReLU(), Linear(3)], (5, 5, 2)).train()
+    (net(torch.randn(2, 2, 5, 5)).sum() + net[1].scores.sum()).backward()
+    assert all(p.grad is not None for p in net.parameters())
 
 
 def without_fc7():

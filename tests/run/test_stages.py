@@ -197,7 +197,9 @@ def test_the_folder_stands_for_its_last_stage(copy, capsys):
     assert runs.run_in(copy).name == "stage2"  # of one that has just begun there is nothing
 
 
-def test_what_a_stage_refuses(copy, capsys):
+def test_what_a_stage_refuses(copy, tmp_path, capsys):
+    assert command(*THREE, "--smoothing", 0.1, "--out", tmp_path / "smooth") == 2
+    assert "--smoothing 0.1 is for --loss softmax, not svm" in capsys.readouterr().err
     for folder in (copy, copy / "stage1"):
         assert command("--resume", folder, "--epochs", 9) == 2
         assert "is of several stages; give them to a new run" in capsys.readouterr().err
