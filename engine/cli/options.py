@@ -185,8 +185,18 @@ def train_parser(known: Known, description: str) -> Parser:
     )
     groups = add_net_options(parser, known)
     add = groups["training"].add_argument
-    add("--epochs", metavar="N", type=float, help="passes over the training images; 0: no training")
-    add("--lr", metavar="X", type=float, help="the policy's rate, before it is lowered")
+    add(
+        "--epochs",
+        metavar="N",
+        type=float,
+        help="passes over the training images, of all stages together; 0: no training",
+    )
+    add(
+        "--lr",
+        metavar="X",
+        type=float,
+        help="the policy's rate, before it is lowered; of several stages the first one's",
+    )
     add("--optimizer", metavar="NAME", help=f"{one_of(OPTIMIZERS)} (default: recipe)")
     for name, hyper in HYPER.items():
         owners = [kind for kind in OPTIMIZERS if name in OPTIMIZERS[kind].options]
@@ -228,7 +238,7 @@ def train_parser(known: Known, description: str) -> Parser:
     add(
         "--resume",
         metavar="DIR",
-        help="continue the run in DIR exactly, or the --runs in it; with --epochs to another end; "
+        help="continue the run in DIR exactly, or the runs in it; with --epochs to another end; "
         f"else only {', '.join(map(option, MAY_CHANGE))} may be given with it",
     )
     add(
