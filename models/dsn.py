@@ -7,10 +7,10 @@ loss, its weight 1. The classifiers' weights learn at 0.001 of the rate, biases 
 there in the first stage of the recipe alone. The MNIST net has no file: its "350 thousand
 parameters, 3 layers" are those of NiN's.
 
-By its recipe and its files' fillers 16.4 % of CIFAR-10's test images are right after 500 updates and
-17.9 % of 4,000 of them after 850 (one seed; the classifiers on the first two convolutions have 35 and
-31 % of 100 training images then). A log of a like net (`tools/extra/nin_test_best+decay.log.test`)
-has 23.9 % after 500 and 46.2 % after 1,000.
+By its recipe and its files' fillers 16.4 % of CIFAR-10's test images are right after 500 updates
+and 17.9 % of 4,000 of them after 850 (one seed; the classifiers on the first two convolutions have
+35 and 31 % of 100 training images then). A log of a like net, whose classifiers stay
+(`tools/extra/nin_test_best+decay.log.test`), has 23.9 % after 500 and 46.2 % after 1,000.
 
 Parameters: those of NiN, 966,986 (100 classes: 984,356) and for MNIST 349,674; with the three
 classifiers of ten classes 3,547,496 and 1,415,944.
