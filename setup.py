@@ -1,12 +1,14 @@
-"""Builds the extension kernels.cpu._native where a C++17 compiler and oneDNN's wheels are at hand,
-and names the packages that this machine needs.
+"""Builds the extension kernels.cpu._native where a C++17 compiler is at hand, and names the
+packages that this machine needs.
 
-Everything else about the package stands in pyproject.toml. Without a compiler, without the wheels
-or on another platform than Linux x86-64 with glibc the installation goes on without the extension:
-the program then runs on the device `numpy`, and says so (kernels.ops_for).
+Everything else about the package stands in pyproject.toml. On Linux x86-64 with glibc the extension
+is linked against oneDNN's wheel, elsewhere and with LSUV_ONEDNN=0 it has products of its own in
+oneDNN's place. Without a compiler the installation goes on without the extension: the program then
+runs on the device `numpy`, and says so (kernels.ops_for).
 
-LSUV_SANITIZE=address,undefined or =thread builds the extension so that it checks itself, which
-tests/sanitizers/run.py asks for.
+LSUV_ARCH names the processor to build for, as -march takes it, such as x86-64-v3; by default it is
+the one that builds. LSUV_SANITIZE=address,undefined or =thread builds the extension, without
+oneDNN, so that it checks itself, which tests/sanitizers/run.py asks for.
 Read next: kernels/cpu/native/module.cpp.
 """
 
@@ -24,18 +26,21 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 NATIVE = Path("kernels/cpu/native")  # relative, as setuptools wants its sources
-# -march=native: the extension is built on the machine that runs it, never shipped as a binary.
+# -march=native: the extension is built on the machine that runs it. Apple's compiler knows what its
+# processors have without being told.
 # No -ffast-math: it would drop the NaN checks that the training loop relies on.
 # -fno-math-errno: a square root that may set errno can't become vector code, and nothing here reads
 # errno.
 # -g0: Python's own flags ask for debug symbols, which cost a quarter of the build time.
 # -Wno-psabi: lanes.h's vectors of 64 bytes only pass through functions that are inlined, whose ABI
 # is nobody's concern on a processor with smaller ones.
+ARCH = os.environ.get("LSUV_ARCH", "native")
+MACHINE = platform.machine().lower()
+FLAG = "-march=" if MACHINE in ("x86_64", "amd64", "i686") else "-mcpu="
 COMPILE = [
     "-O3",
-    "-march=native",
+    *([FLAG + ARCH] if ARCH != "native" or platform.system() != "Darwin" else []),
     "-std=c++17",
-    "-fopenmp",
     "-fvisibility=hidden",
     "-g0",
     "-fno-math-errno",
@@ -64,7 +69,7 @@ CHECKED = [
 # and one without a matching wheel would stop the installation, so they are named only where they
 # fit.
 HERE = f"{platform.system()} {platform.machine()}, {platform.libc_ver()[0] or 'no glibc'}"
-FITS = HERE == "Linux x86_64, glibc"
+FITS = HERE == "Linux x86_64, glibc" and os.environ.get("LSUV_ONEDNN", "1") != "0" and not SANITIZE
 # oneDNN 3.2 built on GNU OpenMP. Pinned: the extension is linked against its libdnnl.so.3, and
 # later wheels pull 2 GB of another compiler's run time.
 ONEDNN = ["onednn-cpu-gomp==2023.2.0"] if FITS else []
@@ -79,7 +84,7 @@ DEPENDENCIES = [
     *ONEDNN,
 ]
 # What the build needs: oneDNN's header, in the same version, and the library to link against.
-BUILD = ["pybind11>=2.13", "onednn-devel-cpu-gomp==2023.2.0", *ONEDNN] if FITS else []
+BUILD = ["pybind11>=2.13", *(["onednn-devel-cpu-gomp==2023.2.0"] if FITS else []), *ONEDNN]
 
 
 def wheel_file(distribution: str, name: str) -> Path:
@@ -94,18 +99,39 @@ def wheel_file(distribution: str, name: str) -> Path:
     raise FileNotFoundError(f"the wheel {distribution} has no file {name}")
 
 
+def openmp() -> tuple[list[str], list[str]]:
+    """What tells compiler and linker of OpenMP. On macOS it is Homebrew's libomp; without that, or
+    with LSUV_OPENMP=0, kernels run on one thread."""
+    if os.environ.get("LSUV_OPENMP", "1") == "0":
+        return ["-Wno-unknown-pragmas"], []
+    if platform.system() != "Darwin":
+        return ["-fopenmp"], ["-fopenmp"]
+    for prefix in ("/opt/homebrew/opt/libomp", "/usr/local/opt/libomp"):
+        if Path(prefix).is_dir():
+            return (
+                ["-Xpreprocessor", "-fopenmp", f"-I{prefix}/include"],
+                [f"-L{prefix}/lib", "-lomp"],
+            )
+    print("lsuv-engine: no libomp; `brew install libomp` for more threads", file=sys.stderr)
+    return [], []
+
+
 def extension(name: str = "kernels.cpu._native", folder: Path = NATIVE) -> Extension:
-    """The extension, pointed at oneDNN's header and library in their wheels and at pybind11.
+    """The extension, pointed at pybind11, and at oneDNN's header and library in their wheels where
+    they fit.
 
     No rpath is set: under pip's build isolation the library found here is gone after the build.
     kernels/cpu/__init__.py loads the installed one before it imports the extension.
     """
     import pybind11
 
-    include = wheel_file("onednn-devel-cpu-gomp", "dnnl.hpp").parent
-    library = wheel_file("onednn-cpu-gomp", "libdnnl.so")
-    others = [str(include), pybind11.get_include(), sysconfig.get_path("include")]
+    include, libraries = [pybind11.get_include()], []
+    if FITS:
+        include.insert(0, str(wheel_file("onednn-devel-cpu-gomp", "dnnl.hpp").parent))
+        libraries = [str(wheel_file("onednn-cpu-gomp", "libdnnl.so").parent)]
+    others = [*include, sysconfig.get_path("include")]
     checked = [*CHECKED, *(f"-isystem{path}" for path in others)] if SANITIZE else []
+    compile_openmp, link_openmp = openmp()
     return Extension(
         name,
         sources=[str(path) for path in sorted(folder.glob("*.cpp"))],
@@ -114,11 +140,12 @@ def extension(name: str = "kernels.cpu._native", folder: Path = NATIVE) -> Exten
             str(Path(pybind11.get_include()) / "pybind11" / "pybind11.h"),
             "setup.py",
         ],
-        include_dirs=[str(include), pybind11.get_include()],
-        library_dirs=[str(library.parent)],
-        libraries=["dnnl"],
-        extra_compile_args=[*COMPILE, *checked],
-        extra_link_args=["-fopenmp", *[f"-fsanitize={SANITIZE}"] * bool(SANITIZE)],
+        include_dirs=include,
+        library_dirs=libraries,
+        libraries=["dnnl"] if FITS else [],
+        define_macros=[("LSUV_ONEDNN", "1" if FITS else "0")],
+        extra_compile_args=[*COMPILE, *compile_openmp, *checked],
+        extra_link_args=[*link_openmp, *[f"-fsanitize={SANITIZE}"] * bool(SANITIZE)],
         language="c++",
         optional=not SANITIZE,
     )
@@ -162,15 +189,11 @@ def without_extension(reason: str) -> None:
 
 
 def extensions() -> list[Extension]:
-    if not FITS:
-        without_extension(f"it is built on Linux x86_64, glibc; this is {HERE}")
-        return []
     try:
         native = extension()
         if not SANITIZE:
             return [native]
         planted = extension("tests.sanitizers.planted", Path("tests/sanitizers"))  # must be found
-        planted.libraries = []  # it must load where oneDNN is not
         return [native, planted]
     except (FileNotFoundError, ImportError) as error:
         without_extension(str(error))

@@ -4,8 +4,8 @@
     ops = kernels.ops_for("cpu", threads=2)
 
 Devices: cuda (our own CUDA kernels, and cuDNN's convolutions), cpu (our own OpenMP kernels, and
-oneDNN's for what those leave over), numpy (the reference; runs wherever Python does), emulated (the
-CUDA kernels without a GPU, thread by thread on a CPU; auto never takes it).
+oneDNN's for some convolutions where its wheel fits), numpy (the reference; runs wherever Python
+does), emulated (the CUDA kernels without a GPU, thread by thread on a CPU; auto never takes it).
 
 Read next: kernels/reference.py, the definition of every operation.
 """

@@ -1,4 +1,4 @@
-"""Device cpu: loads oneDNN from its wheel, then the extension that setup.py built against it.
+"""Device cpu: loads the extension that setup.py built, and before it oneDNN, if that is there.
 
 Importing this package either succeeds completely or raises NativeError with the reason in one line.
 Read next: kernels/cpu/ops.py.
@@ -10,11 +10,11 @@ import ctypes
 import importlib.machinery
 import importlib.metadata
 import os
-import platform
-import sys
+from contextlib import contextmanager
 
 WHEEL = "onednn-cpu-gomp"
 LIBRARY = "libdnnl.so.3"
+REMEDY = f"pip install {WHEEL}==2023.2.0"
 SPINS = "10000"  # about 0.1 ms: longer than Python's pause between two kernels
 
 
@@ -27,31 +27,40 @@ class NativeError(ImportError):
 
 
 def _preload() -> None:
-    """Loads oneDNN, so that the extension finds it by its soname.
+    """Loads oneDNN where its wheel is installed, so that an extension built with it finds it by its
+    soname.
 
     The wheel puts it where the loader doesn't look, and an rpath would point into pip's build
     folder, which is gone by now.
     """
-    remedy = f"pip install {WHEEL}==2023.2.0"
     try:
         files = importlib.metadata.files(WHEEL) or []
     except importlib.metadata.PackageNotFoundError:
-        raise NativeError(f"oneDNN's wheel {WHEEL} is not installed", remedy) from None
+        return
     path = next((file.locate() for file in files if file.name == LIBRARY), None)
     if path is None:
-        raise NativeError(f"the installed {WHEEL} has no {LIBRARY}", remedy)
-    # A thread that waits for its team spins 300,000 times before it sleeps; on a busy machine it so
-    # keeps the very thread that it waits for from the core. FitNet-1's convolutions of one batch
-    # took 757 ms there with that default and 70 with this one. libgomp reads the variable when it
-    # is loaded: it has no effect where another package loaded libgomp before, and is taken back so
-    # that no other program inherits it.
+        raise NativeError(f"the installed {WHEEL} has no {LIBRARY}", REMEDY)
+    try:
+        ctypes.CDLL(str(path))
+    except OSError as error:
+        raise NativeError(f"oneDNN does not load ({error})", REMEDY) from error
+
+
+@contextmanager
+def _short_spins():
+    """Inside, OpenMP's library is loaded with waits of our own length.
+
+    A thread that waits for its team spins 300,000 times before it sleeps; on a busy machine it so
+    keeps the very thread that it waits for from the core. FitNet-1's convolutions of one batch took
+    757 ms there with that default and 70 with this one. libgomp reads the variable when it is
+    loaded: it has no effect where another package loaded libgomp before, and is taken back so that
+    no other program inherits it.
+    """
     ours = not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
     if ours:
         os.environ["GOMP_SPINCOUNT"] = SPINS
     try:
-        ctypes.CDLL(str(path))
-    except OSError as error:
-        raise NativeError(f"oneDNN does not load ({error})", remedy) from error
+        yield
     finally:
         if ours:
             del os.environ["GOMP_SPINCOUNT"]
@@ -59,22 +68,19 @@ def _preload() -> None:
 
 def _load():
     """The extension module, or NativeError."""
-    here = (sys.platform, platform.machine())
-    if here != ("linux", "x86_64"):
-        reason = f"the native extension is for Linux x86-64, and this is {' '.join(here)}"
-        raise NativeError(reason, "use numpy")
-    remedy = "install g++, then lsuv-engine again; pip -v says why"
     if importlib.machinery.PathFinder.find_spec("kernels.cpu._native", __path__) is None:
-        reason = (
-            "the native extension is not built for this Python (no C++ compiler, or no "
-            "oneDNN wheel, when it was installed)"
+        raise NativeError(
+            "the native extension is not built for this Python (no C++ compiler when it was "
+            "installed)",
+            "install g++, then lsuv-engine again; pip -v says why",
         )
-        raise NativeError(reason, remedy)
-    _preload()
-    try:
-        from kernels.cpu import _native
-    except ImportError as error:
-        raise NativeError(f"the native extension does not load ({error})", remedy) from error
+    with _short_spins():
+        _preload()
+        try:
+            from kernels.cpu import _native
+        except ImportError as error:
+            remedy = REMEDY if LIBRARY in str(error) else "install lsuv-engine again"
+            raise NativeError(f"the native extension does not load ({error})", remedy) from error
     return _native
 
 

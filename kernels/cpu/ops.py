@@ -23,16 +23,16 @@ from kernels.reference import NumpyOps
 
 
 class CpuOps(NumpyOps):
-    """Every operation, on NumPy arrays, by our own kernels and oneDNN's. Those that do not stand
+    """Every operation, on NumPy arrays, by native code. Those that do not stand
     here are added below: the extension has a function of each one's name and arguments."""
 
     name = "cpu"
-    precisions = NumpyOps.precisions if _native.has_bf16() else {"fp32": None}
+    precisions = NumpyOps.precisions if _native.HAS_BF16 else {"fp32": None}
 
     def __init__(self, threads: int | None = None, direct: bool = False):
         """threads: OpenMP threads of every kernel that the calling Python thread starts, in this
         and any other CpuOps; None leaves its count as it is. Other Python threads keep OpenMP's.
-        direct: every convolution by oneDNN, to compare with.
+        direct: no convolution by Winograd's algorithm, to compare with.
         """
         if threads is not None:
             _native.set_threads(threads)
@@ -48,7 +48,8 @@ class CpuOps(NumpyOps):
         """One line for the user."""
         count = self.threads
         threads = f"{count} thread" + ("s" if count != 1 else "")
-        return f"oneDNN {_native.onednn()}, {threads}, {_native.instructions()}"
+        library = f"oneDNN {_native.ONEDNN}" if _native.ONEDNN else "products of our own"
+        return f"{library}, {threads}, {_native.INSTRUCTIONS}"
 
     def plans(self) -> dict[str, str]:
         return self._convolutions.plans()

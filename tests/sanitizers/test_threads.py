@@ -4,7 +4,7 @@ workspaces, a thread's own memory. Their bits are those of one thread after the 
 Meant for ThreadSanitizer, `python tests/sanitizers/run.py --thread`, which says in its docstring
 what it can't see; here it also runs without.
 
-Read next: kernels/cpu/native/onednn.h, whose lock this is about.
+Read next: kernels/cpu/native/buffer.h, whose lock this is about.
 """
 
 from concurrent.futures import ThreadPoolExecutor

@@ -3,13 +3,12 @@
 // Read next: conv.cpp.
 #pragma once
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
 #include "element.h"
+#include "parallel.h"
 
 namespace lsuv {
 

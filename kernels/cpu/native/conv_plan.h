@@ -2,7 +2,7 @@
 //
 // oneDNN's kernels read and write NHWC directly, so an activation is never copied. Weights are:
 // each pass wants them in a blocked format of its own, and in bf16 rounded on the way.
-// Read next: onednn.h.
+// Read next: onednn_conv.h.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +16,7 @@ using dnnl::memory;
 using Tag = dnnl::memory::format_tag;
 constexpr memory::data_type FLOAT = memory::data_type::f32;
 
-struct ConvShape {
-    std::int64_t N, H, W, C, K, R, S, Ho, Wo, stride, pad, groups;
+struct PlanShape : ConvShape {
     memory::data_type type;  // of the activations and their gradients
 
     memory::desc x(std::int64_t images) const { return {{images, C, H, W}, type, Tag::nhwc}; }
@@ -66,7 +65,7 @@ inline dnnl::primitive_attr scratchpad_of_plan() {
     return attributes;
 }
 
-inline dnnl::convolution_forward::primitive_desc forward_desc(const ConvShape& s,
+inline dnnl::convolution_forward::primitive_desc forward_desc(const PlanShape& s,
                                                               std::int64_t images) {
     return {cpu_engine(),
             dnnl::prop_kind::forward_training,
@@ -83,7 +82,7 @@ inline dnnl::convolution_forward::primitive_desc forward_desc(const ConvShape& s
 
 // What is the same in all three passes, once primitive and weight format are known. krsc: the
 // caller's weights, read or (from_user false) written.
-inline void finish(ConvPlan& plan, const ConvShape& s, std::int64_t images,
+inline void finish(ConvPlan& plan, const PlanShape& s, std::int64_t images,
                    const memory::desc& weights, const memory::desc& krsc,
                    const memory::desc& scratchpad, bool from_user) {
     plan.chunk = images;
@@ -105,7 +104,7 @@ inline void finish(ConvPlan& plan, const ConvShape& s, std::int64_t images,
     plan.arguments[DNNL_ARG_SCRATCHPAD] = buffer_of(scratchpad);
 }
 
-inline ConvPlan plan_forward(const ConvShape& s) {
+inline ConvPlan plan_forward(const PlanShape& s) {
     const auto desc = forward_desc(s, s.N);
     ConvPlan plan;
     plan.primitive = dnnl::convolution_forward(desc);
@@ -117,7 +116,7 @@ inline ConvPlan plan_forward(const ConvShape& s) {
     return plan;
 }
 
-inline ConvPlan plan_backward_data(const ConvShape& s) {
+inline ConvPlan plan_backward_data(const PlanShape& s) {
     const dnnl::convolution_backward_data::primitive_desc desc(
         cpu_engine(), dnnl::algorithm::convolution_direct, s.x(s.N), s.any_weights(s.type),
         s.y(s.N), s.strides(), s.pad_begin(), s.pad_end(), forward_desc(s, s.N),
@@ -139,7 +138,7 @@ inline ConvPlan plan_backward_data(const ConvShape& s) {
 // A blocked layout takes 9.6 ms, but 13.5 ms with the reordering of x and dy, and 11.7 ms at best
 // with that done chunk by chunk. Where x and dy of the batch fit whole (8x8 images), smaller chunks
 // only lose time. In bf16 oneDNN turns its operands itself, and chunks change nothing.
-inline std::int64_t images_of_chunk(const ConvShape& s) {
+inline std::int64_t images_of_chunk(const PlanShape& s) {
     constexpr std::int64_t CACHE = 13 << 20;  // bytes
     if (s.type != FLOAT) return s.N;
     const std::int64_t bytes = 4 * s.N * (s.x_image() + s.y_image());
@@ -150,7 +149,7 @@ inline std::int64_t images_of_chunk(const ConvShape& s) {
     return s.N;
 }
 
-inline ConvPlan plan_backward_filter(const ConvShape& s) {
+inline ConvPlan plan_backward_filter(const PlanShape& s) {
     const std::int64_t images = images_of_chunk(s);
     // Without oneDNN's bias gradient: in NHWC it costs 4.5 ms where our own sum takes 0.3 ms.
     const dnnl::convolution_backward_weights::primitive_desc desc(

@@ -10,8 +10,6 @@
 // bytes than that costs. S^-0.75 takes two square roots and a division, another power std::pow.
 //
 // Read next: batchnorm.cpp.
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <vector>

@@ -1,12 +1,14 @@
 // The extension kernels.cpu._native: every kernel file adds its functions to the one module.
 // Read next: binding.h.
+#if LSUV_ONEDNN
 #include <dnnl.hpp>
-#include <omp.h>
+#endif
 #include <pybind11/pybind11.h>
 
 #include <string>
 
 #include "binding.h"
+#include "parallel.h"
 
 namespace py = pybind11;
 
@@ -54,7 +56,7 @@ void check_processor() {
     }
 }
 
-// OpenMP keeps this count per calling thread; oneDNN's OpenMP build asks the same runtime for it.
+// OpenMP keeps this count per calling thread.
 // At far more threads than a machine has cores OpenMP ends the process, without an error.
 void set_threads(std::int64_t count) {
     constexpr std::int64_t MOST = 1024;
@@ -64,41 +66,51 @@ void set_threads(std::int64_t count) {
     omp_set_num_threads(static_cast<int>(count));
 }
 
+// oneDNN's version, such as 3.2; empty where the extension was built without it.
 std::string onednn() {
+#if LSUV_ONEDNN
     const dnnl_version_t* version = dnnl_version();
     return std::to_string(version->major) + "." + std::to_string(version->minor);
+#else
+    return "";
+#endif
 }
 
-// oneDNN has convolutions of bf16 from AVX-512 on; without its dot products (AVX512_BF16) it widens
-// the operands, and is no faster than in float.
+// Our products have bf16 everywhere, oneDNN's from AVX-512 on; without AVX512_BF16's dot products
+// operands are widened, and nothing is faster than in float.
 bool has_bf16() {
+#if LSUV_ONEDNN
     constexpr auto level = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
     return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & level) == level;
+#else
+    return true;
+#endif
 }
 
-// The widest instruction set that oneDNN uses here, by its common name.
-std::string instructions() {
-    const auto isa = static_cast<unsigned>(dnnl::get_effective_cpu_isa());
-    const auto has = [isa](dnnl::cpu_isa level) {
-        return (isa & static_cast<unsigned>(level)) == static_cast<unsigned>(level);
-    };
-    if (has(dnnl::cpu_isa::avx512_core)) return "AVX-512";
-    if (has(dnnl::cpu_isa::avx2)) return "AVX2";
-    return "SSE4.1";
-}
+// The instruction set that this file was compiled for, by its common name.
+constexpr const char* INSTRUCTIONS =
+#if defined(__AVX512F__)
+    "AVX-512";
+#elif defined(__AVX2__)
+    "AVX2";
+#elif defined(__aarch64__)
+    "NEON";
+#else
+    "no vectors wider than 128 bits";
+#endif
 
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
     check_processor();
-    m.doc() = "CPU kernels of lsuv-engine: our own with OpenMP, and oneDNN's";
+    m.doc() = "CPU kernels of lsuv-engine, and oneDNN's where it was there";
     lsuv::bf16_number();  // imported here, and not while two threads wait for each other
     m.def("set_threads", &set_threads, py::arg("count").noconvert(),
           "OpenMP threads of every later kernel that this Python thread calls");
     m.def("threads", &omp_get_max_threads, "OpenMP threads that a kernel uses");
-    m.def("has_bf16", &has_bf16, "whether convolutions of bfloat16 work on this processor");
-    m.def("onednn", &onednn, "oneDNN's version, such as 3.2");
-    m.def("instructions", &instructions, "the instruction set in use, such as AVX-512");
+    m.attr("INSTRUCTIONS") = INSTRUCTIONS;
+    m.attr("ONEDNN") = onednn();
+    m.attr("HAS_BF16") = has_bf16();
     bind_conv(m);
     bind_linear(m);
     bind_maxout(m);

@@ -6,14 +6,12 @@
 #include <dnnl.hpp>
 
 #include <cstdint>
-#include <mutex>
 #include <unordered_map>
 #include <vector>
 
-namespace lsuv {
+#include "direct.h"
 
-// A pass of a layer with weights, by its plan.
-enum class Pass : std::int64_t { forward, backward_data, backward_filter };
+namespace lsuv {
 
 using Arguments = std::unordered_map<int, dnnl::memory>;
 
@@ -25,13 +23,6 @@ inline dnnl::engine& cpu_engine() {
 inline dnnl::stream& cpu_stream() {
     static dnnl::stream stream(cpu_engine());
     return stream;
-}
-
-// Held by a call that uses the stream and the memory of a kept plan: calls from several Python
-// threads wait for each other.
-inline std::mutex& cpu_lock() {
-    static std::mutex lock;
-    return lock;
 }
 
 inline dnnl::memory::desc float_desc(const dnnl::memory::dims& shape,

@@ -19,7 +19,6 @@
 // them is computed by one thread in one order, so the bits are the same for any number of threads.
 //
 // Read next: gaussian.h.
-#include <omp.h>
 #include <sys/mman.h>
 
 #include <algorithm>

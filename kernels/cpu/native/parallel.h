@@ -6,6 +6,15 @@
 
 #include <cstdint>
 
+#ifdef _OPENMP
+#include <omp.h>
+#else  // one thread, and nothing to include
+inline int omp_get_max_threads() { return 1; }
+inline int omp_get_num_threads() { return 1; }
+inline int omp_get_thread_num() { return 0; }
+inline void omp_set_num_threads(int) {}
+#endif
+
 namespace lsuv {
 
 // Below this many elements a loop stays on the calling thread: waking a team costs a few

@@ -21,22 +21,19 @@
 // outputs' standard deviation where rounding the outputs to bf16 costs 0.17 %: they stay float32.
 // Read next: orthonormal.cpp.
 #include "winograd.h"
-
-#include <omp.h>
+#include "parallel.h"
 
 #include <algorithm>
 #include <new>
 #include <type_traits>
 
-#include "lanes.h"
+#include "product.h"
 
 namespace lsuv {
 
 namespace {
 
 using std::int64_t;
-
-constexpr int64_t ROWS = 8, VECTORS = 3;  // registers of sums that a matrix product holds: 24 of 32
 
 // Tiles of a block, so many that its transforms, the filters or sums at work and the next block's
 // inputs, read ahead, share a second-level cache of 1 MB. From 16 to 64 the times are within 15 %.
@@ -51,15 +48,6 @@ constexpr float SUM = P * P + Q * Q, PRODUCT = P * P * Q * Q;
 constexpr float G_ZERO = static_cast<float>(1 / (P * P * Q * Q));
 constexpr float G_P = static_cast<float>(1 / (2 * P * P * (P * P - Q * Q)));
 constexpr float G_Q = static_cast<float>(1 / (2 * Q * Q * (Q * Q - P * P)));
-
-#define LSUV_INLINE inline __attribute__((always_inline))
-#define LSUV_UNROLL _Pragma("GCC unroll 8")
-
-int64_t round_up(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
-
-// Into and out of a buffer of this file, whose rows are whole vectors.
-LSUV_INLINE Floats get(const float* p) { return *reinterpret_cast<const Floats*>(p); }
-LSUV_INLINE void put(float* p, Floats value) { *reinterpret_cast<Floats*>(p) = value; }
 
 // --- Transforms of one row or column -------------------------------------------------------------
 
@@ -351,30 +339,12 @@ void multiply(const float* __restrict__ a, int64_t a_row, const float* __restric
     }
 }
 
-using Multiply = void (*)(const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t);
-
-// The product of 1 .. ROWS rows and 1 .. VECTORS vectors.
 template <bool GRADIENT>
-Multiply product_of(int64_t rows, int64_t vectors) {
-#define LSUV_OF_ROWS(R) \
-    { multiply<R, 1, GRADIENT>, multiply<R, 2, GRADIENT>, multiply<R, 3, GRADIENT> }
-    static constexpr Multiply table[ROWS][VECTORS] = {
-        LSUV_OF_ROWS(1), LSUV_OF_ROWS(2), LSUV_OF_ROWS(3), LSUV_OF_ROWS(4),
-        LSUV_OF_ROWS(5), LSUV_OF_ROWS(6), LSUV_OF_ROWS(7), LSUV_OF_ROWS(8)};
-#undef LSUV_OF_ROWS
-    return table[rows - 1][vectors - 1];
-}
-
-// The vectors of `channels` channels, cut into panels of up to VECTORS of even width: 5 = 2 + 3,
-// 10 = 2 + 3 + 2 + 3.
-struct Panels {
-    int64_t vectors, count;
-
-    explicit Panels(int64_t channels)
-        : vectors(round_up(channels) / LANES), count((vectors + VECTORS - 1) / VECTORS) {}
-
-    int64_t begin(int64_t panel) const { return panel * vectors / count; }
-    int64_t width(int64_t panel) const { return begin(panel + 1) - begin(panel); }
+struct Product {
+    template <int R, int V>
+    static constexpr auto of() {
+        return multiply<R, V, GRADIENT>;
+    }
 };
 
 // --- Forward, backward_data ----------------------------------------------------------------------
@@ -468,7 +438,7 @@ constexpr int64_t STREAMED = 24 << 20;
 
 // `count` zeros.
 template <class T>
-const T* zeros(WinogradBuffer& buffer, int64_t count) {
+const T* zeros(Buffer& buffer, int64_t count) {
     float* data = buffer.reserve(count);
     std::fill_n(data, count, 0.0f);
     return reinterpret_cast<const T*>(data);
@@ -517,8 +487,8 @@ void convolve(const T* x, const float* W, const float* b, T* y, int64_t N, int64
                     float* m = M + point * m_plane;
                     for (int64_t t = 0; t < end - first; t += ROWS) {
                         const int64_t rows = std::min(ROWS, end - first - t);
-                        product_of<false>(rows, vectors)(v + t * row, row, u, columns, inputs,
-                                                         m + t * columns, columns);
+                        tile_function<Product<false>>(rows, vectors)(
+                            v + t * row, row, u, columns, inputs, m + t * columns, columns);
                     }
                     next.step();
                     if (!streamed) lines.step();
@@ -626,7 +596,7 @@ struct FilterGradient {
             for (int64_t panel = 0; panel < panels.count; ++panel) {
                 const int64_t vectors = panels.width(panel), c = panels.begin(panel) * LANES;
                 for (int64_t k = 0; k < K; k += ROWS) {
-                    product_of<true>(std::min(ROWS, K - k), vectors)(
+                    tile_function<Product<true>>(std::min(ROWS, K - k), vectors)(
                         D + i * d_plane + k, d_row, V + i * v_plane + c, v_row, end - first,
                         s + k * columns + c, columns);
                 }
@@ -681,19 +651,6 @@ struct FilterGradient {
 };
 
 }  // namespace
-
-float* WinogradBuffer::reserve(int64_t count) {
-    constexpr int64_t PAGE = 4096;
-    if (count > count_) {
-        const int64_t bytes = (4 * count + PAGE - 1) / PAGE * PAGE;
-        data_.reset();
-        count_ = 0;
-        data_.reset(static_cast<float*>(std::aligned_alloc(PAGE, bytes)));
-        if (!data_) throw std::bad_alloc();
-        count_ = count;
-    }
-    return data_.get();
-}
 
 template <class T>
 bool winograd_pays(const WinogradShape& s, bool filter_gradient) {

@@ -10,9 +10,8 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 
+#include "buffer.h"
 #include "element.h"
 
 namespace lsuv {
@@ -21,25 +20,11 @@ struct WinogradShape {
     std::int64_t N, H, W, C, K;
 };
 
-// Floats that stay allocated from call to call and only ever grow. One call uses it at a time.
-class WinogradBuffer {
-public:
-    // At least `count` floats, aligned to a cache line; what they hold is not kept when it grows.
-    float* reserve(std::int64_t count);
-
-private:
-    struct Free {
-        void operator()(float* data) const { std::free(data); }
-    };
-    std::unique_ptr<float, Free> data_;
-    std::int64_t count_ = 0;
-};
-
 struct WinogradWorkspace {
-    WinogradBuffer filters;  // 36 C K floats; in the filter gradient 2 to 8 times as many
-    WinogradBuffer blocks;   // about 1 MB for each thread and 128 channels
-    WinogradBuffer outside;  // zeros, which stand for the rows above and below an image
-    WinogradBuffer sums;     // the bias gradient's parts
+    Buffer filters;  // 36 C K floats; in the filter gradient 2 to 8 times as many
+    Buffer blocks;   // about 1 MB for each thread and 128 channels
+    Buffer outside;  // zeros, which stand for the rows above and below an image
+    Buffer sums;     // the bias gradient's parts
 };
 
 // Whether a pass of these beats a direct convolution; T: the elements of x and y.
