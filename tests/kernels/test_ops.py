@@ -478,9 +478,7 @@ def test_onednn_is_required_only_where_its_wheel_fits(monkeypatch, libc, wish, c
     builds = [name.split("==")[0] for name in given["setup_requires"] if "onednn" in name]
     assert runs == (["onednn-cpu-gomp"] if fits else [])
     assert builds == (["onednn-devel-cpu-gomp", "onednn-cpu-gomp"] if fits and asked else [])
-    built = [extension for extension in given["ext_modules"] if extension.libraries]
-    assert bool(built) == (fits and not asked)
-    assert bool(given["ext_modules"]) == (not asked)
+    assert not (asked and given["ext_modules"])
 
 
 @pytest.mark.skipif("cpu" not in [ops.name for ops in DEVICES], reason="only cpu chooses")

@@ -14,8 +14,10 @@
 // the second-level cache is worked off in pieces. Where there are one or two blocks only, as in the
 // fully connected layer, every thread turns the pieces that it is about to use.
 //
-// On a Zen 5 core, in float, 90 % of its two multiplications of vectors a cycle are reached from 48
-// outputs and 500 inputs of a window on; bench/README.md has the shapes.
+// On a Zen 5 core the loop of product.h alone does 132 thousand million multiplications a second in
+// float. Convolutions of 96 and more inputs and outputs reach 115 to 135 of them (taps above and
+// below the image are left out), 1x1 ones 80 to 115, a first layer of three channels 50 to 90. In
+// bf16 it is twice as many. Beside oneDNN that is 0.85 to 1.05, of first layers 0.5 to 0.9.
 // Read next: onednn_linear.h.
 #include "direct.h"
 
@@ -33,7 +35,7 @@ namespace {
 
 using std::int64_t;
 
-constexpr int64_t PLACES = 128;   // of a block; from 64 to 256 the times are within a tenth
+constexpr int64_t PLACES = 128;   // of a block
 constexpr int64_t PIECE = 1536;   // depth of a panel's piece: 288 KB with three vectors of AVX-512
 constexpr int64_t UNFOLDED = 96;  // inputs of a window that is copied as a whole
 constexpr int64_t FEW = 1 << 20;  // multiplications for which no other thread is woken
@@ -327,12 +329,12 @@ int64_t tiles_of(const Correlation& s, const Block& block, int64_t place, bool u
     const int64_t rows = (block.rows - 1) * s.step + s.R;
     const int64_t line = ((block.columns - 1) * s.step + s.S) * place;
     Tile* tile = tiles;
-    tile->count = 0;
+    *tile = {};
     int64_t number = 0;
     for (int64_t n = 0; n < block.images; ++n) {
         for (int64_t i = 0; i < block.rows; ++i) {
             for (int64_t j = 0; j < block.columns; ++j) {
-                if (tile->count == ROWS) (++tile)->count = 0;
+                if (tile->count == ROWS) *++tile = {};
                 if (!tile->count) tile->top = tile->bottom = i;
                 tile->top = std::min(tile->top, i);
                 tile->bottom = std::max(tile->bottom, i);
