@@ -1,7 +1,8 @@
 """Builds the native extension for lesser processors, without oneDNN, and runs tests on each build.
 
-    python tests/portable/run.py                    x86-64-v3 (AVX2) and x86-64-v2 (SSE)
-    python tests/portable/run.py --full             the processor at hand and OpenMP left out, too
+    python tests/portable/run.py                    x86-64-v3 (AVX2)
+    python tests/portable/run.py --full             x86-64-v2 (SSE), the processor at hand, and that
+                                                    without OpenMP, too
 
 Other arguments go to pytest. What the build needs beside the compiler must be installed, as for
 tests/sanitizers/run.py. It shows that results are right on processors of fewer and narrower
@@ -37,8 +38,8 @@ TESTS = [
     )
 ]
 # What is built: LSUV_ARCH, and a setting of the environment more.
-SHORT = {"x86-64-v3": {}, "x86-64-v2": {}}
-FULL = {"native": {}, "native without OpenMP": {"LSUV_OPENMP": "0"}}
+SHORT: dict[str, dict[str, str]] = {"x86-64-v3": {}}
+FULL = {"x86-64-v2": {}, "native": {}, "native without OpenMP": {"LSUV_OPENMP": "0"}}
 
 
 def check(name: str, settings: dict[str, str], tests: list[str]) -> None:
