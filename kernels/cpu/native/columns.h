@@ -1,4 +1,4 @@
-// Column sums, the gradient of a bias: shared by conv.cpp and linear.cpp.
+// Column sums, the gradient of a bias: beside oneDNN, in onednn_conv.h and onednn_linear.h.
 //
 // Read next: conv.cpp.
 #pragma once

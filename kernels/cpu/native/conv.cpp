@@ -1,6 +1,6 @@
 // Convolution on plain NHWC activations and KRSC weights: 3x3 filters of 16 channels and more by
 // Winograd's algorithm (winograd.cpp), where that pays, and all others by oneDNN where its wheel
-// was there when this was built, else by our own products (direct.cpp). Ours take 1.0 to 1.1 times
+// was there when this was built, else by our own products (direct.cpp). Ours take 1.0 to 1.2 times
 // as long a step, and exist wherever a C++ compiler does.
 //
 // Memory and plans are kept from call to call, so a training step allocates nothing after the
@@ -79,9 +79,6 @@ ConvShape shape_of(const Argument& x, const Argument& W, const Argument& y, std:
     shaped(y.array, y.name, {s.N, s.Ho, s.Wo, s.K});
     return s;
 }
-
-// A pass of a convolution with its shapes, threads and elements, by which calls are told apart.
-using Key = std::array<std::int64_t, 13>;
 
 // The memory of one device object's convolutions; one call at a time uses it (cpu_lock).
 class Convolutions {
@@ -176,25 +173,13 @@ private:
         const bool pays = !direct_ && s.R == 3 && s.S == 3 && s.stride == 1 && s.pad == 1 &&
                           s.groups == 1 &&
                           winograd_pays<T>(winograd_shape(s), pass == Pass::backward_filter);
-        const Key key{static_cast<std::int64_t>(pass),
-                      s.N,
-                      s.H,
-                      s.W,
-                      s.C,
-                      s.K,
-                      s.R,
-                      s.S,
-                      s.stride,
-                      s.pad,
-                      s.groups,
-                      sizeof(T),
-                      omp_get_max_threads()};
+        const ConvKey key = s.key(pass, sizeof(T));
         if (!calls_.count(key)) calls_[key] = pays ? "winograd" : others_.template name<T>(pass, s);
         return pays;
     }
 
     // "conv_forward 128x32x32x16 -> 32, 3x3, stride 1, pad 1, groups 1, f32, 2 threads"
-    static std::string words(const Key& key) {
+    static std::string words(const ConvKey& key) {
         const auto [pass, N, H, W, C, K, R, S, stride, pad, groups, bytes, threads] = key;
         const char* names[] = {"conv_forward", "conv_backward_data", "conv_backward_filter"};
         const auto text = [](std::int64_t value) { return std::to_string(value); };
@@ -206,7 +191,7 @@ private:
     }
 
     const bool direct_;
-    std::map<Key, std::string> calls_;  // how each so far was computed
+    std::map<ConvKey, std::string> calls_;  // how each so far was computed
     WinogradWorkspace workspace_;
     Others others_;
 };

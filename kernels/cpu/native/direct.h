@@ -9,20 +9,39 @@
 // Read next: direct.cpp.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "buffer.h"
 #include "element.h"
+#include "parallel.h"
 
 namespace lsuv {
 
 // A pass of a layer with weights.
 enum class Pass : std::int64_t { forward, backward_data, backward_filter };
 
+// A pass of a convolution with its shapes, bytes of an element and threads: what tells calls apart.
+using ConvKey = std::array<std::int64_t, 13>;
+
 struct ConvShape {
     std::int64_t N, H, W, C, K, R, S, Ho, Wo, stride, pad, groups;
 
-    std::int64_t multiplications() const { return N * Ho * Wo * K * R * S * (C / groups); }
+    ConvKey key(Pass pass, std::int64_t bytes) const {
+        return {static_cast<std::int64_t>(pass),
+                N,
+                H,
+                W,
+                C,
+                K,
+                R,
+                S,
+                stride,
+                pad,
+                groups,
+                bytes,
+                omp_get_max_threads()};
+    }
 };
 
 // The fully connected layer: N rows of F inputs and K outputs.

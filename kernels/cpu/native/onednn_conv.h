@@ -7,7 +7,6 @@
 // little to ask whether a copy is current. Read next: onednn.h.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -81,24 +80,10 @@ public:
     }
 
 private:
-    using Key = std::array<std::int64_t, 13>;
-
     template <class T>
     ConvPlan& plan_for(Pass pass, const ConvShape& shape) {
         const PlanShape s{shape, data_type<T>()};
-        const Key key{static_cast<std::int64_t>(pass),
-                      s.N,
-                      s.H,
-                      s.W,
-                      s.C,
-                      s.K,
-                      s.R,
-                      s.S,
-                      s.stride,
-                      s.pad,
-                      s.groups,
-                      static_cast<std::int64_t>(s.type),
-                      omp_get_max_threads()};
+        const ConvKey key = s.key(pass, sizeof(T));
         const auto entry = plans_.find(key);
         if (entry != plans_.end()) return entry->second;
         if (pass == Pass::forward) return plans_.emplace(key, plan_forward(s)).first->second;
@@ -108,7 +93,7 @@ private:
         return plans_.emplace(key, plan_backward_filter(s)).first->second;
     }
 
-    std::map<Key, ConvPlan> plans_;
+    std::map<ConvKey, ConvPlan> plans_;
     ColumnSums bias_;
 };
 
