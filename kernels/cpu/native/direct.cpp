@@ -670,7 +670,7 @@ struct FilterGradient {
                             (n * rows + begin_row * step + r) * line * wide,
                         step * line * wide, to, S ? columns : wide);
                 }
-                if (!S) write(tile, r, q, tile_sums, wide, 1, 0, wide);
+                if (!S) write(tile, r, q, tile_sums, wide, 1, 0, wide, bias);
             };
             if (S) {  // a panel of x stays in the first-level cache
                 for (int64_t panel = 0; panel < panels.count; ++panel) {
@@ -690,14 +690,20 @@ struct FilterGradient {
         }
     }
 
-    // Sums of a tile's filters, `parts` of them `part` apart -> row r of dW, from input q on.
+    // Sums of a tile's filters, `parts` of them `part` apart -> row r of dW, from input q on. Rows
+    // above and below the image are left out, so what isn't finite in dy beside them is seen by way
+    // of `bias`, the parts' sums of dy: nothing times that is not a number.
     void write(int64_t tile, int64_t r, int64_t q, const float* from, int64_t apart, int64_t parts,
-               int64_t part, int64_t wide) const {
+               int64_t part, int64_t wide, const float* bias) const {
         for (int64_t i = 0; i < std::min(ROWS, s.K - tile * ROWS); ++i) {
-            T* out = dW + (tile * ROWS + i) * dW_row + r * inputs + q;
+            const int64_t k = tile * ROWS + i;
+            float seen = 0;
+            for (int64_t p = 0; p < parts; ++p) seen += 0.0f * bias[p * round_up(s.K) + k];
+            T* out = dW + k * dW_row + r * inputs + q;
             for (int64_t c = 0; c < std::min(wide, inputs - q); c += LANES) {
                 Floats sum = get(from + i * apart + c);
                 for (int64_t p = 1; p < parts; ++p) sum += get(from + p * part + i * apart + c);
+                sum += seen;
                 if constexpr (std::is_same_v<T, float>) {
                     if (streamed) {
                         stream(out + c, sum);
@@ -744,7 +750,7 @@ struct FilterGradient {
                 for (int64_t tile = 0; tile < tiles; ++tile) {
                     for (int64_t r = 0; r < R; ++r) {
                         write(tile, r, 0, S + (r * tiles + tile) * ROWS * columns, columns, parts,
-                              sums, columns);
+                              sums, columns, bias);
                     }
                 }
             }
