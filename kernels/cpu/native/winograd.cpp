@@ -665,7 +665,8 @@ bool winograd_pays(const WinogradShape& s, bool filter_gradient) {
     constexpr bool FLOAT = std::is_same_v<T, float>;
 #if LSUV_ONEDNN && defined(__AMX_BF16__)
     // AMX has 16 times the products of a float instruction in bf16: on one core FitNet-4's
-    // convolutions take 269 ms by oneDNN and 602 by these, a step 323 and 643, FitNet-1's 44 a step.
+    // convolutions take 269 ms by oneDNN and 602 by these, a step 323 and 643, FitNet-1's 44 a
+    // step.
     if (!FLOAT) return false;
 #endif
     const int64_t fewest = FLOAT || filter_gradient ? 16 : 32;
