@@ -33,6 +33,7 @@ TESTS = [
         "kernels/test_ops",
         "kernels/test_orthonormal",
         "engine/test_layers",
+        "engine/test_nonfinite",
         "engine/test_bf16",
         "run/test_repeatable",
     )

@@ -5,7 +5,7 @@
 //   backward   dy (N,Ho,Wo,C) -> dx (N,H,W,C)    reads 4 bytes an output, writes 4 an input
 //              (bf16: half of all; overlapping windows are read again from the cache)
 //
-// One thread computes rows of one image, sixteen channels at a time in registers, in float.
+// One thread computes rows of one image, a vector of channels at a time in registers, in float.
 // Backward gathers, as max pooling's does: a place of dx adds up its shares of the windows that it
 // is in, in rising order, so each dx is written once and no sum depends on the number of threads.
 //

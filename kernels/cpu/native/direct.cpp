@@ -37,6 +37,7 @@ using std::int64_t;
 
 constexpr int64_t PLACES = 128;   // of a block
 constexpr int64_t PIECE = 1536;   // depth of a panel's piece: 288 KB with three vectors of AVX-512
+constexpr int64_t SHORT = 16;     // a run of inputs that is over before it has paid for its start
 constexpr int64_t UNFOLDED = 96;  // inputs of a window that is copied as a whole
 constexpr int64_t FEW = 1 << 20;  // multiplications for which no other thread is woken
 
@@ -48,9 +49,8 @@ struct Correlation {
     int64_t R, S, step, top, left;
     int64_t Ho, Wo, K, y_image, y_row, y_place;
 
-    // Windows of few inputs are copied one by one, each as one place: a run of theirs would be over
-    // before it has paid for its start.
-    bool unfolded() const { return R * S > 1 && S * C <= LANES && R * S * C <= UNFOLDED; }
+    // Windows of few inputs are copied one by one, each as one place.
+    bool unfolded() const { return R * S > 1 && S * C <= SHORT && R * S * C <= UNFOLDED; }
 
     bool unit() const {
         return R == 1 && S == 1 && step == 1 && !top && !left && Ho == H && Wo == W;
@@ -151,11 +151,13 @@ void pack_row(const T* x, const Correlation& s, int64_t i, int64_t j, int64_t co
 template <class T, class U>
 void unfold_row(const T* x, const Correlation& s, int64_t line, int64_t columns, int64_t place,
                 U* out) {
-    const Mask lanes = first_lanes(s.S * s.C);
+    const int64_t run = s.S * s.C;
     for (int64_t j = 0; j < columns; ++j, x += s.step * s.C, out += place) {
         for (int64_t r = 0; r < s.R; ++r) {  // each writes zeros, or the next run, behind its run
-            const Floats run = load(x + r * line, lanes);
-            store_exactly(out + r * s.S * s.C, run, first_lanes(LANES));
+            for (int64_t c = 0; c < run; c += LANES) {
+                store_exactly(out + r * run + c, load(x + r * line + c, first_lanes(run - c)),
+                              first_lanes(LANES));
+            }
         }
     }
 }

@@ -1,10 +1,12 @@
-// Sixteen channels at a time, in one AVX-512 register or what the processor has in its place.
+// As many channels at a time as a register of the processor holds: 16 with AVX-512, 8 with AVX,
+// else
+// 4. A wider vector would compile and be kept in memory: convolutions took eight times as long.
 //
 // For kernels that carry sums, or a value and its index, from place to place: GCC does not keep an
-// array of sixteen in a register across loops. The vectors are GCC's, which compile for any
-// processor; where AVX-512 has one instruction for what takes several of them, it is named. A
-// `Mask` says which lanes exist: the last of a row's vectors may be cut short, and memory beyond it
-// is neither read nor written.
+// array in a register across loops. The vectors are GCC's, which compile for any processor; where
+// AVX-512 has one instruction for what takes several of them, it is named. A `Mask` says which
+// lanes exist: the last of a row's vectors may be cut short, and memory beyond it is neither read
+// nor written.
 //
 // Read next: pool.cpp.
 #pragma once
@@ -26,14 +28,26 @@
 #else
 #define LSUV_AVX512 0
 #endif
+#if defined(__AVX__) && !LSUV_AVX512 && !defined(LSUV_PORTABLE)
+#define LSUV_AVX 1
+#include <immintrin.h>
+#else
+#define LSUV_AVX 0
+#endif
 
 namespace lsuv {
 
+#if LSUV_AVX512
 constexpr std::int64_t LANES = 16;
+#elif defined(__AVX__)
+constexpr std::int64_t LANES = 8;
+#else
+constexpr std::int64_t LANES = 4;
+#endif
 
-using Floats = float __attribute__((vector_size(64)));
-using Wholes = std::int32_t __attribute__((vector_size(64)));
-using Unsigned = std::uint32_t __attribute__((vector_size(64)));
+using Floats = float __attribute__((vector_size(4 * LANES)));
+using Wholes = std::int32_t __attribute__((vector_size(4 * LANES)));
+using Unsigned = std::uint32_t __attribute__((vector_size(4 * LANES)));
 
 #define LSUV_INLINE inline __attribute__((always_inline))
 
@@ -177,8 +191,8 @@ LSUV_INLINE Mask first_lanes(std::int64_t count) {
     return static_cast<Mask>(count < LANES ? count : LANES);
 }
 
-using Bytes = std::uint8_t __attribute__((vector_size(16)));
-using Halves = std::uint16_t __attribute__((vector_size(32)));
+using Bytes = std::uint8_t __attribute__((vector_size(LANES)));
+using Halves = std::uint16_t __attribute__((vector_size(2 * LANES)));
 
 // A whole vector's memory in one piece, else lane by lane.
 template <class Vector, class T>
@@ -247,8 +261,15 @@ LSUV_INLINE void store_exactly(bf16* to, Floats values, Mask mask) {
     store_lanes(to, __builtin_convertvector(upper, Halves), mask);
 }
 
+#if LSUV_AVX
+LSUV_INLINE void stream(float* to, Floats values) {
+    _mm256_stream_ps(to, reinterpret_cast<__m256>(values));
+}
+LSUV_INLINE void finish_streams() { _mm_sfence(); }
+#else
 LSUV_INLINE void stream(float* to, Floats values) { store_rounded(to, values, LANES); }
 LSUV_INLINE void finish_streams() {}
+#endif
 
 LSUV_INLINE Floats square_root(Floats x) {
     for (int lane = 0; lane < LANES; ++lane) x[lane] = std::sqrt(x[lane]);

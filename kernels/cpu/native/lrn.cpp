@@ -5,7 +5,7 @@
 //   backward   dy, x (rows, C) -> dx (rows, C)    reads 8, writes 4       (bf16: half of all)
 //
 // One thread computes a run of rows. A row's squares are written into a strip with zeros on both
-// sides, so that every channel finds all its neighbours, sixteen channels a vector; backward has a
+// sides, so that every channel finds all its neighbours, channels a vector; backward has a
 // second strip of dy x / S^(beta + 1). S is computed again in backward: keeping it would move more
 // bytes than that costs. S^-0.75 takes two square roots and a division, another power std::pow.
 //

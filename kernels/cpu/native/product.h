@@ -27,14 +27,13 @@ namespace lsuv {
 #define LSUV_INLINE inline __attribute__((always_inline))
 #define LSUV_UNROLL _Pragma("GCC unroll 8")
 
-// Rows and vectors of a tile. A vector of LANES takes one register of AVX-512, of 32; two of AVX,
-// of 16; four of NEON, of 32, or of SSE, of 16.
-#if defined(__AVX512F__)
+// Rows and vectors of a tile: of 32 registers, those of AVX-512 or NEON, or of 16.
+#if LSUV_AVX512 || defined(__aarch64__)
 constexpr std::int64_t ROWS = 8, VECTORS = 3;
-#elif defined(__AVX__) || defined(__aarch64__)
-constexpr std::int64_t ROWS = 6, VECTORS = 1;
+#elif defined(__AVX__)
+constexpr std::int64_t ROWS = 6, VECTORS = 2;
 #else
-constexpr std::int64_t ROWS = 3, VECTORS = 1;
+constexpr std::int64_t ROWS = 4, VECTORS = 2;
 #endif
 
 inline std::int64_t round_up(std::int64_t n) { return (n + LANES - 1) / LANES * LANES; }

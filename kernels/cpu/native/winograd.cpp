@@ -11,7 +11,7 @@
 // waited for.
 //
 // Everything is done in blocks of tiles whose transforms stay in the second-level cache; memory
-// sees each input and output once. Vectors run over channels, 16 floats at a time: a transform is
+// sees each input and output once. Vectors run over channels, LANES floats at a time: a transform is
 // then plain arithmetic on registers, without a shuffle.
 //
 // Points. The transforms evaluate polynomials at 0, +-3/4, +-3/2 and infinity. The usual 0, +-1,
@@ -654,7 +654,6 @@ struct FilterGradient {
 
 template <class T>
 bool winograd_pays(const WinogradShape& s, bool filter_gradient) {
-#if LSUV_AVX512 || defined(LSUV_PORTABLE)
     // Measured on two cores against oneDNN's direct convolution, which runs at 90 % of their peak,
     // on 32x32 to 8x8 images: in float 1.5 to 1.8 times as fast with 16 channels, 1.8 to 3.2 with
     // more; in bf16, where the direct one has products twice as fast, 0.8 to 1.0 with 16 (the
@@ -673,9 +672,6 @@ bool winograd_pays(const WinogradShape& s, bool filter_gradient) {
     const Tiles tiles(s.N, s.H, s.W);
     return s.C >= fewest && s.K >= fewest && s.C * s.K <= 256 * 256 && tiles.count >= 2 * TILES &&
            20 * s.N * s.H * s.W > (FLOAT ? 12 : 15) * 16 * tiles.count;  // 0.6 and 0.75
-#else
-    return filter_gradient && s.N < 0;  // never: vectors of 512 bits carry the whole advantage
-#endif
 }
 
 template <class T>
