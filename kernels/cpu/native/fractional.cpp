@@ -8,9 +8,9 @@
 //              reads 5 bytes an output (likewise), writes 4 an input (bf16: 3 and 2)
 //
 // The windows are drawn before the work is shared, some hundred numbers an image. One thread
-// computes rows, a vector of channels at a time. Backward gathers: a place is the r-th of at most one
-// window, for r 0 and 1 along either axis, so it adds four gradients at most, in the reference's
-// order.
+// computes rows, a vector of channels at a time. Backward gathers: a place is the r-th of at most
+// one window, for r 0 and 1 along either axis, so it adds four gradients at most, in the
+// reference's order.
 //
 // Graham, "Fractional max-pooling" (2014).
 // Read next: lrn.cpp.

@@ -14,12 +14,12 @@
 // what lies between them, twice its bytes. With dropout which = 255 where the element was dropped:
 // that is no winner's number, so that backward needs no random words, and its gradient is lost.
 //
-// One thread computes rows of one image; for each output, a vector of channels goes through the window in
-// registers (lanes.h), and so through dropout (dropout.h). Backward gathers: a place of dx looks at
-// every window that covers it, in rising order, and adds dy, after a dropout dy / (1 - drop), where
-// `which` names it, in float. Each dx is written once, by one thread, in one order, so nothing is
-// zeroed first and the sum never depends on the number of threads. The windows of the paper's nets
-// are compiled for themselves.
+// One thread computes rows of one image; for each output, a vector of channels goes through the
+// window in registers (lanes.h), and so through dropout (dropout.h). Backward gathers: a place of
+// dx looks at every window that covers it, in rising order, and adds dy, after a dropout dy / (1 -
+// drop), where `which` names it, in float. Each dx is written once, by one thread, in one order, so
+// nothing is zeroed first and the sum never depends on the number of threads. The windows of the
+// paper's nets are compiled for themselves.
 //
 // Read next: windows.h.
 #include <algorithm>
@@ -38,10 +38,10 @@ namespace {
 
 constexpr std::int32_t DROPPED = 255;  // in `which`
 
-// One window, a vector of channels. Each row of it is searched for itself, so that the processor finds
-// independent work, and the rows' winners then meet in order. PIECES, SIZE: where they are known to
-// the compiler, else 0, and the window is one row after the other. skipped: how many of the
-// window's numbers come before its first place inside the image. words: of dropout, or null.
+// One window, a vector of channels. Each row of it is searched for itself, so that the processor
+// finds independent work, and the rows' winners then meet in order. PIECES, SIZE: where they are
+// known to the compiler, else 0, and the window is one row after the other. skipped: how many of
+// the window's numbers come before its first place inside the image. words: of dropout, or null.
 template <int PIECES, int SIZE, class T, class Which>
 inline __attribute__((always_inline)) void
 window_forward(const T* x, T* y, Which* which, std::int64_t rows, std::int64_t cols,

@@ -11,8 +11,8 @@
 // waited for.
 //
 // Everything is done in blocks of tiles whose transforms stay in the second-level cache; memory
-// sees each input and output once. Vectors run over channels, LANES floats at a time: a transform is
-// then plain arithmetic on registers, without a shuffle.
+// sees each input and output once. Vectors run over channels, LANES floats at a time: a transform
+// is then plain arithmetic on registers, without a shuffle.
 //
 // Points. The transforms evaluate polynomials at 0, +-3/4, +-3/2 and infinity. The usual 0, +-1,
 // +-2 lose three to five times as much to rounding. All constants of A and B are exact in float32.
