@@ -47,6 +47,7 @@ COMPILE = [
     "-Wall",
     "-Wextra",
     "-Wno-psabi",
+    "-Wno-pass-failed",
 ]
 
 # The build that checks itself. -fno-wrapv: Python's own flags let signed numbers wrap, and an

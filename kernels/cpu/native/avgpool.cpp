@@ -33,7 +33,8 @@ Pooling averaged(const std::string& op, const py::array& x, const py::array& y, 
 
 template <class T>
 void forward(const T* x, T* y, const Pooling& shape) {
-    const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
+    const std::int64_t N = shape.N, H = shape.H, W = shape.W, C = shape.C, Ho = shape.Ho,
+                       Wo = shape.Wo, size = shape.size, stride = shape.stride;
 #pragma omp parallel for schedule(static) if (N * H * W * C > SERIAL)
     for (std::int64_t row = 0; row < N * Ho; ++row) {
         const std::int64_t n = row / Ho, h = row % Ho * stride, rows = std::min(size, H - h);
@@ -62,7 +63,8 @@ inline std::int64_t earliest(std::int64_t at, std::int64_t size, std::int64_t st
 
 template <class T>
 void backward(const T* dy, T* dx, const Pooling& shape) {
-    const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
+    const std::int64_t N = shape.N, H = shape.H, W = shape.W, C = shape.C, Ho = shape.Ho,
+                       Wo = shape.Wo, size = shape.size, stride = shape.stride;
 #pragma omp parallel for schedule(static) if (N * H * W * C > SERIAL)
     for (std::int64_t row = 0; row < N * H; ++row) {
         const std::int64_t n = row / H, h = row % H;

@@ -42,7 +42,8 @@ Place place(const std::string& op, const py::array& part, const py::array& whole
 
 template <class T>
 void concat_forward(const py::array& x, const py::array& y, std::int64_t first) {
-    const auto [rows, C, K] = place("concat_forward", x, y, first, "x and y");
+    const Place at = place("concat_forward", x, y, first, "x and y");
+    const std::int64_t rows = at.rows, C = at.C, K = at.K;
     const auto* source = input<T>(x, "concat_forward: x");
     auto* target = output<T>(y, "concat_forward: y");
     apart({{y, "concat_forward: y"}}, {{x, "x"}});
@@ -54,7 +55,8 @@ void concat_forward(const py::array& x, const py::array& y, std::int64_t first) 
 
 template <class T>
 void concat_backward(const py::array& dy, const py::array& dx, std::int64_t first) {
-    const auto [rows, C, K] = place("concat_backward", dx, dy, first, "dx and dy");
+    const Place at = place("concat_backward", dx, dy, first, "dx and dy");
+    const std::int64_t rows = at.rows, C = at.C, K = at.K;
     const auto* source = input<T>(dy, "concat_backward: dy");
     auto* target = output<T>(dx, "concat_backward: dx");
     apart({{dx, "concat_backward: dx"}}, {{dy, "dy"}});

@@ -27,7 +27,7 @@ struct Image {
 template <class T>
 void place(const T* x, const float* row, T* y, float u, float v, float background, float least,
            const Image& shape) {
-    const auto [H, W, C] = shape;
+    const std::int64_t H = shape.H, W = shape.W, C = shape.C;
     const float sx = row[0] * u + row[1] * v + row[2], sy = row[3] * u + row[4] * v + row[5];
     std::fill(y, y + C, T{});
     if (!(row[6] <= u && u < row[8] && row[7] <= v && v < row[9])) return;

@@ -22,7 +22,9 @@
 #define LSUV_AVX512 1
 // GCC 12 warns of its own header's deliberately undefined registers (its bug 105593).
 #pragma GCC diagnostic push
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 #else

@@ -135,7 +135,7 @@ void softmax(const py::array& scores, const py::array& prob) {
     const auto* values = input<T>(scores, "softmax: scores");
     auto* result = output<float>(prob, "softmax: prob");
     apart({{prob, "softmax: prob"}}, {{scores, "scores"}});
-    const auto [N, K] = size;
+    const std::int64_t N = size.N, K = size.K;
 #pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
     for (std::int64_t n = 0; n < N; ++n) softmax_row(values + n * K, result + n * K, K);
 }
@@ -153,7 +153,7 @@ void forward(const std::string& op, const py::array& scores, const py::array& la
     const float* const weight = class_weights(weights, size);
     apart({{prob, prob_name.c_str()}, {clock, clock_name.c_str()}},
           {{scores, "scores"}, {labels, "labels"}, {or_empty(weights), "weights"}});
-    const auto [N, K] = size;
+    const std::int64_t N = size.N, K = size.K;
     double* const losses = row_losses(N);
 #pragma omp parallel for schedule(static) if (N * K > SERIAL / 4)
     for (std::int64_t n = 0; n < N; ++n) {
@@ -176,7 +176,7 @@ void backward(const std::string& op, const char* from_name, const py::array& fro
     auto* result = output<T>(dscores, result_name.c_str());
     apart({{dscores, result_name.c_str()}},
           {{from, from_name}, {labels, "labels"}, {or_empty(weights), "weights"}});
-    const auto [N, K] = size;
+    const std::int64_t N = size.N, K = size.K;
     const auto count = static_cast<float>(divisor(label, class_weights(weights, size), N));
 #pragma omp parallel for schedule(static) if (N * K > SERIAL)
     for (std::int64_t n = 0; n < N; ++n) {
@@ -382,7 +382,8 @@ constexpr std::int64_t RUN = 64;  // elements whose losses are computed as vecto
 template <class Loss, class T>
 void value_forward(const py::array& scores, const py::array& values, const py::array& clock) {
     const std::string op = Loss::OPS[0];
-    const auto [N, K] = images(scores, values, op);
+    const Batch size = images(scores, values, op);
+    const std::int64_t N = size.N, K = size.K;
     const auto* score = input<T>(scores, (op + ": scores").c_str());
     const auto* value = input<float>(values, (op + ": values").c_str());
     auto* sums = write_clock(clock);
@@ -423,7 +424,8 @@ void value_backward(const py::array& scores, const py::array& values, const py::
                     double weight) {
     const std::string op = Loss::OPS[1];
     number(op.c_str(), "weight", weight);
-    const auto [N, K] = images(scores, values, op);
+    const Batch size = images(scores, values, op);
+    const std::int64_t N = size.N, K = size.K;
     same_shape(dscores, (op + ": dscores").c_str(), scores, "scores");
     const auto* score = input<T>(scores, (op + ": scores").c_str());
     const auto* value = input<float>(values, (op + ": values").c_str());

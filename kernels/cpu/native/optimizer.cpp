@@ -117,7 +117,8 @@ void update(const std::string& op, const py::array& w, const py::array& g, const
     const auto* const gradient = input<T>(g, (op + ": g").c_str());
     auto* const state = output<float>(named.array, named.name);
     for (const Update& part : updates(w, g, named.array, segments, clock, decay)) {
-        const auto [start, stop, rate, share, factor] = part;
+        const std::int64_t start = part.start, stop = part.stop;
+        const float rate = part.rate, share = part.decay, factor = part.factor;
 #pragma omp parallel for simd schedule(static) if (stop - start > SERIAL)
         for (std::int64_t i = start; i < stop; ++i) {
             rule(weight[i], state[i], factor * gradient[i] + share * weight[i], rate);
@@ -145,7 +146,9 @@ void nesterov_step(const py::array& w, const py::array& g, const py::array& v,
               [momentum](float& weight, float& velocity, float step, float rate) {
                   const float before = velocity;
                   velocity = momentum * before + rate * step;
-                  weight -= (1.0f + momentum) * velocity - momentum * before;
+                  // Of a difference of products the compiler may fuse either one, and a loop's
+                  // last elements would differ from the others.
+                  weight -= velocity + momentum * (velocity - before);
               });
 }
 
@@ -188,7 +191,8 @@ void adam_step(const py::array& w, const py::array& g, const py::array& mean, co
     const auto kept1 = static_cast<float>(beta1), rest1 = static_cast<float>(1 - beta1);
     const auto kept2 = static_cast<float>(beta2), rest2 = static_cast<float>(1 - beta2);
     for (const Update& part : parts) {
-        const auto [start, stop, rate, share, factor] = part;
+        const std::int64_t start = part.start, stop = part.stop;
+        const float rate = part.rate, share = part.decay, factor = part.factor;
         const float within = decoupled ? 0 : share, shrink = decoupled ? rate * share : 0;
         const auto pace = static_cast<float>(rate / bias);
 #pragma omp parallel for simd schedule(static) if (stop - start > SERIAL)

@@ -105,7 +105,8 @@ template <int PIECES, int SIZE, class T>
 inline __attribute__((always_inline)) void
 row_forward(const T* x, T* y, std::uint8_t* which, std::int64_t row, std::int64_t P,
             const Pooling& shape, const Dropout* dropout, DropWords& words) {
-    const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
+    const std::int64_t H = shape.H, W = shape.W, C = shape.C, Ho = shape.Ho, Wo = shape.Wo,
+                       size = shape.size, stride = shape.stride, pad = shape.pad;
     const std::int64_t n = row / Ho, top = row % Ho * stride - pad;
     const std::int64_t h = std::max<std::int64_t>(top, 0), rows = std::min(top + size, H) - h;
     for (std::int64_t wo = 0; wo < Wo; ++wo) {
@@ -200,7 +201,8 @@ run_backward(const T* dy, const Which* which, T* dx, float scale, const Run& run
 template <int PIECES, int SIZE, int STRIDE, class T, class Which>
 void backward(const T* dy, const Which* which, T* dx, float scale, std::int64_t P,
               const Pooling& shape) {
-    const auto [N, H, W, C, Ho, Wo, size, stride, pad] = shape;
+    const std::int64_t N = shape.N, H = shape.H, W = shape.W, C = shape.C, Ho = shape.Ho,
+                       Wo = shape.Wo, size = shape.size, stride = shape.stride, pad = shape.pad;
     const std::int64_t reach = (size + stride - 1) / stride - 1;  // earlier windows over a run
 #pragma omp parallel for schedule(static) if (N * H * W * P * C > SERIAL)
     for (std::int64_t row = 0; row < N * H; ++row) {
