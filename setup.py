@@ -6,9 +6,11 @@ is linked against oneDNN's wheel, elsewhere and with LSUV_ONEDNN=0 it has produc
 oneDNN's place. Without a compiler the installation goes on without the extension: the program then
 runs on the device `numpy`, and says so (kernels.ops_for).
 
-LSUV_ARCH names the processor to build for, as -march takes it, such as x86-64-v3; by default it is
-the one that builds. LSUV_SANITIZE=address,undefined or =thread builds the extension, without
-oneDNN, so that it checks itself, which tests/sanitizers/run.py asks for.
+LSUV_ARCH names the processor to build for, as -march takes it, such as x86-64-v3; by default it
+is the one that builds. x86-64-v3,x86-64-v4 makes an extension of each, for a wheel that others
+install: kernels/cpu/__init__.py loads the best that runs.
+LSUV_SANITIZE=address,undefined or =thread builds the extension, without oneDNN, so that it checks
+itself, which tests/sanitizers/run.py asks for.
 Read next: kernels/cpu/native/module.cpp.
 """
 
@@ -39,7 +41,6 @@ MACHINE = platform.machine().lower()
 FLAG = "-march=" if MACHINE in ("x86_64", "amd64", "i686") else "-mcpu="
 COMPILE = [
     "-O3",
-    *([FLAG + ARCH] if ARCH != "native" or platform.system() != "Darwin" else []),
     "-std=c++17",
     "-fvisibility=hidden",
     "-g0",
@@ -117,8 +118,8 @@ def openmp() -> tuple[list[str], list[str]]:
     return [], []
 
 
-def extension(name: str = "kernels.cpu._native", folder: Path = NATIVE) -> Extension:
-    """The extension, pointed at pybind11, and at oneDNN's header and library in their wheels where
+def extension(name: str, folder: Path = NATIVE, arch: str = ARCH) -> Extension:
+    """An extension, pointed at pybind11, and at oneDNN's header and library in their wheels where
     they fit.
 
     No rpath is set: under pip's build isolation the library found here is gone after the build.
@@ -145,7 +146,12 @@ def extension(name: str = "kernels.cpu._native", folder: Path = NATIVE) -> Exten
         library_dirs=libraries,
         libraries=["dnnl"] if FITS else [],
         define_macros=[("LSUV_ONEDNN", "1" if FITS else "0")],
-        extra_compile_args=[*COMPILE, *compile_openmp, *checked],
+        extra_compile_args=[
+            *COMPILE,
+            *([FLAG + arch] if arch != "native" or platform.system() != "Darwin" else []),
+            *compile_openmp,
+            *checked,
+        ],
         extra_link_args=[*link_openmp, *[f"-fsanitize={SANITIZE}"] * bool(SANITIZE)],
         language="c++",
         optional=not SANITIZE,
@@ -173,13 +179,14 @@ class BuildNative(build_ext):
                 return list(pool.map(lambda source: compile_one(source, arguments), sources))
 
         self.compiler.compile = compile_parallel
+        temp, self.build_temp = self.build_temp, str(Path(self.build_temp) / ext.name)
         try:
             super().build_extension(ext)
         except Exception:
             without_extension(f"the C++ compiler {self.compiler.compiler_so[0]} failed")
             raise  # optional=True turns it into a warning
         finally:
-            self.compiler.compile = compile_all
+            self.compiler.compile, self.build_temp = compile_all, temp
 
 
 def without_extension(reason: str) -> None:
@@ -191,7 +198,10 @@ def without_extension(reason: str) -> None:
 
 def extensions() -> list[Extension]:
     try:
-        native = extension()
+        if "," in ARCH:
+            folders = {arch.replace("-", "_"): arch for arch in ARCH.split(",")}
+            return [extension(f"kernels.cpu.{f}._native", arch=a) for f, a in folders.items()]
+        native = extension("kernels.cpu._native")
         if not SANITIZE:
             return [native]
         planted = extension("tests.sanitizers.planted", Path("tests/sanitizers"))  # must be found

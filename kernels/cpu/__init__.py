@@ -7,14 +7,29 @@ Read next: kernels/cpu/ops.py.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import importlib.machinery
 import importlib.metadata
 import os
+import re
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 WHEEL = "onednn-cpu-gomp"
 LIBRARY = "libdnnl.so.3"
 REMEDY = f"pip install {WHEEL}==2023.2.0"
+# What Linux calls the instructions that these processors have beside SSE, best first.
+PROCESSORS = {
+    "x86_64_v4": {
+        "avx2",
+        "fma",
+        "bmi2",
+        *(f"avx512{part}" for part in ("f", "bw", "cd", "dq", "vl")),
+    },
+    "x86_64_v3": {"avx2", "fma", "bmi2"},
+    "x86_64_v2": {"sse4_2", "popcnt"},
+}
 SPINS = "10000"  # about 0.1 ms: longer than Python's pause between two kernels
 
 
@@ -66,22 +81,42 @@ def _short_spins():
             del os.environ["GOMP_SPINCOUNT"]
 
 
-def _load():
-    """The extension module, or NativeError."""
-    if importlib.machinery.PathFinder.find_spec("kernels.cpu._native", __path__) is None:
+def _name(folders: list[str], cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The extension's module; of a wheel for several processors (setup.py) the best that runs."""
+    find = importlib.machinery.PathFinder.find_spec
+    if find("kernels.cpu._native", folders):
+        return "kernels.cpu._native"
+    built = [name for name in PROCESSORS if any((Path(f) / name).is_dir() for f in folders)]
+    if not built:
         raise NativeError(
             "the native extension is not built for this Python (no C++ compiler when it was "
             "installed)",
             "install g++, then lsuv-engine again; pip -v says why",
         )
+    flags = re.search(r"^flags\s*:(.*)", cpuinfo.read_text(), re.M) if cpuinfo.exists() else None
+    has = set(flags[1].split()) if flags else set()
+    for name in built:
+        if has >= PROCESSORS[name]:
+            return f"kernels.cpu.{name}._native"
+    lacks = " and no ".join(sorted(PROCESSORS[built[-1]] - has))
+    raise NativeError(
+        f"this processor has no {lacks}, which the installed wheel was built for",
+        "install lsuv-engine from its source, with g++",
+    )
+
+
+def _load():
+    """The extension module, or NativeError."""
+    name = _name(list(__path__))
     with _short_spins():
         _preload()
         try:
-            from kernels.cpu import _native
+            module = importlib.import_module(name)
         except ImportError as error:
             remedy = REMEDY if LIBRARY in str(error) else "install lsuv-engine again"
             raise NativeError(f"the native extension does not load ({error})", remedy) from error
-    return _native
+    sys.modules[f"{__name__}._native"] = module
+    return module
 
 
 _native = _load()

@@ -457,6 +457,29 @@ def test_a_missing_extension_is_named_with_its_remedy():
     )
 
 
+@needs_cpu
+@pytest.mark.parametrize(
+    "flags, wanted",
+    [
+        ("fma avx2 bmi2 avx512f avx512bw avx512cd avx512dq avx512vl", "x86_64_v4"),
+        ("fma avx2 bmi2 avx512f", "x86_64_v3"),
+        ("avx2 bmi2", None),
+    ],
+)
+def test_of_a_wheel_for_several_processors_the_best_is_loaded_that_runs(tmp_path, flags, wanted):
+    from kernels.cpu import NativeError, _name
+
+    for name in ("x86_64_v3", "x86_64_v4"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: sse {flags}\n")
+    if wanted:
+        found = _name([str(tmp_path)], tmp_path / "cpuinfo")
+        assert found == f"kernels.cpu.{wanted}._native"
+    else:
+        with pytest.raises(NativeError, match="this processor has no fma, which the installed"):
+            _name([str(tmp_path)], tmp_path / "cpuinfo")
+
+
 @pytest.mark.parametrize(
     "libc, wish, command",
     [
