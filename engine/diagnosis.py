@@ -12,6 +12,8 @@ from engine.data.feed import Feed
 from engine.layers import Layer
 from kernels.clock import LOSS
 
+NOWHERE = "the gradient's norm"  # where every part of it is finite, and their squares' sum is not
+
 
 def first_not_finite(net, feed: Feed) -> str:
     """Text such as "the output of conv22" for the step that the net's clock is latched at.
@@ -49,7 +51,7 @@ def first_in_step(net) -> str:
         for p in net.named_params().values()
         if not _finite(net, p.gradient)
     ]
-    return [*sides, *behind, *others, "the gradient's norm"][0]
+    return [*sides, *behind, *others, NOWHERE][0]
 
 
 def first_in_forward(net, train: bool) -> str | None:

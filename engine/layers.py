@@ -743,6 +743,7 @@ class BatchNorm(Layer):
     ):
         super().__init__(name)
         self.fraction, self.eps, self.affine = fraction, eps, affine
+        self.deferred = False  # whether another calls `track`, which sees more of the batch
 
     def setup(self, plan, in_shape):
         plan.need(
@@ -783,9 +784,21 @@ class BatchNorm(Layer):
     def backward(self, dy):
         if self.frozen:
             return None
+        if not self.deferred:
+            self.track(self.mean, self.rstd)
+        if self.affine:  # dy of what was normalised takes the place of y, which nobody reads now
+            dnormal = None if self.dx is None else self.y
+            self.ops.scale_backward(dy, self.normal, self.scale, dnormal, self.dscale, self.dshift)
+            dy = dnormal
+        if self.dx is not None:
+            self.ops.batchnorm_backward(dy, self.normal, self.rstd, self.dx)
+        return self.dx
+
+    def track(self, mean, rstd) -> None:
+        """Take up the statistics of a batch of this size in the running ones."""
         self.ops.batchnorm_running(
-            self.mean,
-            self.rstd,
+            mean,
+            rstd,
             self.running_mean,
             self.running_var,
             self.weight,
@@ -794,10 +807,3 @@ class BatchNorm(Layer):
             self.eps,
             self.clock,
         )
-        if self.affine:  # dy of what was normalised takes the place of y, which nobody reads now
-            dnormal = None if self.dx is None else self.y
-            self.ops.scale_backward(dy, self.normal, self.scale, dnormal, self.dscale, self.dshift)
-            dy = dnormal
-        if self.dx is not None:
-            self.ops.batchnorm_backward(dy, self.normal, self.rstd, self.dx)
-        return self.dx

@@ -5,6 +5,7 @@ Read next: engine/diagnosis.py, who is to blame for a score that is none.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,11 +33,12 @@ class Scores:
 
 
 def score(
-    net, images: Resident, stop: Callable[[], bool] = lambda: False, passes: int = 1
+    net, images: Resident, stop: Callable[[], bool] = lambda: False, passes: int = 1, ranks=None
 ) -> Scores | None:
     """All these images, such as a feed's `test`, through the net as it is; None if `stop()` became
     true on the way. Of a net that draws, several passes: of an image's probabilities their mean
-    counts, and the loss is its logarithm's.
+    counts, and the loss is its logarithm's. ranks: of engine/run/ranks.py, among which the batches
+    are dealt out; each has the same scores, for any number of them.
 
     The clock is given back as it was, so a training run goes on as if nothing had been; and a loss
     that is not finite latches nothing."""
@@ -45,7 +47,7 @@ def score(
     before = read_clock(net)
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # counted, and named
-            return _score(net, images, before.copy(), stop, passes)
+            return _score(net, images, before.copy(), stop, passes, ranks)
     finally:
         write_clock(net, before)
 
@@ -85,45 +87,70 @@ def probabilities(net, images: Resident, number: int, batches: int, passes: int)
     return np.mean(found, axis=0)
 
 
+class Scored(NamedTuple):
+    """What one batch adds to the scores. likely: where there are several passes, what they make of
+    the true classes."""
+
+    number: int
+    loss: float  # the sum of its images'; nan where it is not finite
+    seen: int
+    right: int
+    scored: int
+    where: str | None
+    likely: np.ndarray | None
+
+
 def _score(
-    net, images: Resident, clock: np.ndarray, stop: Callable[[], bool], passes: int
+    net, images: Resident, clock: np.ndarray, stop: Callable[[], bool], passes: int, ranks
 ) -> Scores | None:
-    zero_sums(clock)
-    write_clock(net, clock)
     classes = net.classes if net.loss.counts else 0
-    confusion, where = np.zeros((classes, classes), np.int64), None
-    batches, right, scored, likely = -(-images.count // net.batch), 0, 0, []
-    for number in range(batches):
-        if stop():
-            return None
+    confusion = np.zeros((classes, classes), np.int64)
+    batches, stopped = -(-images.count // net.batch), False
+    mine: list[Scored] = []
+    for number in range(batches) if ranks is None else range(ranks.rank, batches, ranks.size):
+        stopped = stop()
+        if stopped:
+            break
         rows = np.arange(images.count)[number * net.batch :][: net.batch]
         truth = images.truth[rows]
+        zero_sums(clock)
+        write_clock(net, clock)
         images.batch(rows, number)
         scores = net.forward(train=False)
         net.evaluate_loss(train=False)
         scores = net.ops.tohost(scores)[: len(rows)].astype(net.dtype)
         good = np.isfinite(scores.reshape(len(rows), -1)).all(axis=1)
-        if where is None and not (good.all() and read_clock(net)[FINITE]):
+        after, where, right, likely = read_clock(net), None, 0, None
+        if not (good.all() and after[FINITE]) and not any(one.where for one in mine):
             where = first_in_forward(net, train=False) or "the loss"
         if classes:
-            right += int((scores.argmax(axis=1) == truth)[good].sum())
+            right = int((scores.argmax(axis=1) == truth)[good].sum())
             if passes > 1:
                 scores = probabilities(net, images, number, batches, passes)
                 good &= np.isfinite(scores).all(axis=1)
-                likely.append(scores[np.arange(len(rows)), truth])
+                likely = scores[np.arange(len(rows)), truth]
             np.add.at(confusion, (truth[good], scores[good].argmax(axis=1)), 1)
-        scored += int(good.sum())
-    after = read_clock(net)
-    loss = after[LOSS_SUM] / after[SEEN] if after[FINITE] and after[SEEN] else float("nan")
+        loss = after[LOSS_SUM] if after[FINITE] else np.nan
+        scored = int(good.sum())
+        mine.append(Scored(number, loss, int(after[SEEN]), right, scored, where, likely))
+    parts = [(stopped, mine, confusion)]
+    if ranks is not None:
+        parts = ranks.gather(parts[0])
+    if any(stopped for stopped, *_ in parts):
+        return None
+    found = sorted((one for _, ones, _ in parts for one in ones), key=lambda one: one.number)
+    confusion = np.sum([confusion for *_, confusion in parts], axis=0)
+    seen = sum(one.seen for one in found)
+    loss = sum(one.loss for one in found) / seen if seen else float("nan")
     if passes > 1 and np.isfinite(loss):
-        loss = -np.log(np.maximum(np.concatenate(likely), 1e-15)).mean()
+        loss = -np.log(np.maximum(np.concatenate([one.likely for one in found]), 1e-15)).mean()
     return Scores(
         float(loss),
         int(confusion.trace()) / images.count,
         confusion,
-        images.count - scored,
-        where,
-        right / images.count,
+        images.count - sum(one.scored for one in found),
+        next((one.where for one in found if one.where), None),
+        sum(one.right for one in found) / images.count,
     )
 
 

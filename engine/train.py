@@ -32,6 +32,7 @@ from engine.net import Net
 from engine.optimizers import Optimizer, optimizer_of
 from engine.run.folder import default_name, new_folder
 from engine.run.logs import kinds_of
+from engine.run.ranks import Alone, joined
 from engine.run.session import Session, Work, new_run, resume, several_runs
 from engine.run.teacher import taught
 from engine.run.weights import transfer
@@ -62,7 +63,7 @@ def assemble(s: Settings, data, ops) -> tuple[Net, Feed, Optimizer]:
     loss = loss_of(s)
     if s.teacher:
         layers, loss, teacher = taught(s, layers, data, ops, KNOWN, build)
-    net = Net(layers, loss, ops, data.in_shape, s.batch, s.seed, precision=s.precision)
+    net = Net(layers, loss, ops, data.in_shape, s.shard, s.seed, precision=s.precision)
     for names in (s.freeze or "").split(",") if s.freeze else ():
         net.freeze(names.strip())
     if all(p.layer.frozen for p in net.named_params().values()):
@@ -84,7 +85,7 @@ def first_weights(s: Settings, net: Net, feed: Feed):
     net.resize(s.lsuv_batch)
     options = s.lsuv_options()
     report = initialise(net, s.init, feed.first_batches(), s.seed, s.act, new=new, **options)
-    net.resize(s.batch)
+    net.resize(s.shard)
     if new is not None:
         are = "is" if len(new) == 1 else "are"
         kept = f"all but {', '.join(new)}, which {are} new" if new else "all"
@@ -93,14 +94,18 @@ def first_weights(s: Settings, net: Net, feed: Feed):
     return report
 
 
-def one_step(net: Net, feed: Feed, optimizer: Optimizer, rates, last: bool = True) -> None:
+def one_step(
+    net: Net, feed: Feed, optimizer: Optimizer, rates, last: bool = True, parts=lambda: (None,)
+) -> None:
     """A training step: a batch, forward, loss, backward, update. rates: of these steps, on the
-    device. last: with --accumulate, whether the step is the last one before an update. Nothing is
-    read back, so that a device may record a step and replay it."""
-    feed.train_batch()
-    net.forward(train=True)
-    net.evaluate_loss()
-    net.backward()
+    device. last: with --accumulate, whether the step is the last one before an update. parts: of
+    engine/run/shards.py, where the batch has several. Nothing is read back, so that a device may
+    record a step and replay it."""
+    for _ in parts():
+        feed.train_batch()
+        net.forward(train=True)
+        net.evaluate_loss()
+        net.backward()
     optimizer.step(last)
     net.ops.advance(net.clock, rates)
 
@@ -120,14 +125,14 @@ def train(run: Session) -> bool:
     net, feed, policy = run.net, run.feed, run.settings.policy
     for epoch in run.epochs():
         table = rates(policy, epoch.first, epoch.end - epoch.first + 1, run.optimizer.accumulate)
-        device_table = feed.start(run.progress.clock, epoch.first, epoch.end, table)
+        device_table = run.shards.start(feed, run.progress, epoch.first, epoch.end, table)
         if run.settings.momentum_policy:
             run.optimizer.momentum = by_epoch(run.settings.momentum_policy, epoch.number)
         if run.settings.share_policy and isinstance(net.loss, DistillationLoss):
             net.loss.share = by_epoch(run.settings.share_policy, epoch.number)
         if run.settings.head_policy:
             net.pace_heads(by_epoch(run.settings.head_policy, epoch.number))
-        step = partial(one_step, net, feed, run.optimizer, device_table)
+        step = partial(one_step, net, feed, run.optimizer, device_table, parts=run.shards.parts)
         part, whole = net.ops.captured(partial(step, last=False)), net.ops.captured(step)
         for number in run.steps(epoch):
             (whole if run.optimizer.updates_at(number) else part)()
@@ -140,35 +145,39 @@ def train(run: Session) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    with save_ignored():
-        return start(argv)
+    with save_ignored(), joined() as ranks:
+        return start(argv, ranks)
 
 
-def start(argv: list[str] | None) -> int:
+def start(argv: list[str] | None, ranks: Alone) -> int:
     args = options.train_parser(KNOWN, __doc__.split("\n\n`assemble`")[0]).parse_args(argv)
     options.check(args, KNOWN)
     kinds_of(args.log)
-    work = Work(KNOWN, ops_for, assemble, first_weights, train)
+    work = Work(KNOWN, ops_for, assemble, first_weights, train, ranks)
     if args.resume is not None:
         options.check_resume(args)
         resume(work, args)
         return 0
-    ops = ops_for(
-        args.device or "auto", args.threads, args.precision or "fp32", not args.nondeterministic
-    )
+    ranks.need_divisor(args.shards or 1)
+    choice = args.precision or "fp32", not args.nondeterministic
+    ops = ops_for(args.device or "auto", args.threads, *choice)
+    if ranks.size > 1 and args.threads is None and ops.threads:
+        ops = ops_for(ops.name, ranks.share(ops.threads), *choice)
+    ranks.need_equal(ops.description)
     args.teacher = args.teacher and str(weights(args.teacher))
     model = NETS[args.net or DEFAULTS["net"]]
     if args.summary:
         print_line(summary(args, model, ops))
         return 0
-    data = load_data(
-        args.data or "auto",
-        args.data_dir,
-        args.limit,
-        wanted=model.data,
-        size=model.in_shape,
-        report=log_line,
-        follow_links=bool(args.follow_links),
+    load = partial(load_data, args.data or "auto", args.data_dir, args.limit)
+    data = ranks.in_turn(
+        partial(
+            load,
+            wanted=model.data,
+            size=model.in_shape,
+            report=partial(ranks.first, log_line),
+            follow_links=bool(args.follow_links),
+        )
     )
     data = options.prepared(args, KNOWN, data)
     stages = [
@@ -176,7 +185,7 @@ def start(argv: list[str] | None) -> int:
         for s, origins in options.resolve(args, KNOWN, data)
     ]
     s, origins = stages[0]
-    out = new_folder(args.out or default_name(s.net, s.init))
+    out = ranks.told(lambda: new_folder(args.out or default_name(s.net, s.init)))
     print_settings(s, origins, data, ops)
     if (args.runs or 1) == len(stages) == 1:
         new_run(work, s, origins, data, ops, out)

@@ -35,6 +35,7 @@ MAY = {
     "kernels/emulated/double": {"cupy", "cupy_backends", "cudnn"},  # likewise
     "engine": {"numpy", "safetensors", "pooch", "PIL", "rich", "filelock", "engine"} | SAME,
     "engine/run/logs": {"tensorboardX"},  # likewise
+    "engine/run/ranks": {"mpi4py"},  # likewise
     "engine/plot": {"matplotlib", "lsuv.picture"},
     "lsuv": {"numpy", "engine", "lsuv"} | SAME,
     "lsuv/picture": {"matplotlib"},
@@ -102,6 +103,7 @@ def test_rooms_import_only_what_their_floor_allows():
             "kernels/cuda",
             "kernels/emulated/double",
             "engine/run/logs",
+            "engine/run/ranks",
             "engine/plot",
             "lsuv/picture",
             "lsuv/torch",

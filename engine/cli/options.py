@@ -197,6 +197,13 @@ def train_parser(known: Known, description: str) -> Parser:
         type=float,
         help="the policy's rate, before it is lowered; of several stages the first one's",
     )
+    add(
+        "--shards",
+        metavar="N",
+        type=int,
+        help="a step's batch is computed in N equal parts, a power of two, which mpiexec -n may "
+        f"deal out to up to N processes: the result is the same (default: {DEFAULTS['shards']})",
+    )
     add("--optimizer", metavar="NAME", help=f"{one_of(OPTIMIZERS)} (default: recipe)")
     for name, hyper in HYPER.items():
         owners = [kind for kind in OPTIMIZERS if name in OPTIMIZERS[kind].options]
@@ -424,6 +431,17 @@ def of_stage(args: argparse.Namespace, known: Known, data, whole, k: int):
                 f"{option(name)} {values[name]} is more than the {images} training "
                 f"images of {data.name}; give a smaller one, or raise --limit"
             )
+    shards = values["shards"]
+    if shards > 0 and values["batch"] % shards:
+        raise InputError(
+            f"--shards {shards}: a batch of {values['batch']} is no multiple of it; give --batch "
+            f"{-(-values['batch'] // shards) * shards}"
+        )
+    if "lr" not in typed and values["batch"] > recipe.batch:
+        origins["lr"] += (
+            f"; it stays with a batch {values['batch'] / recipe.batch:g} times the recipe's, where "
+            "others multiply it and warm up"
+        )
     parts = int(hyper["accumulate"])
     steps = steps_of(values["epochs"], images, values["batch"], parts, share)
     updates = steps // parts

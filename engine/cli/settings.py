@@ -27,6 +27,7 @@ DEFAULTS: dict[str, Any] = {
     "data": "auto",
     "device": "auto",
     "precision": "fp32",
+    "shards": 1,
     "seed": 0,
     "lsuv_mode": "same",
     "lsuv_tol": 0.05,
@@ -72,11 +73,13 @@ YOUNGER |= {
     "student_temperature": 3.0,
     "share_policy": None,
     "distort": 0.0,
+    "shards": 1,
 }
 YOUNGER |= {name: HYPER[name].default for name in ("ema", "accumulate", "floor")}
 RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "epochs": ("0 or more", lambda v: v >= 0),
     "batch": ("1 or more", lambda v: v >= 1),
+    "shards": ("a power of two", lambda v: v > 0 and int(v).bit_count() == 1),
     "lr": ("above 0", lambda v: v > 0),
     "input_scale": ("above 0", lambda v: v > 0),
     "limit": ("1 or more", lambda v: v >= 1),
@@ -130,6 +133,7 @@ class Settings:
     the recipe has one; a later stage starts from the weights of the one before. `teacher` is the
     run that the net learns from, if there is one, too: its scores, at those temperatures, with
     `share_policy` their share by epoch; or, where `hints` names a layer of each, what that gives.
+    `shards`: the equal parts of a batch, by engine/run/shards.py.
     `hyper` holds the optimizer's own numbers, and each is an attribute too: s.momentum."""
 
     net: str
@@ -155,6 +159,7 @@ class Settings:
     optimizer: str
     epochs: float
     batch: int
+    shards: int
     steps: int
     lr: float
     policy: dict
@@ -224,6 +229,11 @@ class Settings:
         """Steps that make an update."""
         return int(self.accumulate)
 
+    @property
+    def shard(self) -> int:
+        """Images in a shard of a step."""
+        return self.batch // self.shards
+
     def trained_on(self, images: int) -> int:
         """How many of a set's training images are: all but those held out."""
         return images - (held(images, self.validation) if self.validation else 0)
@@ -278,6 +288,7 @@ class Settings:
         for name, fits, wanted in (
             ("batch", self.batch <= images, f"at most the {images} training images"),
             ("lsuv_batch", self.lsuv_batch <= images, f"at most the {images} training images"),
+            ("shards", self.batch % self.shards == 0, f"a divisor of the batch, {self.batch}"),
             ("move", 0 <= self.move <= border, f"from 0 to the border, {border}"),
             (
                 "steps",

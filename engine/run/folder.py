@@ -190,16 +190,19 @@ def read_json(path: Path):
         raise InputError(f"{path}: cannot be read ({error}); put the run's own file back") from None
 
 
-def need_progress(progress: dict, step: int, ends: Iterable[int], path: Path) -> dict:
+def need_progress(
+    progress: dict, step: int, ends: Iterable[int], path: Path, shards: int = 1
+) -> dict:
     """What a checkpoint says of the run up to its step, if it can be so. InputError.
 
-    ends: the steps at which the run's epochs end."""
-    if missing := sorted(set(PROGRESS) - set(progress)):
+    ends: the steps at which the run's epochs end. shards: of a step."""
+    kinds = PROGRESS | ({"sums": list} if shards > 1 else {})
+    if missing := sorted(set(kinds) - set(progress)):
         raise InputError(
             f"{path}: its progress lacks {', '.join(missing)}; it was written by "
             "another version of this program, resume with that one"
         )
-    need(progress, PROGRESS, path)
+    need(progress, kinds, path)
     rows, kind = progress["rows"], ROW
     if rows and isinstance(rows[0], dict) and "validation_loss" in rows[0]:
         kind = VALIDATED_ROW
@@ -207,10 +210,13 @@ def need_progress(progress: dict, step: int, ends: Iterable[int], path: Path) ->
     ends = [0, *islice(ends, len(rows) + 1)]
     try:
         clock = [float.fromhex(value) for value in progress["clock"]]
+        sums = [[float.fromhex(value) for value in row] for row in progress.get("sums", [])]
     except (TypeError, ValueError, OverflowError):
-        clock = []
+        clock, sums = [], []
     if (
         len(clock) != SIZE
+        or (shards > 1 and [len(row) for row in sums] != [3] * shards)
+        or not all(math.isfinite(value) for row in sums for value in row)
         or not all(map(math.isfinite, clock))
         or clock[STEP] != step
         or [row["step"] for row in rows] != ends[1 : len(rows) + 1]
@@ -230,7 +236,7 @@ def need_progress(progress: dict, step: int, ends: Iterable[int], path: Path) ->
             f"{path}: its progress is not that of this run at step {step}; put the "
             "run's own file back"
         )
-    return {key: progress[key] for key in PROGRESS}
+    return {key: progress[key] for key in kinds}
 
 
 def refuse_other_data(record: dict, data, folder: Path) -> None:

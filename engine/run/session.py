@@ -4,7 +4,8 @@ engine/train.py has the loop; here is what stands around it, so that it can be r
 the run as it stands between two steps. Nothing of the rooms above is imported: a command hands over
 what a session needs of them as `Work`.
 
-Read next: engine/run/teacher.py, engine/run/logs.py, and engine/run/folder.py, where all is kept.
+Read next: engine/run/ranks.py, engine/run/teacher.py, engine/run/logs.py, and engine/run/folder.py,
+where all is kept.
 """
 
 import math
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +37,6 @@ from engine.cli.settings import MAY_CHANGE, Known, Settings
 from engine.data import NAMES
 from engine.data import load as load_data
 from engine.data.feed import Feed, read_clock, zero_sums
-from engine.diagnosis import first_not_finite
 from engine.errors import InputError, NotFinite, RunError
 from engine.net import Net
 from engine.optimizers import Optimizer
@@ -44,9 +45,13 @@ from engine.run import folder as run_folder
 from engine.run.files import NoRoom, keep, plain, sweep, write_json
 from engine.run.lock import hold
 from engine.run.logs import Logs
+from engine.run.ranks import Alone
+from engine.run.shards import SUMS, Shards
 from engine.schedules import rates
 from engine.scoring import Scores, need_statistics, score
 from kernels.clock import CORRECT_SUM, FINITE, LOSS_SUM, SEEN, STEP, new_clock
+
+ALONE = Alone()
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,15 @@ class Work:
     """What a command hands over of the rooms that a session does not import.
 
     assemble(settings, data, ops) -> net, feed, optimizer. first_weights(settings, net, feed) ->
-    report. train(session) -> whether it came to the end."""
+    report. train(session) -> whether it came to the end. ranks: the processes that do it together.
+    """
 
     known: Known
     ops_for: Callable
     assemble: Callable[[Settings, Any, Any], tuple[Net, Feed, Optimizer]]
     first_weights: Callable[[Settings, Net, Feed], Any]
     train: Callable[["Session"], bool]
+    ranks: Alone = ALONE
 
 
 @dataclass
@@ -74,6 +81,7 @@ class Progress:
     epoch_training: float = 0.0  # of them in the unfinished epoch
     epoch_images: int = 0
     seconds: float = 0.0  # of everything
+    sums: np.ndarray = field(default_factory=lambda: np.zeros((1, 3)))  # the clock's, of each shard
 
     def count(self, clock: np.ndarray, batch: int, seconds: float) -> None:
         """Take up the steps from the last count to this clock, which took so many seconds."""
@@ -83,13 +91,17 @@ class Progress:
         self.training, self.epoch_training = self.training + seconds, self.epoch_training + seconds
 
     def as_dict(self) -> dict:
-        return {**vars(self), "clock": [float(value).hex() for value in self.clock]}
+        values = {**vars(self), "clock": [float(value).hex() for value in self.clock]}
+        sums = [[float(value).hex() for value in row] for row in values.pop("sums")]
+        return values | ({"sums": sums} if len(sums) > 1 else {})
 
     @classmethod
     def from_dict(cls, values: dict) -> "Progress":
         """What `as_dict` gave, as `run_folder.need_progress` has seen it."""
         clock = np.array([float.fromhex(value) for value in values["clock"]])
-        return cls(**{**values, "clock": clock})
+        sums = values.get("sums") or [[values["clock"][place] for place in SUMS]]
+        sums = np.array([[float.fromhex(value) for value in row] for row in sums])
+        return cls(**{**values, "clock": clock, "sums": sums})
 
 
 class Epoch(NamedTuple):
@@ -123,12 +135,14 @@ class Session:
         folder: Path,
         progress: Progress,
         asked: Signals,
+        ranks: Alone = ALONE,
     ):
         self.settings, self.net, self.feed, self.optimizer = s, net, feed, optimizer
         self.folder, self.progress, self.asked = folder, progress, asked
         self.before, self.began = progress.seconds, time.perf_counter()
         self.show = ProgressBar(s.steps, int(progress.clock[STEP]), s.device)
         self.logs = Logs(s.log, folder)
+        self.ranks, self.shards = ranks, Shards(net, s.shards, ranks)
 
     def __enter__(self) -> "Session":
         self.show.__enter__()
@@ -163,14 +177,15 @@ class Session:
         self.start = last_look = time.perf_counter()
         for step in range(epoch.first, epoch.end):
             yield step
-            if self.asked.stop():
+            stop, save, finite = self.shards.hear(self.asked)
+            if stop or not finite:
                 break
-            if self.asked.save:
+            if save:
                 self.count(epoch)
                 self.save()
                 self.start = last_look = time.perf_counter()
             elif time.perf_counter() - last_look > 1:
-                clock, last_look = read_clock(self.net), time.perf_counter()
+                clock, last_look = self.shards.look(), time.perf_counter()
                 if not clock[FINITE]:
                     break
                 images = (clock[STEP] - self.progress.clock[STEP]) * self.settings.batch
@@ -185,21 +200,22 @@ class Session:
     def count(self, epoch: Epoch) -> None:
         """Take up the steps done since the last count."""
         self.net.ops.synchronize()
-        clock, seconds = read_clock(self.net), time.perf_counter() - self.start
+        (clock, sums), seconds = self.shards.read(), time.perf_counter() - self.start
         if not clock[FINITE]:  # that step is repeated, looking
-            where = first_not_finite(self.net, self.feed)
+            where = self.shards.first_not_finite(self.feed)
             raise NotFinite(
                 f"loss or gradient is not finite at step {int(clock[STEP])} (epoch "
                 f"{epoch.number}): first seen in {where}; {self.advice()}"
             )
         self.progress.count(clock, self.settings.batch, seconds)
+        self.progress.sums = sums
 
     def score(self) -> Scores | None:
         """Of the images held out for validation, else of the test set; None if a signal asks to
         stop."""
         images = self.feed.validation or self.feed.test
         with self.optimizer.averaged():
-            return None if self.asked.stop() else score(self.net, images, self.asked.stop)
+            return score(self.net, images, self.asked.stop, ranks=self.ranks)
 
     @property
     def best(self) -> int:
@@ -216,6 +232,7 @@ class Session:
         self.require_finite(tested, f"after step {epoch.end} (epoch {epoch.number})")
         s, past = self.settings, self.progress
         past.seconds, clock = self.seconds, past.clock
+        self.shards.need_equal(epoch.end)
         row = {
             "epoch": epoch.number,
             "step": epoch.end,
@@ -228,11 +245,12 @@ class Session:
             "seconds": past.seconds,
         }
         past.rows.append(row)
-        run_folder.write_metrics(self.folder, past.rows)
-        self.logs.epoch(past.rows)
+        self.ranks.first(run_folder.write_metrics, self.folder, past.rows)
+        self.ranks.first(self.logs.epoch, past.rows)
         self.show.step(epoch.end, epoch.number, row["train_loss"], row["images_per_second"])
         self.show.line(epoch_line(row, s.epochs, s.device))
         zero_sums(clock)
+        past.sums[...] = 0
         past.epoch_training, past.epoch_images = 0.0, 0
         self.save()
         self.keep_best()
@@ -240,7 +258,8 @@ class Session:
     def keep_best(self) -> None:
         """Give the checkpoint just written a second name where its epoch is the best so far."""
         if self.feed.validation and self.best == len(self.progress.rows):
-            keep(self.folder / run_folder.CHECKPOINT, self.folder / run_folder.BEST)
+            names = run_folder.CHECKPOINT, run_folder.BEST
+            self.ranks.first(keep, *(self.folder / name for name in names))
 
     def test(self) -> Scores | None:
         """Of the test set, at the end, in all passes: with the best epoch's weights, where
@@ -248,13 +267,12 @@ class Session:
         passes = self.settings.passes
         weights: AbstractContextManager = self.optimizer.averaged()
         if self.feed.validation and self.progress.rows:
-            saved = checkpoint.read(self.folder, self.show.line, best=True)
+            saved = self.ranks.told(checkpoint.read, self.folder, self.show.line, True)
             checkpoint.restore(saved, self.net)
             self.show.line(f"epoch {self.best} is the best by validation; its weights are kept")
             weights = nullcontext()
         with weights:
-            stop = self.asked.stop
-            scores = None if stop() else score(self.net, self.feed.test, stop, passes)
+            scores = score(self.net, self.feed.test, self.asked.stop, passes, self.ranks)
         if scores and passes > 1:
             print_line(passes_line(scores, passes))
         return scores
@@ -262,7 +280,8 @@ class Session:
     def save(self) -> None:
         self.progress.seconds = self.seconds
         step, s, data = int(self.progress.clock[STEP]), self.settings, self.feed.data
-        checkpoint.save(
+        write = partial(
+            checkpoint.save,
             self.folder,
             self.net,
             self.optimizer,
@@ -273,6 +292,7 @@ class Session:
             data_tensors=data.preprocessing.tensors(),
             progress=self.progress.as_dict(),
         )
+        self.ranks.first(write)
         if self.asked.save:
             self.asked.save = False
             self.show.line(f"saved as SIGUSR1 asked, step {step} of {s.steps}")
@@ -289,7 +309,7 @@ class Session:
         clip = f"--clip ({s.clip:g})" if s.clip else "set --clip 1"
         text = f"lower --lr ({s.lr:g}) or {clip}, or try another --init ({s.init})"
         with suppress(InputError):  # where none can be read any more
-            saved = checkpoint.read(self.folder)
+            saved = self.ranks.told(checkpoint.read, self.folder)
             text += f"; the last good checkpoint is {saved.path}, step {saved.step}"
         return text
 
@@ -306,7 +326,8 @@ def new_run(
     """Initialise and train in a new folder -> the run's record, as run.json holds it.
 
     series: where this is one of several runs, what each runs.json above it holds."""
-    start, data = carried(s, data, folder)
+    ranks = work.ranks
+    start, data = carried(s, data, folder, ranks)
     net, feed, optimizer = work.assemble(s, data, ops)
     if not s.steps and s.weights is None:
         need_statistics(net)  # the untrained net is going to be scored
@@ -322,24 +343,27 @@ def new_run(
         "failure": None,
         "result": None,
     }
-    with run_folder.made(folder), hold(folder, print_line):
-        run_folder.new_folder(folder)  # that another one has not begun there meanwhile
-        sweep(folder)
+    with ranks.first(run_folder.made, folder), ranks.first(hold, folder, print_line):
+        ranks.first(run_folder.new_folder, folder)  # that another has not begun there meanwhile
+        ranks.first(sweep, folder)
         with (
-            run_folder.begun({**(series or {}), folder / run_folder.RUN: record}),
-            failure_recorded(folder, record, net),
+            ranks.first(run_folder.begun, {**(series or {}), folder / run_folder.RUN: record}),
+            ranks.first(failure_recorded, folder, record, net),
         ):
             report = work.first_weights(start, net, feed)
-        print_report(s, net, report, folder)
-        return finish(work, Session(s, net, feed, optimizer, folder, Progress(), Signals()), record)
+        ranks.first(print_report, s, net, report, folder)
+        progress = Progress(sums=np.zeros((s.shards, 3)))
+        run = Session(s, net, feed, optimizer, folder, progress, Signals(), ranks)
+        return finish(work, run, record)
 
 
 def resumed_run(
     work: Work, s: Settings, origins: dict, data, ops, folder: Path, record: dict
 ) -> dict:
     """Continue the run in `folder` from its checkpoint -> its record, which was `record`."""
-    with hold(folder, print_line):
-        sweep(folder)
+    ranks = work.ranks
+    with ranks.first(hold, folder, print_line):
+        ranks.first(sweep, folder)
         print_line(f"resuming {folder}")
         threads = record["settings"].get("threads")
         if ops.name != record["device"]:
@@ -350,11 +374,11 @@ def resumed_run(
             )
         elif ops.description != record.get("device_description", ops.description):
             print_rounding(f"on {record['device_description']}", f"on {ops.description}")
-        untrained = run_folder.untrained(folder)
+        untrained = ranks.told(run_folder.untrained, folder)
         if untrained:
-            start, data = carried(s, data, folder)
+            start, data = carried(s, data, folder, ranks)
         else:
-            saved = checkpoint.read(folder, print_line)
+            saved = ranks.told(checkpoint.read, folder, print_line)
             checkpoint.refuse_others(saved, s.as_dict(), run_folder.describe(data))
             data = data.whitened_by(saved.tensors)
         net, feed, optimizer = work.assemble(s, data, ops)
@@ -366,10 +390,10 @@ def resumed_run(
             "failure": None,
         }
         if untrained:  # killed as it began: its first weights are made again
-            with failure_recorded(folder, record, net):
+            with ranks.first(failure_recorded, folder, record, net):
                 report = work.first_weights(start, net, feed)
-            print_report(s, net, report, folder)
-            progress = Progress()
+            ranks.first(print_report, s, net, report, folder)
+            progress = Progress(sums=np.zeros((s.shards, 3)))
         else:
             if saved.step > s.steps:
                 raise InputError(
@@ -378,15 +402,17 @@ def resumed_run(
                 )
             checkpoint.restore(saved, net, optimizer)
             ops.prefer(saved.plans)
-            checkpoint.set_aside(folder, saved)
+            ranks.first(checkpoint.set_aside, folder, saved)
             ends = epoch_ends(s, feed.train.count)
             progress = Progress.from_dict(
-                run_folder.need_progress(saved.progress, saved.step, ends, saved.path)
+                run_folder.need_progress(saved.progress, saved.step, ends, saved.path, s.shards)
             )
-            run_folder.write_metrics(folder, progress.rows)
+            ranks.first(run_folder.write_metrics, folder, progress.rows)
             print_line(f"checkpoint {saved.path}, step {saved.step} of {s.steps}")
-        write_json(folder / run_folder.RUN, record)  # what it goes on with, should it be stopped
-        return finish(work, Session(s, net, feed, optimizer, folder, progress, Signals()), record)
+        # What it goes on with, should it be stopped.
+        ranks.first(write_json, folder / run_folder.RUN, record)
+        run = Session(s, net, feed, optimizer, folder, progress, Signals(), ranks)
+        return finish(work, run, record)
 
 
 def finish(work: Work, run: Session, record: dict) -> dict:
@@ -394,8 +420,9 @@ def finish(work: Work, run: Session, record: dict) -> dict:
 
     A run that was stopped ends in SystemExit 130 or 143."""
     s, progress, folder, asked = run.settings, run.progress, run.folder, run.asked
+    ranks = work.ranks
     quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")
-    with asked.open(), quiet, failure_recorded(folder, record, run.net):
+    with asked.open(), quiet, ranks.first(failure_recorded, folder, record, run.net):
         with run:
             done = work.train(run)
         tested = None
@@ -409,6 +436,8 @@ def finish(work: Work, run: Session, record: dict) -> dict:
                 "continue with python -m engine.train --resume "
                 f"{run_folder.to_resume(folder)}"
             )
+            asked.number = ranks.agree(asked.number)
+            ranks.part()
             raise SystemExit(asked.exit_code)
         if tested is None:
             accuracy, loss = progress.rows[-1]["test_accuracy"], progress.rows[-1]["test_loss"]
@@ -431,9 +460,11 @@ def finish(work: Work, run: Session, record: dict) -> dict:
         if tested and s.passes > 1:
             record["result"]["first_pass_accuracy"] = tested.first
         record = plain(record)
-        write_json(folder / run_folder.RUN, record)
+        ranks.first(write_json, folder / run_folder.RUN, record)
     print_line(last_line(record["result"]))
+    asked.number = ranks.agree(asked.number)
     if asked.stop():  # too late for this run, and in time for those that would follow
+        ranks.part()
         raise SystemExit(asked.exit_code)
     return record
 
@@ -455,13 +486,13 @@ def failure_recorded(folder: Path, record: dict, net: Net):
         raise
 
 
-def carried(s: Settings, data, folder: Path) -> tuple[Settings, Any]:
+def carried(s: Settings, data, folder: Path, ranks: Alone) -> tuple[Settings, Any]:
     """What a later stage begins with: the weights of the stage before, and the whitening that this
     has kept -> settings for `first_weights`, data. Of another run both are as they were."""
     if s.stage < 2:
         return s, data
     before = folder.parent / f"stage{s.stage - 1}"
-    tensors = checkpoint.read(before, print_line).tensors
+    tensors = ranks.told(checkpoint.read, before, print_line).tensors
     return replace(s, weights=str(before)), data.whitened_by(tensors)
 
 
@@ -479,7 +510,8 @@ def several_runs(
     seeds' mean. A run that is there already is continued, or taken as it is if it is complete.
 
     stages: settings and their origins. above: what each runs.json above the folder holds."""
-    sweep(out)
+    ranks = work.ranks
+    ranks.first(sweep, out)
     (first, origins), *later = stages
     series = {
         "settings": first.as_dict(),
@@ -499,8 +531,8 @@ def several_runs(
         print_line(f"run {len(results) + 1} of {len(parts)}, {name}, {folder}")
         if len(part) > 1:
             record = several_runs(work, part, data, ops, folder, above=above)
-        elif (folder / run_folder.RUN).exists():
-            record = run_folder.read_run(folder)
+        elif ranks.told((folder / run_folder.RUN).exists):
+            record = ranks.told(run_folder.read_run, folder)
             run_folder.refuse_other_data(record, data, folder)
             if record["result"] is None:
                 record = resumed_run(work, s, origins, data, ops, folder, record)
@@ -509,11 +541,12 @@ def several_runs(
         else:
             if count == 1 and results:
                 print_changes(*stages[len(results) - 1], s, origins)
-            record = new_run(work, s, origins, data, ops, run_folder.new_folder(folder), above)
+            folder = ranks.told(run_folder.new_folder, folder)
+            record = new_run(work, s, origins, data, ops, folder, above)
         results.append(record["result"])
     result = summarise(results) if count > 1 else last_of(results)
     series |= {"result": result, "results": results}
-    write_json(out / run_folder.SERIES, series)
+    ranks.first(write_json, out / run_folder.SERIES, series)
     print_line(last_line(result))
     return series
 
@@ -544,10 +577,10 @@ def summarise(results: list[dict]) -> dict:
 
 def resume(work: Work, args) -> None:
     """Continue what is in args.resume: a run, or a folder of several with runs.json in it."""
-    folder = Path(args.resume)
-    several = (folder / run_folder.SERIES).exists()
+    folder, ranks = Path(args.resume), work.ranks
+    several = ranks.told((folder / run_folder.SERIES).exists)
     where = folder / (run_folder.SERIES if several else run_folder.RUN)
-    record = run_folder.read_series(folder) if several else run_folder.read_run(folder)
+    record = ranks.told(run_folder.read_series if several else run_folder.read_run, folder)
     changed = {name: getattr(args, name) for name in MAY_CHANGE if getattr(args, name) is not None}
     for name in changed.keys() & {"data", "data_dir"}:
         if changed[name] not in NAMES:
@@ -561,17 +594,19 @@ def resume(work: Work, args) -> None:
         for one in (record, *(record["later"] if several else ()))
     ]
     s, origins = stages[0]
+    ranks.need_divisor(s.shards)
     if args.epochs is not None and (several or s.stage):
         remedy = "give them to a new run" if s.stage else "resume one of them"
         kind = "is of several stages" if s.stage else "holds several runs"
         raise InputError(f"--epochs {args.epochs:g}: {folder} {kind}; {remedy}")
     if record["result"] is not None and args.epochs in (None, s.epochs):
-        sweep(folder)
+        ranks.first(sweep, folder)
         print_line(f"{folder} is complete; to train longer give --epochs with --resume")
         print_line(last_line(record["result"]))
         return
     ops = work.ops_for(s.device, s.threads, s.precision, not s.nondeterministic)
-    data = data_of(s, work.known.nets[s.net].in_shape, "data" in changed)
+    ranks.need_equal(ops.description)
+    data = ranks.in_turn(data_of, s, work.known.nets[s.net].in_shape, "data" in changed)
     if not several:
         run_folder.refuse_other_data(record, data, folder)
     for k, (s, told) in enumerate(stages):

@@ -109,11 +109,11 @@ def taught(
     its = build(t.net, t.act, len(data.classes), t.dropout, t.loss, t.stage)
     loss: Loss = DistillationLoss(1.0, s.temperature, s.student_temperature)
     if not s.hints:
-        teacher = Teacher(its, ops, shape, s.batch, s.precision)
+        teacher = Teacher(its, ops, shape, s.shard, s.precision)
     else:
         guides, name = s.hints.split(":")
         its = beginning(its, name, "the teacher")
-        teacher, loss = Teacher(its, ops, shape, s.batch, s.precision), HintLoss()
+        teacher, loss = Teacher(its, ops, shape, s.shard, s.precision), HintLoss()
         pieces = next(layer.pieces for layer in teacher.net.weighted() if layer.name == name)
         layers = guided(layers, guides, teacher.shape, pieces)
     checkpoint.restore(saved, teacher.net)

@@ -128,9 +128,9 @@ def test_sigusr1_before_there_is_something_to_save_and_in_evaluation(tmp_path, m
     first_weights, score = engine.train.first_weights, session.score
 
     def signalled(inner):
-        def outer(*arguments):
+        def outer(*arguments, **named):
             os.kill(os.getpid(), SAVE)
-            return inner(*arguments)
+            return inner(*arguments, **named)
 
         return outer
 

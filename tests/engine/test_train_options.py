@@ -60,9 +60,9 @@ def test_the_best_epoch_is_kept_and_the_test_set_is_seen_once(tmp_path, capsys, 
     """Its accuracy is that of the kept weights, on images that were never trained on."""
     scored, score = [], session.score
 
-    def counted(net, images, *options):
+    def counted(net, images, *options, **named):
         scored.append(images.count)
-        return score(net, images, *options)
+        return score(net, images, *options, **named)
 
     monkeypatch.setattr(session, "score", counted)
     folder = run(tmp_path / "run", "--validation", "0.2", "--lr", "0.3", epochs=6)

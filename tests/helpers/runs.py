@@ -117,9 +117,9 @@ def init(folder: Path) -> list:
     return [value for key, value in runs.read_json(folder / runs.INIT).items() if key != "seconds"]
 
 
-def clean(folder: Path) -> None:
-    """Only what a run leaves, no temporary file of a dead process. Its lock may lie there where it
-    was killed behind its last write, and binds nobody."""
+def clean(folder: Path, *more: str) -> None:
+    """Only what a run leaves, and `more`, no temporary file of a dead process. Its lock may lie
+    there where it was killed behind its last write, and binds nobody."""
     left = {path.name for path in folder.iterdir()}
     assert left - {LOCK, WRITER} == {
         runs.CHECKPOINT,
@@ -127,6 +127,7 @@ def clean(folder: Path) -> None:
         runs.INIT,
         runs.METRICS,
         runs.RUN,
+        *more,
     }
 
 
