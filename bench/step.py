@@ -33,7 +33,7 @@ score, and `clip` takes the norm of the whole gradient, also where the recipe cl
 figure is the time of these two ops, all that they do, over our median step: so it is at most that.
 (Once a second the host reads the clock, 16 numbers.)
 
-Read next: bench/common/__init__.py.
+Read next: bench/shards.py, bench/common/__init__.py.
 """
 
 import os

@@ -7,6 +7,7 @@
     python -m engine.export      a run's net as an ONNX file
     python -m lsuv               what an initialiser does to a net, layer by layer
     python -m bench.step         a training step, beside PyTorch's
+    python -m bench.shards       a step in shards, by one process or several
     python -m bench.kernels      every operation by itself
     python -m bench.init         orthonormal matrices, and LSUV whole
     python -m bench.gpu          all of it on a GPU

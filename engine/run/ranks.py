@@ -56,6 +56,9 @@ class Alone:
         """total (elements), a multiple of 64 for each rank, becomes the sum of all ranks', the same
         bits on each. add(a, b): b += a."""
 
+    def wait(self) -> None:
+        """Until all ranks are here; asleep, so that one which works has the processor."""
+
     def part(self) -> None:
         """All have come to the end; from here on one that goes ends nobody else."""
 
@@ -98,10 +101,10 @@ class Ranks(Alone):
 
     def in_turn(self, function, *arguments):
         if self.rank:
-            self.comm.Barrier()
+            self.wait()
         result = function(*arguments)
         if not self.rank:
-            self.comm.Barrier()
+            self.wait()
         return result
 
     def gather(self, value):
@@ -121,8 +124,13 @@ class Ranks(Alone):
             apart *= 2
         self.comm.Allgather(pieces[0], total)
 
+    def wait(self):
+        there = self.comm.Ibarrier()
+        while not there.Test():
+            time.sleep(0.002)
+
     def part(self):
-        self.comm.Barrier()
+        self.wait()
         self.parted = True
 
     def share(self, threads):
