@@ -144,6 +144,11 @@ class NumpyOps:
         """A copy on the host of a device array."""
         return np.array(array)
 
+    def communicator(self, rank: int, size: int, told):
+        """What carries this device's arrays between `size` processes, of which this is `rank`; None
+        where they are the host's. told(function): what rank 0 finds by it, on all."""
+        return None
+
     def synchronize(self) -> None:
         """Wait for the device; here every call has finished when it returns."""
 

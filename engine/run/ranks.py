@@ -52,9 +52,9 @@ class Alone:
         """The largest number of any rank."""
         return max(self.gather(number))
 
-    def exchange(self, total, add: Callable) -> None:
-        """total (elements), a multiple of 64 for each rank, becomes the sum of all ranks', the same
-        bits on each. add(a, b): b += a."""
+    def exchange(self, ops, total, add: Callable) -> None:
+        """total (elements), an array of `ops` and a multiple of 64 for each rank, becomes the sum
+        of all ranks', the same bits on each. add(a, b): b += a."""
 
     def wait(self) -> None:
         """Until all ranks are here; asleep, so that one which works has the processor."""
@@ -92,6 +92,7 @@ class Ranks(Alone):
     def __init__(self, comm, local: int):
         self.comm, self.rank, self.size, self.local = comm, comm.rank, comm.size, local
         self.received: Any = None
+        self.device: Any = None  # what carries arrays that are not the host's
 
     def first(self, function, *arguments):
         return function(*arguments) if self.rank == 0 else nullcontext()
@@ -110,19 +111,27 @@ class Ranks(Alone):
     def gather(self, value):
         return self.comm.allgather(value)
 
-    def exchange(self, total, add):
+    def exchange(self, ops, total, add):
         """Every rank adds one piece of all, in a fixed binary tree, and hands it round: as many
         bytes as a ring, and no order that depends on who is first."""
         if self.received is None:
+            self.device = ops.communicator(self.rank, self.size, self.told)
             self.received = total.copy()
-        self.comm.Alltoall(total, self.received)
-        pieces = self.received.reshape(self.size, -1)
-        apart = 1
-        while apart < self.size:
-            for left in range(0, self.size, 2 * apart):
-                add(pieces[left + apart], pieces[left])
-            apart *= 2
-        self.comm.Allgather(pieces[0], total)
+        wire = self.device or self
+        if wire.all_to_all(total, self.received):
+            pieces, apart = self.received.reshape(self.size, -1), 1
+            while apart < self.size:
+                for left in range(0, self.size, 2 * apart):
+                    add(pieces[left + apart], pieces[left])
+                apart *= 2
+            wire.all_gather(pieces[0], total)
+
+    def all_to_all(self, total, received) -> bool:
+        self.comm.Alltoall(total, received)
+        return True
+
+    def all_gather(self, piece, total) -> None:
+        self.comm.Allgather(piece, total)
 
     def wait(self):
         there = self.comm.Ibarrier()
@@ -163,6 +172,8 @@ def joined() -> Iterator[Alone]:
         ) from None
     near = MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED)
     ranks = Ranks(MPI.COMM_WORLD, near.size)
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(near.size)))).split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[near.rank % len(gpus)]  # one of its own
     if ranks.rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:

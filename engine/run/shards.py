@@ -8,7 +8,7 @@ No bit of a result depends on the number of ranks n, for V is a setting of the r
 * Gradients are added in float32 in a binary tree over the shards: n, a power of two as V is, only
   says which of its branches are computed where. One division by V ends it; clipping, decay and
   update run alike on every rank.
-* Behind the gradient stand, in the same exchange: how many shards are finite, so that all latch or
+* Behind the gradient stand, in the same exchange: which shards are finite, so that all latch or
   none; what signals ask of any rank, so that all stop behind the same step; and the statistics of
   batch normalisation, a slot a shard, which become running ones in the shards' order.
 * Each shard has its own sums of losses, and they are added in the shards' order.
@@ -31,7 +31,7 @@ from engine.run.ranks import Alone
 from kernels.clock import CORRECT_SUM, FINITE, FIRST, LOSS_SUM, RATE, SEEN, STEP, new_clock
 
 SUMS = [LOSS_SUM, CORRECT_SUM, SEEN]
-GOOD, STOP, SAVE = range(3)  # behind the gradient: shards that are finite, ranks that are asked
+LOOK = 16  # steps of a GPU that are queued before anybody asks what was heard
 
 
 def padded(size: int, unit: int = ALIGN) -> int:
@@ -60,16 +60,18 @@ class Shards:
             layer.deferred, width = True, padded(layer.mean.size)
             self.places.append((layer, slot, slot + width))
             slot += 2 * width
-        self.slot, begin = slot, self.size + ALIGN
+        self.slot, begin = slot, self.size + padded(2 + count)
         everything = padded(begin + count * slot, ALIGN * count)
         self.flat = ops.zeros((everything,), net.dtype)
-        self.total, self.heard = self.flat[: self.size], self.flat[self.size :][:3]
-        self.statistics = self.flat[begin:]
+        self.total, self.heard = self.flat[: self.size], self.flat[self.size :][:2]
+        self.finite, self.statistics = self.flat[self.size + 2 :][:count], self.flat[begin:]
         self.levels = [ops.zeros((self.size,), net.dtype) for _ in range(own.bit_length() - 2)]
         self.levels.append(self.total)
         self.asked = ops.zeros((2,), net.dtype)
-        self.main, self.still = ops.asarray(new_clock()), ops.asarray(new_clock())
-        self.clocks = ops.zeros((own, len(self.main)), np.float64)
+        self.main, self.still, self.one = (ops.asarray(new_clock()) for _ in range(3))
+        self.clocks = ops.zeros((own, len(new_clock())), np.float64)
+        self.every = 1 if isinstance(self.clocks, np.ndarray) else LOOK
+        self.steps = 0  # heard since the last look
 
     def start(self, feed: Feed, past, first: int, end: int, table: np.ndarray):
         """Upload what steps first .. end - 1 need -> the rates on the device. past: the run's
@@ -85,6 +87,7 @@ class Shards:
         rows[:, FIRST] = first * self.count
         rows[:, SUMS] = past.sums[self.own.start : self.own.stop]
         self.clocks[...] = self.net.ops.asarray(rows)
+        self.rates = rates
         return rates
 
     def parts(self) -> Iterator[None]:
@@ -96,18 +99,20 @@ class Shards:
         net = self.net
         self.main[...] = net.clock
         self.flat[self.size :] = 0
-        self.heard[STOP:] += self.asked
-        for number, clock in enumerate(self.clocks):
+        self.heard[...] = self.asked
+        for number, shard in enumerate(self.own):
+            clock = self.clocks[number]
             net.clock[...] = clock
             yield
             clock[...] = net.clock
-            self.heard[:STOP] += clock[FINITE : FINITE + 1]
+            self.finite[shard : shard + 1] = clock[FINITE : FINITE + 1]
             for layer, mean, rstd in self.places:
-                slot = self.statistics[self.own[number] * self.slot :]
-                slot[mean:][: layer.mean.size] += layer.mean
-                slot[rstd:][: layer.mean.size] += layer.rstd
+                slot, size = self.statistics[shard * self.slot :], layer.mean.size
+                self.add(layer.mean, slot[mean:][:size])
+                self.add(layer.rstd, slot[rstd:][:size])
             self.fold(number)
-        self.clocks[:, STEP] += self.count
+            for _ in range(self.count):
+                net.ops.advance(clock, self.rates)
         self.combine()
 
     def add(self, value, total) -> None:
@@ -128,29 +133,33 @@ class Shards:
             value = total
 
     def combine(self) -> None:
-        net = self.net
-        self.ranks.exchange(self.flat, self.add)
+        net, ops = self.net, self.net.ops
+        self.ranks.exchange(ops, self.flat, self.add)
         net.clock[...] = self.main
-        good = self.heard[:STOP]
-        good //= self.count
-        net.clock[FINITE : FINITE + 1] *= good
-        for shard in range(self.count if self.places else 0):
+        for shard in range(self.count):
+            self.one[FINITE : FINITE + 1] = self.finite[shard : shard + 1]
+            ops.latch(self.one, net.clock)
             slot = self.statistics[shard * self.slot :]
             for layer, mean, rstd in self.places:
                 size = layer.mean.size
                 layer.track(slot[mean:][:size], slot[rstd:][:size])
         self.total *= 1 / self.count
-        net.gradients[...] = self.total
+        net.gradients[...] = 0  # ... and total + 0, rounded where they are bfloat16
+        ops.accumulate(net.gradients, self.total, 1.0, True, self.still)
 
     def hear(self, asked: Signals) -> tuple[bool, bool, bool]:
         """Behind a step -> whether any rank was asked to stop, whether to save, and whether the run
-        is finite, as far as that is known without waiting: the same on every rank."""
+        is finite: the same on every rank. Of a device that would have to be waited for it is known
+        every LOOK steps; between them nobody stops."""
         if self.ranks.size == 1:
             return asked.stop(), asked.save, True
-        stop, save = self.net.ops.tohost(self.heard)[STOP:] > 0
+        self.steps = (self.steps + 1) % self.every
+        if self.steps:
+            return False, False, True
+        stop, save = self.net.ops.tohost(self.heard) > 0
         if stop:
             asked.number = self.ranks.agree(asked.number)
-        self.asked[0], self.asked[1] = asked.stop(), asked.save and not save
+        self.asked[0], self.asked[1] = float(asked.stop()), float(asked.save and not save)
         asked.save = bool(save)
         return bool(stop), bool(save), bool(read_clock(self.net)[FINITE])
 

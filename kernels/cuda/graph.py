@@ -7,7 +7,7 @@ workspaces allocated; the second is captured. Nothing in it may wait for the dev
 A launch does not wait either, but for the step AHEAD before it: else the host would queue hundreds
 of steps, and whoever then asks for a stop or a checkpoint would wait for them all.
 
-Read next: ../clock.py.
+Read next: ranks.py, and ../clock.py.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ meets a value it can't use (a label beyond the classes) notes it, and these two 
 can be captured as a CUDA graph: `captured`.
 
 Of CuPy this folder uses `ndarray` (slices, reshape, view, fill, get, set, copy), `empty`, `zeros`,
-`RawModule`, streams, events, graphs, the runtime's device facts and memory, and cuSOLVER's orgqr;
-the test double knows no more. Convolutions and fully connected layers are cuDNN's (cuBLAS can't be
-captured), everything else is our own.
+`RawModule`, streams, events, graphs, the runtime's device facts and memory, cuSOLVER's orgqr, and
+NCCL in ranks.py; the test double knows no more. Convolutions and fully connected layers are cuDNN's
+(cuBLAS can't be captured), everything else is our own.
 
 Read next: arrays.py, and maxout.cu, the first kernel.
 """
@@ -28,7 +28,7 @@ from kernels.cuda.arrays import checked
 from kernels.cuda.conv import Convolutions
 from kernels.cuda.graph import Captured
 from kernels.cuda.launch import MOST_BLOCKS, THREADS, Launcher, blocks_for
-from kernels.errors import MemoryFull
+from kernels.errors import DeviceError, MemoryFull
 from kernels.reference import NumpyOps
 
 ACCESS_BYTES = 16  # of an access of VECTOR elements, as in common.cuh
@@ -73,7 +73,7 @@ class CudaOps(NumpyOps):
         self.precisions = {"tf32" if precision == "tf32" and tensor_cores else "fp32": None}
         if tensor_cores:
             self.precisions["bf16"] = bfloat16
-        self.launch = Launcher()
+        self.launch, self.deterministic = Launcher(), deterministic
         self._fault = cupy.zeros((4,), np.int64)
         self._workspaces = {kind: cupy.empty((0,), np.uint8) for kind in ("workspace", "weights")}
         self._convolutions = Convolutions(
@@ -130,6 +130,16 @@ class CudaOps(NumpyOps):
         self.stream.use()
         self.stream.synchronize()
         self._raise_fault()
+
+    def communicator(self, rank, size, told):
+        try:  # NCCL is no part of a run of one process
+            from kernels.cuda.ranks import Communicator
+        except ImportError as error:
+            raise DeviceError(
+                f"device {self.name}: several processes want NCCL ({error}); "
+                "pip install nvidia-nccl-cu13, or nvidia-nccl-cu12 with the extra cuda12"
+            ) from error
+        return Communicator(self.stream, rank, size, told, self.deterministic)
 
     def captured(self, step):
         return Captured(self.stream, step, lambda: list(self._workspaces.values()))

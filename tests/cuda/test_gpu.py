@@ -12,7 +12,8 @@ Read next: test_cuda_train.py, whose nets and runs these are.
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,11 +22,15 @@ from ml_dtypes import bfloat16
 import helpers.cuda_training as training
 from bench.common.calls import LIMIT, TF32_LIMIT, called, difference, widened
 from bench.common.cases import REFERENCE, cases
+from bench.common.contest import Entry
+from bench.common.ours import data_of
 from bench.peers.orthonormal import orthonormality_error
+from bench.shards import Sharded
 from engine.errors import RunError
 from engine.losses import SoftmaxLoss
 from engine.net import Net
 from engine.run import checkpoint
+from engine.run.ranks import Alone, Ranks
 from engine.train import main
 from helpers.cuda_cases import agrees, agrees_in_bf16, aligned, on_device
 from helpers.cuda_training import compare_reports, device, distance, run, stop_after, ten_steps
@@ -34,6 +39,7 @@ from helpers.op_cases import CASES
 from helpers.programs import ROOT, double_environment
 from helpers.runs import assert_same_run
 from kernels import cuda
+from kernels.clock import STEP
 from kernels.contract import OPERATIONS
 from kernels.philox import WEIGHTS
 from models import NETS, Model, build
@@ -52,6 +58,7 @@ class Place:
     too_large: int  # a batch of FitNet-1 that has no room
 
 
+SHARDED = Entry("fitnet_mnist", "maxout", 8, "fp32", 1, "cuda", "synthetic")
 PLACES = {
     "double": Place("double", 2, 2, 2, (96, 64), 5000, 500),
     "gpu": Place("gpu", 1 << 30, 4, 10, (9216, 4096), 2**31 + 5000, 4_000_000),
@@ -183,6 +190,27 @@ def test_the_same_bits_captured_or_not_and_again(place, precision):
     first = bits()
     assert bits() == first
     assert bits(captured=False) == first
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_shards_are_exchanged_within_a_captured_step(place, precision, deterministic):
+    """By NCCL, with a communicator of one process: the bits are those without it."""
+    from kernels.cuda.ops import CudaOps
+
+    ops, entry = CudaOps(precision, deterministic), replace(SHARDED, precision=precision)
+    alone = SimpleNamespace(rank=0, size=1, bcast=lambda value: value, allgather=lambda v: [v])
+    arenas = []
+    for ranks in (Ranks(alone, 1), Alone()):
+        step = Sharded(ops, entry, data_of(entry), 4, ranks)
+        step.start(place.steps + 2)
+        once = ops.captured(step)
+        for _ in range(place.steps + 2):
+            once()
+        assert ops.tohost(step.net.clock)[STEP] == place.steps + 2
+        arenas.append([ops.tohost(one) for one in (step.net.weights, step.net.gradients)])
+    for one, other in zip(*arenas, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_memory_that_runs_out_names_a_batch_that_fits(place, request, monkeypatch):
