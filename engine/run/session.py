@@ -186,7 +186,7 @@ class Session:
                 self.start = last_look = time.perf_counter()
             elif time.perf_counter() - last_look > 1:
                 clock, last_look = self.shards.look(), time.perf_counter()
-                if not clock[FINITE]:
+                if not clock[FINITE] and self.ranks.size == 1:  # else all do, as they hear of it
                     break
                 images = (clock[STEP] - self.progress.clock[STEP]) * self.settings.batch
                 self.show.step(

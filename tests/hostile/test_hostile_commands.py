@@ -205,6 +205,7 @@ VALUES = {  # what may work, by option; every option is given WORDS too
     "clip": ["1", "0"],
     "ema": ["0.999", "1"],
     "accumulate": ["2", "1.5", "1e300"],
+    "shards": ["2", "3", "-4", "1180591620717411303424"],
     "runs": ["1", "2"],
     "out": [
         "new",
