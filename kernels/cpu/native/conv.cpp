@@ -22,6 +22,7 @@
 #include "winograd.h"
 
 #if LSUV_ONEDNN
+#include "amx.h"
 #include "onednn_conv.h"
 #else
 #include "direct.h"
@@ -32,7 +33,30 @@ namespace {
 
 using namespace lsuv;
 
-#if LSUV_ONEDNN
+#if LSUV_ONEDNN && LSUV_AMX
+// oneDNN's, but for the filter gradient in bf16: by AMX ours takes 0.55 to 0.98 of its time.
+class Others : public OneDnnConvolutions {
+public:
+    template <class T>
+    void backward_filter(const T* x, const T* dy, T* dW, T* db, const ConvShape& s) {
+        if (ours<T>()) return direct_.backward_filter(x, dy, dW, db, s);
+        OneDnnConvolutions::backward_filter(x, dy, dW, db, s);
+    }
+    template <class T>
+    std::string name(Pass pass, const ConvShape& s) {
+        if (pass == Pass::backward_filter && ours<T>()) return direct_.name<T>(pass, s);
+        return OneDnnConvolutions::name<T>(pass, s);
+    }
+
+private:
+    template <class T>
+    static bool ours() {
+        return std::is_same_v<T, bf16> && Amx::permitted();
+    }
+
+    DirectConvolutions direct_;
+};
+#elif LSUV_ONEDNN
 using Others = OneDnnConvolutions;
 #else
 using Others = DirectConvolutions;

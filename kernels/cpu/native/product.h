@@ -11,7 +11,7 @@
 // products, twice the work of an instruction. Without, operands are widened where they are packed.
 //
 // A sum has one order, that of the depth: its bits depend neither on tiles nor on threads.
-// Read next: direct.h.
+// Read next: amx.h.
 #pragma once
 
 #include <algorithm>
@@ -161,8 +161,8 @@ auto tile_function(std::int64_t rows, std::int64_t vectors) {
 struct Panels {
     std::int64_t vectors, count;
 
-    explicit Panels(std::int64_t channels)
-        : vectors(round_up(channels) / LANES), count((vectors + VECTORS - 1) / VECTORS) {}
+    explicit Panels(std::int64_t channels, std::int64_t most = VECTORS)
+        : vectors(round_up(channels) / LANES), count((vectors + most - 1) / most) {}
 
     std::int64_t begin(std::int64_t panel) const { return panel * vectors / count; }
     std::int64_t width(std::int64_t panel) const { return begin(panel + 1) - begin(panel); }

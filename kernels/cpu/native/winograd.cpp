@@ -27,6 +27,7 @@
 #include <new>
 #include <type_traits>
 
+#include "amx.h"
 #include "product.h"
 
 namespace lsuv {
@@ -662,11 +663,9 @@ bool winograd_pays(const WinogradShape& s, bool filter_gradient) {
     // whole one: 13x13 images, 0.66 of whose tiles are image, gain 1.0 to 1.1 in float, 6x6
     // nothing. Each of two threads wants a block.
     constexpr bool FLOAT = std::is_same_v<T, float>;
-#if LSUV_ONEDNN && defined(__AMX_BF16__)
-    // AMX has 16 times the products of a float instruction in bf16: on one core FitNet-4's
-    // convolutions take 269 ms by oneDNN and 602 by these, a step 323 and 643, FitNet-1's 44 a
-    // step.
-    if (!FLOAT) return false;
+#if LSUV_AMX
+    // On one core FitNet-4's convolutions in bf16 take 602 ms by these and 240 by AMX.
+    if (!FLOAT && Amx::permitted()) return false;
 #endif
     const int64_t fewest = FLOAT || filter_gradient ? 16 : 32;
     const Tiles tiles(s.N, s.H, s.W);
