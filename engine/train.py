@@ -5,6 +5,7 @@
     python -m engine.train --net fitnet_mnist --data mnist --recipe fast --epochs 3
     python -m engine.train --net fitnet1 --data synthetic --limit 512 --epochs 2 --recipe fast
     python -m engine.train --net fitnet4 --init msra --seed 1 --runs 3
+    python -m engine.train --net fitnet1 --sweep lr=0.01,0.03 init=lsuv,xavier --runs 3
     python -m engine.train --resume runs/fitnet4-lsuv-20250101-120000
 
 `assemble` puts the rooms together, `train` is the loop. A run stops with Ctrl-C or SIGTERM after
@@ -34,6 +35,7 @@ from engine.run.folder import default_name, new_folder
 from engine.run.logs import kinds_of
 from engine.run.ranks import Alone, joined
 from engine.run.session import Session, Work, new_run, resume, several_runs
+from engine.run.sweep import sweep
 from engine.run.teacher import taught
 from engine.run.weights import transfer
 from engine.schedules import rates
@@ -150,10 +152,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def start(argv: list[str] | None, ranks: Alone) -> int:
-    args = options.train_parser(KNOWN, __doc__.split("\n\n`assemble`")[0]).parse_args(argv)
+    parser = options.train_parser(KNOWN, __doc__.split("\n\n`assemble`")[0])
+    args = parser.parse_args(argv)
     options.check(args, KNOWN)
     kinds_of(args.log)
     work = Work(KNOWN, ops_for, assemble, first_weights, train, ranks)
+    if args.sweep is not None and args.resume is None:
+        return sweep(args, parser, KNOWN)
+    for name in ("executor", "parallel", "set"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} is for --sweep; leave it out")
     if args.resume is not None:
         options.check_resume(args)
         resume(work, args)

@@ -36,6 +36,7 @@ MAY = {
     "engine": {"numpy", "safetensors", "pooch", "PIL", "rich", "filelock", "engine"} | SAME,
     "engine/run/logs": {"tensorboardX"},  # likewise
     "engine/run/ranks": {"mpi4py"},  # likewise
+    "engine/run/queue": {"submitit"},  # likewise
     "engine/plot": {"matplotlib", "lsuv.picture"},
     "lsuv": {"numpy", "engine", "lsuv"} | SAME,
     "lsuv/picture": {"matplotlib"},
@@ -104,6 +105,7 @@ def test_rooms_import_only_what_their_floor_allows():
             "kernels/emulated/double",
             "engine/run/logs",
             "engine/run/ranks",
+            "engine/run/queue",
             "engine/plot",
             "lsuv/picture",
             "lsuv/torch",

@@ -8,15 +8,20 @@
     python -m bench.paper figure5 --data FOLDER      GoogLeNet on a folder of images
     python -m bench.paper all --budget 20m           everything, as far as 20 minutes go
     python -m bench.paper report                     one page of all that is there: report.html
+    python -m bench.paper plan --json                what is left, as commands
+    python -m bench.paper all --executor slurm --parallel 32 --set partition=gpu
+    python -m bench.paper watch                      the page anew every minute, until all is there
 
 Whatever is finished is kept in --folder and not run again; a training that --budget or Ctrl-C cuts
 short is continued by the next call, and its cell is marked with its epochs.
 
-Read next: bench/paper/study.py.
+Read next: bench/paper/study.py, bench/paper/queue.py.
 """
 
+import json
 import math
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -31,6 +36,7 @@ from bench.paper import (
     figure2_3,
     figure4_5,
     page,
+    queue,
     table2_to_7,
     table6,
     table8_to_10,
@@ -38,10 +44,21 @@ from bench.paper import (
 from bench.paper.page import plots
 from bench.paper.page.figure import Figure
 from bench.paper.rows import FAILED, NOT_RUN, VERDICTS, Row
-from bench.paper.study import FOLDER, ROWS, Cell, Study, damaged, kept_json, on_record, record, run
+from bench.paper.study import (
+    FOLDER,
+    ROWS,
+    Cell,
+    Study,
+    damaged,
+    kept_json,
+    minutes,
+    on_record,
+    record,
+    run,
+)
 from engine.cli.command import Parser, run_command
 from engine.cli.messages import print_line
-from engine.errors import InputError, choose
+from engine.errors import InputError, RunError, choose
 from engine.run.files import write_json
 from kernels import DEVICES
 from models.recipes import KINDS
@@ -80,6 +97,7 @@ EXPERIMENTS = {  # the cheapest first: the order of `all`
         for name in figure4_5.NETS
     },
 }
+COMMANDS = ("report", "plan", "watch")  # besides the experiments
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -95,7 +113,7 @@ def seconds_of(text: str) -> float:
 def parser() -> Parser:
     parser = Parser(prog="bench.paper", description=__doc__.split("\n\nWhatever")[0])
     add = parser.add_argument
-    add("what", nargs="+", metavar="TABLE", help=", ".join((*EXPERIMENTS, "all", "report")))
+    add("what", nargs="+", metavar="TABLE", help=", ".join((*EXPERIMENTS, "all", *COMMANDS)))
     add("--data-dir", metavar="DIR", help="where the data sets' files are")
     add("--data", metavar="FOLDER", help="the images of figure4 and figure5")
     add("--device", metavar="NAME", help=f"{' | '.join(DEVICES)} (default: auto)")
@@ -124,7 +142,24 @@ def parser() -> Parser:
         action="append",
         help="these cells alone, for example 'LSUV:tanh' or 'FitNet-*'; may be given again",
     )
-    add("--json", metavar="FILE", help="write the rows there, a list")
+    add(
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const="-",
+        help="write the rows there, a list; of "
+        "plan the cells that are left, without FILE on standard output",
+    )
+    add("--executor", metavar="NAME", help="local | slurm: a process a cell, by submitit")
+    add("--parallel", metavar="N", type=int, default=1, help="cells at once (default: 1)")
+    add(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="an option of Slurm's; may be given again",
+    )
+    add("--every", metavar="SECONDS", type=float, default=60.0, help="of watch (default: 60)")
     add("--folder", metavar="DIR", help=f"where cells, runs and rows are kept (default: {FOLDER})")
     add("--out", metavar="DIR", help="of report: where the page goes (default: --folder)")
     return parser
@@ -133,7 +168,7 @@ def parser() -> Parser:
 def check(args) -> None:
     """Refuse what can't work before anything is measured. InputError."""
     for name in args.what:
-        choose("table or figure", name, (*EXPERIMENTS, "all", "report"))
+        choose("table or figure", name, (*EXPERIMENTS, "all", *COMMANDS))
     if args.recipe is not None:
         choose("recipe", args.recipe, KINDS)
     if args.precision is not None:
@@ -144,6 +179,14 @@ def check(args) -> None:
             raise InputError(f"--{name} {value} must be at least 1")
     if args.epochs is not None and not 0 < args.epochs < math.inf:
         raise InputError(f"--epochs {args.epochs:g} must be above 0")
+    if {"plan", "watch"} & set(args.what) and len(args.what) > 1:
+        raise InputError(f"{' '.join(args.what)}: plan and watch stand alone; --only chooses cells")
+    if args.executor is not None or args.parallel != 1 or args.set:
+        queue.pool_of(args.executor, args.parallel, study_of(args).folder / "queue", args.set)
+    if args.json == "-":
+        if args.what != ["plan"]:
+            raise InputError("--json without a file is for plan; give --json FILE")
+        return
     if args.json is not None and args.what == ["report"]:
         raise InputError(
             f"--json {args.json}: report writes rows.json by itself, into --out; leave --json out"
@@ -152,7 +195,7 @@ def check(args) -> None:
         raise InputError(f"--json {args.json}: a folder; give the name of a file in it")
     if args.json is not None and not Path(args.json).absolute().parent.is_dir():
         raise InputError(f"--json {args.json}: no folder {Path(args.json).parent}; make it first")
-    if args.out is not None and "report" not in args.what:
+    if args.out is not None and not {"report", "watch"} & set(args.what):
         raise InputError(f"--out {args.out} is for report; cells are kept in --folder")
 
 
@@ -187,10 +230,10 @@ def chosen(args) -> list[str]:
     for name in args.what:
         each = (
             [name]
-            if name != "all"
+            if name not in ("all", "plan", "watch")
             else [key for key, e in EXPERIMENTS.items() if args.data is not None or not e.folder]
         )
-        names += [key for key in each if key not in names and key != "report"]
+        names += [key for key in each if key not in names and key not in COMMANDS]
     return names
 
 
@@ -203,12 +246,53 @@ def measure(study: Study, name: str) -> list[Row]:
     about = getattr(experiment.cells, "func", experiment.cells).__doc__
     print_line(f"{name}: {about.splitlines()[0]}")
     rows = run(study, cells, partial(record, study, name))
-    figure = experiment.draw(study) if experiment.draw is not None else None
+    if draw(study, name):
+        print_line(f"{study.folder / name}.png and .csv")
+    return rows
+
+
+def draw(study: Study, name: str) -> bool:
+    """Draw a figure, where there is something to draw -> whether there is."""
+    how = EXPERIMENTS[name].draw
+    figure = how(study) if how is not None else None
     if figure is not None:
         study.write(ROWS, f"{name}.figure", figure.as_dict())
         plots.draw(figure, study.folder)
-        print_line(f"{study.folder / name}.png and .csv")
-    return rows
+    return figure is not None
+
+
+def planned(study: Study, names: list[str]) -> list[dict]:
+    return list(queue.plan(study, {name: EXPERIMENTS[name].cells(study) for name in names}))
+
+
+def print_plan(study: Study, names: list[str], file: str | None) -> None:
+    """The cells that are left, as a table, or as JSON."""
+    cells = planned(study, names)
+    if file == "-":
+        print(json.dumps(cells, indent=1))
+    elif file is not None:
+        write_json(Path(file), cells)
+    else:
+        for cell in cells:
+            seconds = "" if cell["seconds"] is None else f"  about {minutes(cell['seconds'])}"
+            print_line(f"{cell['name']}{seconds}\n  {shlex.join(cell['command'])}")
+        print_line(f"{len(cells)} cells may run now, beside each other")
+
+
+def watched(study: Study, names: list[str], out: Path) -> bool:
+    """Rewrite the page from what is kept by now -> whether something is left."""
+    try:
+        left, study.budget = len(planned(study, names)), 0.0
+        for name in names:
+            for cell in EXPERIMENTS[name].cells(study):
+                record(study, name, queue.looked_at(study, cell)[0])
+            draw(study, name)
+        report(study, out)
+    except (InputError, RunError) as error:  # a file that is being written, or none yet
+        print_line(f"not yet: {error}")
+        return True
+    print_line(f"{left} cells may run now or are running" if left else "nothing is left")
+    return left > 0
 
 
 def none_such(study: Study, names: list[str]) -> InputError:
@@ -289,6 +373,19 @@ def main(argv: list[str] | None = None) -> int:
     study, rows = study_of(args), []
     names = chosen(args)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    if args.what == ["plan"]:
+        print_plan(study, names, args.json)
+        return 0
+    if args.what == ["watch"]:
+        out = Path(args.out) if args.out is not None else study.folder
+        queue.watch(lambda: watched(study, names, out), args.every)
+        return 0
+    failed = {}
+    if args.executor is not None:
+        failed = queue.run_planned(
+            lambda: planned(study, names), study.folder, args.executor, args.parallel, args.set
+        )
+        study.budget = 0.0  # all that can be done is done, and is put together now
     try:
         for name in names:
             rows += measure(study, name)
@@ -302,11 +399,13 @@ def main(argv: list[str] | None = None) -> int:
         raise none_such(study, names)
     if names:
         print_line(counts(rows))
-    if any(row.verdict == NOT_RUN for row in rows) and study.left <= 0:
+    for name, why in failed.items():
+        print_line(f"failed: {name}: {why}")
+    if args.budget and any(row.verdict == NOT_RUN for row in rows) and study.left <= 0:
         print_line("the budget is over; the same command goes on where it stopped")
     if "report" in args.what:
         report(study, Path(args.out) if args.out is not None else study.folder)
-    return 1 if any(row.verdict == FAILED for row in rows) else 0
+    return 1 if failed or any(row.verdict == FAILED for row in rows) else 0
 
 
 if __name__ == "__main__":

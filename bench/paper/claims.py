@@ -167,7 +167,10 @@ def difference(study: Study, claim: Claim) -> Cell:
 
     blank = [study.row("claims", claim.row, "accuracy", claim.says, "points", **more)]
     cost = 2 * seeds * pair[0].epochs * training.multiply_adds(claim.base.net, claim.base.act)
-    return Cell(None, f"claims {claim.row}", cost, measure, blank)
+    folders = tuple(
+        folder for planned in pair for folder in training.folders_of(study, planned, seeds)
+    )
+    return Cell(None, f"claims {claim.row}", cost, measure, blank, folders)
 
 
 def changed(claim: Claim) -> str:

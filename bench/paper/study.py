@@ -16,6 +16,8 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
+from filelock import FileLock
+
 from bench.common.machine import machine
 from bench.paper.rows import CUT, FAILED, NOT_RUN, OTHER, Row, line
 from engine.cli.messages import log_line, print_line
@@ -37,6 +39,7 @@ class Cell:
 
     key: their name in the folder; None where `measure` keeps what it finds, and to the budget, by
     itself. cost: in units of the table's own. blank: the rows where there is no time to measure.
+    runs: the folders of what it trains.
     """
 
     key: str | None
@@ -44,6 +47,7 @@ class Cell:
     cost: float
     measure: Callable[["Progress"], list[Row]]
     blank: list[Row]
+    runs: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -269,7 +273,15 @@ def damaged(path: Path) -> InputError:
 
 def record(study: Study, table: str, rows: list[Row]) -> None:
     """Put the rows into the table's file for the report, in the place of those of the same cell. A
-    row leaves one that is worth more: judged, a whole run, one cut short, none, in that order."""
+    row leaves one that is worth more: judged, a whole run, one cut short, none, in that order.
+    Other processes may do so too."""
+    path = study.folder / ROWS / f"{table}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        put_on_record(study, table, rows)
+
+
+def put_on_record(study: Study, table: str, rows: list[Row]) -> None:
     there = {(r["row"], r["column"]): r for r in on_record(study.folder, table)}
     for row in rows:
         cell = row.row, row.column

@@ -162,7 +162,7 @@ def section51(study: Study) -> list[Cell]:
                 row.verdict = claimed(row)
             return rows
 
-        return Cell(found.key, found.title, found.cost, measure, found.blank)
+        return replace(found, measure=measure)
 
     return [
         trains(

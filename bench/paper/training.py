@@ -250,6 +250,14 @@ def folder_of(study: Study, planned: Planned, seed: int) -> Path:
     return study.folder / planned.name / f"seed{seed}"
 
 
+def folders_of(study: Study, planned: Planned, seeds: int) -> tuple[Path, ...]:
+    """The folders of its runs, and of their teachers'."""
+    own = tuple(folder_of(study, planned, seed) for seed in range(seeds))
+    if planned.run.teacher is None:
+        return own
+    return folders_of(study, plan(study, planned.run.teacher), seeds) + own
+
+
 def train(study: Study, planned: Planned, seed: int, report) -> Outcome | None:
     """Train, or go on training, while there is time -> what the folder holds then.
 
@@ -396,6 +404,7 @@ def cell(
         seeds * planned.epochs * multiply_adds(run.net, run.act),
         measure,
         [study.row(table, row, column, paper, unit, **more)],
+        folders_of(study, planned, seeds),
     )
 
 

@@ -254,6 +254,15 @@ def train_parser(known: Known, description: str) -> Parser:
         type=int,
         help="N runs, seeds --seed and on, a folder each; mean and spread at the end",
     )
+    add(
+        "--sweep",
+        metavar="NAME=A,B",
+        nargs="+",
+        help="a run for every combination of these settings; what is over is skipped",
+    )
+    add("--executor", metavar="NAME", help="of --sweep: local | slurm, by submitit (default: none)")
+    add("--parallel", metavar="N", type=int, help="of --executor: runs at once (default: 1)")
+    add("--set", metavar="NAME=VALUE", action="append", help="an option of Slurm's; again for more")
     add("--summary", action="store_const", const=True, help="print the net's layers and stop")
     return parser
 
@@ -262,7 +271,8 @@ def check(args: argparse.Namespace, known: Known) -> None:
     """Refuse names and values that can't work, before anything is loaded. InputError."""
     typed = options_of(args)
     for name, value in typed.items():
-        if isinstance(value, list):  # what argparse makes of --batch=--
+        # What argparse makes of --batch=--
+        if isinstance(value, list) and name not in ("sweep", "set"):
             raise InputError(f"{option(name)} '--': expected a value; see --help")
         if isinstance(value, str) and "\0" in value:
             raise InputError(f"{option(name)} {value!r}: no name holds a zero byte; leave it out")

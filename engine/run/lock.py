@@ -5,7 +5,7 @@ a process that is killed can't leave one behind. run.writer says who holds it, h
 when that began: for the message to the second writer, and for the note when the file outlived its
 process. Reading a run needs no lock.
 
-Read next: tests/run/test_lock.py.
+Read next: tests/run/test_lock.py, engine/run/queue.py.
 """
 
 import errno
