@@ -124,11 +124,14 @@ class Shards:
         its own parent's left or right child."""
         value = self.net.gradients
         for level, total in enumerate(self.levels):
-            right = number >> level & 1
-            if not right:
-                total[...] = 0
-            self.add(value, total)
-            if not right:
+            left = not number >> level & 1
+            if left and value.dtype == total.dtype:
+                total[...] = value
+            else:
+                if left:
+                    total[...] = 0
+                self.add(value, total)
+            if left:
                 break
             value = total
 
