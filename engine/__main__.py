@@ -5,6 +5,7 @@
     python -m engine.predict     the likeliest classes of pictures
     python -m engine.plot        learning curves, confusion table, worst images, as a page
     python -m engine.export      a run's net as an ONNX file
+    python -m engine.data.prepare  a folder of images as files to be mapped
     python -m lsuv               what an initialiser does to a net, layer by layer
     python -m bench.step         a training step, beside PyTorch's
     python -m bench.shards       a step in shards, by one process or several

@@ -18,6 +18,7 @@ from helpers.programs import ROOT, TESTS
 
 COMMANDS = {
     "engine/train.py",
+    "engine/data/prepare.py",
     "engine/evaluate.py",
     "engine/export.py",
     "engine/plot/__main__.py",
@@ -34,6 +35,7 @@ MAY = {
     "kernels/cuda": {"cupy", "cupy_backends", "cudnn"},  # besides
     "kernels/emulated/double": {"cupy", "cupy_backends", "cudnn"},  # likewise
     "engine": {"numpy", "safetensors", "pooch", "PIL", "rich", "filelock", "engine"} | SAME,
+    "engine/data/pictures": {"simplejpeg"},  # likewise
     "engine/run/logs": {"tensorboardX"},  # likewise
     "engine/run/ranks": {"mpi4py"},  # likewise
     "engine/run/queue": {"submitit"},  # likewise
@@ -103,6 +105,7 @@ def test_rooms_import_only_what_their_floor_allows():
         for special in (
             "kernels/cuda",
             "kernels/emulated/double",
+            "engine/data/pictures",
             "engine/run/logs",
             "engine/run/ranks",
             "engine/run/queue",

@@ -13,10 +13,10 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -67,6 +67,16 @@ def litter(name: str) -> bool:
     return name.startswith(".") or name in LITTER or name.endswith(LITTER_ENDINGS)
 
 
+class Found(NamedTuple):
+    """What a folder holds: its classes, and of training and of testing the files, class by class,
+    and their labels (M,) int32. notes: what was passed over or left out."""
+
+    classes: list[str]
+    paths: tuple[list[Path], list[Path]]
+    labels: tuple[np.ndarray, np.ndarray]
+    notes: list[str]
+
+
 def read(
     root: Path, size: tuple[int, ...] | None, limit: int | None, follow_links: bool = False
 ) -> tuple[Raw, list[str]]:
@@ -76,6 +86,17 @@ def read(
     Grey, palette and CMYK images become RGB (grey if C is 1). Only the kept images are read; images
     of another size are resized (Lanczos).
     """
+    classes, (train, test), labels, notes = find(root, limit, follow_links)
+    channels = size[2] if size is not None and len(size) == 3 else 3
+    height, width = common_size(root, train + test) if size is None else size[:2]
+    images, done = read_all(root, train + test, (height, width, channels))
+    count = len(train)
+    raw = Raw(images[:count], labels[0], images[count:], labels[1], classes)
+    return raw, notes + done + [class_sizes(labels, len(classes))]
+
+
+def find(root: Path, limit: int | None, follow_links: bool) -> Found:
+    """The pictures of a folder that `limit` keeps, none of them opened."""
     listing = Listing(root, follow_links)
     splits = listing.splits()
     refuse(root, listing.problems)
@@ -95,7 +116,7 @@ def read(
     if without := [repr(name) for name in classes if not splits["test"].get(name)]:
         notes.append(f"no test images of {len(without):,} classes ({some(without)})")
     splits["test"] = {name: splits["test"].get(name, []) for name in classes}
-    paths: list[Path] = []  # of both splits
+    paths: list[list[Path]] = []
     labels: list[np.ndarray] = []
     for split, by_class in splits.items():
         files = [path for files in by_class.values() for path in files]
@@ -103,21 +124,19 @@ def read(
             np.arange(len(classes), dtype=np.int32), [len(files) for files in by_class.values()]
         )
         chosen = keep(every, limit)
-        paths += [files[i] for i in chosen]
+        paths.append([files[i] for i in chosen])
         labels.append(every[chosen])
         if len(chosen) < len(files):
             notes.append(
                 f"limit {limit:,} keeps {len(chosen):,} of {len(files):,} {split} images, "
                 f"classes taken in turn"
             )
-    channels = size[2] if size is not None and len(size) == 3 else 3
-    height, width = common_size(root, paths) if size is None else size[:2]
-    images, done = read_all(root, paths, (height, width, channels))
-    notes += done
-    counts = (spread(np.bincount(every, minlength=len(classes))) for every in labels)
-    notes.append(f"a class has {next(counts)} training and {next(counts)} test images")
-    count = len(labels[0])
-    return Raw(images[:count], labels[0], images[count:], labels[1], classes), notes
+    return Found(classes, (paths[0], paths[1]), (labels[0], labels[1]), notes)
+
+
+def class_sizes(labels: Iterable[np.ndarray], classes: int) -> str:
+    counts = (spread(np.bincount(every, minlength=classes)) for every in labels)
+    return f"a class has {next(counts)} training and {next(counts)} test images"
 
 
 def labelled(
@@ -153,8 +172,11 @@ def read_all(root: Path, paths: list[Path], shape: tuple[int, ...]) -> tuple[np.
         sizes.add(picture.size)
     ends = [f"{h}x{w}" for h, w in sorted(sizes, key=lambda size: (size[0] * size[1], size))]
     notes = [f"pictures of {ends[0]} to {ends[-1]} pixels"] if len(ends) > 1 else []
-    notes += [f"{changes[name]:,} of {len(paths):,} images {name}" for name in sorted(changes)]
-    return images, notes
+    return images, notes + change_notes(changes, len(paths))
+
+
+def change_notes(changes: Counter[str], count: int) -> list[str]:
+    return [f"{changes[name]:,} of {count:,} images {name}" for name in sorted(changes)]
 
 
 def spread(counts: np.ndarray) -> str:

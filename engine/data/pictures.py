@@ -4,7 +4,7 @@ Turned as its EXIF orientation says, over white where it is transparent, grey of
 8. A JPEG may lack the marker of its end; a very large one is decoded at a part of its size. A file
 that claims to be a picture of more pixels than its bytes can hold is refused.
 
-Read next: engine/data/synthetic.py, the set that needs no files.
+Read next: engine/data/prepare.py, a folder of them as files to be mapped.
 """
 
 import os
@@ -21,10 +21,16 @@ from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 from engine.errors import InputError
 from engine.run.files import open_regular
 
+try:
+    import simplejpeg  # an extra: the pixels that Pillow has, in less than half the time
+except ImportError:
+    simplejpeg = None
+
 # Pillow reads more, but hands EPS to another program, and decodes some formats in Python.
 FORMATS = ("PNG", "JPEG", "JPEG2000", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO")
 LARGE = 1 << 21  # pixels that any file may claim to have: up to 40 MB of memory
 DENSEST = 1_032  # pixels of a larger image to a byte of its file: PNG packs 1,032 bytes into one
+WEIGHT = 1 << 11  # OpenCV's weights of pixels are whole numbers of 2,048ths
 BILEVEL = ("1", "P")  # a byte may have eight pixels
 DEEP = ("I", "F")  # more than eight bits a value: Pillow would clip them without a word
 JPEG, END = b"\xff\xd8\xff", b"\xff\xd9"  # how one begins, and the marker of its end
@@ -48,7 +54,7 @@ class Unusable(InputError):
 
     def __init__(self, path: Path, reason: str, remedy: str):
         super().__init__(f"{path}: {reason}; {remedy}")
-        self.path, self.reason = path, reason
+        self.path, self.reason, self.remedy = path, reason, remedy
 
 
 class Picture(NamedTuple):
@@ -168,10 +174,59 @@ def upright(image: Image.Image) -> tuple[Image.Image, bool]:
     turn = None
     with suppress(Exception):  # damaged EXIF says nothing, and its readers raise many kinds
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    image.load()
-    if turn is not None and image.format != "TIFF":  # which Pillow turns as it loads it
+    tiff = image.format == "TIFF"  # which Pillow turns as it loads it
+    image = decoded(image)
+    if turn is not None and not tiff:
         image = image.transpose(turn)
     return image, turn is not None
+
+
+def decoded(image: Image.Image) -> Image.Image:
+    """The picture with its pixels: those of a JPEG in colours or grey by simplejpeg, where that is
+    installed; whatever it objects to, Pillow reads or refuses."""
+    file = image.fp if isinstance(image, JpegImagePlugin.JpegImageFile) else None
+    whole = image.format == "JPEG" and not {"whole", "ended"} & image.info.keys()
+    if simplejpeg is not None and file is not None and whole and image.mode in ("L", "RGB"):
+        with suppress(ValueError):
+            file.seek(0)
+            data = file.read()
+            *_, stored, _ = simplejpeg.decode_jpeg_header(data)
+            if stored in ("Gray", "YCbCr"):  # what else is RGB has been converted otherwise
+                wanted = "GRAY" if image.mode == "L" else "RGB"
+                pixels = simplejpeg.decode_jpeg(data, wanted, fastdct=False, fastupsample=False)
+                return Image.fromarray(pixels.squeeze())
+    image.load()
+    return image
+
+
+def lanczos(image: Image.Image, height: int, width: int) -> Image.Image:
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def bilinear(image: Image.Image, height: int, width: int) -> Image.Image:
+    """As OpenCV's INTER_LINEAR makes it of 8 bits, bit for bit: between the four nearest pixels,
+    whatever the scale, in whole numbers. Caffe's convert_imageset resizes so. Grey or RGB."""
+    pixels = np.asarray(image)
+    pixels = pixels.reshape(*pixels.shape[:2], -1)  # (H, W, C)
+    above, below, *down = _between(pixels.shape[0], height)
+    left, right, *across = _between(pixels.shape[1], width)
+    outside = left == right  # beside the picture; above and below it both weights are used
+    across[0][outside], across[1][outside] = WEIGHT, 0
+    first, last = above[0], below[-1] + 1
+    columns = np.ascontiguousarray(pixels[first:last].swapaxes(0, 1)).astype(np.int32)
+    x = columns[left] * across[0] + columns[right] * across[1]  # (width, H, C)
+    x = np.ascontiguousarray((x >> 4).swapaxes(0, 1))
+    y = (x[above - first] * down[0] >> 16) + (x[below - first] * down[1] >> 16)
+    return Image.fromarray((y + 2 >> 2).astype(np.uint8).squeeze(2 if y.shape[2] == 1 else ()))
+
+
+def _between(size: int, wanted: int) -> tuple[np.ndarray, ...]:
+    """Of each of `wanted` pixels the two, of `size`, that it lies between, and their weights."""
+    place = ((np.arange(wanted) + 0.5) * (size / wanted) - 0.5).astype(np.float32)
+    first = np.floor(place).astype(np.int64)
+    part = (place - first).astype(np.float32)
+    weights = (np.rint(w * WEIGHT).astype(np.int32)[:, None, None] for w in (1 - part, part))
+    return (*(np.clip(at, 0, size - 1) for at in (first, first + 1)), *weights)
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -184,8 +239,10 @@ def eight_bits(image: Image.Image) -> Image.Image:
     return grey
 
 
-def read_picture(path: Path, height: int, width: int, channels: int) -> Picture:
-    """A picture of that height and width."""
+def read_picture(
+    path: Path, height: int, width: int, channels: int, *, resize: Callable = lanczos
+) -> Picture:
+    """A picture of that height and width; resize: `lanczos` or `bilinear`."""
 
     def picture(image: Image.Image) -> Picture:
         stored, changes = size_of(image), []
@@ -207,7 +264,7 @@ def read_picture(path: Path, height: int, width: int, channels: int) -> Picture:
         image = image.convert("L" if channels == 1 else "RGB")
         if image.size != (width, height):
             changes.append(f"resized to {height}x{width}")
-            image = image.resize((width, height), Image.Resampling.LANCZOS)
+            image = resize(image, height, width)
         pixels = np.asarray(image, np.uint8).reshape(height, width, channels)
         return Picture(pixels, changes, stored)
 

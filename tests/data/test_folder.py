@@ -1,6 +1,6 @@
 """Pictures as a viewer shows them, what is passed over, and errors that name everything at once.
 
-Read next: tests/data/test_distortion.py.
+Read next: tests/data/test_prepare.py.
 """
 
 import numpy as np

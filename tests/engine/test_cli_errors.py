@@ -282,6 +282,7 @@ def test_the_commands_run_as_programs(tmp_path):
         ("engine.export", [str(tmp_path)]),
         ("engine.predict", [str(tmp_path), "cat.png"]),
         ("engine.plot", [str(tmp_path)]),
+        ("engine.data.prepare", [str(tmp_path / "none"), str(tmp_path / "dest")]),
     ):
         done = subprocess.run(
             [sys.executable, "-m", module, *arguments], capture_output=True, text=True
