@@ -112,7 +112,7 @@ def prepare(root: Path, found: folder.Found, dest: Path, size: int, workers: int
     """Fill DEST; a line to standard output on what is done, and how far it is."""
     for note in found.notes:
         print_line(f"data {root.name}/: {note}")
-    decoder = "simplejpeg" if pictures.simplejpeg else "Pillow; pip install simplejpeg is faster"
+    decoder = "simplejpeg" if pictures.simplejpeg else "Pillow"
     count = sum(map(len, found.paths))
     gigabytes = count * size * size * 3 / 1e9
     print_line(f"{count:,} images, {gigabytes:.1f} GB  workers {workers}  JPEGs by {decoder}")
