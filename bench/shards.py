@@ -9,7 +9,7 @@ processes, the same shards dealt out, each process with its part of the threads.
 alone at it the others sleep. Figures are medians over the rounds; a ratio is the whole batch's time
 over a contestant's, round by round.
 
-Read next: engine/run/shards.py.
+Read next: bench/scale.py, engine/run/shards.py.
 """
 
 import statistics
