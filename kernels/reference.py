@@ -144,7 +144,7 @@ class NumpyOps:
         """A copy on the host of a device array."""
         return np.array(array)
 
-    def communicator(self, rank: int, size: int, told):
+    def communicator(self, rank, size, told):
         """What carries this device's arrays between `size` processes, of which this is `rank`; None
         where they are the host's. told(function): what rank 0 finds by it, on all."""
         return None
