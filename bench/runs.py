@@ -2,8 +2,9 @@
 
     python -m bench.runs runs/a runs/b ... --json bench/results/training.json
 
-A row a run: its settings, whether it came to its end, and metrics.csv as it is. A folder of several
-seeds (`--runs N`) gives a row a seed, one of several stages the last one's.
+A row a run: its settings, whether it came to its end, and metrics.csv as it is; the processor is
+this one's, so collect runs where they ran. A folder of several seeds (`--runs N`) gives a row a
+seed, one of several stages the last one's.
 
 Read next: bench/weights.py.
 """
@@ -12,7 +13,7 @@ import argparse
 import json
 import pathlib
 
-from bench.common.machine import write
+from bench.common.machine import processor, write
 from engine.run.folder import METRICS, read_metrics, read_run, runs_in
 from kernels import ops_for
 
@@ -46,6 +47,7 @@ def row(folder: pathlib.Path) -> dict:
         "init_seconds": init["seconds"],
         "started": record["started"],
         "device": f"{record['device']} ({record['device_description']})",
+        "processor": processor(),
         "versions": record["versions"],
         "fingerprint": record["data"]["fingerprint"],
         "metrics": read_metrics(folder),

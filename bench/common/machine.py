@@ -16,18 +16,22 @@ from engine.run.folder import versions
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
 
 
+def processor() -> str:
+    """This machine's, by name."""
+    with suppress(OSError, StopIteration):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
 def machine(ops, peers: dict[str, str]) -> dict[str, str]:
     """Facts that belong beside a measurement on the device `ops`.
 
     peers: {package: version} of the other software that took part."""
-    model = platform.processor() or platform.machine()
-    with suppress(OSError, StopIteration):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     software = {name: version for name, version in versions().items() if version != "not installed"}
     python, system = software.pop("python"), software.pop("system")
     return {
-        "processor": model,
+        "processor": processor(),
         "cores": str(os.cpu_count()),
         "device": ops.name,
         "description": ops.description,

@@ -207,6 +207,9 @@ VALUES = {  # what may work, by option; every option is given WORDS too
     "accumulate": ["2", "1.5", "1e300"],
     "shards": ["2", "3", "-4", "1180591620717411303424"],
     "runs": ["1", "2"],
+    "executor": ["local", "nowhere"],  # without --sweep
+    "parallel": ["2", "0", "1.5"],
+    "set": ["partition=gpu", "partition", "=", "a=b=c"],
     "out": [
         "new",
         "run",
