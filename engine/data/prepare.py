@@ -148,8 +148,9 @@ def prepare(root: Path, found: folder.Found, dest: Path, size: int, workers: int
                 said = now
                 print_line(f"{over:,} of {count:,} images  {over / (now - begun):,.0f} images/s")
     folder.refuse(root, sorted(problems, key=lambda problem: folder.natural(str(problem.path))))
-    mean = BytesIO()
-    np.save(mean, total / len(found.paths[0]))
+    mean, mean_image = BytesIO(), total / len(found.paths[0])
+    np.lib.format.write_array_header_1_0(mean, np.lib.format.header_data_from_array_1_0(mean_image))
+    mean.write(mean_image.tobytes())
     write_atomic(dest / MEAN, mean.getvalue())
     record = {
         "size": size,

@@ -21,6 +21,7 @@ OTHERS = {
     "zeros",
     "asarray",
     "constant",
+    "communicator",
     "tohost",
     "synchronize",
     "plans",
