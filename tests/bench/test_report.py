@@ -51,6 +51,8 @@ METRIC = {
     "seconds": 60.0,
 }
 ROW = {
+    "precision": "fp32",
+    "seed": 0,
     "net": "fitnet4",
     "act": "maxout",
     "init": "lsuv",
