@@ -38,17 +38,19 @@ def seconds(step: float, gradient: float, ranks: int, bandwidth: float, latency:
 def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="bench.scale", description=__doc__.split("\n\nRead")[0])
     parser.add_argument("steps", nargs="+", metavar="NET=SECONDS", help="measured by bench.step")
-    print_line("| net | link | " + " | ".join(f"{n}" for n in RANKS) + " | best n |")
-    print_line("|---|---|" + "---:|" * (len(RANKS) + 1))
+    steps: dict[str, float] = {}
     for text in parser.parse_args(argv).steps:
         name, _, number = text.partition("=")
         choose("net", name, models.NETS)
         try:
-            step = float(number)
+            step = steps[name] = float(number)
         except ValueError:
             step = math.nan
         if not 0 < step < math.inf:
             raise InputError(f"{text}: seconds of a step above 0, such as {name}=0.5")
+    print_line("| net | link | " + " | ".join(f"{n}" for n in RANKS) + " | best n |")
+    print_line("|---|---|" + "---:|" * (len(RANKS) + 1))
+    for name, step in steps.items():
         model = models.NETS[name]
         layers = models.build(name, model.act, model.classes or 1000)
         net = Net(layers, SoftmaxLoss(), ops_for("numpy"), model.in_shape, batch=1)

@@ -24,7 +24,9 @@ from bench.common.contest import RATE, Entry
 from bench.common.ours import Step, data_of
 from engine.cli.command import Parser, run_command
 from engine.cli.messages import print_line
+from engine.cli.settings import RANGES
 from engine.data.feed import read_clock
+from engine.errors import InputError
 from engine.run.ranks import Alone, joined
 from engine.run.session import Progress
 from engine.run.shards import Shards
@@ -61,9 +63,15 @@ def turn(step: Step, steps: int) -> float:
 
 
 def measure(options, ranks: Alone) -> None:
+    batch = recipe(options.net, "maxout", "lsuv", "fast").batch
+    wanted, fits = RANGES["shards"]
+    if not fits(options.shards) or batch % options.shards:
+        raise InputError(
+            f"--shards {options.shards} must be {wanted} that divides {batch}, the batch"
+        )
     ranks.need_divisor(options.shards)
     ops = ops_for("cpu", options.threads)
-    threads, batch = ops.threads, recipe(options.net, "maxout", "lsuv", "fast").batch
+    threads = ops.threads
     entry = Entry(options.net, "maxout", batch, options.precision, threads, "cpu", options.data)
     data = data_of(entry)
     contestants: dict[str, Step] = {}

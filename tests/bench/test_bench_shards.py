@@ -13,6 +13,7 @@ import pytest
 from bench.common.contest import Entry
 from bench.common.ours import Step, data_of
 from bench.shards import Sharded, main, turn
+from engine.errors import InputError
 from engine.run.ranks import Alone
 from helpers.devices import DEVICES
 from helpers.programs import ROOT, environment
@@ -30,6 +31,12 @@ def test_it_prints_a_line_a_contestant(capsys):
     lines = LINE.findall(capsys.readouterr().out)
     assert [name for name, *_ in lines] == ["the whole batch", "4 shards"]
     assert lines[0][2] == "1.000" and all(float(ms) > 0 for _, ms, _ in lines)
+
+
+@pytest.mark.parametrize("shards", ["3", "0", "256"])
+def test_a_batch_that_can_not_be_cut_so_is_refused(shards):
+    with pytest.raises(InputError, match=f"--shards {shards} must be a power of two that divides"):
+        main([*SHORT, "--shards", shards])
 
 
 @needs_cpu
