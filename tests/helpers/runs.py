@@ -35,6 +35,9 @@ SMALL = [
     "--seed",
     "3",
 ]
+# On any device, for tests that start processes of their own.
+FITNET1 = ["--net", "fitnet1", "--data", "synthetic", "--batch", "16", "--recipe", "fast"]
+FITNET1 += ["--threads", "1"]
 
 
 def command(*arguments) -> int:

@@ -16,22 +16,10 @@ from engine.errors import InputError
 from engine.run import checkpoint
 from engine.run import folder as runs
 from engine.run.queue import Job, pool_of, run_jobs
+from helpers.runs import FITNET1
 
 TRAIN = [sys.executable, "-m", "engine.train"]
-SMALL = [
-    "--net",
-    "fitnet1",
-    "--data",
-    "synthetic",
-    "--limit",
-    "128",
-    "--batch",
-    "16",
-    "--recipe",
-    "fast",
-    "--threads",
-    "1",
-]
+SMALL = [*FITNET1, "--limit", "128"]
 
 
 def job(folder: Path, epochs: int = 4) -> Job:

@@ -11,23 +11,9 @@ from engine import train
 from engine.errors import InputError
 from engine.run import folder as runs
 from engine.run.sweep import line
+from helpers.runs import FITNET1
 
-BASE = [
-    "--net",
-    "fitnet1",
-    "--data",
-    "synthetic",
-    "--limit",
-    "32",
-    "--batch",
-    "16",
-    "--recipe",
-    "fast",
-    "--threads",
-    "1",
-    "--epochs",
-    "1",
-]
+BASE = [*FITNET1, "--limit", "32", "--epochs", "1"]
 
 
 def main(folder, *arguments) -> int:
